@@ -1,0 +1,62 @@
+# Every target that runs Python makes .venv first, so each works as the first command on a fresh machine.
+PYTHON ?= python3
+DATASET ?= emoji
+ROOT ?=
+MODEL ?= $(if $(filter emoji,$(DATASET)),tiny-emoji)
+CACHE ?= data/$(DATASET).h5
+ARGS ?=
+
+BIN := .venv/bin
+BENCHMARKS := $(patsubst scripts/bench_%.py,bench-%,$(wildcard scripts/bench_*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format extract train eval bench $(BENCHMARKS) clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: DATASET=$(DATASET) ROOT=$(ROOT) MODEL=$(MODEL) CACHE=$(CACHE) ARGS=$(ARGS)"
+	@echo "  For example: make extract DATASET=coco ROOT=/datasets/coco MODEL=ViT-B/16"
+
+demo: .venv/demo ## Install, then extract, train and evaluate on the emoji data set
+	$(BIN)/clipret extract --dataset emoji --model tiny-emoji --out data/emoji.h5
+	$(BIN)/clipret train --cache data/emoji.h5
+	$(BIN)/clipret eval
+
+test: .venv/test ## Install, then run the tests (ARGS='-m slow' for the slow ones)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/test ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/test ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+extract: .venv/demo ## Stage 1: features of DATASET with MODEL, to CACHE
+	$(BIN)/clipret extract --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) $(if $(MODEL),--model $(MODEL)) --out $(CACHE) $(ARGS)
+
+train: .venv/demo ## Stage 2: train a head on CACHE
+	$(BIN)/clipret train --cache $(CACHE) $(ARGS)
+
+eval: .venv/demo ## Stage 2: evaluate the newest run
+	$(BIN)/clipret eval $(ARGS)
+
+bench: $(BENCHMARKS) ## Run all benchmarks; each leaves build/bench/NAME.json
+
+$(BENCHMARKS): bench-%: .venv/test
+	$(BIN)/python scripts/bench_$*.py $(ARGS)
+
+clean: ## Remove what was built; caches and runs stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage
+
+.venv/demo: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e '.[demo]'
+	@touch $@
+
+.venv/test: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@ .venv/demo

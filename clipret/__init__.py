@@ -1,0 +1,32 @@
+"""Cross-modal retrieval with frozen CLIP: extract features once, then train and evaluate on them alone.
+
+from clipret import ExtractConfig, TrainConfig, EvalConfig, FeatureCache, extract, train, evaluate
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Imported when first used: stage 2 must not load CLIP, and `clipret --help` must not load torch.
+_WHERE = {
+    "ClipretError": "errors",
+    "EvalConfig": "config",
+    "ExtractConfig": "config",
+    "FeatureCache": "cache",
+    "TrainConfig": "config",
+    "evaluate": "evaluation",
+    "extract": "extraction",
+    "train": "training",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"clipret.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'clipret' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,182 @@
+"""What the command line shows: tables of results, and progress. Builds and draws; decides nothing."""
+
+import time
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from clipret.progress import Progress
+
+_PLAIN_INTERVAL_SECONDS = 10
+
+
+class ProgressDisplay:
+    """A progress callback that draws bars on a terminal and writes plain lines now and then anywhere else."""
+
+    def __init__(self, console: Console, *, quiet: bool):
+        self._console = console
+        self._quiet = quiet
+        self._bars = None
+        self._tasks = {}
+        self._started = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self._console.is_terminal and not self._quiet:
+            self._bars = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[detail]}"),
+                console=self._console,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        if self._quiet:
+            return
+        now = time.monotonic()
+        first_done, since = self._started.setdefault(progress.phase, (progress.done, now))
+        rate = (progress.done - first_done) / (now - since) if now > since else 0.0
+        detail = "  ".join(f"{name} {_figure(value)}" for name, value in progress.detail.items())
+        if self._bars:
+            self._draw(progress, rate=f"{rate:,.0f}/s" if rate else "", detail=detail)
+        elif progress.done >= progress.total or now - self._last_line >= _PLAIN_INTERVAL_SECONDS:
+            self._last_line = now
+            left = f", {rate:,.0f}/s, {(progress.total - progress.done) / rate:,.0f} s left" if rate else ""
+            text = f"{progress.phase} {progress.done:,}/{progress.total:,}{left}  {detail}".rstrip()
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _draw(self, progress: Progress, **fields) -> None:
+        if progress.phase not in self._tasks:
+            self._tasks[progress.phase] = self._bars.add_task(progress.phase, total=progress.total, **fields)
+        self._bars.update(self._tasks[progress.phase], completed=progress.done, total=progress.total, **fields)
+
+
+def extraction_summary(result: dict, *, batch_size: int) -> str:
+    """What extract returned, in words; batch_size is the one asked for."""
+    cache, new = result["cache"], result["extracted_images"] + result["extracted_captions"]
+    if not new:
+        return f"{cache} was complete already; nothing to do."
+    lines = [
+        f"{cache}: {result['images']:,} images and {result['captions']:,} captions, "
+        f"{result['extracted_images']:,} and {result['extracted_captions']:,} of them now, "
+        f"in {result['seconds']:.1f} s."
+    ]
+    if result["problems"]:
+        lines.append(f"{result['problems']:,} images could not be read; see: clipret info {cache}")
+    if result["batch_size"] != batch_size:
+        lines.append(f"It was begun with --batch-size {result['batch_size']} and went on with that.")
+    return "\n".join([*lines, f"Next: clipret train --cache {cache}"])
+
+
+def training_summary(result: dict) -> str:
+    """What train returned, in words."""
+    where = (
+        f"{result['run']}: {result['steps']:,} steps on {result['train_images']:,} images in {result['seconds']:.1f} s"
+    )
+    if result["val_rsum"] is None:
+        chosen = f"kept the last epoch, {result['best_epoch']}: the cache has no val split to choose on"
+    else:
+        chosen = f"kept epoch {result['best_epoch']}, val rsum {result['val_rsum']:.3f}"
+        chosen += f" (zero-shot {result['zero_shot_val_rsum']:.3f})"
+    return f"{where}; {chosen}.\nNext: clipret eval"
+
+
+def metrics_table(report: dict) -> Table:
+    """metrics.json as a table in percent, zero-shot beside trained, one block a direction."""
+    protocol, cache, results = report["protocol"], report["cache"], report["results"]
+    names = list(next(iter(results.values()))["t2i"])
+    table = Table(
+        title=f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}",
+        caption=_footnote(protocol),
+        caption_justify="left",
+        box=box.SIMPLE,
+    )
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("median_rank", "median"), justify="right", no_wrap=True)
+    for direction, asks, among in (("t2i", "captions", "images"), ("i2t", "images", "captions")):
+        counts = protocol[direction]
+        table.add_row(f"[bold]{direction}[/bold]  {counts['queries']:,} {asks}")
+        table.add_row(f"[dim]     among {counts['gallery']:,} {among}[/dim]")
+        for head, directions in results.items():
+            table.add_row(f"  {head}", *(_cell(name, directions[direction][name]) for name in names))
+        if "trained" in results:
+            gains = {
+                name: results["trained"][direction][name] - results["zero-shot"][direction][name] for name in names
+            }
+            table.add_row("  [dim]gain[/dim]", *(f"[dim]{_cell(name, gains[name], sign=True)}[/dim]" for name in names))
+        table.add_section()
+    return table
+
+
+def info_table(info: dict) -> Table:
+    """The result of inspect_cache as a two-column table."""
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    images, captions, inputs = info["images"], info["captions"], info["inputs"]
+    state = "complete" if info["complete"] else f"INCOMPLETE; go on with: {info['command']}"
+    rows = {
+        "cache": f"{info['path']}  ({info['bytes'] / 2**20:,.1f} MiB, format {info['format']})",
+        "state": state,
+        "data set": info["dataset"],
+        "model": f"{info['model']}  (weights {inputs['weights_sha256'][:12]}, {info['library']})",
+        "preprocessing": f"{inputs['preprocessing']}, background {inputs['background']}, prompt '{inputs['prompt']}'",
+        "images": f"{images['all']:,}: {images['done']:,} done, {images['todo']:,} to do, "
+        f"{images['unusable']:,} unusable",
+        "captions": f"{captions['all']:,}: {captions['done']:,} done, {captions['todo']:,} to do",
+        "captions an image": _spread(info["per_image"]),
+        "tokens a caption": f"{_spread(captions['tokens'])}; {captions['truncated']:,} captions truncated to "
+        f"{captions['context_length']}",
+        "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; "
+        f"computed in {inputs['precision']}",
+        "splits": "\n".join(
+            f"{name}: {counts['images']:,} images, {counts['captions']:,} captions"
+            for name, counts in info["splits"].items()
+        ),
+        "created": info["created"],
+        "fingerprint": info["fingerprint"],
+    }
+    for name, value in rows.items():
+        table.add_row(name, _literal(value))
+    for row, problem in list(info["problems"].items())[:20]:
+        table.add_row(f"problem, row {row}", _literal(f"{problem['file']}: {problem['reason']}"))
+    if len(info["problems"]) > 20:
+        table.add_row("problems", f"{len(info['problems']) - 20:,} more; --json lists all")
+    return table
+
+
+def _literal(text: str) -> str:
+    # File names and prompts are not rich markup.
+    return text.replace("[", r"\[")
+
+
+def _spread(values: dict | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) if values else "not known yet"
+
+
+def _footnote(protocol: dict) -> str:
+    text = f"percent; ties count against us; mAP@K divides by {protocol['map_divisor']}(K, matching items)"
+    left_out = protocol["images_left_out"]
+    return text if not left_out else f"{text}\n{left_out:,} images of the split have no usable feature and are left out"
+
+
+def _cell(name: str, value: float, *, sign: bool = False) -> str:
+    scaled = value if name == "median_rank" else 100 * value
+    return f"{scaled:+.1f}" if sign else f"{scaled:.1f}"
+
+
+def _figure(value) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

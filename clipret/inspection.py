@@ -1,0 +1,69 @@
+"""What a cache holds, in figures: the function behind `clipret info`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from clipret.cache import DONE, FORMAT, TODO, UNUSABLE, FeatureCache
+from clipret.config import SPLITS
+
+
+def inspect_cache(path: Path | str) -> dict:
+    """Describe a cache, finished or not, as a JSON-ready dict.
+
+    Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, inputs, and
+
+        images    in all, done, todo, unusable, width; problems: {row: {"file", "reason"}}
+        captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
+        per_image captions of an image: min, mean, max
+        splits    name -> images and captions
+
+    Raises CacheError or CacheFormatError.
+    """
+    cache = FeatureCache(path, allow_incomplete=True)
+    tokens = cache.tokens[cache.text_states == DONE]
+    context_length = cache.about["context_length"]
+    per_image = np.bincount(cache.caption_images, minlength=len(cache.image_ids))
+    return {
+        "path": str(cache.path),
+        "format": FORMAT,
+        "fingerprint": cache.fingerprint,
+        "complete": cache.complete,
+        "bytes": cache.path.stat().st_size,
+        "dataset": cache.inputs["dataset"],
+        "model": cache.about["model"],
+        "library": cache.about["library"],
+        "created": cache.about["created"],
+        "command": cache.about["command"],
+        "inputs": cache.inputs,
+        "images": {**_counts(cache.image_states), "width": cache.image_features.shape[1]},
+        "captions": {
+            **_counts(cache.text_states),
+            "width": cache.text_features.shape[1],
+            "tokens": _spread(tokens, np.median) if len(tokens) else None,
+            "truncated": int(np.sum(tokens > context_length)),
+            "context_length": context_length,
+        },
+        "per_image": _spread(per_image, np.mean),
+        "splits": _splits(cache),
+        "problems": {str(row): {"file": cache.image_files[row], "reason": why} for row, why in cache.problems.items()},
+    }
+
+
+def _counts(states: np.ndarray) -> dict[str, int]:
+    named = {"done": DONE, "todo": TODO, "unusable": UNUSABLE}
+    return {"all": len(states), **{name: int(np.sum(states == code)) for name, code in named.items()}}
+
+
+def _spread(values: np.ndarray, middle) -> dict[str, float]:
+    return {"min": int(values.min()), middle.__name__: round(float(middle(values)), 2), "max": int(values.max())}
+
+
+def _splits(cache: FeatureCache) -> dict[str, dict[str, int]]:
+    images = np.bincount(cache.image_splits, minlength=len(SPLITS))
+    captions = np.bincount(cache.image_splits[cache.caption_images], minlength=len(SPLITS))
+    return {
+        name: {"images": int(images[code]), "captions": int(captions[code])}
+        for code, name in enumerate(SPLITS)
+        if images[code]
+    }

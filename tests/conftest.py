@@ -1,0 +1,182 @@
+"""Small inputs in exactly the real formats: CLIP checkpoints with random weights, COCO folders, caches."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipret.cache import CacheContents, open_writer
+
+TOWERS = {"resnet": (1, 1, 1, 1), "transformer": 2}
+
+
+def random_clip(family: str, *, embedding: int = 32, side: int = 64, seed: int = 0) -> torch.nn.Module:
+    """A small CLIP of one tower family whose every parameter and statistic is random, in eval mode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from clip.model import CLIP
+    torch.manual_seed(seed)
+    width = 8 if family == "resnet" else 64
+    model = CLIP(embedding, side, TOWERS[family], width, 16, 77, 49408, 64, 1, 2)
+    return randomise(model)
+
+
+def randomise(model: torch.nn.Module) -> torch.nn.Module:
+    """Replace what clip initialises to constants (biases, norms, statistics), so that no error in them can hide."""
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith(("bias", "running_mean")):
+                tensor.normal_(std=0.1)
+            elif tensor.dim() == 1 and name.endswith("weight"):
+                tensor.uniform_(0.5, 1.5)
+            # clip.load rounds weights to float16, as OpenAI publishes them; these lose nothing by it.
+            tensor.copy_(tensor.half())
+    return model.eval()
+
+
+@pytest.fixture(scope="session", params=sorted(TOWERS))
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """family -> a state-dict checkpoint of a small random CLIP."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    paths = {family: folder / f"{family}.pt" for family in TOWERS}
+    for family, path in paths.items():
+        torch.save(random_clip(family).state_dict(), path)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def coco_root(tmp_path_factory) -> Path:
+    """A small COCO 2017 as published: JPEGs of noise, every field of its JSON, five to seven captions an image."""
+    return write_coco(tmp_path_factory.mktemp("coco"), train=60, test=20)
+
+
+def write_coco(root: Path, *, train: int, test: int) -> Path:
+    generator = np.random.default_rng(0)
+    words = [
+        "a",
+        "man",
+        "dog",
+        "rides",
+        "holds",
+        "red",
+        "small",
+        "train",
+        "on",
+        "the",
+        "street",
+        "kitchen",
+        "with",
+        "two",
+        "people",
+        "near",
+        "food",
+    ]
+    (root / "annotations").mkdir(parents=True)
+    next_id = 9
+    for year, count in (("train2017", train), ("val2017", test)):
+        (root / year).mkdir()
+        images, annotations = [], []
+        for _ in range(count):
+            next_id += int(generator.integers(1, 50))
+            name, (height, width) = f"{next_id:012d}.jpg", generator.integers(40, 120, size=2)
+            pixels = generator.integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / year / name)
+            images.append(
+                {
+                    "license": 4,
+                    "file_name": name,
+                    "coco_url": f"http://images.cocodataset.org/{year}/{name}",
+                    "height": int(height),
+                    "width": int(width),
+                    "date_captured": "2013-11-14 17:02:52",
+                    "flickr_url": "http://farm7.staticflickr.com/x.jpg",
+                    "id": next_id,
+                }
+            )
+            for _ in range(generator.integers(5, 8)):
+                caption = " ".join(generator.choice(words, size=generator.integers(4, 12)))
+                annotations.append({"image_id": next_id, "id": len(annotations) + 1, "caption": caption})
+        order = generator.permutation(len(annotations))
+        content = {
+            "info": {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017},
+            "licenses": [{"id": 4, "name": "Attribution License"}],
+            "images": images,
+            "annotations": [annotations[place] for place in order],
+        }
+        (root / "annotations" / f"captions_{year}.json").write_text(json.dumps(content))
+    return root
+
+
+def contents(
+    *, images: int = 60, dims: tuple[int, int, int] = (24, 16, 12), bias: bool = False, seed: int = 0, **changes
+):
+    """Contents of a cache whose images carry one to four captions; dims: image, text and embedding width."""
+    generator = np.random.default_rng(seed)
+    image_width, text_width, embedding = dims
+    counts = generator.integers(1, 5, size=images)
+    splits = np.resize(np.array([0, 0, 0, 1, 2], dtype=np.uint8), images)
+    projections = {
+        "image/weight": generator.normal(size=(image_width, embedding)).astype(np.float32),
+        "text/weight": generator.normal(size=(text_width, embedding)).astype(np.float32),
+        "logit_scale": np.float32(4.6),
+    }
+    if bias:
+        projections["image/bias"] = generator.normal(size=embedding).astype(np.float32)
+    values = {
+        "image_ids": [str(100 + row) for row in range(images)],
+        "image_files": [f"{row}.jpg" for row in range(images)],
+        "image_splits": splits,
+        "captions": [f"caption {row}" for row in range(counts.sum())],
+        "caption_images": np.repeat(np.arange(images), counts),
+        "projections": projections,
+        "dtype": "float16",
+        "inputs": {
+            "weights_sha256": "ab" * 32,
+            "dataset": "made",
+            "precision": "float32",
+            "preprocessing": "clip 64 px",
+            "background": "clip",
+            "prompt": "{}",
+            "dtype": "float16",
+        },
+        "about": {
+            "batch_size": 16,
+            "command": "clipret extract --dataset made",
+            "context_length": 77,
+            "created": "2026-01-01T00:00:00+00:00",
+            "library": "made 1.0",
+            "model": "made",
+        },
+    }
+    return CacheContents(**(values | changes))
+
+
+def write_cache(path: Path, made: CacheContents | None = None, *, seed: int = 0) -> Path:
+    """A complete cache with features in which an image and its captions have something in common."""
+    made = made or contents()
+    generator = np.random.default_rng(seed)
+    image_width, text_width = (made.projections[f"{side}/weight"].shape[0] for side in ("image", "text"))
+    concepts = generator.normal(size=(len(made.image_ids), 8))
+    images = concepts @ generator.normal(size=(8, image_width))
+    texts = concepts[made.caption_images] @ generator.normal(size=(8, text_width))
+    with open_writer(path, made) as writer:
+        writer.write_images(0, features=(images + generator.normal(size=images.shape)).astype(made.dtype), problems={})
+        noisy = (texts + generator.normal(size=texts.shape)).astype(made.dtype)
+        writer.write_texts(0, features=noisy, tokens=np.full(len(texts), 5))
+    return path
+
+
+@pytest.fixture
+def cache_path(tmp_path) -> Path:
+    return write_cache(tmp_path / "made.h5")
