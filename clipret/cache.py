@@ -35,7 +35,7 @@ FORMAT = 1
 TODO, DONE, UNUSABLE = 0, 1, 2
 SIDES = ("image", "text")
 _PROBLEM_BYTES = 160
-# The workers of an extraction that was just killed hold its lock until they notice, within five seconds.
+# An extraction that was just killed may hold its lock until its workers notice, within five seconds.
 _LOCK_SECONDS = 6
 _REQUIRED = (
     *("image/features", "image/id", "image/file", "image/split", "image/state", "image/problem"),

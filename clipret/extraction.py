@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import sys
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -131,8 +132,15 @@ def _image_loader(config, *, dataset: RetrievalDataset, backbone: Backbone, batc
         batches=batches,
     )
     # No more processes than batches: the others would only be started and stopped.
+    workers = min(workers, len(batches))
+    # Forked workers see when their parent is killed and end; those of a fork server, Python 3.14's default, never do.
+    context = "fork" if workers and sys.platform.startswith("linux") else None
     return DataLoader(
-        images, batch_size=None, num_workers=min(workers, len(batches)), pin_memory=backbone.device.type == "cuda"
+        images,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context,
+        pin_memory=backbone.device.type == "cuda",
     )
 
 
@@ -170,7 +178,8 @@ def _extract_texts(
 
 def _stored(encoded: torch.Tensor, writer: CacheWriter, *, side: str, start: int) -> np.ndarray:
     """The features as the cache's type, in host memory; raises when they do not fit into it."""
-    features = encoded.cpu().numpy().astype(writer.dtype)
+    with np.errstate(over="ignore"):
+        features = encoded.cpu().numpy().astype(writer.dtype)
     broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(broken):
         raise BackboneError(

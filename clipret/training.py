@@ -148,6 +148,7 @@ def _epochs(head: LinearHead, pairs: _Pairs, config: TrainConfig):
             loss.backward()
             optimiser.step()
             losses.append(loss.detach())
+        # Weights of which one is infinite can still give a finite loss: normalising hides it.
         mean = torch.stack(losses).mean().item()
         if not np.isfinite(mean):
             raise TrainingError(

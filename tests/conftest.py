@@ -11,6 +11,9 @@ from PIL import Image
 
 from clipret.cache import CacheContents, open_writer
 
+# The models are tiny, and two threads on a busy machine only wait for each other.
+torch.set_num_threads(1)
+
 TOWERS = {"resnet": (1, 1, 1, 1), "transformer": 2}
 
 

@@ -1,0 +1,149 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import contents, write_cache
+
+from clipret import EvalConfig, FeatureCache, TrainConfig, evaluate, train
+from clipret.cache import open_writer
+from clipret.errors import CacheMismatchError, RunError, UsageError
+
+
+@pytest.fixture
+def run(cache_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return train(TrainConfig(cache=cache_path, epochs=10, lr=1e-2))["run"]
+
+
+def naive_recall(cache, k):
+    """R@K of zero-shot CLIP on the test split, by plain loops."""
+    unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)  # noqa: E731
+    images = unit(cache.image_features.astype(np.float64) @ cache.projections["image/weight"])
+    texts = unit(cache.text_features.astype(np.float64) @ cache.projections["text/weight"])
+    test_images = [row for row in range(len(images)) if cache.image_splits[row] == 2]
+    test_texts = [row for row in range(len(texts)) if cache.caption_images[row] in test_images]
+    t2i = [
+        cache.caption_images[text] in sorted(test_images, key=lambda image: -texts[text] @ images[image])[:k]
+        for text in test_texts
+    ]
+    i2t = [
+        any(
+            cache.caption_images[text] == image
+            for text in sorted(test_texts, key=lambda t: -texts[t] @ images[image])[:k]
+        )
+        for image in test_images
+    ]
+    return np.mean(t2i), np.mean(i2t)
+
+
+def test_zero_shot_equals_a_plain_loop(cache_path):
+    report = evaluate(EvalConfig(cache=cache_path, zero_shot=True, k=(1, 2, 5)))
+    for k in (1, 2, 5):
+        t2i, i2t = naive_recall(FeatureCache(cache_path), k)
+        assert report["results"]["zero-shot"]["t2i"][f"R@{k}"] == pytest.approx(t2i)
+        assert report["results"]["zero-shot"]["i2t"][f"R@{k}"] == pytest.approx(i2t)
+
+
+def test_metrics_json_is_the_documented_one(run, cache_path):
+    report = evaluate(EvalConfig())
+    assert json.loads(Path(run, "metrics.json").read_text()) == report
+    captions = int((FeatureCache(cache_path).image_splits[FeatureCache(cache_path).caption_images] == 2).sum())
+    assert report["protocol"] == {
+        "name": "split",
+        "split": "test",
+        "images": 12,
+        "captions": captions,
+        "images_left_out": 0,
+        "t2i": {"queries": captions, "gallery": 12},
+        "i2t": {"queries": 12, "gallery": captions},
+        "ties": "pessimistic",
+        "map_divisor": "min",
+    }
+    assert report["run"] == run
+    assert report["cache"]["fingerprint"] == FeatureCache(cache_path).fingerprint
+    assert list(report["results"]) == ["zero-shot", "trained"]
+    names = ["R@1", "R@5", "R@10", "mAP@1", "mAP@5", "mAP@10", "median_rank"]
+    for directions in report["results"].values():
+        assert list(directions) == ["t2i", "i2t"]
+        assert all(list(metrics) == names for metrics in directions.values())
+    assert report["results"]["trained"] != report["results"]["zero-shot"]
+
+
+def test_validation_scores_are_those_of_training(run, cache_path):
+    report = evaluate(EvalConfig(split="val"))
+    trained = report["results"]["trained"]
+    rsum = sum(trained[way][f"R@{k}"] for way in ("t2i", "i2t") for k in (1, 5, 10))
+    scores = [line.split(",")[2] for line in Path(run, "history.csv").read_text().splitlines()[1:]]
+    assert rsum == pytest.approx(max(map(float, scores)), abs=1e-5)
+
+
+def test_k_beyond_the_gallery_is_one(cache_path):
+    report = evaluate(EvalConfig(cache=cache_path, zero_shot=True, k=(1000,)))
+    assert report["results"]["zero-shot"]["t2i"]["R@1000"] == report["results"]["zero-shot"]["i2t"]["R@1000"] == 1.0
+
+
+@pytest.mark.parametrize("block", [1, 5, 4096])
+def test_the_block_changes_nothing(run, block):
+    assert evaluate(EvalConfig(block=block))["results"] == evaluate(EvalConfig())["results"]
+
+
+def test_the_newest_run_is_taken_and_an_unfinished_one_is_not(run, cache_path):
+    newer = train(TrainConfig(cache=cache_path, epochs=1))["run"]
+    os.utime(f"{run}/head.safetensors", ns=(0, 0))
+    Path("runs/9999-margin-linear").mkdir()
+    assert evaluate(EvalConfig())["run"] == newer
+    assert evaluate(EvalConfig(head=run))["run"] == run
+    assert evaluate(EvalConfig(head=f"{run}/head.safetensors"))["run"] == run
+
+
+def test_a_bare_head_needs_a_cache_and_leaves_no_file_unless_asked(run, cache_path, tmp_path):
+    Path(run, "head.safetensors").rename("alone.safetensors")
+    with pytest.raises(UsageError, match=r"alone.safetensors is not in a run's folder.*--cache FILE"):
+        evaluate(EvalConfig(head="alone.safetensors"))
+    report = evaluate(EvalConfig(head="alone.safetensors", cache=cache_path))
+    assert report["run"] is None
+    assert not (tmp_path / "metrics.json").exists()
+    evaluate(EvalConfig(head="alone.safetensors", cache=cache_path, out="here.json"))
+    assert json.loads((tmp_path / "here.json").read_text()) == report
+
+
+def test_a_cache_that_changed_since_the_run_is_refused(run, cache_path):
+    cache_path.unlink()
+    write_cache(cache_path, contents(inputs={**contents().inputs, "prompt": "a {}"}))
+    with pytest.raises(CacheMismatchError, match=r"is not the cache that runs/0001-margin-linear was trained on"):
+        evaluate(EvalConfig())
+    assert evaluate(EvalConfig(cache=cache_path))["run"] == run
+
+
+def test_unusable_images_are_left_out_with_their_captions_and_counted(tmp_path):
+    path, made = tmp_path / "made.h5", contents()
+    with open_writer(path, made) as writer:
+        features = np.random.default_rng(0).normal(size=(60, 24)).astype(np.float16)
+        writer.write_images(0, features=features, problems={4: "broken", 0: "broken"})
+        rows = len(made.captions)
+        texts = np.random.default_rng(1).normal(size=(rows, 16)).astype(np.float16)
+        writer.write_texts(0, features=texts, tokens=np.full(rows, 3))
+    protocol = evaluate(EvalConfig(cache=path, zero_shot=True))["protocol"]
+    left = [row for row in np.flatnonzero(made.image_splits == 2) if row != 4]
+    assert (protocol["images"], protocol["images_left_out"]) == (11, 1)
+    assert protocol["captions"] == int(np.isin(made.caption_images, left).sum())
+
+
+def test_an_empty_split_lists_what_there_is(cache_path):
+    with pytest.raises(UsageError, match=r"split 'restval' has 0 usable images.*train 36, val 12, test 12, restval 0"):
+        evaluate(EvalConfig(cache=cache_path, zero_shot=True, split="restval"))
+
+
+def test_no_run_says_how_to_get_one(tmp_path):
+    with pytest.raises(RunError, match=r"there is no trained run in .*; train one with: clipret train"):
+        evaluate(EvalConfig(runs_dir=tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2, "cache": {"path": "x", "fingerprint": "y"}}'])
+def test_a_spoiled_config_is_one_clear_line(run, content):
+    Path(run, "config.json").write_text(content)
+    with pytest.raises(RunError, match="train the run again") as caught:
+        evaluate(EvalConfig())
+    assert "\n" not in str(caught.value)

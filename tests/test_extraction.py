@@ -1,0 +1,280 @@
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from child_extraction import extract_counting
+from conftest import write_coco
+from PIL import Image
+
+from clipret import ExtractConfig, FeatureCache, extract
+from clipret.cache import DONE, TODO, UNUSABLE
+from clipret.errors import BackboneError, CacheMismatchError, ClipretError, DatasetError
+from clipret.images import open_image
+
+
+@pytest.fixture
+def config(coco_root, checkpoints, tmp_path):
+    """Settings of a small extraction, in this process; changes by keyword."""
+
+    def make(family="resnet", **changes):
+        values = {
+            "dataset": "coco",
+            "root": coco_root,
+            "model": str(checkpoints[family]),
+            "out": tmp_path / "coco.h5",
+            "batch_size": 16,
+            "workers": 0,
+            "device": "cpu",
+        }
+        return ExtractConfig(**(values | changes))
+
+    return make
+
+
+def arrays(path: Path) -> dict[str, bytes]:
+    """Every array of a cache and its fingerprint, as bytes."""
+    found = {}
+    with h5py.File(path, locking=False) as file:
+
+        def visit(name, item):
+            if isinstance(item, h5py.Dataset):
+                values = item[()]
+                found[name] = repr(values.tolist()).encode() if values.dtype == object else values.tobytes()
+
+        file.visititems(visit)
+        found["fingerprint"] = file.attrs["fingerprint"].encode()
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_features_are_those_of_a_plain_loop_over_clip(config, family, dtype):
+    """Cache times projection equals preprocess and encode_image, encode_text of clip itself, one at a time."""
+    settings = config(family, dtype=dtype)
+    extract(settings)
+    cache = FeatureCache(settings.out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import clip
+
+        model, preprocess = clip.load(settings.model, device="cpu")
+    bias = cache.projections.get("image/bias", 0)
+    found_images = cache.image_features.astype(np.float32) @ cache.projections["image/weight"] + bias
+    found_texts = cache.text_features.astype(np.float32) @ cache.projections["text/weight"]
+    tolerance = {"rtol": 0, "atol": 5e-5 if dtype == "float32" else 2e-2}
+    with torch.inference_mode():
+        for row in range(0, len(cache.image_ids), 7):
+            pixels = preprocess(Image.open(settings.root / cache.image_files[row]))[None]
+            expected = model.encode_image(pixels).numpy()[0]
+            np.testing.assert_allclose(found_images[row], expected, **tolerance)
+        for row in range(0, len(cache.captions), 23):
+            expected = model.encode_text(clip.tokenize([cache.captions[row]])).numpy()[0]
+            np.testing.assert_allclose(found_texts[row], expected, **tolerance)
+
+
+def test_workers_change_nothing(config, tmp_path):
+    extract(config(out=tmp_path / "none.h5"))
+    extract(config(out=tmp_path / "two.h5", workers=2))
+    assert arrays(tmp_path / "none.h5") == arrays(tmp_path / "two.h5")
+
+
+def test_progress_reaches_the_total_of_both_phases(config):
+    reports = []
+    result = extract(config(), on_progress=reports.append)
+    assert [report.done for report in reports if report.phase == "images"] == [16, 32, 48, 64, 80]
+    assert reports[-1].phase == "captions"
+    assert reports[-1].done == reports[-1].total == result["captions"] > 400
+
+
+class StopAfter:
+    """A progress callback that is interrupted after some batches."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def __call__(self, progress):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("batches", [1, 4, 5, 6, 20])
+def test_an_interrupted_extraction_goes_on_and_equals_an_uninterrupted_one(config, tmp_path, batches):
+    """DESIGN's invariant 3, also when the resuming call asks for another batch size."""
+    extract(config(out=tmp_path / "whole.h5"))
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(), on_progress=StopAfter(batches))
+    result = extract(config(batch_size=7))
+    assert result["batch_size"] == 16
+    assert 0 < result["extracted_images"] + result["extracted_captions"] < result["images"] + result["captions"]
+    assert arrays(tmp_path / "coco.h5") == arrays(tmp_path / "whole.h5")
+    again = extract(config())
+    assert again["extracted_images"] == again["extracted_captions"] == 0
+
+
+@pytest.fixture(scope="module")
+def children():
+    """Processes forked from a server that has everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["child_extraction"])
+    with pytest.MonkeyPatch.context() as patch:
+        # Before Python 3.13 the server does not look for what it preloads where its parent does.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize(("kills", "workers"), [(25, 0), (5, 2)])
+def test_thirty_kills_leave_thirty_caches_that_open_and_resume_to_the_same_bytes(
+    config, children, tmp_path, kills, workers
+):
+    """25 kills of a single process and 5 of one with workers, each at a random moment of a new extraction."""
+
+    def start(settings):
+        batches = children.Value("i", 0)
+        child = children.Process(target=extract_counting, args=(settings, batches))
+        child.start()
+        return child, batches
+
+    whole = config("transformer", out=tmp_path / "whole.h5", batch_size=16, workers=workers)
+    child, batches = start(whole)
+    child.join()
+    expected, total, seen = arrays(whole.out), batches.value, set()
+    for number in range(kills):
+        moment = random.Random(number)
+        settings = config("transformer", out=tmp_path / f"{number}.h5", batch_size=16, workers=workers)
+        child, batches = start(settings)
+        until = moment.randrange(total)
+        while not settings.out.exists() or batches.value < until:
+            time.sleep(0.002)
+        time.sleep(moment.uniform(0, 0.01))
+        child.kill()
+        child.join()
+        assert child.exitcode in (-signal.SIGKILL, 0)
+        cache = FeatureCache(settings.out, allow_incomplete=True)
+        seen.add((int(np.sum(cache.image_states == DONE)), int(np.sum(cache.text_states == DONE))))
+        for states, features in ((cache.image_states, cache.image_features), (cache.text_states, cache.text_features)):
+            assert features[states == DONE].any(axis=1).all(), "a row that is called done has its feature"
+        resumed, _ = start(settings)
+        resumed.join()
+        assert resumed.exitcode == 0
+        assert arrays(settings.out) == expected
+    assert len(seen) > kills // 2, "the kills hit different moments"
+
+
+def test_a_kill_while_the_structure_is_written_leaves_nothing_in_the_way(config, tmp_path):
+    (tmp_path / "coco.h5.new").write_bytes(b"half a file")
+    extract(config())
+    assert FeatureCache(tmp_path / "coco.h5").complete
+    assert not (tmp_path / "coco.h5.new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"dtype": "float32"}, "dtype: it has 'float16', asked for 'float32'"),
+        ({"background": "white"}, "background: it has 'clip', asked for 'white'"),
+        ({"prompt": "a photo of {}"}, "prompt: it has '{}', asked for 'a photo of {}'"),
+        ({"family": "transformer"}, "weights_sha256: it has"),
+    ],
+)
+def test_a_cache_of_other_settings_is_not_reused(config, change, difference):
+    extract(config())
+    with pytest.raises(CacheMismatchError) as caught:
+        extract(config(**change))
+    assert difference in str(caught.value)
+
+
+def test_changed_annotations_are_another_cache(config, checkpoints, tmp_path):
+    root = write_coco(tmp_path / "coco", train=12, test=4)
+    extract(config(root=root))
+    path = root / "annotations" / "captions_val2017.json"
+    path.write_text(path.read_text().replace('"caption": "', '"caption": "now ', 1))
+    with pytest.raises(CacheMismatchError, match="annotation_sha256"):
+        extract(config(root=root))
+
+
+def test_the_prompt_surrounds_every_caption(config, tmp_path):
+    extract(config(prompt="a photo of {}", out=tmp_path / "prompted.h5"))
+    extract(config())
+    plain, prompted = FeatureCache(tmp_path / "coco.h5"), FeatureCache(tmp_path / "prompted.h5")
+    assert plain.captions == prompted.captions
+    np.testing.assert_array_equal(prompted.tokens, plain.tokens + 3)
+    assert not np.array_equal(plain.text_features, prompted.text_features)
+
+
+def test_an_unusable_image_becomes_state_2_and_its_neighbours_keep_their_bits(config, tmp_path):
+    root = write_coco(tmp_path / "coco", train=20, test=4)
+    extract(config(root=root, out=tmp_path / "whole.h5"))
+    whole = FeatureCache(tmp_path / "whole.h5")
+    (root / whole.image_files[3]).write_text("not an image")
+    (root / whole.image_files[5]).write_bytes((root / whole.image_files[5]).read_bytes()[:200])
+    result = extract(config(root=root))
+    cache = FeatureCache(tmp_path / "coco.h5")
+    assert result["problems"] == 2
+    assert cache.image_states[[3, 5]].tolist() == [UNUSABLE, UNUSABLE]
+    assert cache.problems[3] == "not an image that PIL knows"
+    assert "truncated" in cache.problems[5].lower()
+    usable = cache.usable
+    np.testing.assert_array_equal(cache.image_features[usable], whole.image_features[usable])
+    assert not cache.image_features[~usable].any()
+
+
+def test_missing_images_are_found_before_anything_is_written(config, tmp_path):
+    root = write_coco(tmp_path / "coco", train=12, test=4)
+    gone = sorted((root / "train2017").iterdir())[:7]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(
+        DatasetError, match=rf"7 of 16 images of 'coco' are not in .*: train2017/{gone[0].name}, .*, \.\.\."
+    ):
+        extract(config(root=root))
+    assert not (tmp_path / "coco.h5").exists()
+
+
+def test_an_encoder_that_differs_from_clip_writes_nothing(config, monkeypatch, tmp_path):
+    from clipret.backbones import openai
+
+    real = openai._resnet_features
+    monkeypatch.setattr(openai, "_resnet_features", lambda visual, pixels: real(visual, pixels) * 1.01)
+    with pytest.raises(BackboneError, match=r"image features of .* differ from clip's own output"):
+        extract(config())
+    assert (FeatureCache(tmp_path / "coco.h5", allow_incomplete=True).image_states == TODO).all()
+
+
+def test_features_beyond_float16_are_refused_with_the_way_out(config, monkeypatch):
+    from clipret.backbones import Backbone
+
+    monkeypatch.setattr(Backbone, "require_exact", lambda *_, **__: None)
+    monkeypatch.setattr(Backbone, "encode_image", lambda self, pixels: torch.full((len(pixels), 256), 1e5))
+    with pytest.raises(BackboneError, match=r"image row 0 is not finite as float16; extract with --dtype float32"):
+        extract(config())
+
+
+def test_transparency_is_what_clip_makes_of_it_or_white(tmp_path):
+    layer = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
+    layer.putpixel((1, 0), (0, 0, 255, 255))
+    layer.save(tmp_path / "rgba.png")
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([10, 20, 30])
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert open_image(tmp_path / "rgba.png", background="clip").convert("RGB").getpixel((0, 0)) == (200, 0, 0)
+    white = open_image(tmp_path / "rgba.png", background="white")
+    assert (white.getpixel((0, 0)), white.getpixel((1, 0))) == ((255, 255, 255), (0, 0, 255))
+    assert open_image(tmp_path / "palette.png", background="white").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_every_error_of_extraction_is_for_the_user(config):
+    for change in ({"model": "nothing"}, {"root": Path(os.devnull)}, {"dataset": "mnist"}):
+        with pytest.raises(ClipretError):
+            extract(config(**change))
