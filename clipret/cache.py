@@ -150,6 +150,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            reason = f"{path.parent} is not a folder"
         raise CacheError(
             f"cannot write {path}: {reason}. Finished rows are kept; once that is mended the same command goes on."
         ) from error

@@ -54,6 +54,8 @@ def _images_with_captions(path: Path) -> list[tuple[int, str, list[str]]]:
         # pycocotools prints its timings.
         with contextlib.redirect_stdout(io.StringIO()):
             coco = COCO(path)
+        # pycocotools takes a file without them for an empty data set.
+        _ = coco.dataset["images"], coco.dataset["annotations"]
         return [
             (
                 image_id,
