@@ -48,8 +48,8 @@ bench: $(BENCHMARKS) ## Run all benchmarks; each leaves build/bench/NAME.json
 $(BENCHMARKS): bench-%: .venv/test
 	$(BIN)/python scripts/bench_$*.py $(ARGS)
 
-clean: ## Remove what was built; caches and runs stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage
+clean: ## Remove what was built; .venv, caches and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .coverage
 
 .venv/demo: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -22,7 +22,7 @@ class ProgressDisplay:
         self._bars = None
         self._tasks = {}
         self._started = {}
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> "ProgressDisplay":
         if self._console.is_terminal and not self._quiet:
@@ -50,11 +50,12 @@ class ProgressDisplay:
         rate = (progress.done - first_done) / (now - since) if now > since else 0.0
         detail = "  ".join(f"{name} {_figure(value)}" for name, value in progress.detail.items())
         if self._bars:
-            self._draw(progress, rate=f"{rate:,.0f}/s" if rate else "", detail=detail)
+            self._draw(progress, rate=f"{rate:,.1f}/s" if rate else "", detail=detail)
         elif progress.done >= progress.total or now - self._last_line >= _PLAIN_INTERVAL_SECONDS:
             self._last_line = now
-            left = f", {rate:,.0f}/s, {(progress.total - progress.done) / rate:,.0f} s left" if rate else ""
-            text = f"{progress.phase} {progress.done:,}/{progress.total:,}{left}  {detail}".rstrip()
+            left = (progress.total - progress.done) / rate if rate else 0
+            pace = (f", {rate:,.1f}/s" if rate else "") + (f", {left:,.0f} s left" if left else "")
+            text = f"{progress.phase} {progress.done:,}/{progress.total:,}{pace}  {detail}".rstrip()
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _draw(self, progress: Progress, **fields) -> None:

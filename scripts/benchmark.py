@@ -1,0 +1,47 @@
+"""What every benchmark shares: rounds of everything in turn, medians, a table, and build/bench/NAME.json."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+OUT = Path(__file__).resolve().parent.parent / "build" / "bench"
+
+
+def compare(name: str, *, work: str, floor: str, ways: dict[str, Callable[[], object]], rounds: int = 5) -> None:
+    """Time every way of doing the same work, in turn, several rounds, and report the medians.
+
+    floor  the way, one of `ways`, that nothing can beat: the bare arithmetic of the work
+    """
+    for way in ways.values():
+        way()
+    seconds = {label: [] for label in ways}
+    for _ in range(rounds):
+        for label, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[label].append(time.perf_counter() - started)
+    medians = {label: statistics.median(times) for label, times in seconds.items()}
+    rows = [
+        {"name": label, "seconds": round(taken, 6), "ratio_to_floor": round(taken / medians[floor], 3)}
+        for label, taken in sorted(medians.items(), key=lambda item: item[1])
+    ]
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    report = {"machine": machine, "work": work, "floor_seconds": round(medians[floor], 6), "rows": rows}
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    table = Table(title=f"{name}: {work}", caption=f"{machine}; median of {rounds}", box=box.SIMPLE)
+    table.add_column("way")
+    table.add_column("seconds", justify="right")
+    table.add_column("ratio to floor", justify="right")
+    for row in rows:
+        table.add_row(row["name"], f"{row['seconds']:.4f}", f"{row['ratio_to_floor']:.2f}")
+    Console(width=100).print(table)
+    print(f"written to {OUT / f'{name}.json'}")

@@ -1,0 +1,146 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from clipret import display
+from clipret.display import ProgressDisplay, extraction_summary, metrics_table, training_summary
+from clipret.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(display, "time", clock)
+    return clock
+
+
+def plain_console():
+    return Console(file=io.StringIO(), width=100)
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(clock):
+    console = plain_console()
+    with ProgressDisplay(console, quiet=False) as on_progress:
+        for done in range(0, 101, 4):
+            on_progress(Progress("images", done, 100))
+            clock.now += 1
+    assert console.file.getvalue().splitlines() == [
+        "images 40/100, 4.0/s, 15 s left",
+        "images 80/100, 4.0/s, 5 s left",
+        "images 100/100, 4.0/s",
+    ]
+
+
+def test_rows_of_an_earlier_extraction_do_not_count_into_the_rate(clock):
+    console = plain_console()
+    with ProgressDisplay(console, quiet=False) as on_progress:
+        on_progress(Progress("images", 90, 100))
+        clock.now += 2
+        on_progress(Progress("images", 100, 100, {"unusable": 3}))
+    assert console.file.getvalue() == "images 100/100, 5.0/s  unusable 3\n"
+
+
+def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left(clock):
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with ProgressDisplay(console, quiet=False) as on_progress:
+        on_progress(Progress("epochs", 0, 30))
+        clock.now += 1
+        on_progress(Progress("epochs", 15, 30, {"loss": 0.25}))
+    shown = console.file.getvalue()
+    assert "epochs" in shown
+    assert "15/30" in shown
+    assert "15.0/s" in shown
+    assert "loss 0.2500" in shown
+
+
+def test_quiet_shows_nothing(clock):
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with ProgressDisplay(console, quiet=True) as on_progress:
+        on_progress(Progress("epochs", 1, 1))
+    assert console.file.getvalue() == ""
+
+
+def report(**protocol):
+    metrics = {"R@1": 0.5, "mAP@1": 0.5, "median_rank": 2.0}
+    better = {"R@1": 0.625, "mAP@1": 0.45, "median_rank": 1.0}
+    counts = {"t2i": {"queries": 1234, "gallery": 56}, "i2t": {"queries": 56, "gallery": 1234}}
+    return {
+        "protocol": {
+            "name": "split",
+            "split": "test",
+            "images_left_out": 0,
+            "map_divisor": "min",
+            **counts,
+            **protocol,
+        },
+        "cache": {"dataset": "emoji", "model": "tiny-emoji"},
+        "results": {"zero-shot": {"t2i": metrics, "i2t": metrics}, "trained": {"t2i": better, "i2t": better}},
+    }
+
+
+def shown(table):
+    console = plain_console()
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_metrics_table_shows_percent_counts_protocol_and_gain():
+    text = shown(metrics_table(report()))
+    assert "emoji test, tiny-emoji, protocol split" in text
+    assert "1,234 captions" in text
+    assert "among 56 images" in text
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert rows["zero-shot"] == ["50.0", "50.0", "2.0"]
+    assert rows["trained"] == ["62.5", "45.0", "1.0"]
+    assert rows["gain"] == ["+12.5", "-5.0", "-1.0"]
+    assert "left out" not in text
+
+
+def test_the_metrics_table_says_what_was_left_out():
+    assert "3 images of the split have no usable feature" in shown(metrics_table(report(images_left_out=3)))
+
+
+EXTRACTED = {
+    "cache": "c.h5",
+    "images": 1000,
+    "captions": 2000,
+    "problems": 0,
+    "extracted_images": 1000,
+    "extracted_captions": 2000,
+    "batch_size": 128,
+    "seconds": 2.5,
+}
+
+
+def test_an_extraction_is_summed_up():
+    text = extraction_summary({**EXTRACTED, "problems": 2}, batch_size=64)
+    assert text.splitlines() == [
+        "c.h5: 1,000 images and 2,000 captions, 1,000 and 2,000 of them now, in 2.5 s.",
+        "2 images could not be read; see: clipret info c.h5",
+        "It was begun with --batch-size 128 and went on with that.",
+        "Next: clipret train --cache c.h5",
+    ]
+    assert "complete already" in extraction_summary(
+        {**EXTRACTED, "extracted_images": 0, "extracted_captions": 0}, batch_size=128
+    )
+
+
+def test_a_training_is_summed_up_also_without_val():
+    result = {
+        "run": "runs/0001-margin-linear",
+        "steps": 10,
+        "train_images": 100,
+        "seconds": 1.0,
+        "best_epoch": 3,
+        "val_rsum": 4.5,
+        "zero_shot_val_rsum": 4.25,
+    }
+    assert "kept epoch 3, val rsum 4.500 (zero-shot 4.250)" in training_summary(result)
+    assert "kept the last epoch, 3: the cache has no val split" in training_summary({**result, "val_rsum": None})
