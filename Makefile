@@ -23,7 +23,7 @@ demo: .venv/demo ## Install, then extract, train and evaluate on the emoji data 
 	$(BIN)/clipret train --cache data/emoji.h5
 	$(BIN)/clipret eval
 
-test: .venv/test ## Install, then run the tests (ARGS='-m slow' for the slow ones)
+test: .venv/test ## Install, then run the tests (ARGS='-k cache' for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/test ## Check style and formatting

@@ -32,7 +32,7 @@ from clipret.errors import (
 )
 
 FORMAT = 1
-TODO, DONE, UNUSABLE = 0, 1, 2
+PENDING, DONE, UNUSABLE = 0, 1, 2
 SIDES = ("image", "text")
 _PROBLEM_BYTES = 160
 # An extraction that was just killed may hold its lock until its workers notice, within five seconds.
@@ -266,7 +266,7 @@ class FeatureCache:
             self.image_features = _memory_map(self.path, file["image/features"])
             self.text_features = _memory_map(self.path, file["text/features"])
         if not allow_incomplete and not self.complete:
-            image_todo, text_todo = (int(np.sum(states == TODO)) for states in (self.image_states, self.text_states))
+            image_todo, text_todo = (int(np.sum(states == PENDING)) for states in (self.image_states, self.text_states))
             raise CacheIncompleteError(
                 f"{self.path} is incomplete: {image_todo} of {len(self.image_ids)} images and {text_todo} of "
                 f"{len(self.captions)} captions are still to do; complete it with: {self.about['command']}"
@@ -275,7 +275,7 @@ class FeatureCache:
     @property
     def complete(self) -> bool:
         """Whether no row is left to do; unusable images count as done."""
-        return bool((self.image_states != TODO).all() and (self.text_states != TODO).all())
+        return bool((self.image_states != PENDING).all() and (self.text_states != PENDING).all())
 
     @property
     def usable(self) -> np.ndarray:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from clipret import __version__
-from clipret.config import EvalConfig, ExtractConfig, TrainConfig, default, to_command
+from clipret.config import EvalConfig, ExtractConfig, TrainConfig, to_command
 from clipret.display import ProgressDisplay, extraction_summary, info_table, metrics_table, training_summary
 from clipret.errors import ClipretError, UsageError
 
@@ -50,21 +50,15 @@ def extract(
     dataset: Annotated[str, typer.Option(help="Data set: emoji or coco.")],
     model: Annotated[
         str, typer.Option(help="OpenAI's name (ViT-B/32, RN50, ...), tiny-emoji, or the path of a checkpoint.")
-    ] = default(ExtractConfig, "model"),
+    ] = ExtractConfig.model,
     out: Annotated[Path | None, typer.Option(help="Cache to write.", show_default="data/DATASET.h5")] = None,
     root: Annotated[Path | None, typer.Option(help="Where the data set's files are.", show_default="its own")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images, and captions, a batch.")] = default(
-        ExtractConfig, "batch_size"
-    ),
+    batch_size: Annotated[int, typer.Option(help="Images, and captions, a batch.")] = ExtractConfig.batch_size,
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode images.", show_default="one a core, at most 8")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Type of the stored features: float16 or float32.")] = default(
-        ExtractConfig, "dtype"
-    ),
-    prompt: Annotated[str, typer.Option(help="Text around every caption; {} is the caption.")] = default(
-        ExtractConfig, "prompt"
-    ),
+    dtype: Annotated[str, typer.Option(help="Type of the stored features: float16 or float32.")] = ExtractConfig.dtype,
+    prompt: Annotated[str, typer.Option(help="Text around every caption; {} is the caption.")] = ExtractConfig.prompt,
     background: Annotated[
         str | None,
         typer.Option(
@@ -74,8 +68,8 @@ def extract(
     download_root: Annotated[
         Path | None, typer.Option(help="Where OpenAI's weights are kept.", show_default="~/.cache/clip")
     ] = None,
-    device: Device = default(ExtractConfig, "device"),
-    seed: _seed("Accepted as by every command; extraction draws nothing at random.") = default(ExtractConfig, "seed"),
+    device: Device = ExtractConfig.device,
+    seed: _seed("Accepted as by every command; extraction draws nothing at random.") = ExtractConfig.seed,
     quiet: Quiet = False,
     as_json: Json = False,
 ):
@@ -112,24 +106,26 @@ def extract(
 def train(
     cache: Annotated[Path, typer.Option(help="Features to train on, by clipret extract.")],
     name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="0001-margin-linear, ...")] = None,
-    runs_dir: RunsDir = default(TrainConfig, "runs_dir"),
-    head: Annotated[str, typer.Option(help="Kind of head: linear.")] = default(TrainConfig, "head"),
-    loss: Annotated[str, typer.Option(help="Loss: margin.")] = default(TrainConfig, "loss"),
-    margin: Annotated[float, typer.Option(help="m of the margin loss, from 0 to 1.")] = default(TrainConfig, "margin"),
+    runs_dir: RunsDir = TrainConfig.runs_dir,
+    head: Annotated[str, typer.Option(help="Kind of head: linear.")] = TrainConfig.head,
+    loss: Annotated[str, typer.Option(help="Loss: margin.")] = TrainConfig.loss,
+    margin: Annotated[float, typer.Option(help="m of the margin loss, from 0 to 1.")] = TrainConfig.margin,
     reduction: Annotated[
         str, typer.Option(help="balanced: mean over matching plus mean over other pairs; mean: mean over all pairs.")
-    ] = default(TrainConfig, "reduction"),
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = default(TrainConfig, "epochs"),
-    batch_size: Annotated[int, typer.Option(help="Images a step, each with one caption.")] = default(
-        TrainConfig, "batch_size"
-    ),
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = default(TrainConfig, "lr"),
-    beta1: Annotated[float, typer.Option(help="AdamW's first beta.")] = default(TrainConfig, "beta1"),
-    beta2: Annotated[float, typer.Option(help="AdamW's second beta.")] = default(TrainConfig, "beta2"),
-    eps: Annotated[float, typer.Option(help="AdamW's epsilon.")] = default(TrainConfig, "eps"),
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = default(TrainConfig, "weight_decay"),
-    device: Device = default(TrainConfig, "device"),
-    seed: _seed("Decides the order of the images and the captions drawn.") = default(TrainConfig, "seed"),
+    ] = TrainConfig.reduction,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = TrainConfig.epochs,
+    batch_size: Annotated[int, typer.Option(help="Images a step, each with one caption.")] = TrainConfig.batch_size,
+    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = TrainConfig.lr,
+    beta1: Annotated[float, typer.Option(help="AdamW's first beta.")] = TrainConfig.beta1,
+    beta2: Annotated[float, typer.Option(help="AdamW's second beta.")] = TrainConfig.beta2,
+    eps: Annotated[float, typer.Option(help="AdamW's epsilon.")] = TrainConfig.eps,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = TrainConfig.weight_decay,
+    schedule: Annotated[
+        str, typer.Option(help="Learning rate: constant, or cosine: down to 0 over the training.")
+    ] = TrainConfig.schedule,
+    keep: Annotated[str, typer.Option(help="Epoch to keep: best by validation rsum, or last.")] = TrainConfig.keep,
+    device: Device = TrainConfig.device,
+    seed: _seed("Decides the order of the images and the captions drawn.") = TrainConfig.seed,
     quiet: Quiet = False,
     as_json: Json = False,
 ):
@@ -154,6 +150,8 @@ def train(
         beta2=beta2,
         eps=eps,
         weight_decay=weight_decay,
+        schedule=schedule,
+        keep=keep,
         device=device,
         seed=seed,
     )
@@ -171,17 +169,17 @@ def evaluate(
         Path | None, typer.Option(help="A run's folder or a head.safetensors.", show_default="the newest run")
     ] = None,
     zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Measure CLIP's own projections alone.")] = False,
-    runs_dir: RunsDir = default(EvalConfig, "runs_dir"),
-    split: Annotated[str, typer.Option(help="train, val, test or restval.")] = default(EvalConfig, "split"),
-    k: Annotated[str, typer.Option("--k", help="The K of R@K and mAP@K, separated by commas.")] = "1,5,10",
+    runs_dir: RunsDir = EvalConfig.runs_dir,
+    split: Annotated[str, typer.Option(help="train, val, test or restval.")] = EvalConfig.split,
+    k: Annotated[str, typer.Option("--k", help="The K of R@K and mAP@K, separated by commas.")] = ",".join(
+        map(str, EvalConfig.k)
+    ),
     out: Annotated[
         Path | None, typer.Option(help="Where to write the metrics.", show_default="metrics.json of the run")
     ] = None,
-    block: Annotated[int, typer.Option(help="Queries scored at once: memory, not results.")] = default(
-        EvalConfig, "block"
-    ),
-    device: Device = default(EvalConfig, "device"),
-    seed: _seed("Accepted as by every command; evaluation draws nothing at random.") = default(EvalConfig, "seed"),
+    block: Annotated[int, typer.Option(help="Queries scored at once: memory, not results.")] = EvalConfig.block,
+    device: Device = EvalConfig.device,
+    seed: _seed("Accepted as by every command; evaluation draws nothing at random.") = EvalConfig.seed,
     quiet: Quiet = False,
     as_json: Json = False,
 ):

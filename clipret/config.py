@@ -17,6 +17,8 @@ DEVICES = ("auto", "cpu", "cuda")
 HEADS = ("linear",)
 LOSSES = ("margin",)
 REDUCTIONS = ("balanced", "mean")
+SCHEDULES = ("constant", "cosine")
+KEEPS = ("best", "last")
 BUNDLED_MODELS = ("tiny-emoji",)
 SEED = 0
 RUNS_DIR = Path("runs")
@@ -87,6 +89,8 @@ class TrainConfig:
     epochs          passes over the training images
     batch_size      images a step, each with one of its captions
     lr, beta1, beta2, eps, weight_decay  of AdamW
+    schedule        of the learning rate: constant, or cosine: from lr to 0 along half a cosine over the whole training
+    keep            which epoch's head the run keeps: best by validation rsum, or last
     seed            decides the order of the images and the captions drawn
     device          auto: CUDA where there is one
     """
@@ -105,6 +109,8 @@ class TrainConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     weight_decay: float = 1e-3
+    schedule: str = "constant"
+    keep: str = "best"
     seed: int = SEED
     device: str = "auto"
 
@@ -118,11 +124,13 @@ class TrainConfig:
         _within("margin", self.margin, 0, 1)
         _at_least("epochs", self.epochs, 1)
         _at_least("batch-size", self.batch_size, 1)
-        _above("lr", self.lr, 0)
+        _above("lr", self.lr, 0, at_most=1000)
         _within("beta1", self.beta1, 0, 1)
         _within("beta2", self.beta2, 0, 1)
-        _above("eps", self.eps, 0)
-        _at_least("weight-decay", self.weight_decay, 0)
+        _above("eps", self.eps, 0, at_most=1)
+        _within("weight-decay", self.weight_decay, 0, 1_000_000)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("keep", self.keep, KEEPS)
         _within("seed", self.seed, 0, 2**63 - 1)
         _one_of("device", self.device, DEVICES)
 
@@ -185,11 +193,6 @@ def to_command(subcommand: str, config) -> str:
     return shlex.join(words)
 
 
-def default(config_class, field: str):
-    """The default of one field of a config class, for the command line."""
-    return next(f.default for f in dataclasses.fields(config_class) if f.name == field)
-
-
 def _json_ready(value):
     if isinstance(value, Path):
         return str(value)
@@ -213,9 +216,9 @@ def _at_least(option, value, low):
         raise UsageError(f"--{option} is {value}; expected {low} or more.")
 
 
-def _above(option, value, low):
-    if not low < value < float("inf"):
-        raise UsageError(f"--{option} is {value}; expected a finite number above {low}.")
+def _above(option, value, low, *, at_most):
+    if not low < value <= at_most:
+        raise UsageError(f"--{option} is {value}; expected a value above {low}, at most {at_most}.")
 
 
 def _within(option, value, low, high):

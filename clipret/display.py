@@ -87,9 +87,9 @@ def training_summary(result: dict) -> str:
         f"{result['run']}: {result['steps']:,} steps on {result['train_images']:,} images in {result['seconds']:.1f} s"
     )
     if result["val_rsum"] is None:
-        chosen = f"kept the last epoch, {result['best_epoch']}: the cache has no val split to choose on"
+        chosen = f"kept the last epoch, {result['kept_epoch']}: the cache has no val split to choose on"
     else:
-        chosen = f"kept epoch {result['best_epoch']}, val rsum {result['val_rsum']:.3f}"
+        chosen = f"kept epoch {result['kept_epoch']}, val rsum {result['val_rsum']:.3f}"
         chosen += f" (zero-shot {result['zero_shot_val_rsum']:.3f})"
     return f"{where}; {chosen}.\nNext: clipret eval"
 

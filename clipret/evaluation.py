@@ -8,11 +8,10 @@ from clipret.cache import FeatureCache
 from clipret.config import EvalConfig
 from clipret.devices import choose_device
 from clipret.errors import CacheMismatchError, RunError, UsageError
-from clipret.heads import LinearHead, embed, load_head
-from clipret.metrics import summarise
+from clipret.heads import LinearHead, load_head
+from clipret.measurement import Gallery
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols import Protocol, split_protocol
-from clipret.retrieval import rank_both_directions
+from clipret.protocols import split_protocol
 
 
 def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> dict:
@@ -38,12 +37,11 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     if source.head:
         weights = cache.inputs["weights_sha256"]
         heads["trained"] = load_head(source.head, projections=cache.projections, weights_sha256=weights)
-    protocol = split_protocol(
-        config.split, image_splits=cache.image_splits, usable=cache.usable, caption_images=cache.caption_images
-    )
+    protocol = split_protocol(cache, split=config.split)
+    gallery = Gallery.read(cache, protocol)
     results = {}
     for name, head in heads.items():
-        results[name] = _measure(head.to(device), cache=cache, protocol=protocol, config=config, device=device)
+        results[name] = gallery.measure(head.to(device), device=device, k=config.k, block=config.block)
         on_progress(Progress("heads", len(results), len(heads)))
     report = {
         "format": runs.FORMAT,
@@ -87,16 +85,6 @@ def _source(config: EvalConfig) -> _Source:
         raise UsageError(f"{head} is not in a run's folder, so its cache is not known; give it with --cache FILE.")
     trained_on = runs.read_config(run)["cache"]
     return _Source(Path(trained_on["path"]), head, run, trained_on["fingerprint"])
-
-
-def _measure(head: LinearHead, *, cache: FeatureCache, protocol: Protocol, config: EvalConfig, device: str) -> dict:
-    ranks = rank_both_directions(
-        embed(head.embed_images, cache.read("image", protocol.image_rows), device=device),
-        embed(head.embed_texts, cache.read("text", protocol.text_rows), device=device),
-        caption_images=protocol.caption_images,
-        block=config.block,
-    )
-    return {direction: summarise(found, k=config.k) for direction, found in ranks.items()}
 
 
 def _write(out: Path, report: dict) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from clipret.backbones import Backbone, load_backbone
-from clipret.cache import TODO, UNUSABLE, CacheContents, CacheWriter, open_writer
+from clipret.cache import PENDING, UNUSABLE, CacheContents, CacheWriter, open_writer
 from clipret.config import ExtractConfig, to_command
 from clipret.datasets import RetrievalDataset, load_dataset
 from clipret.devices import choose_device
@@ -38,16 +38,18 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
     torch.manual_seed(config.seed)
     device = choose_device(config.device)
     dataset = load_dataset(config.dataset, root=config.root)
-    if not config.cache.exists():
+    begun = config.cache.exists()
+    if not begun:
         _require_files(dataset, range(len(dataset.image_ids)))
     backbone = load_backbone(config.model, device=device, download_root=config.download_root)
     contents = _contents(config, dataset=dataset, backbone=backbone)
     with open_writer(config.cache, contents) as writer:
         # Another size would give a batch other bits than an uninterrupted extraction gives it.
         batch_size = writer.about["batch_size"]
-        todo = {side: int(np.sum(states == TODO)) for side, states in writer.states.items()}
+        todo = {side: int(np.sum(states == PENDING)) for side, states in writer.states.items()}
         image_batches = _pending(writer.states["image"], batch_size)
-        _require_files(dataset, (row for rows in image_batches for row in rows))
+        if begun:
+            _require_files(dataset, (row for rows in image_batches for row in rows))
         loader = _image_loader(config, dataset=dataset, backbone=backbone, batches=image_batches)
         _extract_images(writer, loader, backbone=backbone, on_progress=on_progress)
         texts = [config.prompt.replace("{}", caption) for caption in dataset.captions]
@@ -116,7 +118,7 @@ def _require_files(dataset: RetrievalDataset, rows: Iterable[int]) -> None:
 def _pending(states: np.ndarray, batch_size: int) -> list[range]:
     """The batches that hold a row still to do. Cut by row number, so that a resumed extraction cuts the same ones."""
     batches = (range(start, min(start + batch_size, len(states))) for start in range(0, len(states), batch_size))
-    return [rows for rows in batches if (states[rows.start : rows.stop] == TODO).any()]
+    return [rows for rows in batches if (states[rows.start : rows.stop] == PENDING).any()]
 
 
 def _image_loader(config, *, dataset: RetrievalDataset, backbone: Backbone, batches: list[range]) -> DataLoader:
@@ -158,7 +160,7 @@ def _extract_images(
         writer.write_images(start, features=features, problems=problems)
         unusable = int(np.sum(states == UNUSABLE))
         detail = {"unusable": unusable} if unusable else {}
-        on_progress(Progress("images", int(np.sum(states != TODO)), len(states), detail))
+        on_progress(Progress("images", int(np.sum(states != PENDING)), len(states), detail))
 
 
 def _extract_texts(
@@ -173,7 +175,7 @@ def _extract_texts(
             checked = True
         features = _stored(encoded, writer, side="text", start=rows.start)
         writer.write_texts(rows.start, features=features, tokens=counts)
-        on_progress(Progress("captions", int(np.sum(states != TODO)), len(states)))
+        on_progress(Progress("captions", int(np.sum(states != PENDING)), len(states)))
 
 
 def _stored(encoded: torch.Tensor, writer: CacheWriter, *, side: str, start: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipret.cache import DONE, FORMAT, TODO, UNUSABLE, FeatureCache
+from clipret.cache import DONE, FORMAT, PENDING, UNUSABLE, FeatureCache
 from clipret.config import SPLITS
 
 
@@ -51,7 +51,7 @@ def inspect_cache(path: Path | str) -> dict:
 
 
 def _counts(states: np.ndarray) -> dict[str, int]:
-    named = {"done": DONE, "todo": TODO, "unusable": UNUSABLE}
+    named = {"done": DONE, "todo": PENDING, "unusable": UNUSABLE}
     return {"all": len(states), **{name: int(np.sum(states == code)) for name, code in named.items()}}
 
 

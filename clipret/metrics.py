@@ -5,6 +5,7 @@ Shape suffixes: Q queries.
 
 import numpy as np
 
+from clipret.config import EvalConfig
 from clipret.retrieval import Ranks
 
 MAP_DIVISORS = ("min", "hits", "all")
@@ -45,7 +46,7 @@ def median_rank(ranks: Ranks) -> float:
     return float(np.median(ranks.first))
 
 
-def summarise(ranks: Ranks, *, k: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
+def summarise(ranks: Ranks, *, k: tuple[int, ...] = EvalConfig.k) -> dict[str, float]:
     """{"R@1": ..., "mAP@1": ..., ..., "median_rank": ...} for every K, R@K first."""
     return {
         **{f"R@{cut}": recall_at_k(ranks, k=cut) for cut in k},

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clipret.cache import FeatureCache
 from clipret.config import SPLITS
 from clipret.errors import UsageError
 
@@ -44,23 +45,19 @@ class Protocol:
         }
 
 
-def split_protocol(split: str, *, image_splits: np.ndarray, usable: np.ndarray, caption_images: np.ndarray) -> Protocol:
+def split_protocol(cache: FeatureCache, *, split: str) -> Protocol:
     """Protocol `split`: every usable image of a split, with all its captions.
-
-    image_splits    (N,) indices into config.SPLITS
-    usable          (N,) bool, False where an image has no feature
-    caption_images  (M,) the row of each caption's image
 
     t2i: every caption asks for its image among the images. i2t: every image with a caption asks for any of its captions
     among the captions.
 
     Raises UsageError when the split has no images or no captions.
     """
-    in_split = image_splits == SPLITS.index(split)
-    image_rows = np.flatnonzero(in_split & usable)
-    text_rows = np.flatnonzero((in_split & usable)[caption_images])
+    in_split = cache.image_splits == SPLITS.index(split)
+    image_rows = np.flatnonzero(in_split & cache.usable)
+    text_rows = np.flatnonzero((in_split & cache.usable)[cache.caption_images])
     if not len(image_rows) or not len(text_rows):
-        counts = ", ".join(f"{name} {np.sum(image_splits == code)}" for code, name in enumerate(SPLITS))
+        counts = ", ".join(f"{name} {np.sum(cache.image_splits == code)}" for code, name in enumerate(SPLITS))
         raise UsageError(
             f"split '{split}' has {len(image_rows)} usable images and {len(text_rows)} captions; "
             f"images a split in this cache: {counts}."
@@ -70,6 +67,6 @@ def split_protocol(split: str, *, image_splits: np.ndarray, usable: np.ndarray, 
         split=split,
         image_rows=image_rows,
         text_rows=text_rows,
-        caption_images=np.searchsorted(image_rows, caption_images[text_rows]),
-        left_out=int(np.sum(in_split & ~usable)),
+        caption_images=np.searchsorted(image_rows, cache.caption_images[text_rows]),
+        left_out=int(np.sum(in_split & ~cache.usable)),
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from clipret.config import EvalConfig
+
 # Scores closer than this tie. Equal embeddings can score differently in the last bits of fp32, depending on the block
 # they fall in; for unit vectors that difference stays well below 1e-6.
 TIE_TOLERANCE = 1e-6
@@ -43,7 +45,11 @@ class Ranks:
 
 
 def rank_both_directions(
-    image_embeddings: torch.Tensor, text_embeddings: torch.Tensor, *, caption_images: np.ndarray, block: int = 512
+    image_embeddings: torch.Tensor,
+    text_embeddings: torch.Tensor,
+    *,
+    caption_images: np.ndarray,
+    block: int = EvalConfig.block,
 ) -> dict[str, Ranks]:
     """Rank images for every caption (t2i) and captions for every image that has one (i2t).
 
@@ -64,7 +70,7 @@ def rank_both_directions(
 
 
 def rank_positives(
-    queries: torch.Tensor, gallery: torch.Tensor, *, pairs: tuple[np.ndarray, np.ndarray], block: int = 512
+    queries: torch.Tensor, gallery: torch.Tensor, *, pairs: tuple[np.ndarray, np.ndarray], block: int = EvalConfig.block
 ) -> Ranks:
     """Exact rank of every matching item, without sorting the gallery.
 

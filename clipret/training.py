@@ -10,15 +10,15 @@ import torch
 
 from clipret import runs
 from clipret.cache import FeatureCache
-from clipret.config import SPLITS, TrainConfig, to_dict
+from clipret.config import TrainConfig, to_dict
 from clipret.devices import choose_device
 from clipret.errors import TrainingError, UsageError
-from clipret.heads import LinearHead, embed, save_head
+from clipret.heads import LinearHead, save_head
 from clipret.losses import margin_loss
-from clipret.metrics import rsum, summarise
+from clipret.measurement import Gallery
+from clipret.metrics import rsum
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols import split_protocol
-from clipret.retrieval import rank_both_directions
 
 
 def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dict:
@@ -28,10 +28,10 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
 
     Every epoch visits the training images in a new order, each with one of its captions drawn at random. The epoch with
     the highest validation rsum (sum of R@1, R@5, R@10 of both directions) is kept; epoch 0 is the untrained head,
-    zero-shot CLIP, so the kept head is never worse than it on val. Without a val split the last epoch is kept. On the
-    CPU the same config gives the same bits.
+    zero-shot CLIP, so the kept head is never worse than it on val. The last epoch is kept when the config says so, or
+    without a val split. On the CPU the same config gives the same bits.
 
-    Returns run (path), cache, best_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without val)
+    Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without val)
     and seconds.
 
     Raises CacheError, UsageError, RunError or TrainingError.
@@ -40,7 +40,7 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
     device = choose_device(config.device)
     cache = FeatureCache(config.cache)
     pairs = _training_pairs(cache, device)
-    validation = _Validation.of(cache, device)
+    validation = _validation(cache)
     head = LinearHead(cache.projections).to(device)
     run = runs.make_run(config.runs_dir, name=config.name, kind=f"{config.loss}-{config.head}")
     runs.write_json(run / runs.CONFIG, _record(config, cache))
@@ -49,15 +49,15 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
         "weights_sha256": cache.inputs["weights_sha256"],
         "fingerprint": cache.fingerprint,
     }
-    best_epoch, best, zero_shot = 0, None, None
+    kept_epoch, kept, zero_shot = 0, None, None
     with (run / runs.HISTORY).open("w", newline="", encoding="utf-8") as file:
         history = csv.writer(file)
         for epoch, loss in _epochs(head, pairs, config):
-            measured = validation.measure(head) if validation else None
+            measured = validation.measure(head, device=device) if validation else None
             score = rsum(measured) if measured else None
             zero_shot = score if epoch == 0 else zero_shot
-            if score is None or best is None or score > best:
-                best_epoch, best = epoch, score
+            if config.keep == "last" or score is None or kept is None or score > kept:
+                kept_epoch, kept = epoch, score
                 save_head(head, path=run / runs.HEAD, metadata={**metadata, "epoch": str(epoch)})
             _append(history, epoch=epoch, loss=loss, measured=measured, seconds=time.perf_counter() - started)
             file.flush()
@@ -66,11 +66,11 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
     return {
         "run": str(run),
         "cache": str(config.cache),
-        "best_epoch": best_epoch,
+        "kept_epoch": kept_epoch,
         "epochs": config.epochs,
-        "steps": config.epochs * -(-len(pairs) // config.batch_size),
+        "steps": config.epochs * _steps(pairs, config),
         "train_images": len(pairs),
-        "val_rsum": best,
+        "val_rsum": kept,
         "zero_shot_val_rsum": zero_shot,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -109,9 +109,7 @@ class _Pairs:
 
 
 def _training_pairs(cache: FeatureCache, device: str) -> _Pairs:
-    protocol = split_protocol(
-        "train", image_splits=cache.image_splits, usable=cache.usable, caption_images=cache.caption_images
-    )
+    protocol = split_protocol(cache, split="train")
     order = np.argsort(protocol.caption_images, kind="stable")
     captioned, counts = np.unique(protocol.caption_images, return_counts=True)
     return _Pairs(
@@ -120,6 +118,11 @@ def _training_pairs(cache: FeatureCache, device: str) -> _Pairs:
         first=torch.from_numpy(np.cumsum(counts) - counts),
         counts=torch.from_numpy(counts),
     )
+
+
+def _steps(pairs: _Pairs, config: TrainConfig) -> int:
+    """Batches an epoch, each of at most batch_size images."""
+    return -(-len(pairs) // config.batch_size)
 
 
 def _epochs(head: LinearHead, pairs: _Pairs, config: TrainConfig):
@@ -133,12 +136,16 @@ def _epochs(head: LinearHead, pairs: _Pairs, config: TrainConfig):
         eps=config.eps,
         weight_decay=config.weight_decay,
     )
+    # Batches of nearly equal size: a last one of what is left, a single pair at worst, would pull matching pairs
+    # together with nothing to push the others apart.
+    steps = _steps(pairs, config)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=config.epochs * steps)
     for epoch in range(1, config.epochs + 1):
         order = torch.randperm(len(pairs), generator=generator)
         captions = pairs.draw_captions(generator)[order].to(pairs.texts.device)
         order = order.to(pairs.images.device)
         losses = []
-        for images, texts in zip(order.split(config.batch_size), captions.split(config.batch_size), strict=True):
+        for images, texts in zip(order.tensor_split(steps), captions.tensor_split(steps), strict=True):
             similarities = head.embed_texts(pairs.texts[texts]) @ head.embed_images(pairs.images[images]).T
             # Compared, not assumed to be the diagonal: a pair of the same image is never a negative.
             loss = margin_loss(
@@ -147,6 +154,8 @@ def _epochs(head: LinearHead, pairs: _Pairs, config: TrainConfig):
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+            if config.schedule == "cosine":
+                cosine.step()
             losses.append(loss.detach())
         # Weights of which one is infinite can still give a finite loss: normalising hides it.
         mean = torch.stack(losses).mean().item()
@@ -158,41 +167,12 @@ def _epochs(head: LinearHead, pairs: _Pairs, config: TrainConfig):
         yield epoch, mean
 
 
-@dataclass(frozen=True)
-class _Validation:
-    """The val split on the device: image and text features, and the position of each caption's image."""
-
-    images: np.ndarray
-    texts: np.ndarray
-    caption_images: np.ndarray
-    device: str
-
-    @classmethod
-    def of(cls, cache: FeatureCache, device: str) -> "_Validation | None":
-        """None when the cache has no val split to select the epoch on."""
-        if not (cache.image_splits == SPLITS.index("val")).any():
-            return None
-        try:
-            protocol = split_protocol(
-                "val", image_splits=cache.image_splits, usable=cache.usable, caption_images=cache.caption_images
-            )
-        except UsageError:
-            return None
-        return cls(
-            cache.read("image", protocol.image_rows),
-            cache.read("text", protocol.text_rows),
-            protocol.caption_images,
-            device,
-        )
-
-    def measure(self, head: LinearHead) -> dict[str, dict[str, float]]:
-        """Metrics of both directions."""
-        ranks = rank_both_directions(
-            embed(head.embed_images, self.images, device=self.device),
-            embed(head.embed_texts, self.texts, device=self.device),
-            caption_images=self.caption_images,
-        )
-        return {direction: summarise(found) for direction, found in ranks.items()}
+def _validation(cache: FeatureCache) -> Gallery | None:
+    """None when the cache has no val split to select the epoch on."""
+    try:
+        return Gallery.read(cache, split_protocol(cache, split="val"))
+    except UsageError:
+        return None
 
 
 def _append(history, *, epoch: int, loss: float | None, measured: dict | None, seconds: float) -> None:

@@ -8,7 +8,7 @@ from conftest import contents, write_cache
 from filelock import FileLock
 
 from clipret import cache as cache_module
-from clipret.cache import DONE, TODO, UNUSABLE, FeatureCache, open_writer
+from clipret.cache import DONE, PENDING, UNUSABLE, FeatureCache, open_writer
 from clipret.errors import CacheError, CacheFormatError, CacheIncompleteError, CacheLockedError, CacheMismatchError
 
 
@@ -75,7 +75,7 @@ def test_a_row_is_called_done_only_after_its_feature_left_the_process(tmp_path, 
         writer.write_images(0, features=np.ones((60, 24), dtype=np.float16), problems={})
     cache = FeatureCache(path, allow_incomplete=True)
     assert (cache.image_features == 1).all()
-    assert (cache.image_states == TODO).all()
+    assert (cache.image_states == PENDING).all()
 
 
 def test_an_unusable_image_keeps_its_reason_and_cut_reasons_stay_utf8(tmp_path):

@@ -209,7 +209,7 @@ BAD_INPUTS = {
     "K of 0": ("eval --k 0", 2, "--k is 0; expected whole numbers of at least 1, such as 1,5,10."),
     "K of letters": ("eval --k one", 2, "--k is 'one'; expected whole numbers separated by commas, such as 1,5,10."),
     "negative margin": ("train --cache made.h5 --margin -0.1", 2, "--margin is -0.1; expected a value from 0 to 1."),
-    "learning rate of 0": ("train --cache made.h5 --lr 0", 2, "--lr is 0.0; expected a finite number above 0."),
+    "learning rate of 0": ("train --cache made.h5 --lr 0", 2, "--lr is 0.0; expected a value above 0, at most 1000."),
     "no epochs": ("train --cache made.h5 --epochs 0", 2, "--epochs is 0; expected 1 or more."),
     "batch size of 0": ("train --cache made.h5 --batch-size 0", 2, "--batch-size is 0; expected 1 or more."),
     "unknown loss": ("train --cache made.h5 --loss infonse", 2, "--loss is 'infonse'; expected one of: margin."),

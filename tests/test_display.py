@@ -138,7 +138,7 @@ def test_a_training_is_summed_up_also_without_val():
         "steps": 10,
         "train_images": 100,
         "seconds": 1.0,
-        "best_epoch": 3,
+        "kept_epoch": 3,
         "val_rsum": 4.5,
         "zero_shot_val_rsum": 4.25,
     }

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clipret import cli
@@ -52,7 +53,22 @@ def test_the_demo_meets_what_the_readme_promises(demo):
     assert zero_shot["t2i"]["R@1"] >= 0.40
     assert zero_shot["i2t"]["R@1"] >= 0.33
     for direction in ("t2i", "i2t"):
-        assert trained[direction]["R@1"] > zero_shot[direction]["R@1"] + 0.015
+        assert trained[direction]["R@1"] > zero_shot[direction]["R@1"]
+
+
+def test_the_recipe_of_the_readme_gains_in_both_directions(demo, monkeypatch, capsys):
+    """Means over three seeds; the README's are above 3 points, and other machines add in another order."""
+    monkeypatch.chdir(demo)
+    (recipe,) = [words for words in commands("clipret") if "cosine" in words]
+    gains = []
+    for seed in range(3):
+        name = f"recipe-{seed}"
+        assert cli.main([*recipe, "--seed", str(seed), "--name", name, "--quiet"]) == 0
+        capsys.readouterr()
+        assert cli.main(["eval", "--head", f"runs/{name}", "--json"]) == 0
+        results = json.loads(capsys.readouterr().out)["results"]
+        gains.append([results["trained"][way]["R@1"] - results["zero-shot"][way]["R@1"] for way in ("t2i", "i2t")])
+    assert (np.mean(gains, axis=0) > 0.025).all(), gains
 
 
 def test_the_python_example_runs(demo, monkeypatch, capsys):

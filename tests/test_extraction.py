@@ -17,7 +17,7 @@ from conftest import write_coco
 from PIL import Image
 
 from clipret import ExtractConfig, FeatureCache, extract
-from clipret.cache import DONE, TODO, UNUSABLE
+from clipret.cache import DONE, PENDING, UNUSABLE
 from clipret.errors import BackboneError, CacheMismatchError, ClipretError, DatasetError
 from clipret.images import open_image
 
@@ -249,7 +249,7 @@ def test_an_encoder_that_differs_from_clip_writes_nothing(config, monkeypatch, t
     monkeypatch.setattr(openai, "_resnet_features", lambda visual, pixels: real(visual, pixels) * 1.01)
     with pytest.raises(BackboneError, match=r"image features of .* differ from clip's own output"):
         extract(config())
-    assert (FeatureCache(tmp_path / "coco.h5", allow_incomplete=True).image_states == TODO).all()
+    assert (FeatureCache(tmp_path / "coco.h5", allow_incomplete=True).image_states == PENDING).all()
 
 
 def test_features_beyond_float16_are_refused_with_the_way_out(config, monkeypatch):

@@ -8,9 +8,10 @@ import torch
 from conftest import contents, write_cache
 from safetensors.torch import load_file
 
-from clipret import FeatureCache, TrainConfig, train
+from clipret import FeatureCache, TrainConfig, train, training
 from clipret.cache import open_writer
 from clipret.errors import CacheError, RunError, TrainingError, UsageError
+from clipret.losses import margin_loss
 from clipret.training import _training_pairs
 
 
@@ -34,7 +35,7 @@ def test_training_gains_on_validation_and_keeps_its_best_epoch(settings, tmp_pat
     scores = [float(line["val_rsum"]) for line in lines]
     assert [int(line["epoch"]) for line in lines] == list(range(21))
     assert lines[0]["loss"] == ""
-    assert result["best_epoch"] == int(np.argmax(scores)) > 0
+    assert result["kept_epoch"] == int(np.argmax(scores)) > 0
     assert result["val_rsum"] == pytest.approx(max(scores), abs=1e-6)
     assert result["val_rsum"] > result["zero_shot_val_rsum"] == pytest.approx(scores[0], abs=1e-6)
     assert float(lines[-1]["loss"]) < float(lines[1]["loss"])
@@ -128,7 +129,7 @@ def test_an_image_without_captions_is_not_trained_on(tmp_path):
 def test_without_a_val_split_the_last_epoch_is_kept_and_said(tmp_path):
     path = write_cache(tmp_path / "made.h5", contents(image_splits=np.zeros(60, np.uint8)))
     result = train(TrainConfig(cache=path, runs_dir=tmp_path / "runs", epochs=3))
-    assert (result["best_epoch"], result["val_rsum"], result["zero_shot_val_rsum"]) == (3, None, None)
+    assert (result["kept_epoch"], result["val_rsum"], result["zero_shot_val_rsum"]) == (3, None, None)
     assert "val_rsum" not in history(result["run"])[0]
 
 
@@ -148,15 +149,56 @@ def test_runs_are_numbered_and_a_taken_name_is_refused(settings):
         train(settings(name="mine"))
 
 
+def test_the_last_epoch_is_kept_when_asked_for(settings):
+    """Its head is that of the same training whose best epoch happens to be the last."""
+    result = train(settings(epochs=12, lr=3.0, keep="last"))
+    scores = [float(line["val_rsum"]) for line in history(result["run"])]
+    assert (result["kept_epoch"], result["val_rsum"]) == (12, pytest.approx(scores[12], abs=1e-6))
+    best = train(settings(epochs=12, lr=3.0))
+    assert best["kept_epoch"] < 12
+    last, other = (load_file(f"{run['run']}/head.safetensors") for run in (result, best))
+    assert not torch.equal(last["image_weight"], other["image_weight"])
+
+
+def test_a_cosine_schedule_ends_where_nothing_moves(settings):
+    """The learning rate of step t of T is lr (1 + cos(pi t / T)) / 2."""
+    rates, real = [], torch.optim.AdamW.step
+
+    def spy(optimiser, *arguments, **options):
+        rates.append(optimiser.param_groups[0]["lr"])
+        return real(optimiser, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", spy)
+        train(settings(epochs=4, schedule="cosine"))
+    steps = np.arange(len(rates))
+    np.testing.assert_allclose(rates, 1e-2 * (1 + np.cos(np.pi * steps / len(rates))) / 2, rtol=1e-6)
+
+
+def test_batches_cover_every_image_once_in_nearly_equal_sizes(settings, cache_path, monkeypatch):
+    sizes = []
+
+    def spy(similarities, positives, **options):
+        sizes.append(len(similarities))
+        assert torch.equal(positives, torch.eye(len(similarities), dtype=torch.bool))
+        return margin_loss(similarities, positives, **options)
+
+    monkeypatch.setattr(training, "margin_loss", spy)
+    result = train(settings(epochs=2, batch_size=35))  # 36 images: 35 and 1, if it were not for the even cut
+    assert sizes == [18, 18, 18, 18]
+    assert result["steps"] == 4
+
+
 def test_a_batch_larger_than_the_set_and_a_single_image_train(tmp_path):
     path = write_cache(tmp_path / "one.h5", contents(images=1, captions=["a", "b"], caption_images=np.array([0, 0])))
     result = train(TrainConfig(cache=path, runs_dir=tmp_path / "runs", epochs=2, batch_size=1000))
     assert (result["train_images"], result["steps"]) == (1, 2)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_way_out(settings):
-    with pytest.raises(TrainingError, match=r"the loss of epoch \d+ is (nan|inf) at --lr 1e\+38.*Try a lower --lr"):
-        train(settings(lr=1e38, batch_size=4))
+def test_a_loss_that_is_not_finite_stops_with_the_way_out(settings, tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss of epoch 2 is nan at --lr 1000; .* Try a lower --lr"):
+        train(settings(lr=1000, weight_decay=1e6, batch_size=16))
+    assert (tmp_path / "runs" / "0001-margin-linear" / "head.safetensors").exists()
 
 
 def test_nan_features_are_refused_before_a_run_is_made(tmp_path):
