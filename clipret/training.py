@@ -157,11 +157,10 @@ def _epochs(head: LinearHead, pairs: _Pairs, config: TrainConfig):
             if config.schedule == "cosine":
                 cosine.step()
             losses.append(loss.detach())
-        # Weights of which one is infinite can still give a finite loss: normalising hides it.
         mean = torch.stack(losses).mean().item()
         if not np.isfinite(mean):
             raise TrainingError(
-                f"the loss of epoch {epoch} is {mean} at --lr {config.lr:g}; the run keeps the best epoch before it. "
+                f"the loss of epoch {epoch} is {mean} at --lr {config.lr:g}; the run keeps the head it had before. "
                 f"Try a lower --lr."
             )
         yield epoch, mean
