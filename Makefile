@@ -4,6 +4,8 @@ DATASET ?= emoji
 ROOT ?=
 MODEL ?= $(if $(filter emoji,$(DATASET)),tiny-emoji)
 CACHE ?= data/$(DATASET).h5
+DATA_ARGS ?=
+DOWNLOAD ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -16,6 +18,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: DATASET=$(DATASET) ROOT=$(ROOT) MODEL=$(MODEL) CACHE=$(CACHE) ARGS=$(ARGS)"
+	@echo "  DATA_ARGS: options of check and extract, such as '--split karpathy'; DOWNLOAD=1: fetch the data first"
 	@echo "  For example: make extract DATASET=coco ROOT=/datasets/coco MODEL=ViT-B/16"
 
 demo: .venv/demo ## Install, then extract, train and evaluate on the emoji data set
@@ -34,8 +37,10 @@ format: .venv/test ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-extract: .venv/demo ## Stage 1: features of DATASET with MODEL, to CACHE
-	$(BIN)/clipret extract --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) $(if $(MODEL),--model $(MODEL)) --out $(CACHE) $(ARGS)
+extract: .venv/demo ## Stage 1: check DATASET, then its features with MODEL, to CACHE
+	$(if $(DOWNLOAD),$(BIN)/clipret download $(DATASET) $(if $(ROOT),--root $(ROOT)))
+	$(BIN)/clipret check --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) $(DATA_ARGS)
+	$(BIN)/clipret extract --dataset $(DATASET) $(if $(ROOT),--root $(ROOT)) $(if $(MODEL),--model $(MODEL)) --out $(CACHE) $(DATA_ARGS) $(ARGS)
 
 train: .venv/demo ## Stage 2: train a head on CACHE
 	$(BIN)/clipret train --cache $(CACHE) $(ARGS)

@@ -10,10 +10,14 @@ __version__ = "0.1.0"
 # Imported when first used: stage 2 must not load CLIP, and `clipret --help` must not load torch.
 _WHERE = {
     "ClipretError": "errors",
+    "DatasetConfig": "config",
+    "DownloadConfig": "config",
     "EvalConfig": "config",
     "ExtractConfig": "config",
     "FeatureCache": "cache",
     "TrainConfig": "config",
+    "check_dataset": "checking",
+    "download": "datasets.download",
     "evaluate": "evaluation",
     "extract": "extraction",
     "train": "training",

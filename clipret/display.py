@@ -1,10 +1,12 @@
 """What the command line shows: tables of results, and progress. Builds and draws; decides nothing."""
 
+import shlex
 import time
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
@@ -29,7 +31,7 @@ class ProgressDisplay:
             self._bars = Bars(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[count]}"),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[detail]}"),
@@ -49,13 +51,15 @@ class ProgressDisplay:
         first_done, since = self._started.setdefault(progress.phase, (progress.done, now))
         rate = (progress.done - first_done) / (now - since) if now > since else 0.0
         detail = "  ".join(f"{name} {_figure(value)}" for name, value in progress.detail.items())
+        count = f"{_amount(progress.done, progress.unit)}/{_amount(progress.total, progress.unit)}"
+        speed = f"{_amount(rate, progress.unit or 'rate')}/s" if rate else ""
         if self._bars:
-            self._draw(progress, rate=f"{rate:,.1f}/s" if rate else "", detail=detail)
+            self._draw(progress, count=count, rate=speed, detail=detail)
         elif progress.done >= progress.total or now - self._last_line >= _PLAIN_INTERVAL_SECONDS:
             self._last_line = now
             left = (progress.total - progress.done) / rate if rate else 0
-            pace = (f", {rate:,.1f}/s" if rate else "") + (f", {left:,.0f} s left" if left else "")
-            text = f"{progress.phase} {progress.done:,}/{progress.total:,}{pace}  {detail}".rstrip()
+            pace = (f", {speed}" if speed else "") + (f", {left:,.0f} s left" if left else "")
+            text = f"{progress.phase} {count}{pace}  {detail}".rstrip()
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _draw(self, progress: Progress, **fields) -> None:
@@ -67,18 +71,24 @@ class ProgressDisplay:
 def extraction_summary(result: dict, *, batch_size: int) -> str:
     """What extract returned, in words; batch_size is the one asked for."""
     cache, new = result["cache"], result["extracted_images"] + result["extracted_captions"]
-    if not new:
-        return f"{cache} was complete already; nothing to do."
-    lines = [
-        f"{cache}: {result['images']:,} images and {result['captions']:,} captions, "
-        f"{result['extracted_images']:,} and {result['extracted_captions']:,} of them now, "
-        f"in {result['seconds']:.1f} s."
-    ]
+    if new:
+        lines = [
+            f"{cache}: {result['images']:,} images and {result['captions']:,} captions, "
+            f"{result['extracted_images']:,} and {result['extracted_captions']:,} of them now, "
+            f"in {result['seconds']:.1f} s."
+        ]
+    else:
+        lines = [f"{cache} was complete already; nothing to do."]
+    lines += [f"Note: {remark}." for remark in result["remarks"]]
     if result["problems"]:
-        lines.append(f"{result['problems']:,} images could not be read; see: clipret info {cache}")
-    if result["batch_size"] != batch_size:
+        counted = "1 image" if result["problems"] == 1 else f"{result['problems']:,} images"
+        found = f", {result['missing']:,} of them not found" if result["missing"] else ""
+        lines.append(f"{counted} could not be read{found}; clipret info {shlex.quote(cache)} --problems lists them.")
+    if new and result["batch_size"] != batch_size:
         lines.append(f"It was begun with --batch-size {result['batch_size']} and went on with that.")
-    return "\n".join([*lines, f"Next: clipret train --cache {cache}"])
+    if new:
+        lines.append(f"Next: clipret train --cache {shlex.quote(cache)}")
+    return "\n".join(lines)
 
 
 def training_summary(result: dict) -> str:
@@ -94,13 +104,17 @@ def training_summary(result: dict) -> str:
     return f"{where}; {chosen}.\nNext: clipret eval"
 
 
-def metrics_table(report: dict) -> Table:
-    """metrics.json as a table in percent, zero-shot beside trained, one block a direction."""
+def metrics_tables(report: dict) -> tuple[Table, ...]:
+    """metrics.json as a table in percent for each protocol, zero-shot beside trained, one block a direction."""
+    return tuple(_metrics_table({**report, **measured}) for measured in (report, *report.get("also", ())))
+
+
+def _metrics_table(report: dict) -> Table:
     protocol, cache, results = report["protocol"], report["cache"], report["results"]
     names = list(next(iter(results.values()))["t2i"])
     table = Table(
         title=f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}",
-        caption=_footnote(protocol),
+        caption=_footnote(protocol, report["leakage"]),
         caption_justify="left",
         box=box.SIMPLE,
     )
@@ -110,7 +124,8 @@ def metrics_table(report: dict) -> Table:
     for direction, asks, among in (("t2i", "captions", "images"), ("i2t", "images", "captions")):
         counts = protocol[direction]
         table.add_row(f"[bold]{direction}[/bold]  {counts['queries']:,} {asks}")
-        table.add_row(f"[dim]     among {counts['gallery']:,} {among}[/dim]")
+        folds = f", mean of {protocol['folds']}" if protocol["folds"] > 1 else ""
+        table.add_row(f"[dim]     among {counts['gallery']:,} {among}{folds}[/dim]")
         for head, directions in results.items():
             table.add_row(f"  {head}", *(_cell(name, directions[direction][name]) for name in names))
         if "trained" in results:
@@ -122,8 +137,8 @@ def metrics_table(report: dict) -> Table:
     return table
 
 
-def info_table(info: dict) -> Table:
-    """The result of inspect_cache as a two-column table."""
+def info_table(info: dict, *, problems: bool = False) -> Table:
+    """The result of inspect_cache as a two-column table; problems: with each image that could not be read."""
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -147,15 +162,20 @@ def info_table(info: dict) -> Table:
             f"{name}: {counts['images']:,} images, {counts['captions']:,} captions"
             for name, counts in info["splits"].items()
         ),
+        "split by": info["split_rule"],
+        **({"remarks": "\n".join(info["remarks"])} if info["remarks"] else {}),
         "created": info["created"],
         "fingerprint": info["fingerprint"],
     }
     for name, value in rows.items():
         table.add_row(name, _literal(value))
-    for row, problem in list(info["problems"].items())[:20]:
-        table.add_row(f"problem, row {row}", _literal(f"{problem['file']}: {problem['reason']}"))
-    if len(info["problems"]) > 20:
-        table.add_row("problems", f"{len(info['problems']) - 20:,} more; --json lists all")
+    if problems:
+        for row, problem in info["problems"].items():
+            table.add_row(f"problem, row {row}", _literal(f"{problem['file']}: {problem['reason']}"))
+    elif info["problems"]:
+        reasons = [f"{reason}: {count:,}" for reason, count in info["reasons"].items()]
+        hint = f"each of them: clipret info {shlex.quote(info['path'])} --problems"
+        table.add_row("problems", _literal("\n".join([*reasons, hint])))
     return table
 
 
@@ -168,15 +188,31 @@ def _spread(values: dict | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items()) if values else "not known yet"
 
 
-def _footnote(protocol: dict) -> str:
-    text = f"percent; ties count against us; mAP@K divides by {protocol['map_divisor']}(K, matching items)"
-    left_out = protocol["images_left_out"]
-    return text if not left_out else f"{text}\n{left_out:,} images of the split have no usable feature and are left out"
+def _footnote(protocol: dict, leakage: dict | None) -> str:
+    lines = [f"percent; ties count against us; mAP@K divides by {protocol['map_divisor']}(K, matching items)"]
+    left_out, images = protocol["images_left_out"], protocol["images"]
+    if left_out:
+        lines.append(
+            f"{images:,} of {images + left_out:,} images: {left_out:,} have no usable feature and are left out"
+        )
+    if protocol["remarks"]:
+        lines.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
+    if leakage and leakage["trained_on"]:
+        lines.append(f"LEAK: {leakage['trained_on']:,} of these {leakage['images']:,} images were trained on")
+    if leakage and not leakage["checked"]:
+        lines.append("leakage was not checked: there is no trained_on.npy beside the head")
+    return "\n".join(lines)
 
 
 def _cell(name: str, value: float, *, sign: bool = False) -> str:
     scaled = value if name == "median_rank" else 100 * value
     return f"{scaled:+.1f}" if sign else f"{scaled:.1f}"
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return decimal(int(value))
+    return f"{value:,.1f}" if unit == "rate" else f"{value:,}"
 
 
 def _figure(value) -> str:

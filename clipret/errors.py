@@ -11,6 +11,7 @@
     |  '- CacheLockedError      another process is writing it
     |- HeadError            a head file cannot be used, or not with this cache
     |- RunError             a run folder cannot be used
+    |- LeakageError         a head is to be measured on images that it was trained on
     '- TrainingError        training cannot go on
 
 A message says what is wrong, where, what was expected, and what to do next. This module imports nothing of ours.
@@ -63,6 +64,10 @@ class HeadError(ClipretError):
 
 class RunError(ClipretError):
     """A run folder cannot be used."""
+
+
+class LeakageError(ClipretError):
+    """A head is to be measured on images that it was trained on."""
 
 
 class TrainingError(ClipretError):

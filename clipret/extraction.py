@@ -1,10 +1,13 @@
 """Stage 1: a data set and a frozen backbone -> features.h5."""
 
+import contextlib
+import dataclasses
 import datetime
 import os
 import sys
 import time
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import numpy as np
@@ -12,12 +15,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from clipret.backbones import Backbone, load_backbone
-from clipret.cache import PENDING, UNUSABLE, CacheContents, CacheWriter, open_writer
+from clipret.cache import DONE, PENDING, CacheContents, CacheWriter, open_writer
 from clipret.config import ExtractConfig, to_command
 from clipret.datasets import RetrievalDataset, load_dataset
+from clipret.datasets.captions import prompted
 from clipret.devices import choose_device
 from clipret.errors import BackboneError, DatasetError
-from clipret.images import ImageBatches
+from clipret.images import NOT_FOUND, ImageBatches
 from clipret.progress import Progress, ProgressCallback, silent
 
 
@@ -26,45 +30,52 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
 
     on_progress  called after every batch, with phase "images", then "captions"
 
-    Before the first batch is written, features times projection are compared with clip's own output.
+    Before the first batch is written, features times projection are compared with clip's own output. An image that
+    cannot be read has no feature but a reason in the cache.
 
-    Returns cache (path), fingerprint, images, captions, problems (images without a usable feature), extracted_images,
-    extracted_captions (of this call; less than all after an interruption), batch_size and seconds.
+    Returns cache (path), fingerprint, images, captions, problems (images without a usable feature), missing (those of
+    them that were not found), extracted_images, extracted_captions (of this call; less than all after an interruption),
+    batch_size, remarks (what the data set got wrong and was put right) and seconds.
 
-    Raises DatasetError, BackboneError or CacheError, each with what to do next. Whatever was finished is kept, and the
-    same call goes on from there.
+    Raises DatasetError, BackboneError or CacheError, each with what to do next: DatasetError also when images are
+    missing, unless config.skip_missing, and when more than config.max_problems of them cannot be read. Whatever was
+    finished is kept, and the same call goes on from there.
     """
     started = time.perf_counter()
     torch.manual_seed(config.seed)
     device = choose_device(config.device)
-    dataset = load_dataset(config.dataset, root=config.root)
+    dataset = load_dataset(config)
     begun = config.cache.exists()
     if not begun:
-        _require_files(dataset, range(len(dataset.image_ids)))
+        missing = dataset.require_files(skip_missing=config.skip_missing)
     backbone = load_backbone(config.model, device=device, download_root=config.download_root)
     contents = _contents(config, dataset=dataset, backbone=backbone)
     with open_writer(config.cache, contents) as writer:
-        # Another size would give a batch other bits than an uninterrupted extraction gives it.
-        batch_size = writer.about["batch_size"]
-        todo = {side: int(np.sum(states == PENDING)) for side, states in writer.states.items()}
-        image_batches = _pending(writer.states["image"], batch_size)
         if begun:
-            _require_files(dataset, (row for rows in image_batches for row in rows))
-        loader = _image_loader(config, dataset=dataset, backbone=backbone, batches=image_batches)
-        _extract_images(writer, loader, backbone=backbone, on_progress=on_progress)
-        texts = [config.prompt.replace("{}", caption) for caption in dataset.captions]
-        batches = _pending(writer.states["text"], batch_size)
-        _extract_texts(writer, texts, batches=batches, backbone=backbone, on_progress=on_progress)
-        problems = int(np.sum(writer.states["image"] == UNUSABLE))
+            missing = dataset.require_files(skip_missing=config.skip_missing, todo=_undone(writer, config))
+        if config.retry_problems:
+            writer.forget_problems()
+        _require_few_problems(writer, dataset, config=config)
+        todo = {side: int(np.sum(states == PENDING)) for side, states in writer.states.items()}
+        loader = _image_loader(config, dataset=dataset, backbone=backbone, writer=writer)
+        batches = _extract_images(writer, loader, backbone=backbone, missing=frozenset(missing.tolist()))
+        # Closed, the generator ends the processes that decode images, also when an error is on its way.
+        with _workers_explained(config), contextlib.closing(batches):
+            for progress in batches:
+                on_progress(progress)
+                _require_few_problems(writer, dataset, config=config)
+        _extract_texts(writer, prompted(dataset.captions, config), backbone=backbone, on_progress=on_progress)
     return {
         "cache": str(config.cache),
         "fingerprint": contents.fingerprint,
         "images": len(dataset.image_ids),
         "captions": len(dataset.captions),
-        "problems": problems,
+        "problems": len(writer.problems),
+        "missing": sum(reason == NOT_FOUND for reason in writer.problems.values()),
         "extracted_images": todo["image"],
         "extracted_captions": todo["text"],
-        "batch_size": batch_size,
+        "batch_size": writer.about["batch_size"],
+        "remarks": list(dataset.remarks),
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -76,6 +87,7 @@ def _contents(config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Bac
         "precision": backbone.precision,
         "preprocessing": f"clip {backbone.image_side} px",
         "background": config.background or dataset.background,
+        "caption_clean": config.caption_clean,
         "prompt": config.prompt,
         "dtype": config.dtype,
         "dataset": dataset.name,
@@ -89,6 +101,8 @@ def _contents(config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Bac
         "device": backbone.device.type,
         "batch_size": config.batch_size,
         "root": str(dataset.root),
+        "split_rule": dataset.split_rule,
+        "remarks": list(dataset.remarks),
         "command": to_command("extract", config),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -97,6 +111,7 @@ def _contents(config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Bac
         image_files=dataset.image_files,
         image_splits=dataset.image_splits,
         captions=dataset.captions,
+        caption_ids=dataset.caption_ids,
         caption_images=dataset.caption_images,
         projections=backbone.projections(),
         dtype=config.dtype,
@@ -105,13 +120,30 @@ def _contents(config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Bac
     )
 
 
-def _require_files(dataset: RetrievalDataset, rows: Iterable[int]) -> None:
-    missing = [name for row in rows if not (dataset.root / (name := dataset.image_files[row])).is_file()]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+def _undone(writer: CacheWriter, config: ExtractConfig) -> np.ndarray:
+    """(N,) bool: the images that this call is to read."""
+    states = writer.states["image"]
+    return states != DONE if config.retry_problems else states == PENDING
+
+
+def _require_few_problems(writer: CacheWriter, dataset: RetrievalDataset, *, config: ExtractConfig) -> None:
+    """Raise DatasetError when more than config.max_problems of all images cannot be read, skipped ones not counted.
+
+    The share is exact, also of few images: one of 20 is 5 %, more than the default allows.
+    """
+    counted = sorted(
+        row for row, reason in writer.problems.items() if not (config.skip_missing and reason == NOT_FOUND)
+    )
+    count = len(dataset.image_ids)
+    share = len(counted) / count
+    percent = f"{float(f'{100 * share:.2g}'):g} %"
+    if share > config.max_problems:
+        first, again = counted[0], dataclasses.replace(config, retry_problems=True)
         raise DatasetError(
-            f"{len(missing)} of {len(dataset.image_ids)} images of '{dataset.name}' are not in {dataset.root}: "
-            f"{shown}. Put them there, or give the right folder with --root."
+            f"{len(counted):,} of {count:,} images ({percent}) cannot be read, more than "
+            f"--max-problems {config.max_problems:g} allows; the first: {dataset.image_files[first]}: "
+            f"{writer.problems[first]}. Something is wrong with {dataset.root}. Mend the files and go on with: "
+            f"{to_command('extract', again)}"
         )
 
 
@@ -121,10 +153,12 @@ def _pending(states: np.ndarray, batch_size: int) -> list[range]:
     return [rows for rows in batches if (states[rows.start : rows.stop] == PENDING).any()]
 
 
-def _image_loader(config, *, dataset: RetrievalDataset, backbone: Backbone, batches: list[range]) -> DataLoader:
-    workers = config.workers
-    if workers is None:
-        workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def _image_loader(
+    config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Backbone, writer: CacheWriter
+) -> DataLoader:
+    states = writer.states["image"]
+    # The cache's batch size: another one would give a batch other bits than an uninterrupted extraction gives it.
+    batches = _pending(states, writer.about["batch_size"])
     images = ImageBatches(
         dataset.image_files,
         root=dataset.root,
@@ -132,7 +166,11 @@ def _image_loader(config, *, dataset: RetrievalDataset, backbone: Backbone, batc
         background=config.background or dataset.background,
         side=backbone.image_side,
         batches=batches,
+        todo=states == PENDING,
     )
+    workers = config.workers
+    if workers is None:
+        workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     # No more processes than batches: the others would only be started and stopped.
     workers = min(workers, len(batches))
     # Forked workers see when their parent is killed and end; those of a fork server, Python 3.14's default, never do.
@@ -146,28 +184,52 @@ def _image_loader(config, *, dataset: RetrievalDataset, backbone: Backbone, batc
     )
 
 
+@contextlib.contextmanager
+def _workers_explained(config: ExtractConfig) -> Iterator[None]:
+    """Turn what torch raises when a process that decodes images has died into a DatasetError.
+
+    That is a RuntimeError, from a signal handler and so from anywhere, or a broken connection to that process.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionResetError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        if not isinstance(error, RuntimeError):
+            # The signal is on its way.
+            with contextlib.suppress(RuntimeError):
+                time.sleep(0.2)
+        # The frames hold the loader, and while it lives the signal handler goes on raising.
+        traceback.clear_frames(error.__traceback__)
+        fewer = dataclasses.replace(config, workers=0 if config.workers == 1 else 1)
+        raise DatasetError(
+            f"a process that decodes images died, perhaps for want of memory. Finished rows are kept; go on with fewer "
+            f"processes: {to_command('extract', fewer)}"
+        ) from error
+
+
 def _extract_images(
-    writer: CacheWriter, loader: DataLoader, *, backbone: Backbone, on_progress: ProgressCallback
-) -> None:
+    writer: CacheWriter, loader: DataLoader, *, backbone: Backbone, missing: frozenset[int]
+) -> Iterator[Progress]:
     states, checked = writer.states["image"], False
     for start, pixels, problems in loader:
+        problems |= {row - start: NOT_FOUND for row in range(start, start + len(pixels)) if row in missing}
+        usable = states[start : start + len(pixels)] == PENDING
+        usable[list(problems)] = False
         encoded = backbone.encode_image(pixels)
-        if not checked:
-            backbone.require_exact("image", inputs=pixels, features=encoded)
+        if not checked and usable.any():
+            known = torch.from_numpy(usable)
+            backbone.require_exact("image", inputs=pixels[known], features=encoded[known])
             checked = True
-        features = _stored(encoded, writer, side="image", start=start)
-        features[list(problems)] = 0
+        features = _stored(encoded, writer, side="image", start=start, usable=usable)
         writer.write_images(start, features=features, problems=problems)
-        unusable = int(np.sum(states == UNUSABLE))
-        detail = {"unusable": unusable} if unusable else {}
-        on_progress(Progress("images", int(np.sum(states != PENDING)), len(states), detail))
+        detail = {"unusable": len(writer.problems)} if writer.problems else {}
+        yield Progress("images", int(np.sum(states != PENDING)), len(states), detail)
 
 
-def _extract_texts(
-    writer: CacheWriter, texts: list[str], *, batches: list[range], backbone: Backbone, on_progress: ProgressCallback
-) -> None:
+def _extract_texts(writer: CacheWriter, texts: list[str], *, backbone: Backbone, on_progress: ProgressCallback) -> None:
     states, checked = writer.states["text"], False
-    for rows in batches:
+    for rows in _pending(states, writer.about["batch_size"]):
         ids, counts = backbone.tokenize(texts[rows.start : rows.stop])
         encoded = backbone.encode_text(ids)
         if not checked:
@@ -178,10 +240,14 @@ def _extract_texts(
         on_progress(Progress("captions", int(np.sum(states != PENDING)), len(states)))
 
 
-def _stored(encoded: torch.Tensor, writer: CacheWriter, *, side: str, start: int) -> np.ndarray:
-    """The features as the cache's type, in host memory; raises when they do not fit into it."""
+def _stored(
+    encoded: torch.Tensor, writer: CacheWriter, *, side: str, start: int, usable: np.ndarray | None = None
+) -> np.ndarray:
+    """The features as the cache's type, in host memory, zeros in rows not usable; raises when they do not fit it."""
     with np.errstate(over="ignore"):
         features = encoded.cpu().numpy().astype(writer.dtype)
+    if usable is not None:
+        features[~usable] = 0
     broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(broken):
         raise BackboneError(

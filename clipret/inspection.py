@@ -1,22 +1,27 @@
 """What a cache holds, in figures: the function behind `clipret info`."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from clipret.cache import DONE, FORMAT, PENDING, UNUSABLE, FeatureCache
-from clipret.config import SPLITS
+from clipret.splits import count_splits
 
 
 def inspect_cache(path: Path | str) -> dict:
     """Describe a cache, finished or not, as a JSON-ready dict.
 
-    Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, inputs, and
+    Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, split_rule, remarks,
+    inputs, and
 
-        images    in all, done, todo, unusable, width; problems: {row: {"file", "reason"}}
+        images    in all, done, todo, unusable, width
         captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
         per_image captions of an image: min, mean, max
         splits    name -> images and captions
+        problems  image row -> file and reason, of the images that could not be read
+        reasons   reason, without the figures behind it -> images, the most frequent first
 
     Raises CacheError or CacheFormatError.
     """
@@ -35,6 +40,8 @@ def inspect_cache(path: Path | str) -> dict:
         "library": cache.about["library"],
         "created": cache.about["created"],
         "command": cache.about["command"],
+        "split_rule": cache.about["split_rule"],
+        "remarks": cache.about["remarks"],
         "inputs": cache.inputs,
         "images": {**_counts(cache.image_states), "width": cache.image_features.shape[1]},
         "captions": {
@@ -45,9 +52,15 @@ def inspect_cache(path: Path | str) -> dict:
             "context_length": context_length,
         },
         "per_image": _spread(per_image, np.mean),
-        "splits": _splits(cache),
+        "splits": count_splits(cache.image_splits, cache.caption_images),
         "problems": {str(row): {"file": cache.image_files[row], "reason": why} for row, why in cache.problems.items()},
+        "reasons": dict(Counter(map(_kind, cache.problems.values())).most_common()),
     }
+
+
+def _kind(reason: str) -> str:
+    """A reason up to what differs from image to image: `too elongated: 9000x1 ...` -> too elongated."""
+    return re.split(r"[:(]", reason, maxsplit=1)[0].strip() or "no reason given"
 
 
 def _counts(states: np.ndarray) -> dict[str, int]:
@@ -57,13 +70,3 @@ def _counts(states: np.ndarray) -> dict[str, int]:
 
 def _spread(values: np.ndarray, middle) -> dict[str, float]:
     return {"min": int(values.min()), middle.__name__: round(float(middle(values)), 2), "max": int(values.max())}
-
-
-def _splits(cache: FeatureCache) -> dict[str, dict[str, int]]:
-    images = np.bincount(cache.image_splits, minlength=len(SPLITS))
-    captions = np.bincount(cache.image_splits[cache.caption_images], minlength=len(SPLITS))
-    return {
-        name: {"images": int(images[code]), "captions": int(captions[code])}
-        for code, name in enumerate(SPLITS)
-        if images[code]
-    }

@@ -1,4 +1,4 @@
-"""A head on the rows of a protocol -> metrics of both directions: what training selects by and evaluation reports."""
+"""A head on the rows of a gallery -> metrics of both directions: what training selects by and evaluation reports."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from clipret.cache import FeatureCache
 from clipret.config import EvalConfig
 from clipret.heads import LinearHead, embed
 from clipret.metrics import summarise
-from clipret.protocols import Protocol
+from clipret.protocols import Fold
 from clipret.retrieval import rank_both_directions
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The features of a protocol's images (N, D_image) and captions (M, D_text), in memory.
+    """The features of a gallery's images (N, D_image) and captions (M, D_text), in memory.
 
     caption_images  (M,) the position of each caption's image
     """
@@ -24,10 +24,10 @@ class Gallery:
     caption_images: np.ndarray
 
     @classmethod
-    def read(cls, cache: FeatureCache, protocol: Protocol) -> "Gallery":
-        """Read the protocol's rows; raises CacheError when a feature is not finite."""
-        images, texts = cache.read("image", protocol.image_rows), cache.read("text", protocol.text_rows)
-        return cls(images, texts, protocol.caption_images)
+    def read(cls, cache: FeatureCache, fold: Fold) -> "Gallery":
+        """Read the fold's rows; raises CacheError when a feature is not finite."""
+        images, texts = cache.read("image", fold.image_rows), cache.read("text", fold.text_rows)
+        return cls(images, texts, fold.caption_images)
 
     def measure(
         self, head: LinearHead, *, device: str, k: tuple[int, ...] = EvalConfig.k, block: int = EvalConfig.block

@@ -12,12 +12,14 @@ class Progress:
     done     units finished, those of an earlier, interrupted run included
     total    units in all
     detail   figures worth showing beside the bar
+    unit     of done and total: bytes, or nothing for what the phase counts
     """
 
     phase: str
     done: int
     total: int
     detail: dict = field(default_factory=dict)
+    unit: str = ""
 
 
 ProgressCallback = Callable[[Progress], None]

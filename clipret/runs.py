@@ -7,6 +7,7 @@ from pathlib import Path
 from clipret.errors import RunError
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
+TRAINED_ON = "trained_on.npy"
 FORMAT = 1
 
 

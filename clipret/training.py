@@ -14,11 +14,12 @@ from clipret.config import TrainConfig, to_dict
 from clipret.devices import choose_device
 from clipret.errors import TrainingError, UsageError
 from clipret.heads import LinearHead, save_head
+from clipret.leakage import image_digests, save_trained_on
 from clipret.losses import margin_loss
 from clipret.measurement import Gallery
 from clipret.metrics import rsum
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols import split_protocol
+from clipret.protocols import Fold, split_protocol
 
 
 def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dict:
@@ -39,11 +40,13 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
     started = time.perf_counter()
     device = choose_device(config.device)
     cache = FeatureCache(config.cache)
-    pairs = _training_pairs(cache, device)
+    (training,) = split_protocol(cache, split="train").folds
+    pairs = _training_pairs(cache, training, device=device)
     validation = _validation(cache)
     head = LinearHead(cache.projections).to(device)
     run = runs.make_run(config.runs_dir, name=config.name, kind=f"{config.loss}-{config.head}")
     runs.write_json(run / runs.CONFIG, _record(config, cache))
+    save_trained_on(run / runs.TRAINED_ON, image_digests(cache, training.image_rows))
     metadata = {
         "model": cache.about["model"],
         "weights_sha256": cache.inputs["weights_sha256"],
@@ -108,13 +111,12 @@ class _Pairs:
         return self.first + within
 
 
-def _training_pairs(cache: FeatureCache, device: str) -> _Pairs:
-    protocol = split_protocol(cache, split="train")
-    order = np.argsort(protocol.caption_images, kind="stable")
-    captioned, counts = np.unique(protocol.caption_images, return_counts=True)
+def _training_pairs(cache: FeatureCache, training: Fold, *, device: str) -> _Pairs:
+    order = np.argsort(training.caption_images, kind="stable")
+    captioned, counts = np.unique(training.caption_images, return_counts=True)
     return _Pairs(
-        images=torch.from_numpy(cache.read("image", protocol.image_rows[captioned])).to(device),
-        texts=torch.from_numpy(cache.read("text", protocol.text_rows[order])).to(device),
+        images=torch.from_numpy(cache.read("image", training.image_rows[captioned])).to(device),
+        texts=torch.from_numpy(cache.read("text", training.text_rows[order])).to(device),
         first=torch.from_numpy(np.cumsum(counts) - counts),
         counts=torch.from_numpy(counts),
     )
@@ -169,9 +171,10 @@ def _epochs(head: LinearHead, pairs: _Pairs, config: TrainConfig):
 def _validation(cache: FeatureCache) -> Gallery | None:
     """None when the cache has no val split to select the epoch on."""
     try:
-        return Gallery.read(cache, split_protocol(cache, split="val"))
+        (fold,) = split_protocol(cache, split="val").folds
     except UsageError:
         return None
+    return Gallery.read(cache, fold)
 
 
 def _append(history, *, epoch: int, loss: float | None, measured: dict | None, seconds: float) -> None:

@@ -14,6 +14,7 @@ from clipret.cache import CacheContents, FeatureCache, open_writer
 from clipret.config import TrainConfig
 from clipret.heads import LinearHead
 from clipret.losses import margin_loss
+from clipret.protocols import split_protocol
 from clipret.training import _epochs, _training_pairs
 
 IMAGE_WIDTH, TEXT_WIDTH, EMBEDDING = 768, 512, 512
@@ -28,6 +29,7 @@ def make_cache(path: Path, *, images: int) -> FeatureCache:
         image_files=[f"{row}.jpg" for row in range(images)],
         image_splits=np.zeros(images, np.uint8),
         captions=[str(row) for row in range(5 * images)],
+        caption_ids=[str(row) for row in range(5 * images)],
         caption_images=np.repeat(np.arange(images), 5),
         projections={
             **{f"{side}/weight": generator.normal(size=(width, EMBEDDING)) / 30 for side, width in widths.items()},
@@ -90,7 +92,7 @@ def main() -> None:
     images, batch = arguments.images, arguments.batch_size
     with tempfile.TemporaryDirectory() as folder:
         cache = make_cache(Path(folder) / "bench.h5", images=images)
-        pairs = _training_pairs(cache, "cpu")
+        pairs = _training_pairs(cache, split_protocol(cache, split="train").folds[0], device="cpu")
         config = TrainConfig(cache=cache.path, epochs=1, batch_size=batch)
         loader = DataLoader(Rows(cache.path, images=images), batch_size=batch, shuffle=True)
         compare(

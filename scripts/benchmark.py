@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,22 +17,45 @@ from rich.table import Table
 OUT = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 
+class PeakMebibytes(float):
+    """The largest memory that a process held, in MiB."""
+
+
+def run_process(arguments: list[str]) -> PeakMebibytes:
+    """Run Python with these arguments to its end. Raises CalledProcessError when it fails."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, arguments)
+    # Linux counts in KiB, macOS in bytes.
+    return PeakMebibytes(usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
 def compare(name: str, *, work: str, floor: str, ways: dict[str, Callable[[], object]], rounds: int = 5) -> None:
     """Time every way of doing the same work, in turn, several rounds, and report the medians.
 
     floor  the way, one of `ways`, that nothing can beat: the bare arithmetic of the work
+    ways   name -> the work; one that is a process of its own returns its peak memory as run_process does
     """
     for way in ways.values():
         way()
-    seconds = {label: [] for label in ways}
+    seconds, peaks = {label: [] for label in ways}, {}
     for _ in range(rounds):
         for label, way in ways.items():
             started = time.perf_counter()
-            way()
+            peak = way()
             seconds[label].append(time.perf_counter() - started)
+            if isinstance(peak, PeakMebibytes):
+                peaks[label] = max(peak, peaks.get(label, peak))
     medians = {label: statistics.median(times) for label, times in seconds.items()}
     rows = [
-        {"name": label, "seconds": round(taken, 6), "ratio_to_floor": round(taken / medians[floor], 3)}
+        {
+            "name": label,
+            "seconds": round(taken, 6),
+            "ratio_to_floor": round(taken / medians[floor], 3),
+            **({"peak_mib": round(peaks[label])} if label in peaks else {}),
+        }
         for label, taken in sorted(medians.items(), key=lambda item: item[1])
     ]
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -41,7 +66,10 @@ def compare(name: str, *, work: str, floor: str, ways: dict[str, Callable[[], ob
     table.add_column("way")
     table.add_column("seconds", justify="right")
     table.add_column("ratio to floor", justify="right")
+    if peaks:
+        table.add_column("peak MiB", justify="right")
     for row in rows:
-        table.add_row(row["name"], f"{row['seconds']:.4f}", f"{row['ratio_to_floor']:.2f}")
+        peak = [f"{row['peak_mib']:,}"] if "peak_mib" in row else []
+        table.add_row(row["name"], f"{row['seconds']:.4f}", f"{row['ratio_to_floor']:.2f}", *peak)
     Console(width=100).print(table)
     print(f"written to {OUT / f'{name}.json'}")

@@ -26,7 +26,7 @@ from tiny_clip_data import CLDR, CLDR_DERIVED, EMOJILIB, FEW_STYLES, STYLES, fet
 from tiny_clip_model import MovingAverage, Shape, Towers, build, contrastive_loss, export
 from torch import Tensor
 
-from clipret.config import SPLITS
+from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.emoji import load_emoji
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ class Monitor:
     """Zero-shot retrieval on Twemoji, in the plainest code: a second opinion on clipret's own evaluation."""
 
     def __init__(self, *, resolution: int, vocabulary: Tensor):
-        dataset = load_emoji()
+        dataset = load_emoji(DatasetConfig(dataset="emoji"))
         images = [_read_image(dataset.root / file, resolution=resolution) for file in dataset.image_files]
         self.images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
         row = {token: position for position, token in enumerate(vocabulary.tolist())}

@@ -141,6 +141,7 @@ def contents(
         "image_files": [f"{row}.jpg" for row in range(images)],
         "image_splits": splits,
         "captions": [f"caption {row}" for row in range(counts.sum())],
+        "caption_ids": [str(900 + row) for row in range(counts.sum())],
         "caption_images": np.repeat(np.arange(images), counts),
         "projections": projections,
         "dtype": "float16",
@@ -150,6 +151,7 @@ def contents(
             "precision": "float32",
             "preprocessing": "clip 64 px",
             "background": "clip",
+            "caption_clean": "none",
             "prompt": "{}",
             "dtype": "float16",
         },
@@ -160,6 +162,8 @@ def contents(
             "created": "2026-01-01T00:00:00+00:00",
             "library": "made 1.0",
             "model": "made",
+            "remarks": [],
+            "split_rule": "given",
         },
     }
     return CacheContents(**(values | changes))

@@ -1,3 +1,4 @@
+import random
 import sys
 import types
 import urllib.error
@@ -9,7 +10,7 @@ import pytest
 import torch
 from conftest import random_clip, randomise
 
-from clipret.backbones import load_backbone
+from clipret.backbones import find_too_long, load_backbone
 from clipret.errors import BackboneError
 
 CAPTIONS = ["a red bus", "two dogs on a very long beach at night", "x"]
@@ -164,3 +165,36 @@ def test_a_missing_clip_gives_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "clip", None)
     with pytest.raises(BackboneError, match=r"cannot be imported .* run: pip install clip-anytorch 'setuptools"):
         load_backbone("RN50")
+
+
+WORDS = (
+    "dog",
+    "DOG's",
+    "unbelievably",
+    "3,000",
+    "!!!",
+    "don't",
+    "a-b-c",
+    "<|endoftext|>",
+    "\x1b[1m",
+    "\u00e9t\u00e9",
+    "&amp;",
+    "\ud55c\uad6d",
+    "<b>",
+)
+
+
+def test_texts_too_long_for_clip_are_found_without_encoding_all_of_them():
+    """Against clip's own tokens of every text, at and around the limit."""
+    import clip
+
+    generator = random.Random(0)
+    texts = ["", " ", "dog " * 75, "dog " * 76, "x" * 75, "!" * 76, "0" * 75, "0" * 76, "&" * 80, "\u3042" * 26]
+    for _ in range(2000):
+        kept = WORDS if generator.random() < 0.5 else WORDS[:9]
+        texts.append(" ".join(generator.choices(kept, k=generator.randrange(10, 60))))
+    expected = [row for row, text in enumerate(texts) if len(clip.clip._tokenizer.encode(text)) + 2 > 77]
+    reports = []
+    assert find_too_long(texts, on_progress=reports.append).tolist() == expected
+    assert 200 < len(expected) < 1800
+    assert (reports[-1].phase, reports[-1].done, reports[-1].total) == ("captions", len(texts), len(texts))

@@ -7,8 +7,7 @@ import pytest
 from conftest import contents, write_cache
 from filelock import FileLock
 
-from clipret import cache as cache_module
-from clipret.cache import DONE, PENDING, UNUSABLE, FeatureCache, open_writer
+from clipret.cache import DONE, PENDING, UNUSABLE, FeatureCache, open_writer, writing
 from clipret.errors import CacheError, CacheFormatError, CacheIncompleteError, CacheLockedError, CacheMismatchError
 
 
@@ -88,6 +87,46 @@ def test_an_unusable_image_keeps_its_reason_and_cut_reasons_stay_utf8(tmp_path):
     assert cache.usable.sum() == 58
 
 
+def test_rows_that_are_settled_keep_what_they_have(tmp_path):
+    with open_writer(tmp_path / "made.h5", contents()) as writer:
+        writer.write_images(0, features=np.full((20, 24), 1, dtype=np.float16), problems={2: "broken"})
+        writer.write_images(10, features=np.full((20, 24), 2, dtype=np.float16), problems={5: "late", 15: "broken too"})
+        writer.write_images(0, features=np.full((20, 24), 3, dtype=np.float16), problems={0: "late"})
+        assert writer.problems == {2: "broken", 25: "broken too"}
+    cache = FeatureCache(tmp_path / "made.h5", allow_incomplete=True)
+    assert cache.image_features[:31, 0].tolist() == [1] * 20 + [2] * 10 + [0]
+    assert cache.problems == {2: "broken", 25: "broken too"}
+
+
+@pytest.mark.parametrize("flushes", [1, 2])
+def test_problems_are_forgotten_also_when_killed_in_between(flushes, tmp_path, monkeypatch):
+    """Rows of state 2 are to do again, and once they have a feature nothing is left of their reasons."""
+    path, real, flushed = tmp_path / "made.h5", h5py.File.flush, []
+
+    def die(file):
+        real(file)
+        flushed.append(file)
+        if len(flushed) == flushes:
+            raise KeyboardInterrupt
+
+    features = np.ones((60, 24), dtype=np.float16)
+    with open_writer(path, contents()) as writer:
+        writer.write_images(0, features=features, problems={3: "broken", 50: "broken"})
+        size = path.stat().st_size
+        monkeypatch.setattr(h5py.File, "flush", die)
+        with pytest.raises(KeyboardInterrupt):
+            writer.forget_problems()
+    monkeypatch.setattr(h5py.File, "flush", real)
+    assert path.stat().st_size == size
+    with open_writer(path, contents()) as writer:
+        assert np.flatnonzero(writer.states["image"] == PENDING).tolist() == [3, 50]
+        assert writer.problems == {}
+        writer.write_images(0, features=features, problems={50: "broken again"})
+    with h5py.File(path) as file:
+        reasons = file["image/problem"][:]
+        assert {int(row): reasons[row] for row in np.flatnonzero(reasons)} == {50: b"broken again"}
+
+
 def test_an_incomplete_cache_is_refused_with_the_command_that_completes_it(tmp_path):
     """Invariant 4."""
     with open_writer(tmp_path / "made.h5", contents()) as writer:
@@ -100,7 +139,7 @@ def test_an_incomplete_cache_is_refused_with_the_command_that_completes_it(tmp_p
 
 def test_a_second_writer_is_refused(tmp_path, monkeypatch):
     """Invariant 5, first half."""
-    monkeypatch.setattr(cache_module, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(writing, "_LOCK_SECONDS", 0.1)
     path = write_cache(tmp_path / "made.h5")
     with FileLock(f"{path}.lock"), pytest.raises(CacheLockedError, match="another process is writing"):
         open_and_close(path, contents())

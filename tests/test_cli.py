@@ -16,6 +16,7 @@ from conftest import contents, write_cache, write_coco
 import clipret
 from clipret import cli
 from clipret.cache import open_writer
+from clipret.config import ExtractConfig, to_command
 from clipret.heads import LinearHead, save_head
 
 
@@ -37,19 +38,28 @@ def coco(coco_root, checkpoints):
     return ["--dataset", "coco", "--root", coco_root, "--model", checkpoints["resnet"], "--workers", 0]
 
 
-@pytest.mark.parametrize("command", ["extract", "train", "eval", "info"])
-def test_help_shows_every_command_with_an_example(run, command):
+@pytest.mark.parametrize(
+    ("command", "common"),
+    [
+        ("download", ["--quiet", "--json", "--base-url", "--annotations-only"]),
+        ("check", ["--quiet", "--json", "--split", "--columns"]),
+        ("extract", ["--quiet", "--json", "--seed", "--device", "--split", "--columns"]),
+        ("train", ["--quiet", "--json", "--seed", "--device"]),
+        ("eval", ["--quiet", "--json", "--seed", "--device", "--protocol"]),
+        ("info", ["--json", "--problems"]),
+    ],
+)
+def test_help_shows_every_command_with_an_example(run, command, common):
     status, out, _ = run(command, "--help")
     assert status == 0
     assert f"clipret {command} " in out
-    common = {"--quiet", "--json", "--seed", "--device"} if command != "info" else {"--json"}
     assert all(option in out for option in common)
 
 
 def test_no_command_shows_the_help_and_version_the_version(run):
     status, out, _ = run()
     assert status == 0
-    assert all(command in out for command in ("extract", "train", "eval", "info"))
+    assert all(command in out for command in ("download", "check", "extract", "train", "eval", "info"))
     assert run("--version") == (0, f"{clipret.__version__}\n", "")
 
 
@@ -65,11 +75,13 @@ def test_the_three_commands_follow_each_other(run, coco):
     assert all(word in out for word in ("zero-shot", "trained", "gain", "R@10", "mAP@5", "median", "20 images"))
     assert Path("runs/0001-margin-linear/metrics.json").exists()
     status, out, _ = run("info", "c.h5")
-    assert (status, "complete" in out, "val2017" not in out) == (0, True, True)
+    assert (status, "complete" in out, "split by" in out) == (0, True, True)
 
 
 def test_json_is_all_there_is_on_standard_output_and_nothing_on_the_other(run, coco):
     for words in (
+        ("check", *coco[:4]),
+        ("download", "flickr30k"),
         ("extract", *coco, "--out", "c.h5"),
         ("train", "--cache", "c.h5", "--epochs", 1),
         ("eval",),
@@ -86,6 +98,69 @@ def test_quiet_leaves_the_result(run, coco):
     assert run("train", "--cache", "c.h5", "--epochs", 1, "-q") == (0, "runs/0001-margin-linear\n", "")
     status, out, err = run("eval", "-q")
     assert (status, err, "trained" in out) == (0, "", True)
+
+
+def test_check_shows_splits_lengths_and_what_is_missing(run, coco, coco_root):
+    status, out, _ = run("check", *coco[:4])
+    assert status == 0
+    assert all(text in out for text in (str(coco_root)[-20:], "test: 20 images", "80; 0 are not there", "6-10", "█"))
+    assert run("check", *coco[:4], "--quiet") == (0, "ok\n", "")
+
+
+def test_problems_are_counted_and_listed_on_request(run, checkpoints, tmp_path):
+    root = write_coco(tmp_path / "coco", train=10, test=4)
+    broken = sorted((root / "val2017").iterdir())[0]
+    broken.write_bytes(b"")
+    words = ["--dataset", "coco", "--root", root, "--model", checkpoints["resnet"], "--workers", 0, "--out", "c.h5"]
+    status, out, err = run("extract", *words, "--max-problems", 0.01)
+    assert (status, "1 of 14 images (7.1 %) cannot be read, more than --max-problems 0.01 allows" in err) == (1, True)
+    status, out, _ = run("extract", *words, "--max-problems", 0.1)
+    assert (status, "1 image could not be read; clipret info c.h5 --problems lists them." in out) == (0, True)
+    status, out, _ = run("info", "c.h5")
+    assert (status, "empty file: 1" in out, broken.name in out) == (0, True, False)
+    status, out, _ = run("info", "c.h5", "--problems")
+    assert (status, f"val2017/{broken.name}: empty file" in out) == (0, True)
+    status, out, _ = run("eval", "--zero-shot", "--cache", "c.h5")
+    assert (status, "3 of 4 images: 1 have no usable feature and are left out" in out) == (0, True)
+
+
+def test_several_protocols_are_measured_from_one_cache(run, coco):
+    run("extract", *coco, "--out", "c.h5", "-q")
+    status, out, _ = run("eval", "--zero-shot", "--cache", "c.h5", "--protocol", "coco-val2017,coco-val2017-all,split")
+    assert status == 0
+    out = " ".join(out.split())
+    assert all(f"protocol {name} " in out for name in ("coco-val2017", "coco-val2017-all", "split"))
+    assert "not comparable with published figures: 20 images where the protocol has 5,000" in out
+    status, out, _ = run("eval", "--zero-shot", "--cache", "c.h5", "--json")
+    assert json.loads(out)["protocol"]["name"] == "coco-val2017"
+    assert json.loads(out)["protocol"]["captions"] == 100
+
+
+def test_a_head_measured_on_its_own_training_images_is_refused_and_marked(run, coco):
+    run("extract", *coco, "--out", "c.h5", "-q")
+    run("train", "--cache", "c.h5", "--epochs", 1, "-q")
+    status, out, err = run("eval", "--split", "train")
+    assert (status, out) == (1, "")
+    assert re.fullmatch(
+        r"error: (\d+) of the \1 train images were trained on by runs/0001-margin-linear: figures on them "
+        r"say nothing of new images\. Measure on images held out from it, or see the figures all the same with "
+        r"--allow-leak\.\n",
+        err,
+    )
+    status, out, _ = run("eval", "--split", "train", "--allow-leak")
+    assert status == 0
+    assert re.search(r"LEAK: (\d+) of these \1 images were trained on", out)
+
+
+def test_the_command_that_resumes_has_every_setting(run):
+    config = ExtractConfig(
+        dataset="coco", split="karpathy", restval=False, skip_missing=True, columns="image=a b", prompt="a {}"
+    )
+    command = to_command("extract", config)
+    assert command == (
+        "clipret extract --dataset coco --split karpathy --no-restval --prompt 'a {}' --columns 'image=a b' "
+        "--skip-missing"
+    )
 
 
 def test_extract_without_out_writes_where_train_expects_it(run, coco):
@@ -239,13 +314,14 @@ BAD_INPUTS = {
     "unknown data set": (
         "extract --dataset mnist",
         1,
-        "unknown data set 'mnist'; expected one of: emoji, coco.",
+        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, "
+        ".jsonl, .parquet or COCO .json file, a folder, or .tar shards.",
     ),
     "COCO not there": (
         "extract --dataset coco",
         1,
-        f"COCO 2017 is not whole at data/coco: it lacks {COCO_FILES}. Unpack captions and images from cocodataset.org "
-        "there, or say where they are with --root (make: ROOT=).",
+        f"COCO 2017 is not whole at data/coco: it lacks {COCO_FILES}. Fetch them with: clipret download coco "
+        "--root data/coco or say where they are with --root (make: ROOT=).",
     ),
     "unknown model": (
         "extract --dataset emoji --model ViT-B/33",
@@ -258,6 +334,76 @@ BAD_INPUTS = {
         1,
         "foreign.pt is not a readable CLIP checkpoint (KeyError: 'visual.layer1.0.conv1.weight'); expected an OpenAI "
         "state dict or TorchScript archive, whole.",
+    ),
+    "split rule of another data set": (
+        "check --dataset emoji --split karpathy",
+        2,
+        "--split is 'karpathy'; 'emoji' can be split by: hash.",
+    ),
+    "unknown split rule": (
+        "check --dataset coco --split random",
+        2,
+        "--split is 'random'; expected one of: 2017, karpathy, given, hash.",
+    ),
+    "val fraction of 1": (
+        "check --dataset coco --val-fraction 1",
+        2,
+        "--val-fraction is 1.0; expected a value from 0 to below 1.",
+    ),
+    "no captions an image": (
+        "check --dataset emoji --captions-per-image 0",
+        2,
+        "--captions-per-image is 0; expected 1 or more.",
+    ),
+    "unknown cleaning": (
+        "check --dataset emoji --caption-clean upper",
+        2,
+        "--caption-clean is 'upper'; expected one of: none, lower, strip-punctuation.",
+    ),
+    "columns without a name": (
+        "check --dataset a.csv --columns image=file,text",
+        2,
+        "--columns has 'text'; expected NAME=COLUMN with NAME one of image, caption, split, id, such as "
+        "image=file,caption=text.",
+    ),
+    "empty data set": (
+        "check --dataset=",
+        2,
+        "--dataset is empty; expected emoji, coco, flickr30k or the path of your own data.",
+    ),
+    "share of problems above 1": (
+        "extract --dataset emoji --max-problems 2",
+        2,
+        "--max-problems is 2.0; expected a value from 0 to 1.",
+    ),
+    "download of what is not to be had": (
+        "download emoji",
+        2,
+        "--dataset is 'emoji'; expected one of: coco, flickr30k.",
+    ),
+    "mirror that is no address": (
+        "download coco --base-url mirror/coco",
+        2,
+        "--base-url is 'mirror/coco'; expected an address that starts with http:// or https://.",
+    ),
+    "no jobs": ("download coco --jobs 0", 2, "--jobs is 0; expected 1 or more."),
+    "unknown protocol": (
+        "eval --protocol split,coco",
+        2,
+        "--protocol is 'coco'; expected one of: split, coco-val2017, coco-val2017-all, coco-karpathy-5k, "
+        "coco-karpathy-5k-first5, coco-karpathy-1k, flickr30k-karpathy-1k.",
+    ),
+    "split beside a protocol": (
+        "eval --protocol coco-val2017 --split val",
+        2,
+        "--split val and --protocol coco-val2017 contradict each other; every protocol but `split` has images of its "
+        "own.",
+    ),
+    "protocol of another data set": (
+        "eval --zero-shot --cache made.h5 --protocol coco-val2017",
+        2,
+        "--protocol coco-val2017 needs a cache of data set 'coco', made.h5 is of 'made'; extract one with: clipret "
+        "extract --dataset coco",
     ),
     "prompt without a place": (
         "extract --dataset emoji --prompt photo",

@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from clipret.config import SPLITS
+from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets import load_dataset, split_by_hash
-from clipret.datasets.base import RetrievalDataset
-from clipret.errors import DatasetError
+from clipret.datasets.base import RetrievalDataset, finish, split_code, split_container
+from clipret.errors import DatasetError, UsageError
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 
@@ -40,9 +42,152 @@ def test_fractions_that_do_not_add_up_are_refused():
 @pytest.mark.parametrize(("ids", "captions", "lacks"), [([], [], "images"), (["1"], [], "captions")])
 def test_an_empty_data_set_is_refused(tmp_path, ids, captions, lacks):
     with pytest.raises(DatasetError, match=f"has no {lacks}; extraction needs at least one"):
-        RetrievalDataset("made", tmp_path, ids, ids, np.zeros(len(ids), np.uint8), captions, np.zeros(0, np.int64))
+        made(tmp_path, files=ids, captions=captions, owners=())
 
 
 def test_an_unknown_data_set_lists_the_known_ones():
-    with pytest.raises(DatasetError, match="unknown data set 'mnist'; expected one of: emoji, coco"):
-        load_dataset("mnist")
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(DatasetConfig(dataset="mnist"))
+    assert str(caught.value) == (
+        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, "
+        ".jsonl, .parquet or COCO .json file, a folder, or .tar shards."
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "rules"),
+    [("coco", "hash", "2017, karpathy"), ("flickr30k", "2017", "karpathy, hash"), ("a.csv", "karpathy", "given, hash")],
+)
+def test_a_rule_that_a_data_set_cannot_be_split_by_is_refused(dataset, split, rules):
+    with pytest.raises(UsageError) as caught:
+        load_dataset(DatasetConfig(dataset=dataset, split=split))
+    assert str(caught.value) == f"--split is '{split}'; '{dataset}' can be split by: {rules}."
+
+
+def made(root, files=("a.jpg", "b.jpg", "c.jpg"), captions=("one", "two", "three", "four"), owners=(0, 0, 1, 0)):
+    """A data set of these files, whose ids are their names."""
+    return RetrievalDataset(
+        name="made",
+        root=root,
+        image_ids=list(files),
+        image_files=list(files),
+        image_splits=np.zeros(len(files), np.uint8),
+        captions=list(captions),
+        caption_images=np.array(owners),
+        split_rule="given",
+    )
+
+
+def finished(dataset, **settings):
+    return finish(dataset, DatasetConfig(dataset="made.csv", **settings))
+
+
+def test_captions_are_numbered_within_their_image_where_the_data_set_numbers_none(tmp_path):
+    assert made(tmp_path).caption_ids == ["a.jpg#0", "a.jpg#1", "b.jpg#0", "a.jpg#2"]
+
+
+def test_the_first_captions_of_an_image_are_kept_in_their_order(tmp_path):
+    kept = finished(made(tmp_path), captions_per_image=2)
+    assert (kept.captions, kept.caption_ids) == (["one", "two", "three"], ["a.jpg#0", "a.jpg#1", "b.jpg#0"])
+    assert kept.caption_images.tolist() == [0, 0, 1]
+
+
+def test_empty_captions_are_left_out_and_told_before_the_first_are_counted(tmp_path):
+    kept = finished(made(tmp_path, captions=("", "two", " \t", "four")), captions_per_image=2)
+    assert (kept.captions, kept.caption_ids) == (["two", "four"], ["a.jpg#1", "a.jpg#2"])
+    assert kept.remarks == (
+        "left out 2 empty captions, of a.jpg, b.jpg",
+        "2 images without a caption, in the gallery only",
+    )
+
+
+def test_a_caption_that_cleaning_leaves_nothing_of_is_empty(tmp_path):
+    dataset = made(tmp_path, captions=("?!", "two", "three", "four"))
+    assert finished(dataset).captions[0] == "?!"
+    assert "?!" not in finished(dataset, caption_clean="strip-punctuation").captions
+
+
+def test_images_that_share_an_id_are_refused(tmp_path):
+    files = ["a.jpg", "b.jpg", "a.jpg", "a.jpg"]
+    with pytest.raises(DatasetError) as caught:
+        finished(made(tmp_path, files=files))
+    assert str(caught.value) == (
+        "data set 'made': 1 image ids stand for more than one image: a.jpg; expected an id of its own for every image."
+    )
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\x.jpg", "~/x.jpg"])
+def test_a_file_that_leaves_the_root_is_refused(tmp_path, file):
+    with pytest.raises(DatasetError) as caught:
+        finished(made(tmp_path, files=["a.jpg", file]))
+    assert str(caught.value) == (
+        f"data set 'made': 1 image files lead out of {tmp_path}: {file}; expected paths relative to it, with forward "
+        "slashes and without `..`."
+    )
+
+
+def test_missing_files_are_found_in_folders_of_any_depth(tmp_path):
+    files = ["a.jpg", "deep/er/b.jpg", "gone/c.jpg", "deep/d.jpg", "deep/er", "e..jpg"]
+    for file in (files[0], files[1], files[5]):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert made(tmp_path, files=files).missing_rows().tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("b.jpg", ("", "b.jpg")),
+        ("a/b/c.jpg", ("a/b", "c.jpg")),
+        ("x.tar/c.jpg", ("x.tar", "c.jpg")),
+        ("a/x.tar/b/c.jpg", ("a/x.tar", "b/c.jpg")),
+        ("x.target/c.jpg", ("x.target", "c.jpg")),
+    ],
+)
+def test_a_file_is_in_a_folder_or_in_a_tar_file(name, parts):
+    assert split_container(name) == parts
+
+
+def test_whatever_a_reader_decides_changes_the_sha256(tmp_path):
+    dataset = made(tmp_path)
+    changes = {
+        "image_ids": ["x", "b.jpg", "c.jpg"],
+        "image_files": ["x", "b.jpg", "c.jpg"],
+        "image_splits": np.array([1, 0, 0], np.uint8),
+        "captions": ["One", "two", "three", "four"],
+        "caption_ids": ["x", "y", "z", "w"],
+        "caption_images": np.array([0, 0, 1, 1]),
+    }
+    found = {dataset.annotation_sha256}
+    for name, value in changes.items():
+        found.add(dataclasses.replace(dataset, **{name: value}).annotation_sha256)
+    assert len(found) == 1 + len(changes)
+    elsewhere = dataclasses.replace(dataset, root=tmp_path / "moved", remarks=("x",))
+    assert elsewhere.annotation_sha256 == dataset.annotation_sha256
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"), [("coco", "own-coco"), ("flickr30k-hash", "own-flickr30k-hash"), ("coconut", "coconut")]
+)
+def test_a_table_is_not_taken_for_the_data_set_that_its_file_is_called_after(tmp_path, stem, name):
+    path = tmp_path / f"{stem}.csv"
+    path.write_text("image,caption\na.jpg,a dog\n")
+    assert load_dataset(DatasetConfig(dataset=str(path))).name == name
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("train", ("train", "training", "Train", " TRAINING ")),
+        ("val", ("val", "valid", "validation", "dev", "Dev")),
+        ("test", ("test", "testing")),
+        ("restval", ("restval",)),
+    ],
+)
+def test_a_split_goes_by_its_usual_names(split, names):
+    assert [SPLITS[split_code(name)] for name in names] == [split] * len(names)
+
+
+@pytest.mark.parametrize("name", ["", "tests", "train2017", "all", "0"])
+def test_an_unknown_split_has_no_code(name):
+    assert split_code(name) is None

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipret.config import SPLITS
+from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.emoji import code_points, load_emoji
 from clipret.errors import DatasetError
 
 
 @pytest.fixture(scope="module")
 def emoji():
-    return load_emoji()
+    return load_emoji(DatasetConfig(dataset="emoji"))
 
 
 def test_about_1900_images_with_one_to_a_few_captions(emoji):
@@ -54,9 +54,9 @@ def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch, packa
     with pytest.raises(
         DatasetError, match=r"data set 'emoji' needs the package .*; run: pip install 'clipret\[demo\]'"
     ):
-        load_emoji()
+        load_emoji(DatasetConfig(dataset="emoji"))
 
 
 def test_a_folder_without_drawings_is_said(tmp_path):
     with pytest.raises(DatasetError, match=r"no Twemoji drawings in .*; expected PNGs named by code points"):
-        load_emoji(tmp_path)
+        load_emoji(DatasetConfig(dataset="emoji", root=tmp_path))

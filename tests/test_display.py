@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from clipret import display
-from clipret.display import ProgressDisplay, extraction_summary, metrics_table, training_summary
+from clipret.display import ProgressDisplay, extraction_summary, metrics_tables, training_summary
 from clipret.progress import Progress
 
 
@@ -47,6 +47,15 @@ def test_rows_of_an_earlier_extraction_do_not_count_into_the_rate(clock):
     assert console.file.getvalue() == "images 100/100, 5.0/s  unusable 3\n"
 
 
+def test_bytes_are_shown_in_units_that_people_read(clock):
+    console = plain_console()
+    with ProgressDisplay(console, quiet=False) as on_progress:
+        on_progress(Progress("download train2017.zip", 0, 19_336_861_798, unit="bytes"))
+        clock.now += 100
+        on_progress(Progress("download train2017.zip", 9_668_430_899, 19_336_861_798, unit="bytes"))
+    assert console.file.getvalue() == "download train2017.zip 9.7 GB/19.3 GB, 96.7 MB/s, 100 s left\n"
+
+
 def test_on_a_terminal_progress_is_a_bar_with_rate_and_time_left(clock):
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     with ProgressDisplay(console, quiet=False) as on_progress:
@@ -67,7 +76,7 @@ def test_quiet_shows_nothing(clock):
     assert console.file.getvalue() == ""
 
 
-def report(**protocol):
+def report(*, leakage=None, **protocol):
     metrics = {"R@1": 0.5, "mAP@1": 0.5, "median_rank": 2.0}
     better = {"R@1": 0.625, "mAP@1": 0.45, "median_rank": 1.0}
     counts = {"t2i": {"queries": 1234, "gallery": 56}, "i2t": {"queries": 56, "gallery": 1234}}
@@ -75,24 +84,29 @@ def report(**protocol):
         "protocol": {
             "name": "split",
             "split": "test",
+            "images": 56,
             "images_left_out": 0,
+            "folds": 1,
             "map_divisor": "min",
+            "remarks": [],
             **counts,
             **protocol,
         },
         "cache": {"dataset": "emoji", "model": "tiny-emoji"},
+        "leakage": leakage or {"checked": True, "trained_on": 0, "images": 56},
         "results": {"zero-shot": {"t2i": metrics, "i2t": metrics}, "trained": {"t2i": better, "i2t": better}},
     }
 
 
-def shown(table):
+def shown(*tables):
     console = plain_console()
-    console.print(table)
+    for table in tables:
+        console.print(table)
     return console.file.getvalue()
 
 
 def test_the_metrics_table_shows_percent_counts_protocol_and_gain():
-    text = shown(metrics_table(report()))
+    text = shown(*metrics_tables(report()))
     assert "emoji test, tiny-emoji, protocol split" in text
     assert "1,234 captions" in text
     assert "among 56 images" in text
@@ -100,11 +114,34 @@ def test_the_metrics_table_shows_percent_counts_protocol_and_gain():
     assert rows["zero-shot"] == ["50.0", "50.0", "2.0"]
     assert rows["trained"] == ["62.5", "45.0", "1.0"]
     assert rows["gain"] == ["+12.5", "-5.0", "-1.0"]
-    assert "left out" not in text
+    assert not any(word in text for word in ("left out", "comparable", "LEAK", "leakage", "mean of"))
 
 
-def test_the_metrics_table_says_what_was_left_out():
-    assert "3 images of the split have no usable feature" in shown(metrics_table(report(images_left_out=3)))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images_left_out": 3}, "56 of 59 images: 3 have no usable feature and are left out"),
+        ({"remarks": ["x", "y"]}, "not comparable with published figures: x; y"),
+        ({"folds": 5}, "among 56 images, mean of 5"),
+        (
+            {"leakage": {"checked": True, "trained_on": 7, "images": 56}},
+            "LEAK: 7 of these 56 images were trained on",
+        ),
+        (
+            {"leakage": {"checked": False, "trained_on": None, "images": 56}},
+            "leakage was not checked: there is no trained_on.npy beside the head",
+        ),
+    ],
+)
+def test_the_metrics_table_says_what_a_reader_must_know(changes, said):
+    assert said in " ".join(shown(*metrics_tables(report(**changes))).split())
+
+
+def test_further_protocols_have_tables_of_their_own():
+    also = {name: value for name, value in report(name="coco-karpathy-1k").items() if name != "cache"}
+    text = shown(*metrics_tables({**report(), "also": [also]}))
+    assert "protocol split" in text
+    assert "protocol coco-karpathy-1k" in text
 
 
 EXTRACTED = {
@@ -112,6 +149,8 @@ EXTRACTED = {
     "images": 1000,
     "captions": 2000,
     "problems": 0,
+    "missing": 0,
+    "remarks": [],
     "extracted_images": 1000,
     "extracted_captions": 2000,
     "batch_size": 128,
@@ -120,16 +159,26 @@ EXTRACTED = {
 
 
 def test_an_extraction_is_summed_up():
-    text = extraction_summary({**EXTRACTED, "problems": 2}, batch_size=64)
-    assert text.splitlines() == [
+    result = {**EXTRACTED, "problems": 2, "remarks": ["3 empty captions were left out", "1 image has no caption"]}
+    assert extraction_summary(result, batch_size=64).splitlines() == [
         "c.h5: 1,000 images and 2,000 captions, 1,000 and 2,000 of them now, in 2.5 s.",
-        "2 images could not be read; see: clipret info c.h5",
+        "Note: 3 empty captions were left out.",
+        "Note: 1 image has no caption.",
+        "2 images could not be read; clipret info c.h5 --problems lists them.",
         "It was begun with --batch-size 128 and went on with that.",
         "Next: clipret train --cache c.h5",
     ]
-    assert "complete already" in extraction_summary(
-        {**EXTRACTED, "extracted_images": 0, "extracted_captions": 0}, batch_size=128
-    )
+
+
+def test_an_extraction_with_nothing_to_do_still_tells_what_is_wrong():
+    done = {**EXTRACTED, "extracted_images": 0, "extracted_captions": 0, "cache": "my caches/c.h5"}
+    assert extraction_summary(done, batch_size=64) == "my caches/c.h5 was complete already; nothing to do."
+    told = extraction_summary({**done, "problems": 1, "missing": 1, "remarks": ["a"]}, batch_size=64)
+    assert told.splitlines() == [
+        "my caches/c.h5 was complete already; nothing to do.",
+        "Note: a.",
+        "1 image could not be read, 1 of them not found; clipret info 'my caches/c.h5' --problems lists them.",
+    ]
 
 
 def test_a_training_is_summed_up_also_without_val():

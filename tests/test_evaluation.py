@@ -56,11 +56,15 @@ def test_metrics_json_is_the_documented_one(run, cache_path):
         "images": 12,
         "captions": captions,
         "images_left_out": 0,
+        "folds": 1,
         "t2i": {"queries": captions, "gallery": 12},
         "i2t": {"queries": 12, "gallery": captions},
         "ties": "pessimistic",
         "map_divisor": "min",
+        "remarks": [],
     }
+    assert report["leakage"] == {"checked": True, "trained_on": 0, "images": 12}
+    assert "also" not in report
     assert report["run"] == run
     assert report["cache"]["fingerprint"] == FeatureCache(cache_path).fingerprint
     assert list(report["results"]) == ["zero-shot", "trained"]

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import sys
+import tarfile
 import time
 import warnings
 from pathlib import Path
@@ -17,9 +18,8 @@ from conftest import write_coco
 from PIL import Image
 
 from clipret import ExtractConfig, FeatureCache, extract
-from clipret.cache import DONE, PENDING, UNUSABLE
-from clipret.errors import BackboneError, CacheMismatchError, ClipretError, DatasetError
-from clipret.images import open_image
+from clipret.cache import DONE, PENDING
+from clipret.errors import BackboneError, CacheMismatchError, ClipretError
 
 
 @pytest.fixture
@@ -213,35 +213,6 @@ def test_the_prompt_surrounds_every_caption(config, tmp_path):
     assert not np.array_equal(plain.text_features, prompted.text_features)
 
 
-def test_an_unusable_image_becomes_state_2_and_its_neighbours_keep_their_bits(config, tmp_path):
-    root = write_coco(tmp_path / "coco", train=20, test=4)
-    extract(config(root=root, out=tmp_path / "whole.h5"))
-    whole = FeatureCache(tmp_path / "whole.h5")
-    (root / whole.image_files[3]).write_text("not an image")
-    (root / whole.image_files[5]).write_bytes((root / whole.image_files[5]).read_bytes()[:200])
-    result = extract(config(root=root))
-    cache = FeatureCache(tmp_path / "coco.h5")
-    assert result["problems"] == 2
-    assert cache.image_states[[3, 5]].tolist() == [UNUSABLE, UNUSABLE]
-    assert cache.problems[3] == "not an image that PIL knows"
-    assert "truncated" in cache.problems[5].lower()
-    usable = cache.usable
-    np.testing.assert_array_equal(cache.image_features[usable], whole.image_features[usable])
-    assert not cache.image_features[~usable].any()
-
-
-def test_missing_images_are_found_before_anything_is_written(config, tmp_path):
-    root = write_coco(tmp_path / "coco", train=12, test=4)
-    gone = sorted((root / "train2017").iterdir())[:7]
-    for path in gone:
-        path.unlink()
-    with pytest.raises(
-        DatasetError, match=rf"7 of 16 images of 'coco' are not in .*: train2017/{gone[0].name}, .*, \.\.\."
-    ):
-        extract(config(root=root))
-    assert not (tmp_path / "coco.h5").exists()
-
-
 def test_an_encoder_that_differs_from_clip_writes_nothing(config, monkeypatch, tmp_path):
     from clipret.backbones import openai
 
@@ -261,20 +232,32 @@ def test_features_beyond_float16_are_refused_with_the_way_out(config, monkeypatc
         extract(config())
 
 
-def test_transparency_is_what_clip_makes_of_it_or_white(tmp_path):
-    layer = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
-    layer.putpixel((1, 0), (0, 0, 255, 255))
-    layer.save(tmp_path / "rgba.png")
-    palette = Image.new("P", (1, 1), 0)
-    palette.putpalette([10, 20, 30])
-    palette.save(tmp_path / "palette.png", transparency=0)
-    assert open_image(tmp_path / "rgba.png", background="clip").convert("RGB").getpixel((0, 0)) == (200, 0, 0)
-    white = open_image(tmp_path / "rgba.png", background="white")
-    assert (white.getpixel((0, 0)), white.getpixel((1, 0))) == ((255, 255, 255), (0, 0, 255))
-    assert open_image(tmp_path / "palette.png", background="white").getpixel((0, 0)) == (255, 255, 255)
-
-
 def test_every_error_of_extraction_is_for_the_user(config):
     for change in ({"model": "nothing"}, {"root": Path(os.devnull)}, {"dataset": "mnist"}):
         with pytest.raises(ClipretError):
             extract(config(**change))
+
+
+def test_the_same_images_give_the_same_features_from_a_table_a_folder_and_shards(checkpoints, tmp_path):
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "album"
+    folder.mkdir()
+    rows = ["image,caption"]
+    with tarfile.open(tmp_path / "album-0.tar", "w") as tar:
+        for name in ("a", "b", "c"):
+            pixels = generator.integers(0, 256, size=(50, 70, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}.png")
+            (folder / f"{name}.txt").write_text(f"picture {name}\n")
+            rows.append(f"{name}.png,picture {name}")
+            for ending in ("png", "txt"):
+                tar.add(folder / f"{name}.{ending}", arcname=f"inside/{name}.{ending}")
+    (tmp_path / "album.csv").write_text("\n".join(rows))
+    found = []
+    for dataset, root in ((folder, None), (tmp_path / "album.csv", folder), (tmp_path / "album-{0..0}.tar", None)):
+        out = tmp_path / f"{len(found)}.h5"
+        settings = {"dataset": str(dataset), "root": root, "out": out, "model": str(checkpoints["resnet"])}
+        extract(ExtractConfig(**settings, workers=1))
+        cache = FeatureCache(out)
+        assert cache.problems == {}
+        found.append((cache.image_features.tobytes(), cache.text_features.tobytes(), cache.captions))
+    assert found[0] == found[1] == found[2]

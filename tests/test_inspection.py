@@ -33,10 +33,44 @@ def test_an_unfinished_cache_with_problems_and_truncated_captions_is_described(t
     assert info["captions"]["truncated"] == 2
     assert info["captions"]["tokens"]["max"] == np.iinfo(np.int16).max
     assert info["problems"] == {"3": {"file": "3.jpg", "reason": "not an image [really]"}}
-    columns = [list(column.cells) for column in info_table(info).columns]
-    shown = dict(zip(*columns, strict=True))
-    assert shown["state"] == "INCOMPLETE; go on with: clipret extract --dataset made"
-    assert shown["problem, row 3"] == r"3.jpg: not an image \[really]"
+    assert cells(info_table(info))["state"] == "INCOMPLETE; go on with: clipret extract --dataset made"
+
+
+def cells(table):
+    """A two-column table as a dict."""
+    return dict(zip(*(list(column.cells) for column in table.columns), strict=True))
+
+
+def test_problems_are_counted_by_reason_and_listed_when_asked_for(tmp_path):
+    path = tmp_path / "made [1].h5"
+    problems = {
+        1: "truncated file",
+        3: "too elongated: 9000x1 would be resized to 2016000x224",
+        30: "truncated file",
+        40: "too elongated: 1x8000 would be resized to 224x1792000",
+        41: "truncated file",
+        59: "Truncated chunk [really] (3 bytes)",
+    }
+    with open_writer(path, contents()) as writer:
+        writer.write_images(0, features=np.zeros((60, 24), np.float16), problems=problems)
+    info = inspect_cache(path)
+    assert info["reasons"] == {"truncated file": 3, "too elongated": 2, "Truncated chunk [really]": 1}
+    assert cells(info_table(info))["problems"].splitlines() == [
+        "truncated file: 3",
+        "too elongated: 2",
+        r"Truncated chunk \[really]: 1",
+        f"each of them: clipret info '{tmp_path}/made \\[1].h5' --problems",
+    ]
+    listed = cells(info_table(info, problems=True))
+    assert "problems" not in listed
+    assert listed["problem, row 59"] == r"59.jpg: Truncated chunk \[really] (3 bytes)"
+    assert [name for name in listed if name.startswith("problem")] == [f"problem, row {row}" for row in problems]
+
+
+def test_a_cache_without_problems_shows_none(tmp_path):
+    info = inspect_cache(write_cache(tmp_path / "made.h5"))
+    for problems in (False, True):
+        assert not [name for name in cells(info_table(info, problems=problems)) if name.startswith("problem")]
 
 
 def test_a_cache_without_any_caption_done_is_described(tmp_path):

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
     [
         ("eval", ["--images", "40", "--width", "8"], "clipret, exact ranks"),
         ("train", ["--images", "64", "--batch-size", "16"], "clipret"),
+        ("check", ["--share", "0.0005"], "clipret check"),
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_its_figures(name, words, ours, monkeypatch):

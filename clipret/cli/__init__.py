@@ -1,0 +1,49 @@
+"""The command line: typer commands over the stages. The only place that prints, prompts or exits."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from clipret import __version__
+from clipret.cli import data, heads
+from clipret.cli.running import complain
+from clipret.errors import ClipretError
+
+# Typer keeps click's error classes under names that moved between its versions; BadParameter's bases did not.
+_UsageFault = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+for command in (data.download, data.check, data.extract, data.info, heads.train):
+    app.command()(command)
+app.command("eval")(heads.evaluate)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False):
+    """Cross-modal retrieval with frozen CLIP: run CLIP once, then train and evaluate on its cached features.
+
+    \b
+    clipret extract --dataset emoji --model tiny-emoji
+    clipret train --cache data/emoji.h5
+    clipret eval
+    """
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, 1 for an error, 2 for bad usage, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return app(arguments or ["--help"], standalone_mode=False) or 0
+    except ClipretError as error:
+        complain(str(error))
+        return error.exit_code
+    except _UsageFault as fault:
+        complain(f"{fault.format_message()} (clipret --help tells more)")
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        complain("interrupted")
+        return 130

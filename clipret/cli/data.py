@@ -1,0 +1,148 @@
+"""The commands of stage 1 and what comes before and after it: download, check, extract, info."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipret.cli import options
+from clipret.cli.data_tables import check_tables, download_summary
+from clipret.cli.running import config_from, run, show
+from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, to_command
+from clipret.display import extraction_summary, info_table
+
+
+def download(
+    dataset: Annotated[str, typer.Argument(help="coco or flickr30k.", show_default=False)],
+    root: Annotated[Path | None, typer.Option(help="Folder to put it in.", show_default="data/DATASET")] = None,
+    annotations_only: Annotated[
+        bool, typer.Option("--annotations-only", help="Without the images.")
+    ] = DownloadConfig.annotations_only,
+    base_url: Annotated[
+        str | None, typer.Option(help="A mirror with the same paths.", show_default="the data set's own server")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Files fetched at once.")] = DownloadConfig.jobs,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Leave the archives beside what was unpacked.")
+    ] = DownloadConfig.keep_archives,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+):
+    """Fetch COCO 2017 and verify it, or tell how to get Flickr30k, whose owners ask for a form.
+
+    Run again after an interruption, the same command goes on where it stopped.
+
+    \b
+    clipret download coco
+    clipret download coco --annotations-only --base-url http://mirror.example/coco
+    clipret download flickr30k
+    """
+    config = config_from(DownloadConfig, locals())
+    from clipret.datasets.download import download as stage
+
+    go_on = f"what was fetched is kept; go on with: {to_command('download', config)}"
+    result = run(stage, config, quiet=quiet or as_json, on_interrupt=go_on)
+    show(result, as_json=as_json, text=str(config.folder) if quiet else download_summary(result))
+
+
+def check(
+    dataset: options.Dataset,
+    root: options.Root = None,
+    split: options.SplitRule = None,
+    val_fraction: options.ValFraction = DatasetConfig.val_fraction,
+    restval: options.Restval = DatasetConfig.restval,
+    captions_per_image: options.CaptionsPerImage = None,
+    caption_clean: options.CaptionClean = DatasetConfig.caption_clean,
+    prompt: options.Prompt = DatasetConfig.prompt,
+    columns: options.Columns = DatasetConfig.columns,
+    skip_missing: options.SkipMissing = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+):
+    """Read a data set's annotations and look for its images, without opening one: what extract would find wrong.
+
+    \b
+    clipret check --dataset coco
+    clipret check --dataset shop.csv --root photos --columns image=file,caption=title
+    """
+    config = config_from(DatasetConfig, locals())
+    from clipret.checking import check_dataset as stage
+
+    result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
+    show(result, as_json=as_json, tables=() if quiet else check_tables(result), text="ok" if quiet else None)
+
+
+def extract(
+    dataset: options.Dataset,
+    model: Annotated[
+        str, typer.Option(help="OpenAI's name (ViT-B/32, RN50, ...), tiny-emoji, or the path of a checkpoint.")
+    ] = ExtractConfig.model,
+    out: Annotated[Path | None, typer.Option(help="Cache to write.", show_default="data/DATASET.h5")] = None,
+    root: options.Root = None,
+    split: options.SplitRule = None,
+    val_fraction: options.ValFraction = ExtractConfig.val_fraction,
+    restval: options.Restval = ExtractConfig.restval,
+    captions_per_image: options.CaptionsPerImage = None,
+    caption_clean: options.CaptionClean = ExtractConfig.caption_clean,
+    prompt: options.Prompt = ExtractConfig.prompt,
+    columns: options.Columns = ExtractConfig.columns,
+    skip_missing: options.SkipMissing = False,
+    max_problems: Annotated[
+        float, typer.Option(help="Stop when more than this share of the images cannot be read.")
+    ] = ExtractConfig.max_problems,
+    retry_problems: Annotated[
+        bool, typer.Option("--retry-problems", help="Try the images again that could not be read before.")
+    ] = ExtractConfig.retry_problems,
+    batch_size: Annotated[int, typer.Option(help="Images, and captions, a batch.")] = ExtractConfig.batch_size,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images.", show_default="one a core, at most 8")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Type of the stored features: float16 or float32.")] = ExtractConfig.dtype,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Behind transparent pixels: white, or clip for what clip does.", show_default="the data set's"
+        ),
+    ] = None,
+    download_root: Annotated[
+        Path | None, typer.Option(help="Where OpenAI's weights are kept.", show_default="~/.cache/clip")
+    ] = None,
+    device: options.Device = ExtractConfig.device,
+    seed: options.seed("Accepted as by every command; extraction draws nothing at random.") = ExtractConfig.seed,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+):
+    """Stage 1: run frozen CLIP once over a data set and write its features to one HDF5 file.
+
+    Run again after an interruption, the same command goes on where it stopped.
+
+    \b
+    clipret extract --dataset emoji --model tiny-emoji --out data/emoji.h5
+    clipret extract --dataset coco --split karpathy --root /datasets/coco --model ViT-B/32
+    clipret extract --dataset shop.csv --root photos
+    """
+    config = config_from(ExtractConfig, locals())
+    from clipret.extraction import extract as stage
+
+    resume = f"finished rows are kept; go on with: {to_command('extract', config)}"
+    result = run(stage, config, quiet=quiet or as_json, on_interrupt=resume)
+    show(result, as_json=as_json, text=result["cache"] if quiet else extraction_summary(result, batch_size=batch_size))
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="A cache, finished or not.", show_default=False)],
+    problems: Annotated[
+        bool, typer.Option("--problems", help="List every image that could not be read, and why.")
+    ] = False,
+    as_json: options.Json = False,
+):
+    """Show what a cache holds: model, data set, splits, captions, completeness, problems, fingerprint.
+
+    \b
+    clipret info data/emoji.h5
+    clipret info data/coco.h5 --problems
+    """
+    from clipret.inspection import inspect_cache
+
+    found = inspect_cache(file)
+    show(found, as_json=as_json, tables=(info_table(found, problems=problems),))

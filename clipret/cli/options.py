@@ -1,0 +1,62 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks: the result and errors only.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
+RunsDir = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+
+_DATA = "Data set"
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, .jsonl, .parquet or COCO .json file, a "
+        "folder, .tar shards.",
+        rich_help_panel=_DATA,
+    ),
+]
+Root = Annotated[
+    Path | None, typer.Option(help="Where the data set's files are.", show_default="its own", rich_help_panel=_DATA)
+]
+SplitRule = Annotated[
+    str | None,
+    typer.Option(
+        help="Rule that splits the images: 2017 or karpathy (coco), karpathy or hash (flickr30k), given or hash (own).",
+        show_default="the first that the data set has",
+        rich_help_panel=_DATA,
+    ),
+]
+ValFraction = Annotated[
+    float, typer.Option(help="Share of COCO's training images that become val.", rich_help_panel=_DATA)
+]
+Restval = Annotated[bool, typer.Option(help="Whether Karpathy's restval joins train.", rich_help_panel=_DATA)]
+CaptionsPerImage = Annotated[
+    int | None,
+    typer.Option(help="Keep the first K captions of an image.", show_default="all", rich_help_panel=_DATA),
+]
+CaptionClean = Annotated[
+    str, typer.Option(help="Captions before the prompt: none, lower or strip-punctuation.", rich_help_panel=_DATA)
+]
+Prompt = Annotated[str, typer.Option(help="Text around every caption; {} is the caption.", rich_help_panel=_DATA)]
+Columns = Annotated[
+    str,
+    typer.Option(
+        help="Columns of your own table, such as image=file,caption=text.",
+        show_default="image, caption, split, id",
+        rich_help_panel=_DATA,
+    ),
+]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Go on without the images that are not there.", rich_help_panel=_DATA)
+]
+
+
+def seed(does: str):
+    """The option --seed, with what it decides."""
+    return Annotated[int, typer.Option(help=does)]

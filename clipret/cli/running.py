@@ -1,0 +1,44 @@
+"""What every command does with a stage: run it with progress, show its result, say what went wrong."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import typer
+from rich.console import Console, RenderableType
+
+from clipret.display import ProgressDisplay
+
+
+def config_from(kind: type, options: dict):
+    """A config of that kind from a command's options, which have the names of its fields."""
+    return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options})
+
+
+def run(stage: Callable, config, *, quiet: bool, on_interrupt: str) -> dict:
+    """What the stage returns; after Ctrl-C, exit status 130 and how to go on."""
+    try:
+        with ProgressDisplay(Console(stderr=True), quiet=quiet) as on_progress:
+            return stage(config, on_progress=on_progress)
+    except KeyboardInterrupt:
+        complain(f"interrupted; {on_interrupt}")
+        raise typer.Exit(130) from None
+
+
+def show(result: dict, *, as_json: bool, text: str | None = None, tables: tuple[RenderableType, ...] = ()) -> None:
+    """Print the result as JSON, or the tables and the text."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    # Wide enough for the tables where there is no terminal to ask.
+    console = console if console.is_terminal else Console(width=100)
+    for table in tables:
+        console.print(table)
+    if text:
+        typer.echo(text)
+
+
+def complain(message: str) -> None:
+    """Print an error, in the one form that errors have."""
+    typer.echo(f"error: {message}", err=True)

@@ -1,0 +1,30 @@
+"""The values that settings may have, and what several of them share."""
+
+from pathlib import Path
+
+SPLITS = ("train", "val", "test", "restval")
+BACKGROUNDS = ("clip", "white")
+CAPTION_CLEANINGS = ("none", "lower", "strip-punctuation")
+SPLIT_RULES = ("2017", "karpathy", "given", "hash")
+PROTOCOLS = (
+    "split",
+    "coco-val2017",
+    "coco-val2017-all",
+    "coco-karpathy-5k",
+    "coco-karpathy-5k-first5",
+    "coco-karpathy-1k",
+    "flickr30k-karpathy-1k",
+)
+DOWNLOADS = ("coco", "flickr30k")
+COLUMNS = ("image", "caption", "split", "id")
+DTYPES = ("float16", "float32")
+DEVICES = ("auto", "cpu", "cuda")
+HEADS = ("linear",)
+LOSSES = ("margin",)
+REDUCTIONS = ("balanced", "mean")
+SCHEDULES = ("constant", "cosine")
+KEEPS = ("best", "last")
+BUNDLED_MODELS = ("tiny-emoji",)
+SEED = 0
+RUNS_DIR = Path("runs")
+DATA_DIR = Path("data")

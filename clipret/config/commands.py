@@ -1,0 +1,35 @@
+"""Settings as JSON, and as the command line that gives them."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+# Settings that a command takes by their place, without a name.
+_BY_PLACE = {"download": ("dataset",)}
+
+
+def to_dict(config) -> dict:
+    """The config as JSON-ready values: paths as strings, tuples as lists."""
+    values = dataclasses.asdict(config)
+    return {name: _json_ready(value) for name, value in values.items()}
+
+
+def to_command(subcommand: str, config) -> str:
+    """The command line that gives this config: every setting that is not the default, quoted for a shell."""
+    words = ["clipret", subcommand]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        option = field.name.replace("_", "-")
+        if field.default is not dataclasses.MISSING and value == field.default:
+            continue
+        if field.name in _BY_PLACE.get(subcommand, ()):
+            words.append(str(value))
+            continue
+        words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return shlex.join(words)
+
+
+def _json_ready(value):
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,163 @@
+"""Settings of everything up to the cache: the data set, fetching it, extracting its features."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipret.config.checks import as_paths, at_least, one_of, within
+from clipret.config.choices import (
+    BACKGROUNDS,
+    CAPTION_CLEANINGS,
+    COLUMNS,
+    DATA_DIR,
+    DEVICES,
+    DOWNLOADS,
+    DTYPES,
+    SEED,
+    SPLIT_RULES,
+)
+from clipret.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Settings that say which images and captions there are, and which split each image is in.
+
+    dataset             a name (emoji, coco, flickr30k), or the path of a data set of one's own
+    root                folder that holds the data set's files; each data set has its own default
+    split               rule that gives each image its split, of SPLIT_RULES; None: the data set's own
+    val_fraction        share of the training images that become `val`, where the data set comes without one (COCO)
+    restval             whether Karpathy's `restval` images join `train`; they keep their own split otherwise
+    captions_per_image  keep the first K captions of each image; None: all
+    caption_clean       what is done to a caption before the prompt: none, lower, strip-punctuation
+    prompt              text around every caption, {} standing for the caption
+    columns             names of the columns in a table of one's own, as `image=file,caption=text`
+    skip_missing        go on without the images that are not there
+    """
+
+    dataset: str
+    root: Path | None = None
+    split: str | None = None
+    val_fraction: float = 0.05
+    restval: bool = True
+    captions_per_image: int | None = None
+    caption_clean: str = "none"
+    prompt: str = "{}"
+    columns: str = ""
+    skip_missing: bool = False
+
+    def __post_init__(self):
+        as_paths(self, "root")
+        if not str(self.dataset).strip():
+            raise UsageError("--dataset is empty; expected emoji, coco, flickr30k or the path of your own data.")
+        object.__setattr__(self, "dataset", str(self.dataset))
+        if self.split is not None:
+            one_of("split", self.split, allowed=SPLIT_RULES)
+        if not 0 <= self.val_fraction < 1:
+            raise UsageError(f"--val-fraction is {self.val_fraction}; expected a value from 0 to below 1.")
+        if self.captions_per_image is not None:
+            at_least("captions-per-image", self.captions_per_image, low=1)
+        one_of("caption-clean", self.caption_clean, allowed=CAPTION_CLEANINGS)
+        if self.prompt.count("{}") != 1:
+            raise UsageError(f"--prompt is '{self.prompt}'; expected a text with one {{}} where the caption goes.")
+        _ = self.column_names
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """Our name of a column (COLUMNS) -> the table's, for all of them."""
+        names = {name: name for name in COLUMNS}
+        for pair in filter(None, self.columns.split(",")):
+            ours, _, theirs = (part.strip() for part in pair.partition("="))
+            if ours not in COLUMNS or not theirs:
+                raise UsageError(
+                    f"--columns has '{pair}'; expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}, "
+                    f"such as image=file,caption=text."
+                )
+            names[ours] = theirs
+        return names
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """Settings of fetching a data set's files.
+
+    dataset           coco, or flickr30k, whose images only their owners give away
+    root              folder to put the files in; data/DATASET by default
+    annotations_only  without the images
+    base_url          another server with the same paths below it; None: the data set's own
+    jobs              files fetched at once
+    keep_archives     leave the archives beside what was unpacked from them
+    """
+
+    dataset: str
+    root: Path | None = None
+    annotations_only: bool = False
+    base_url: str | None = None
+    jobs: int = 3
+    keep_archives: bool = False
+
+    def __post_init__(self):
+        as_paths(self, "root")
+        one_of("dataset", self.dataset, allowed=DOWNLOADS)
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"--base-url is '{self.base_url}'; expected an address that starts with http:// or https://."
+            )
+        if self.base_url is not None and self.dataset == "flickr30k":
+            raise UsageError("--base-url is of no use to flickr30k: none of its files is fetched.")
+        at_least("jobs", self.jobs, low=1)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files go."""
+        return self.root or DATA_DIR / self.dataset
+
+
+@dataclass(frozen=True)
+class ExtractConfig(DatasetConfig):
+    """Settings of stage 1, extraction: those of the data set, and
+
+    out             the cache to write; data/DATASET.h5 by default
+    model           an OpenAI name, a bundled model, or the path of a checkpoint
+    batch_size      images, or captions, a batch; the bits of a cache depend on it, so a resumed cache keeps its own
+    workers         processes that decode images; None: one a core, at most eight
+    dtype           how features are stored
+    background      what shows through transparent pixels: `white`, or `clip` for whatever clip's own transform makes of
+                    them; None: the data set's own default
+    max_problems    share of unreadable images above which extraction stops
+    retry_problems  try images again that could not be read before
+    device          auto: CUDA where there is one
+    download_root   where OpenAI's weights are kept; None: ~/.cache/clip
+    seed            nothing is drawn at random in extraction; accepted as everywhere
+    """
+
+    out: Path | None = None
+    model: str = "ViT-B/32"
+    batch_size: int = 128
+    workers: int | None = None
+    dtype: str = "float16"
+    background: str | None = None
+    max_problems: float = 0.01
+    retry_problems: bool = False
+    device: str = "auto"
+    download_root: Path | None = None
+    seed: int = SEED
+
+    def __post_init__(self):
+        super().__post_init__()
+        as_paths(self, "out", "download_root")
+        at_least("batch-size", self.batch_size, low=1)
+        if self.workers is not None:
+            at_least("workers", self.workers, low=0)
+        one_of("dtype", self.dtype, allowed=DTYPES)
+        if self.background is not None:
+            one_of("background", self.background, allowed=BACKGROUNDS)
+        within("max-problems", self.max_problems, low=0, high=1)
+        one_of("device", self.device, allowed=DEVICES)
+
+    @property
+    def cache(self) -> Path:
+        """The cache that extraction writes."""
+        name = Path(self.dataset.rstrip("/")).name.split(".")[0].split("{")[0].rstrip("-_") or "dataset"
+        return self.out or DATA_DIR / (
+            f"{name}-karpathy.h5" if (name, self.split) == ("coco", "karpathy") else f"{name}.h5"
+        )

@@ -1,0 +1,95 @@
+"""A data set of the user's own: the reader that its path asks for."""
+
+from pathlib import Path
+
+import numpy as np
+
+from clipret.config import DatasetConfig
+from clipret.datasets.base import RetrievalDataset, own_splits
+from clipret.datasets.coco_json import read_captions
+from clipret.datasets.folder import load_folder
+from clipret.datasets.parsing import listed, repeated
+from clipret.datasets.rows import ENDINGS
+from clipret.datasets.table import load_table
+from clipret.errors import DatasetError
+
+# Files by which a folder is known as one of the data sets that have readers of their own.
+_MARKS = {
+    "coco": ("annotations/captions_train2017.json", "annotations/captions_train2014.json", "dataset_coco.json"),
+    "flickr30k": ("dataset_flickr30k.json", "results_20130124.token"),
+}
+_FORMS = f"{', '.join(ENDINGS)} or COCO .json file, a folder with images, or .tar shards"
+
+
+def load_own(config: DatasetConfig) -> RetrievalDataset:
+    """Read the data set at the path config.dataset, by what is there: a folder, or a file with a known ending.
+
+    config.root  folder that image paths start from; the folder itself or the file's folder by default
+
+    Raises DatasetError when there is nothing, nothing known, or what is there is malformed.
+    """
+    path = Path(config.dataset)
+    if config.root is not None and not _is(Path.is_dir, config.root):
+        raise DatasetError(
+            f"--root is {config.root}, which is no folder; expected the one that image paths start from."
+        )
+    if _is(Path.is_dir, path):
+        _require_unknown(path)
+        return load_folder(config)
+    ending = path.suffix.lower()
+    if ending not in (*ENDINGS, ".json") and ".tar" in config.dataset:
+        # Loads nothing of shards for those who have none.
+        from clipret.datasets.shards import load_shards
+
+        return load_shards(config)
+    if not _is(Path.exists, path):
+        raise DatasetError(f"there is no data set at {path}; expected the path of a {_FORMS}.")
+    if ending in ENDINGS:
+        return load_table(config)
+    if ending == ".json":
+        return _load_coco_json(config)
+    raise DatasetError(f"{path} has {f'the ending {ending}' if ending else 'no ending'}; expected a {_FORMS}.")
+
+
+def _require_unknown(folder: Path) -> None:
+    """Raise DatasetError when the folder is that of a data set that has a reader of its own."""
+    for name, marks in _MARKS.items():
+        if any((folder / mark).is_file() for mark in marks):
+            raise DatasetError(f"{folder} holds {name}'s annotations; give it as --dataset {name} --root {folder}")
+
+
+def _load_coco_json(config: DatasetConfig) -> RetrievalDataset:
+    """One caption file in COCO's form: images ascending by id, split by a hash of it."""
+    path = Path(config.dataset)
+    images = read_captions(path)
+    _require_own_files(path, [image.file_name for image in images])
+    ids = [str(image.id) for image in images]
+    splits, rule = own_splits(ids, config, given=None, hint="a table with a column `split` instead")
+    return RetrievalDataset(
+        name=path.stem,
+        root=config.root or path.parent,
+        image_ids=ids,
+        image_files=[image.file_name for image in images],
+        image_splits=splits,
+        captions=[text for image in images for _, text in image.captions],
+        caption_ids=[str(number) for image in images for number, _ in image.captions],
+        caption_images=np.repeat(np.arange(len(images)), [len(image.captions) for image in images]),
+        split_rule=rule,
+    )
+
+
+def _require_own_files(path: Path, files: list[str]) -> None:
+    # An image under two ids could be in two splits.
+    if twice := repeated(files):
+        raise DatasetError(
+            f"{path}: {len(twice):,} files are of more than one image: {listed(twice)}; expected a file of its own for "
+            f"every id."
+        )
+
+
+def _is(question, path: Path) -> bool:
+    """The answer of a Path method; no for a path that the system will not even look at, such as one too long."""
+    try:
+        return question(path)
+    except OSError:
+        return False

@@ -1,0 +1,97 @@
+"""What every reader needs: files that may be broken, read into values or one clear line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipret.errors import DatasetError
+
+
+def read_json(path: Path):
+    """The content of a JSON file. Raises DatasetError with line, column and byte when it cannot be read."""
+    return _parsed(read_text(path), path)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number from 1, object) of every line that is not blank. Raises DatasetError, with the line."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            content = _parsed(line, path, line=number)
+            if not isinstance(content, dict):
+                raise DatasetError(f"{path}, line {number}: expected a JSON object, found {type(content).__name__}.")
+            yield number, content
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file, with or without byte order mark. Raises DatasetError with the byte that is not."""
+    try:
+        return text_of(path.read_bytes(), path)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def text_of(content: bytes, path: Path) -> str:
+    """The text of a file whose bytes have been read, every line break a newline. Errors as those of read_text."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # A byte order mark is cut off before the bytes are counted.
+        byte = error.start + len(content) - len(error.object)
+        raise DatasetError(f"{path} is not UTF-8 text: byte {byte:,} is {content[byte]:#x}.") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def json_of(content: bytes, path: Path):
+    """The content of a JSON file whose bytes have been read. Errors as those of read_json."""
+    return _parsed(text_of(content, path), path)
+
+
+def listed(names, *, limit: int = 5) -> str:
+    """The first few names, joined by commas, with an ellipsis when there are more."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def repeated(values) -> list:
+    """The values that are there more than once, each once, in the order of their second appearances."""
+    seen, twice = set(), {}
+    for value in values:
+        if value in seen:
+            twice[value] = None
+        seen.add(value)
+    return list(twice)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def flaw(text: str, *, one_line: bool = False) -> str | None:
+    """What keeps a text out of a cache, or None: a NUL, half a surrogate pair; where one_line, a line break."""
+    if "\0" in text:
+        return "a NUL character"
+    if one_line and ("\n" in text or "\r" in text):
+        return "a line break"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return f"half a surrogate pair ({text[error.start]!a}), which is no character"
+    return None
+
+
+def _parsed(text: str, path: Path, *, line: int | None = None):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        offset = len(text[: error.pos].encode())
+        raise DatasetError(
+            f"{path} is not JSON: {error.msg[0].lower()}{error.msg[1:]}, line {line or error.lineno}, column "
+            f"{error.colno}" + ("" if line else f" (byte {offset:,})") + "; mend it, or fetch it again."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        # JSON by its grammar, yet beyond what is read: a whole number of over 4,300 digits, brackets a thousand deep.
+        place = f", line {line}" if line else ""
+        what = "it nests too deep" if isinstance(error, RecursionError) else "it has a number with too many digits"
+        raise DatasetError(f"{path}{place}: {what} to be read; mend it, or fetch it again.") from None

@@ -1,0 +1,181 @@
+"""Tables as plain rows: CSV, TSV, JSON Lines and Parquet, read one row after another and never held as a whole."""
+
+import contextlib
+import csv
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipret.config import COLUMNS
+from clipret.datasets.parsing import flaw, listed, read_json_lines, read_text
+from clipret.errors import DatasetError
+
+NEEDED = ("image", "caption")
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open table.
+
+    path     the file
+    columns  names of its columns, as found; those of a JSON Lines file are the fields of its first object
+    unit     what a row's number counts: line, or row
+    rows     our name of each column of COLUMNS -> the table's; gives (number, cells in the order of COLUMNS) of every
+             row, once. A column that the table lacks gives None.
+    """
+
+    path: Path
+    columns: list[str]
+    unit: str
+    rows: Callable[[dict[str, str]], Iterator[tuple[int, list]]]
+
+
+def open_table(path: Path) -> Table:
+    """Open a table by its ending, of ENDINGS. Raises DatasetError, now or on the way, when it is malformed."""
+    table = ENDINGS[path.suffix.lower()](path)
+    for name in table.columns:
+        if found := flaw(name, one_line=True):
+            raise DatasetError(f"{path}: the name of a column has {found}: {name[:60]!a}; mend it.")
+    return table
+
+
+def short_names(columns: list[str]) -> str:
+    """The first dozen columns, each cut to 40 characters: without a header they are whatever is in the first row."""
+    return listed([name[:40] for name in columns], limit=12)
+
+
+def _open_csv(path: Path, *, delimiter: str = ",") -> Table:
+    lines = _csv_lines(path, delimiter)
+    _, header = next(lines, (0, None))
+    if header is None:
+        raise DatasetError(f"{path} is empty; expected a first line with the names of its columns.")
+    columns = [name.strip() for name in header]
+
+    def rows(names):
+        places = [columns.index(names[ours]) if names[ours] in columns else None for ours in COLUMNS]
+        for number, line in lines:
+            if len(line) != len(columns):
+                between = "commas" if delimiter == "," else "tabs"
+                raise DatasetError(
+                    f"{path}, line {number} has {len(line)} cells, expected {len(columns)} ({short_names(columns)}); "
+                    f"put text with {between} or line breaks into double quotes."
+                )
+            yield number, [None if place is None else line[place] for place in places]
+
+    return Table(path, columns, "line", rows)
+
+
+def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, cells) of every row that is not blank."""
+    number = 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            while True:
+                number = reader.line_num + 1
+                line = next(reader, None)
+                if line is None:
+                    return
+                if line:
+                    yield number, line
+    except csv.Error as error:
+        raise DatasetError(
+            f"{path}: the row from line {number} on is not CSV: {error}; close every double quote, and double those "
+            f"within quoted text."
+        ) from None
+    except UnicodeDecodeError:
+        # Decoded in chunks, the error counts from the chunk's start; read as a whole it is raised with the file's byte.
+        read_text(path)
+        raise
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _open_json_lines(path: Path) -> Table:
+    objects = read_json_lines(path)
+    first = next(objects, None)
+    if first is None:
+        raise DatasetError(f"{path} is empty; expected a JSON object on every line.")
+
+    def rows(names):
+        for number, entry in itertools.chain([first], objects):
+            for ours in NEEDED:
+                if names[ours] not in entry:
+                    raise DatasetError(
+                        f"{path}, line {number} has no `{names[ours]}`; expected the {ours} by this name on every line."
+                    )
+            yield number, [entry.get(names[ours]) for ours in COLUMNS]
+
+    return Table(path, list(first[1]), "line", rows)
+
+
+def _open_parquet(path: Path) -> Table:
+    # An extra of its own, and slow to load.
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise DatasetError(
+            f"{path}: reading Parquet needs the package `pyarrow`; run: pip install 'clipret[parquet]'"
+        ) from None
+    with _parquet_errors(path):
+        file = parquet.ParquetFile(path)
+        schema = file.schema_arrow
+
+    def rows(names):
+        for ours in COLUMNS:
+            _require_type(path, schema, ours=ours, name=names[ours])
+        here = {names[ours] for ours in COLUMNS} & set(schema.names)
+        start = 1
+        with _parquet_errors(path):
+            for batch in file.iter_batches(columns=sorted(here)):
+                read = {name: batch.column(name).to_pylist() for name in here}
+                absent = [None] * batch.num_rows
+                cells = zip(*(read.get(names[ours], absent) for ours in COLUMNS), strict=True)
+                yield from enumerate(map(list, cells), start=start)
+                start += batch.num_rows
+
+    return Table(path, list(schema.names), "row", rows)
+
+
+def _require_type(path: Path, schema, *, ours: str, name: str) -> None:
+    if name not in schema.names:
+        return
+    import pyarrow.types as types
+
+    def is_text(kind):
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
+
+    found = schema.field(name).type
+    expected = {"image": "text, paths of image files", "caption": "text or lists of texts", "id": "text or numbers"}
+    listed_texts = types.is_list(found) or types.is_large_list(found)
+    fits = is_text(found) or (ours == "id" and types.is_integer(found))
+    if ours == "caption" and listed_texts:
+        fits = is_text(found.value_type)
+    if not fits:
+        raise DatasetError(
+            f"{path}: column `{name}` holds {found}; expected {expected.get(ours, 'text')}, as the {ours}."
+        )
+
+
+@contextlib.contextmanager
+def _parquet_errors(path: Path):
+    import pyarrow
+
+    try:
+        yield
+    # Bytes that are no UTF-8 are a ValueError, found when text is made of them.
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DatasetError(f"{path} cannot be read as Parquet: {reason}; make it again, or fetch it again.") from None
+
+
+ENDINGS = {
+    ".csv": _open_csv,
+    ".tsv": lambda path: _open_csv(path, delimiter="\t"),
+    ".jsonl": _open_json_lines,
+    ".ndjson": _open_json_lines,
+    ".parquet": _open_parquet,
+}

@@ -1,0 +1,242 @@
+"""A table of the user's own: columns image and caption, optionally split and id; rows of one image join into one."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from clipret.config import COLUMNS, SPLITS, DatasetConfig
+from clipret.datasets.base import RetrievalDataset, own_splits, split_code
+from clipret.datasets.parsing import flaw, listed
+from clipret.datasets.rows import NEEDED, Table, open_table, short_names
+from clipret.errors import DatasetError
+
+# Names that other tools give these columns: suggested when ours are not there, never taken unasked.
+_SPELLINGS = {
+    "image": ("file_name", "filename", "filepath", "image_path", "path"),
+    "caption": ("text", "captions", "sentence", "raw"),
+}
+_KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list", bytes: "bytes"}
+
+
+@dataclass(frozen=True)
+class TableImages:
+    """The images of a table, N of them in the order they first appear in, with M captions, image by image.
+
+    files           N paths as written, without `./`, doubled and trailing slashes
+    ids             N ids; None when the table has none
+    splits          N indices into config.SPLITS; None when the table has none, or they are not asked for
+    captions        M texts, each image's in the order of its rows
+    caption_images  (M,) int64, the row of each caption's image
+    """
+
+    files: list[str]
+    ids: list[str] | None
+    splits: list[int] | None
+    captions: list[str]
+    caption_images: np.ndarray
+
+
+def load_table(config: DatasetConfig) -> RetrievalDataset:
+    """Read a .csv, .tsv, .jsonl, .ndjson or .parquet file: a row a caption, or a row an image with a list of captions.
+
+    Rows of the same file, or of the same id, are one image. Ids default to the files. The split is the table's unless
+    config.split is `hash` or it has none: then 80/10/10 by a hash of the id.
+
+    Raises DatasetError, with the line, when the table is malformed or contradicts itself.
+    """
+    path = Path(config.dataset)
+    images = read_images(path, config)
+    ids = images.ids or images.files
+    splits, rule = own_splits(ids, config, given=images.splits, hint="a column `split`")
+    return RetrievalDataset(
+        name=path.stem,
+        root=config.root or path.parent,
+        image_ids=ids,
+        image_files=images.files,
+        image_splits=splits,
+        captions=images.captions,
+        caption_images=images.caption_images,
+        split_rule=rule,
+    )
+
+
+def read_images(path: Path, config: DatasetConfig, *, usual: dict[str, tuple[str, ...]] | None = None) -> TableImages:
+    """Read a table and join its rows into images.
+
+    usual  our name of a column -> the names it is known by, of which the table has one, where config names none
+
+    Raises DatasetError, with the line, when the table is malformed or contradicts itself.
+    """
+    table = open_table(path)
+    names = _choose_columns(table, config, usual=usual or {})
+    joined = _Joined(table, names, splits=config.split != "hash")
+    for number, cells in table.rows(names):
+        joined.add(number, cells)
+    return joined.images()
+
+
+def _choose_columns(table: Table, config: DatasetConfig, *, usual: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """Our name of each column -> the table's."""
+    asked = {pair.partition("=")[0].strip() for pair in config.columns.split(",")} & set(COLUMNS)
+    chosen, lacks = {}, []
+    for ours, theirs in config.column_names.items():
+        wanted = (theirs,) if ours in asked else usual.get(ours, (ours,))
+        here = [name for name in table.columns if name in wanted]
+        if len(here) > 1:
+            twice = "" if len(set(here)) > 1 else " more than once"
+            raise DatasetError(
+                f"{table.path} has columns {' and '.join(dict.fromkeys(here))}{twice}; expected one for the {ours}: "
+                f"name it with --columns {ours}=NAME, or take the other out."
+            )
+        chosen[ours] = here[0] if here else wanted[0]
+        if not here and (ours in asked or ours in NEEDED):
+            lacks.append(ours)
+    if lacks:
+        what = f"column{'s' * (len(lacks) > 1)} " + " and ".join(f"`{chosen[ours]}`" for ours in lacks)
+        named = {ours: chosen[ours] for ours in COLUMNS if ours in asked} | {
+            ours: _spelling(ours, table.columns) for ours in lacks
+        }
+        option = ",".join(f"{ours}={named[ours]}" for ours in COLUMNS if ours in named)
+        raise DatasetError(
+            f"{table.path} has no {what}; its columns are: {short_names(table.columns)}. "
+            f"Say which they are with --columns {option}"
+        )
+    return chosen
+
+
+def _spelling(ours: str, columns: list[str]) -> str:
+    """The column that is ours under another usual name, or NAME."""
+    known = (ours, *_SPELLINGS.get(ours, ()))
+    found = sorted((known.index(name.lower()), name) for name in columns if name.lower() in known)
+    return found[0][1] if found else "NAME"
+
+
+class _Joined:
+    """Rows on their way into images: `add` every row, then take `images`."""
+
+    def __init__(self, table: Table, names: dict[str, str], *, splits: bool):
+        self._table = table
+        self._columns = names
+        self._wants_splits = splits
+        self._files, self._ids, self._codes, self._numbers = [], [], [], []
+        self._captions, self._owners = [], []
+        self._file_of, self._row_of_file, self._row_of_id, self._code_of = {}, {}, {}, {}
+        self._blank = {"id": [], "split": []}
+        self._count = 0
+
+    def add(self, number: int, cells: list) -> None:
+        image, caption, split, name = cells
+        self._count += 1
+        row = self._row(number, file=self._file(number, image), name=self._id(number, name))
+        if self._wants_splits:
+            self._add_split(number, row=row, split=split)
+        if not isinstance(caption, (str, list, type(None))):
+            raise self._error(number, f"caption is {_kind(caption)}; expected text, or a list of texts")
+        # A blank cell is an empty caption, for `finish` to tell of.
+        for text in caption if isinstance(caption, list) else [caption or ""]:
+            self._require_text(number, text, what="caption" if caption is text else "a caption of the list")
+            self._captions.append(text)
+            self._owners.append(row)
+
+    def images(self) -> TableImages:
+        if not self._count:
+            raise DatasetError(f"{self._table.path} has no rows; expected one for every caption.")
+        owners = np.array(self._owners, dtype=np.int64)
+        order = np.argsort(owners, kind="stable")
+        return TableImages(
+            files=self._files,
+            ids=self._ids if self._whole("id") else None,
+            splits=self._codes if self._wants_splits and self._whole("split") else None,
+            captions=[self._captions[place] for place in order],
+            caption_images=owners[order],
+        )
+
+    def _file(self, number: int, image) -> str:
+        if isinstance(image, str) and image in self._file_of:
+            return self._file_of[image]
+        if _is_blank(image):
+            raise self._error(number, "image is blank; expected the path of an image file")
+        self._require_text(number, image, what="image", one_line=True)
+        if "://" in image:
+            raise self._error(number, f"image is an address, {image[:80]}; expected the path of a file that is here")
+        return self._file_of.setdefault(image, str(PurePosixPath(image)))
+
+    def _id(self, number: int, name) -> str | None:
+        if _is_blank(name):
+            self._blank["id"].append(number)
+            return None
+        if isinstance(name, int) and not isinstance(name, bool):
+            return str(name)
+        self._require_text(number, name, what="id", one_line=True)
+        return name
+
+    def _row(self, number: int, *, file: str, name: str | None) -> int:
+        """The row of the image of this file and id, a new one when it is not known yet."""
+        row = self._row_of_file.get(file)
+        if row is not None:
+            if name is not None and name != self._ids[row]:
+                first = f"has id {self._ids[row]} on {self._table.unit} {self._numbers[row]}"
+                way_out = f"or the files as ids, with id={self._columns['image']} in --columns"
+                raise self._error(number, f"{file} has id {name} here, and {first}; expected one id a file, {way_out}")
+            return row
+        if name is not None:
+            same = self._row_of_id.setdefault(name, len(self._files))
+            if same < len(self._files):
+                first = f"{self._files[same]} on {self._table.unit} {self._numbers[same]}"
+                raise self._error(number, f"id {name} is of {file} here, and of {first}; expected one file an id")
+        self._row_of_file[file] = len(self._files)
+        self._files.append(file)
+        self._ids.append(file if name is None else name)
+        self._codes.append(None)
+        self._numbers.append(number)
+        return len(self._files) - 1
+
+    def _add_split(self, number: int, *, row: int, split) -> None:
+        if _is_blank(split):
+            self._blank["split"].append(number)
+            return
+        if not isinstance(split, str):
+            raise self._error(number, f"split is {_kind(split)}; expected text: one of {', '.join(SPLITS)}")
+        if split not in self._code_of:
+            self._code_of[split] = split_code(split)
+        code = self._code_of[split]
+        if code is None:
+            raise self._error(number, f"split is {split[:60]!r}; expected one of {', '.join(SPLITS)}")
+        if self._codes[row] is None:
+            self._codes[row] = code
+        elif self._codes[row] != code:
+            raise self._error(
+                number,
+                f"{self._files[row]} is in {SPLITS[code]} here, and in {SPLITS[self._codes[row]]} on "
+                f"{self._table.unit} {self._numbers[row]}; expected one split an image",
+            )
+
+    def _whole(self, ours: str) -> bool:
+        """Whether every row has this column; False when none has. Raises DatasetError when some have."""
+        blank, here = self._blank[ours], self._columns[ours] in self._table.columns
+        if not blank or (len(blank) == self._count and not here):
+            return not blank
+        where = f"{self._table.unit} {blank[0]}" if len(blank) == 1 else f"{self._table.unit}s {listed(blank)}"
+        way_out = "go by a hash with --split hash" if ours == "split" else "take the column out"
+        raise DatasetError(
+            f"{self._table.path}: {len(blank):,} of {self._count:,} rows have no {ours} ({where}); "
+            f"give every row one, or {way_out}."
+        )
+
+    def _require_text(self, number: int, text, *, what: str, one_line: bool = False) -> None:
+        if not isinstance(text, str):
+            raise self._error(number, f"{what} is {_kind(text)}; expected text")
+        if found := flaw(text, one_line=one_line):
+            raise self._error(number, f"{what} has {found}: {text[:60]!a}; mend it")
+
+    def _error(self, number: int, what: str) -> DatasetError:
+        return DatasetError(f"{self._table.path}, {self._table.unit} {number}: {what}.")
+
+
+def _is_blank(value) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _kind(value) -> str:
+    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)

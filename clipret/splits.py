@@ -1,0 +1,20 @@
+"""How many images and captions a split has."""
+
+import numpy as np
+
+from clipret.config import SPLITS
+
+
+def count_splits(image_splits: np.ndarray, caption_images: np.ndarray) -> dict[str, dict[str, int]]:
+    """Split -> its images and captions, for the splits that have images.
+
+    image_splits    (N,) uint8, indices into config.SPLITS
+    caption_images  (M,) the row of each caption's image
+    """
+    images = np.bincount(image_splits, minlength=len(SPLITS))
+    captions = np.bincount(image_splits[caption_images], minlength=len(SPLITS))
+    return {
+        name: {"images": int(images[code]), "captions": int(captions[code])}
+        for code, name in enumerate(SPLITS)
+        if images[code]
+    }

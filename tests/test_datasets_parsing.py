@@ -1,0 +1,87 @@
+import pytest
+
+from clipret.datasets.parsing import counted, flaw, listed, read_json, read_json_lines, read_text, repeated
+from clipret.errors import DatasetError
+
+
+def test_text_comes_without_its_byte_order_mark_and_with_plain_line_ends(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
+    assert read_text(path) == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(("mark", "byte"), [(b"", 3), (b"\xef\xbb\xbf", 6)])
+def test_the_byte_that_is_no_text_is_the_files_own(tmp_path, mark, byte):
+    path = tmp_path / "x.txt"
+    path.write_bytes(mark + b"abc\xffdef")
+    with pytest.raises(DatasetError) as caught:
+        read_text(path)
+    assert str(caught.value) == f"{path} is not UTF-8 text: byte {byte} is 0xff."
+
+
+def test_a_file_that_is_not_there_cannot_be_read(tmp_path):
+    with pytest.raises(DatasetError) as caught:
+        read_text(tmp_path / "gone")
+    assert str(caught.value) == f"{tmp_path}/gone cannot be read: No such file or directory."
+
+
+def test_json_lines_come_with_their_numbers_and_without_blank_ones(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n\n{"b": 2}')
+    assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, {"b": 2})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '{"a": 1}\n{"a": }',
+            "PATH is not JSON: expecting value, line 2, column 7; mend it, or fetch it again.",
+        ),
+        ('{"a": 1}\n[2]', "PATH, line 2: expected a JSON object, found list."),
+        ("7" * 5000, "PATH, line 1: it has a number with too many digits to be read; mend it, or fetch it again."),
+    ],
+)
+def test_a_line_that_is_no_object_is_named(tmp_path, content, message):
+    path = tmp_path / "x.jsonl"
+    path.write_text(content)
+    with pytest.raises(DatasetError) as caught:
+        list(read_json_lines(path))
+    assert str(caught.value) == message.replace("PATH", str(path))
+
+
+def test_json_that_nests_too_deep_is_an_error_and_not_a_crash(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(DatasetError, match=r"x\.json: it nests too deep to be read; mend it, or fetch it again\.$"):
+        read_json(path)
+
+
+def test_names_are_listed_up_to_a_few():
+    assert listed([]) == ""
+    assert listed([1, 2]) == "1, 2"
+    assert listed("abcdefg") == "a, b, c, d, e, ..."
+
+
+def test_numbers_agree_with_their_nouns():
+    assert [counted(number, "image") for number in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+
+
+def test_values_that_are_repeated_come_once():
+    assert repeated("abcbcac") == ["b", "c", "a"]
+    assert repeated([]) == repeated([1, 2]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "one_line", "found"),
+    [
+        ("plain", True, None),
+        ("\u00e9t\u00e9 \U0001f415", True, None),
+        ("two\nlines", False, None),
+        ("two\nlines", True, "a line break"),
+        ("a\0b", False, "a NUL character"),
+        ("\ud83d", False, "half a surrogate pair ('\\ud83d'), which is no character"),
+    ],
+)
+def test_text_that_no_cache_can_hold_is_told(text, one_line, found):
+    assert flaw(text, one_line=one_line) == found

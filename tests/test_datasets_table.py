@@ -1,0 +1,160 @@
+import random
+
+import numpy as np
+import pyarrow
+import pytest
+from own_data import columns, lines, load, write
+
+from clipret.config import SPLITS
+
+# One data set in every form: three images, rows of the first apart, with quotes, commas, line breaks and Unicode.
+ROWS = [
+    ("images/a.jpg", 'a "red" dog, running', "train", "1"),
+    ("b.png", "ein Hund über dem Zaun 🐕", "val", "2"),
+    ("images/a.jpg", "one line\nand another", "train", "1"),
+    ("c.webp", "", "test", "3"),
+    ("./images//a.jpg", "'single' and \ttab", "train", "1"),
+    ("c.webp", "  spaces stay ", "test", "3"),
+]
+FILES = ["images/a.jpg", "b.png", "c.webp"]
+CAPTIONS = [
+    'a "red" dog, running',
+    "one line\nand another",
+    "'single' and \ttab",
+    "ein Hund über dem Zaun 🐕",
+    "  spaces stay ",
+]
+OWNERS = [0, 0, 0, 1, 2]
+CSV = """image,caption,split,id
+images/a.jpg,"a ""red"" dog, running",train,1
+b.png,ein Hund über dem Zaun 🐕,val,2
+images/a.jpg,"one line
+and another",train,1
+c.webp,,test,3
+./images//a.jpg,'single' and \ttab,train,1
+c.webp,  spaces stay ,test,3
+"""
+
+
+FORMS = {
+    "made.csv": CSV,
+    "bom.csv": "\ufeff" + CSV,
+    "blank-lines.csv": CSV.replace("b.png", "\n\nb.png"),
+    "spaced-header.CSV": CSV.replace("image,caption,split", "image, caption, split", 1),
+    "other-order.csv": "id,extra,split,caption,image\n"
+    + "".join(
+        '{},x,{},"{}",{}\n'.format(name, split, caption.replace('"', '""'), image)
+        for image, caption, split, name in ROWS
+    ),
+    "made.tsv": "image\tcaption\tsplit\tid\n"
+    + "".join('{}\t"{}"\t{}\t{}\n'.format(row[0], row[1].replace('"', '""'), *row[2:]) for row in ROWS),
+    "made.jsonl": lines(*(dict(zip(("image", "caption", "split", "id"), row, strict=True)) for row in ROWS)),
+    "numbers.ndjson": lines(
+        *({"id": int(row[3]), "image": row[0], "split": row[2], "caption": row[1]} for row in ROWS)
+    ).replace("\n", "\n\n"),
+    "lists.jsonl": lines(
+        {"image": "images/a.jpg", "caption": CAPTIONS[:3], "split": "training", "id": "1"},
+        {"image": "b.png", "caption": CAPTIONS[3], "split": "dev", "id": "2"},
+        {"image": "c.webp", "caption": ["", CAPTIONS[4]], "split": "TESTING", "id": "3"},
+    ),
+    "made.parquet": columns(ROWS),
+    "numbers.parquet": columns([(*row[:3], int(row[3])) for row in ROWS]),
+    "categories.parquet": {name: pyarrow.array(cells).dictionary_encode() for name, cells in columns(ROWS).items()},
+    "lists.parquet": {
+        "image": FILES,
+        "caption": [CAPTIONS[:3], CAPTIONS[3:4], ["", CAPTIONS[4]]],
+        "split": ["train", "valid", "test"],
+        "id": [1, 2, 3],
+        "other": [b"\xff", b"", b""],
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_images_captions_and_splits(tmp_path, name):
+    dataset = load(write(tmp_path / name, FORMS[name]))
+    assert dataset.name == name.split(".")[0]
+    assert dataset.root == tmp_path
+    assert dataset.image_ids == ["1", "2", "3"]
+    assert dataset.image_files == FILES
+    assert [SPLITS[code] for code in dataset.image_splits] == ["train", "val", "test"]
+    assert dataset.captions == CAPTIONS
+    assert dataset.caption_images.tolist() == OWNERS
+    assert dataset.caption_ids == ["1#0", "1#1", "1#2", "2#0", "3#1"]
+    assert dataset.split_rule == "given"
+    assert dataset.remarks == ("left out 1 empty caption, of 3",)
+
+
+def test_lines_may_end_as_on_windows_and_line_breaks_within_quotes_stay(tmp_path):
+    dataset = load(write(tmp_path / "made.csv", 'image,caption\r\na.jpg,"one\r\ntwo"\r\nb.jpg,three\r\n'))
+    assert dataset.captions == ["one\r\ntwo", "three"]
+    assert dataset.image_files == ["a.jpg", "b.jpg"]
+
+
+def test_ids_default_to_the_files(tmp_path):
+    dataset = load(write(tmp_path / "made.csv", "image,caption\n./x/a.jpg,one\nb.jpg,two\nx/a.jpg,three\n"))
+    assert dataset.image_ids == dataset.image_files == ["x/a.jpg", "b.jpg"]
+    assert dataset.captions == ["one", "three", "two"]
+
+
+def test_the_columns_can_have_other_names(tmp_path):
+    path = write(tmp_path / "made.csv", "key,fold,path,raw\n7,test,a.jpg,one\n8,train,b.jpg,two\n")
+    dataset = load(path, columns="image=path,caption=raw,split=fold,id=key")
+    assert dataset.image_ids == ["7", "8"]
+    assert dataset.image_files == ["a.jpg", "b.jpg"]
+    assert dataset.captions == ["one", "two"]
+    assert dataset.image_splits.tolist() == [SPLITS.index("test"), SPLITS.index("train")]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_column_of_caption_ids_can_be_passed_over(tmp_path, ending):
+    content = {"image": ["a.jpg", "a.jpg"], "caption": ["one", "two"], "id": ["1", "2"]}
+    if ending == "csv":
+        content = "image,caption,id\na.jpg,one,1\na.jpg,two,2\n"
+    assert load(write(tmp_path / f"made.{ending}", content), columns="id=image").image_ids == ["a.jpg"]
+
+
+def test_the_root_can_be_another_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    dataset = load(write(tmp_path / "made.csv", "image,caption\na.jpg,one\n"), root=tmp_path / "images")
+    assert dataset.root == tmp_path / "images"
+    assert dataset.missing_rows().tolist() == [0]
+    (tmp_path / "images" / "a.jpg").touch()
+    assert dataset.missing_rows().tolist() == []
+
+
+def test_images_without_captions_are_told_of(tmp_path):
+    content = lines({"image": "a.jpg", "caption": []}, {"image": "b.jpg", "caption": "one"})
+    dataset = load(write(tmp_path / "made.jsonl", content))
+    assert dataset.image_files == ["a.jpg", "b.jpg"]
+    assert dataset.remarks == ("1 image without a caption, in the gallery only",)
+
+
+def test_a_table_without_splits_is_split_by_the_hash_of_its_ids(tmp_path):
+    content = "image,caption\n" + "".join(f"{number}.jpg,a caption\n" for number in range(3000))
+    dataset = load(write(tmp_path / "made.csv", content))
+    assert dataset.split_rule == "hash 80/10/10"
+    np.testing.assert_allclose(np.bincount(dataset.image_splits, minlength=4) / 3000, [0.8, 0.1, 0.1, 0], atol=0.02)
+
+
+def test_the_tables_splits_can_be_set_aside_for_the_hash(tmp_path):
+    content = "image,caption,split\n" + "".join(f"{number}.jpg,a caption,{number % 5 or ''}\n" for number in range(50))
+    dataset = load(write(tmp_path / "made.csv", content), split="hash")
+    assert dataset.split_rule == "hash 80/10/10"
+    without = load(write(tmp_path / "plain.csv", "image,caption\n" + "".join(f"{n}.jpg,x\n" for n in range(50))))
+    assert dataset.image_splits.tolist() == without.image_splits.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_adding_and_removing_rows_moves_no_other_image(tmp_path, seed):
+    draw = random.Random(seed)
+    rows = [f"{draw.randrange(200)}.jpg,caption {number}" for number in range(600)]
+    kept = draw.sample(rows, draw.randrange(1, len(rows)))
+
+    def splits(name, rows):
+        dataset = load(write(tmp_path / name, "\n".join(["image,caption", *rows]) + "\n"))
+        return dict(zip(dataset.image_ids, dataset.image_splits.tolist(), strict=True))
+
+    whole, fewer = splits("whole.csv", rows), splits("fewer.csv", kept)
+    assert len(set(whole.values())) == 3
+    assert fewer == {name: whole[name] for name in fewer}
