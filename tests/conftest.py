@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipret import cli
 from clipret.cache import CacheContents, open_writer
 
 # The models are tiny, and two threads on a busy machine only wait for each other.
@@ -187,3 +188,16 @@ def write_cache(path: Path, made: CacheContents | None = None, *, seed: int = 0)
 @pytest.fixture
 def cache_path(tmp_path) -> Path:
     return write_cache(tmp_path / "made.h5")
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run the command line in an empty folder; returns exit status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        status = cli.main([str(word) for word in words])
+        output = capsys.readouterr()
+        return status, output.out, output.err
+
+    return call
