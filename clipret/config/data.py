@@ -1,5 +1,6 @@
 """Settings of everything up to the cache: the data set, fetching it, extracting its features."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +158,9 @@ class ExtractConfig(DatasetConfig):
     @property
     def cache(self) -> Path:
         """The cache that extraction writes."""
-        name = Path(self.dataset.rstrip("/")).name.split(".")[0].split("{")[0].rstrip("-_") or "dataset"
-        return self.out or DATA_DIR / (
-            f"{name}-karpathy.h5" if (name, self.split) == ("coco", "karpathy") else f"{name}.h5"
-        )
+        path = Path(self.dataset)
+        # Of a pattern, what its files have in common.
+        name = re.split(r"[.{*?\[]", path.name)[0].rstrip("-_") or path.resolve().parent.name or "dataset"
+        if (self.dataset, self.split) == ("coco", "karpathy"):
+            name = "coco-karpathy"
+        return self.out or DATA_DIR / f"{name}.h5"

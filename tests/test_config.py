@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, to_command
+
+
+@pytest.mark.parametrize(
+    ("settings", "cache"),
+    [
+        ({"dataset": "coco"}, "coco"),
+        ({"dataset": "coco", "split": "karpathy"}, "coco-karpathy"),
+        ({"dataset": "flickr30k", "split": "karpathy"}, "flickr30k"),
+        ({"dataset": "a/shop.v2.csv"}, "shop"),
+        ({"dataset": "a/photos/"}, "photos"),
+        ({"dataset": "a/train-{0000..0012}.tar"}, "train"),
+        ({"dataset": "a/shards/{0000..0012}.tar"}, "shards"),
+        ({"dataset": "a/shards/*.tar"}, "shards"),
+    ],
+)
+def test_a_cache_is_called_after_its_data_set(settings, cache):
+    assert ExtractConfig(**settings).cache == Path("data") / f"{cache}.h5"
+    assert ExtractConfig(**settings, out="x.h5").cache == Path("x.h5")
+
+
+def test_columns_are_ours_unless_named():
+    assert DatasetConfig("x.csv").column_names == {name: name for name in ("image", "caption", "split", "id")}
+    named = DatasetConfig("x.csv", columns="image=a b, caption=text,").column_names
+    assert (named["image"], named["caption"], named["split"]) == ("a b", "text", "split")
+
+
+def test_a_data_set_of_a_path_object_is_its_text():
+    assert DatasetConfig(Path("a") / "b.csv").dataset == "a/b.csv"
+
+
+def test_the_command_of_a_download_names_the_data_set_by_its_place():
+    config = DownloadConfig("coco", root="my data", annotations_only=True, jobs=1)
+    assert to_command("download", config) == "clipret download coco --root 'my data' --annotations-only --jobs 1"
