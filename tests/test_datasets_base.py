@@ -116,7 +116,7 @@ def test_images_that_share_an_id_are_refused(tmp_path):
     )
 
 
-@pytest.mark.parametrize("file", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\x.jpg", "~/x.jpg"])
+@pytest.mark.parametrize("file", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\x.jpg", "~/x.jpg", "C:/x.jpg"])
 def test_a_file_that_leaves_the_root_is_refused(tmp_path, file):
     with pytest.raises(DatasetError) as caught:
         finished(made(tmp_path, files=["a.jpg", file]))

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
@@ -227,16 +227,19 @@ def _require_unique(dataset: RetrievalDataset) -> None:
 
 
 def _require_inside(dataset: RetrievalDataset) -> None:
-    outside = [
-        name
-        for name in dataset.image_files
-        if name.startswith(("/", "~")) or "\\" in name or ".." in PurePosixPath(name).parts or Path(name).is_absolute()
-    ]
+    outside = [name for name in dataset.image_files if _leaves(name)]
     if outside:
         raise DatasetError(
             f"data set '{dataset.name}': {len(outside):,} image files lead out of {dataset.root}: {listed(outside)}; "
             f"expected paths relative to it, with forward slashes and without `..`."
         )
+
+
+def _leaves(name: str) -> bool:
+    """Whether a path is absolute, on any system, or goes up; looked at as text, for there are many."""
+    if name.startswith(("/", "~")) or "\\" in name:
+        return True
+    return (".." in name and ".." in name.split("/")) or (":" in name and PureWindowsPath(name).drive != "")
 
 
 def _names_in(folder: Path) -> frozenset[str]:
