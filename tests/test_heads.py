@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,10 @@ def test_a_head_that_is_not_finite_is_refused(projections, tmp_path):
     save_head(head, path=tmp_path / "head.safetensors", metadata=METADATA)
     with pytest.raises(HeadError, match="values in text_weight that are not finite"):
         load_head(tmp_path / "head.safetensors", projections=projections, weights_sha256=WEIGHTS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are of another kind there")
+def test_a_head_can_be_read_by_whoever_can_read_other_new_files(projections, tmp_path):
+    (tmp_path / "other").touch()
+    save_head(LinearHead(projections), path=tmp_path / "head.safetensors", metadata=METADATA)
+    assert (tmp_path / "head.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
