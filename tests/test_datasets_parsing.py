@@ -50,6 +50,29 @@ def test_a_line_that_is_no_object_is_named(tmp_path, content, message):
     assert str(caught.value) == message.replace("PATH", str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b'{"a": ]', "line 1, column 7 (byte 6)"),
+        (b'\xef\xbb\xbf{"a": ]', "line 1, column 7 (byte 9)"),
+        (b'{"a":\r\n ]', "line 2, column 2 (byte 8)"),
+        ('{"\u00e9": ]'.encode(), "line 1, column 7 (byte 7)"),
+    ],
+)
+def test_the_place_where_json_breaks_is_the_files_own(tmp_path, content, place):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError) as caught:
+        read_json(path)
+    assert str(caught.value) == f"{path} is not JSON: expecting value, {place}; mend it, or fetch it again."
+
+
+def test_a_field_that_nobody_needs_is_forgotten_wherever_it_is(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"tokens": 1, "a": [{"tokens": ["x"], "b": 2}]}')
+    assert read_json(path, without="tokens") == {"a": [{"b": 2}]}
+
+
 def test_json_that_nests_too_deep_is_an_error_and_not_a_crash(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("[" * 200_000)

@@ -39,7 +39,8 @@ def read_karpathy(path: Path, *, id_field: str | None = None) -> list[KarpathyIm
 
     Raises DatasetError, with the place, when the file is not JSON or not of this form, or a sentence id is there twice.
     """
-    content = read_json(path)
+    # The tokens of the sentences are most of the file, and of no use here.
+    content = read_json(path, without="tokens")
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DatasetError(f"{path} is not a split file of Karpathy's: expected an object with a list `images`.")
     images = []

@@ -1,5 +1,6 @@
 """What every reader needs: files that may be broken, read into values or one clear line."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,13 @@ from pathlib import Path
 from clipret.errors import DatasetError
 
 
-def read_json(path: Path):
-    """The content of a JSON file. Raises DatasetError with line, column and byte when it cannot be read."""
-    return _parsed(read_text(path), path)
+def read_json(path: Path, *, without: str | None = None):
+    """The content of a JSON file. Raises DatasetError with line, column and byte when it cannot be read.
+
+    without  a field that is forgotten wherever it is met, so that it takes no memory
+    """
+    text, mark = _decoded(_read_bytes(path), path)
+    return _parsed(text, path, before=mark, without=without)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
@@ -24,26 +29,19 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 
 def read_text(path: Path) -> str:
     """The content of a UTF-8 file, with or without byte order mark. Raises DatasetError with the byte that is not."""
-    try:
-        return text_of(path.read_bytes(), path)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
+    return text_of(_read_bytes(path), path)
 
 
 def text_of(content: bytes, path: Path) -> str:
     """The text of a file whose bytes have been read, every line break a newline. Errors as those of read_text."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # A byte order mark is cut off before the bytes are counted.
-        byte = error.start + len(content) - len(error.object)
-        raise DatasetError(f"{path} is not UTF-8 text: byte {byte:,} is {content[byte]:#x}.") from None
+    text, _ = _decoded(content, path)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def json_of(content: bytes, path: Path):
     """The content of a JSON file whose bytes have been read. Errors as those of read_json."""
-    return _parsed(text_of(content, path), path)
+    text, mark = _decoded(content, path)
+    return _parsed(text, path, before=mark)
 
 
 def listed(names, *, limit: int = 5) -> str:
@@ -81,17 +79,41 @@ def flaw(text: str, *, one_line: bool = False) -> str | None:
     return None
 
 
-def _parsed(text: str, path: Path, *, line: int | None = None):
+def _read_bytes(path: Path) -> bytes:
     try:
-        return json.loads(text)
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _decoded(content: bytes, path: Path) -> tuple[str, int]:
+    """The text, and the bytes of the byte order mark before it."""
+    mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return content.decode("utf-8-sig"), mark
+    except UnicodeDecodeError as error:
+        # The mark is cut off before the bytes are counted.
+        byte = error.start + len(content) - len(error.object)
+        raise DatasetError(f"{path} is not UTF-8 text: byte {byte:,} is {content[byte]:#x}.") from None
+
+
+def _parsed(text: str, path: Path, *, line: int | None = None, before: int = 0, without: str | None = None):
+    """The content of JSON text: of one line of the file, or of all of it, behind so many bytes."""
+    try:
+        return json.loads(text, object_hook=None if without is None else lambda entry: _forget(entry, without))
     except json.JSONDecodeError as error:
-        offset = len(text[: error.pos].encode())
+        byte = before + len(text[: error.pos].encode())
         raise DatasetError(
             f"{path} is not JSON: {error.msg[0].lower()}{error.msg[1:]}, line {line or error.lineno}, column "
-            f"{error.colno}" + ("" if line else f" (byte {offset:,})") + "; mend it, or fetch it again."
+            f"{error.colno}" + ("" if line else f" (byte {byte:,})") + "; mend it, or fetch it again."
         ) from None
     except (ValueError, RecursionError) as error:
         # JSON by its grammar, yet beyond what is read: a whole number of over 4,300 digits, brackets a thousand deep.
         place = f", line {line}" if line else ""
         what = "it nests too deep" if isinstance(error, RecursionError) else "it has a number with too many digits"
         raise DatasetError(f"{path}{place}: {what} to be read; mend it, or fetch it again.") from None
+
+
+def _forget(entry: dict, name: str) -> dict:
+    entry.pop(name, None)
+    return entry
