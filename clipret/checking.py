@@ -7,10 +7,10 @@ import numpy as np
 
 from clipret.backbones import CONTEXT_LENGTH, find_too_long
 from clipret.config import DatasetConfig
+from clipret.counting import count_splits
 from clipret.datasets import RetrievalDataset, load_dataset
 from clipret.datasets.captions import prompted
 from clipret.progress import ProgressCallback, silent
-from clipret.splits import count_splits
 
 # Words a caption: lower edges of the histogram's bins.
 _EDGES = (1, 6, 11, 16, 21, 31, 51)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipret.cache import DONE, FORMAT, PENDING, UNUSABLE, FeatureCache
-from clipret.splits import count_splits
+from clipret.counting import count_splits
 
 
 def inspect_cache(path: Path | str) -> dict:

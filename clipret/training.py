@@ -47,11 +47,6 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
     run = runs.make_run(config.runs_dir, name=config.name, kind=f"{config.loss}-{config.head}")
     runs.write_json(run / runs.CONFIG, _record(config, cache))
     save_trained_on(run / runs.TRAINED_ON, image_digests(cache, training.image_rows))
-    metadata = {
-        "model": cache.about["model"],
-        "weights_sha256": cache.inputs["weights_sha256"],
-        "fingerprint": cache.fingerprint,
-    }
     kept_epoch, kept, zero_shot = 0, None, None
     with (run / runs.HISTORY).open("w", newline="", encoding="utf-8") as file:
         history = csv.writer(file)
@@ -61,7 +56,7 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
             zero_shot = score if epoch == 0 else zero_shot
             if config.keep == "last" or score is None or kept is None or score > kept:
                 kept_epoch, kept = epoch, score
-                save_head(head, path=run / runs.HEAD, metadata={**metadata, "epoch": str(epoch)})
+                save_head(head, path=run / runs.HEAD, metadata=_head_metadata(cache, epoch))
             _append(history, epoch=epoch, loss=loss, measured=measured, seconds=time.perf_counter() - started)
             file.flush()
             detail = {name: value for name, value in (("loss", loss), ("val rsum", score)) if value is not None}
@@ -76,6 +71,15 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
         "val_rsum": kept,
         "zero_shot_val_rsum": zero_shot,
         "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _head_metadata(cache: FeatureCache, epoch: int) -> dict[str, str]:
+    return {
+        "model": cache.about["model"],
+        "weights_sha256": cache.inputs["weights_sha256"],
+        "fingerprint": cache.fingerprint,
+        "epoch": str(epoch),
     }
 
 

@@ -124,7 +124,7 @@ def write_official(root, *, year: str, leave_out: int = 0):
     from eccv_caption.metrics import Metrics
 
     captions = Metrics().coco_gts["i2t"]
-    test = karpathy_test_ids()[leave_out:]
+    test = karpathy_test_ids(otherwise="")[leave_out:]
     others = [number for number in range(1, 400) if number not in set(test)]
     (root / "annotations").mkdir(parents=True)
     for part, numbers in (("train", others + test[::2]), ("val", test[1::2])):
@@ -149,7 +149,7 @@ def test_without_karpathys_file_the_real_test_ids_come_in_the_order_of_the_packa
     others = write_official(tmp_path, year=year)
     dataset = load(tmp_path, split="karpathy")
     test = images_of(dataset, "test")
-    assert (len(test), test) == (5000, [str(number) for number in karpathy_test_ids()])
+    assert (len(test), test) == (5000, [str(number) for number in karpathy_test_ids(otherwise="")])
     assert dataset.image_ids[:5000] == test
     captions = np.array(dataset.caption_ids, dtype=np.int64)[dataset.caption_images < 5000]
     np.testing.assert_array_equal(captions, Metrics().coco_ids)
@@ -185,5 +185,5 @@ def test_without_the_package_its_installation_is_told(copy, monkeypatch):
         load(copy, split="karpathy")
     assert str(caught.value) == (
         "Karpathy's test ids are in the package `eccv-caption`, which is not installed; run: pip install "
-        "'clipret[karpathy]', or put Karpathy's dataset_coco.json into the data set's folder."
+        f"'clipret[karpathy]', or put Karpathy's dataset_coco.json into {copy}."
     )

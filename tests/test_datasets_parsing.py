@@ -1,6 +1,18 @@
+from pathlib import Path
+
 import pytest
 
-from clipret.datasets.parsing import counted, flaw, listed, read_json, read_json_lines, read_text, repeated
+from clipret.datasets.parsing import (
+    counted,
+    flaw,
+    is_there,
+    listed,
+    read_json,
+    read_json_lines,
+    read_text,
+    repeated,
+    shortened,
+)
 from clipret.errors import DatasetError
 
 
@@ -88,6 +100,19 @@ def test_names_are_listed_up_to_a_few():
 
 def test_numbers_agree_with_their_nouns():
     assert [counted(number, "image") for number in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+
+
+def test_values_are_shown_as_python_writes_them_up_to_a_length():
+    assert [shortened(value) for value in (7, "a\nb", None)] == ["7", r"'a\nb'", "None"]
+    assert len(shortened("x" * 500)) == 60
+    assert shortened("x" * 500).endswith("...")
+
+
+def test_a_path_that_cannot_be_looked_at_is_not_there(tmp_path):
+    assert not is_there(tmp_path)
+    assert is_there(tmp_path, Path.is_dir)
+    assert not is_there(tmp_path / ("x" * 5000), Path.exists)
+    assert not is_there(tmp_path / "a\0b")
 
 
 def test_values_that_are_repeated_come_once():

@@ -7,10 +7,11 @@ from conftest import contents, write_cache
 
 from clipret import EvalConfig, FeatureCache, evaluate
 from clipret.cache import open_writer
-from clipret.errors import UsageError
+from clipret.config import PROTOCOLS
+from clipret.errors import DatasetError, UsageError
 from clipret.heads import LinearHead, embed
 from clipret.karpathy_ids import karpathy_test_ids
-from clipret.protocols import default_protocol, make_protocol, split_protocol
+from clipret.protocols import _RULES, default_protocol, make_protocol, split_protocol
 from clipret.retrieval import TIE_TOLERANCE
 
 CAPTIONS = (6, 5, 7, 5, 5, 4)
@@ -134,6 +135,19 @@ def test_a_cache_without_the_protocols_images_is_refused(tmp_path, dataset, name
     assert str(caught.value) == f"--protocol {name} {message.format(path=cache.path)}"
 
 
+def test_every_protocol_that_can_be_asked_for_can_be_made():
+    assert set(PROTOCOLS) == {"split", *_RULES}
+
+
+def test_without_the_package_a_cache_of_the_2017_release_is_told_what_to_do(tmp_path, monkeypatch):
+    cache = cache_of(tmp_path, "coco")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        DatasetError, match=r"pip install 'clipret\[karpathy\]', or extract COCO with --split karpathy\.$"
+    ):
+        make_protocol(cache, "coco-karpathy-1k")
+
+
 def test_a_gallery_without_a_usable_image_is_refused(tmp_path):
     cache = cache_of(tmp_path, "coco", unusable=(2, 3, 4, 5))
     with pytest.raises(UsageError, match=r"--protocol coco-val2017: .* has too few usable images and captions for it"):
@@ -152,7 +166,7 @@ def package():
 
 def karpathy_contents(package, *, dataset: str, **changes):
     """A cache of the real test ids and caption ids between other images; ten test images carry a sixth caption."""
-    ids = karpathy_test_ids()
+    ids = karpathy_test_ids(otherwise="")
     captions = {number: sorted(package.coco_gts["i2t"][number]) for number in ids}
     for place, number in enumerate(ids[:10]):
         captions[number] = [*captions[number], 9_000_000 + place]

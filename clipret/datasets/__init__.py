@@ -9,6 +9,7 @@ from clipret.datasets.coco import load_coco
 from clipret.datasets.emoji import load_emoji
 from clipret.datasets.flickr30k import load_flickr30k
 from clipret.datasets.own import load_own
+from clipret.datasets.parsing import is_there
 from clipret.errors import DatasetError, UsageError
 
 __all__ = ["DATASETS", "RetrievalDataset", "load_dataset", "split_by_hash"]
@@ -45,8 +46,4 @@ def load_dataset(config: DatasetConfig) -> RetrievalDataset:
 
 
 def _is_path(name: str) -> bool:
-    try:
-        return "/" in name or "." in name or Path(name).exists()
-    except OSError:
-        # Too long to be a file's name.
-        return False
+    return "/" in name or "." in name or is_there(Path(name), Path.exists)

@@ -18,6 +18,7 @@ from clipret.datasets.watch import Watch, explained, require_space
 from clipret.errors import DatasetError
 
 _BLOCK = 1 << 20
+# What the libraries raise at a damaged archive, or at one packed in a way that they do not know.
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
     *(EOFError, NotImplementedError, UnicodeDecodeError, struct.error),
@@ -90,10 +91,13 @@ def lacking_bytes(path: Path, root: Path, *, selection: Selection) -> int:
 
 
 class _Zip:
+    """A zip file, with the methods that _Tar has."""
+
     def __init__(self, path: Path):
         self._file = zipfile.ZipFile(path)
 
     def entries(self) -> Iterator[_Entry]:
+        """Every entry, in the archive's order."""
         for info in self._file.infolist():
             mode = stat.S_IFMT(info.external_attr >> 16)
             plain = mode in (0, stat.S_IFREG, stat.S_IFDIR) and not info.flag_bits & 1
@@ -102,17 +106,22 @@ class _Zip:
             yield _Entry(name=info.orig_filename, size=info.file_size, crc=info.CRC, kind=kind, member=info)
 
     def read(self, entry: _Entry) -> BinaryIO:
+        """The content of a file, as a stream."""
         return self._file.open(entry.member)
 
     def close(self) -> None:
+        """Close the archive's file."""
         self._file.close()
 
 
 class _Tar:
+    """A tar file, compressed or not, with the methods that _Zip has."""
+
     def __init__(self, path: Path):
         self._file = tarfile.open(path, "r:*")  # noqa: SIM115  closed by _opened
 
     def entries(self) -> Iterator[_Entry]:
+        """Every entry, in the archive's order, once all of the archive has been read."""
         members = self._file.getmembers()
         # The checksum of a compressed tar is at its end, which tarfile has no reason to read.
         while self._file.fileobj.read(_BLOCK):
@@ -122,9 +131,11 @@ class _Tar:
             yield _Entry(name=info.name, size=info.size, crc=None, kind=kind, member=info)
 
     def read(self, entry: _Entry) -> BinaryIO:
+        """The content of a file, as a stream."""
         return self._file.extractfile(entry.member)
 
     def close(self) -> None:
+        """Close the archive's file."""
         self._file.close()
 
 

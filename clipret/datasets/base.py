@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
+from clipret.counting import caption_places
 from clipret.datasets.captions import clean_caption
 from clipret.datasets.parsing import counted, flaw, listed, repeated
 from clipret.errors import DatasetError
@@ -53,7 +54,7 @@ class RetrievalDataset:
         if not self.captions:
             raise DatasetError(f"data set '{self.name}' at {self.root} has no captions; extraction needs at least one.")
         if self.caption_ids is None:
-            places = _places(self.caption_images)
+            places = caption_places(self.caption_images)
             owners = zip(self.caption_images.tolist(), places.tolist(), strict=True)
             made = [f"{self.image_ids[image]}#{place}" for image, place in owners]
             object.__setattr__(self, "caption_ids", made)
@@ -134,7 +135,7 @@ def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset
         remarks.append(f"left out {counted(len(empty), 'empty caption')}, of {where}")
     keep = np.flatnonzero(filled)
     if config.captions_per_image is not None:
-        keep = keep[_places(dataset.caption_images[keep]) < config.captions_per_image]
+        keep = keep[caption_places(dataset.caption_images[keep]) < config.captions_per_image]
     kept = dataclasses.replace(
         dataset,
         captions=[dataset.captions[row] for row in keep],
@@ -192,16 +193,6 @@ def split_by_hash(keys, *, fractions: dict[str, float], salt: str = "clipret") -
     positions = [int.from_bytes(digest[:8], "big") / 2**64 for digest in digests]
     buckets = np.searchsorted(edges[:-1], positions, side="right")
     return np.asarray(codes, dtype=np.uint8)[buckets]
-
-
-def _places(caption_images: np.ndarray) -> np.ndarray:
-    """(M,) place from 0 of each caption among its image's captions."""
-    order = np.argsort(caption_images, kind="stable")
-    grouped = caption_images[order]
-    starts = np.searchsorted(grouped, grouped)
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order)) - starts
-    return places
 
 
 def _require_storable(dataset: RetrievalDataset) -> None:

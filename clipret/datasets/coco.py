@@ -70,7 +70,7 @@ def _karpathy(root: Path, config: DatasetConfig) -> RetrievalDataset:
 def _karpathy_from_ids(root: Path, config: DatasetConfig) -> RetrievalDataset:
     """Karpathy's test images by the ids in `eccv-caption`; every other image of the annotations is train or val."""
     parts = _annotation_files(root)
-    test_ids = karpathy_test_ids()
+    test_ids = karpathy_test_ids(otherwise=f"put Karpathy's dataset_coco.json into {root}")
     images = {image.id: image for path in parts for image in read_captions(path)}
     absent = [number for number in test_ids if number not in images]
     if absent:

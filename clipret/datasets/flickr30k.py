@@ -10,6 +10,7 @@ from clipret.datasets.base import RetrievalDataset, split_by_hash
 from clipret.datasets.flickr30k_captions import FlickrImage, read_captions
 from clipret.datasets.karpathy import FOLDERS as KARPATHY_FOLDERS
 from clipret.datasets.karpathy import find_karpathy, read_karpathy
+from clipret.datasets.parsing import is_there
 from clipret.errors import DatasetError
 
 _KARPATHY = "dataset_flickr30k.json"
@@ -73,7 +74,7 @@ def load_flickr30k(config: DatasetConfig) -> RetrievalDataset:
 
 def _by_captions(root: Path, config: DatasetConfig) -> RetrievalDataset:
     paths = [root / folder / name for name in _CAPTION_FILES for folder in _CAPTION_FOLDERS]
-    path = next((path for path in paths if _is_file(path)), None)
+    path = next((path for path in paths if is_there(path)), None)
     if path is None:
         raise DatasetError(
             f"there are no captions of Flickr30k: looked for {_KARPATHY} in {_places(root, KARPATHY_FOLDERS)}, and for "
@@ -113,18 +114,10 @@ def _dataset(name: str, root: Path, *, path: Path, images: list[FlickrImage], sp
 def _find_files(root: Path, images: list[FlickrImage]) -> list[str]:
     """The files below root, in the first folder that has any of the first few; the published folder when none has."""
     first = [image.file for image in images[:_LOOKED_FOR]]
-    folders = (folder for folder in _IMAGE_FOLDERS if any(_is_file(root / folder / file) for file in first))
+    folders = (folder for folder in _IMAGE_FOLDERS if any(is_there(root / folder / file) for file in first))
     folder = next(folders, None)
     prefix = {None: f"{_IMAGE_FOLDERS[0]}/", "": ""}.get(folder, f"{folder}/")
     return [f"{prefix}{image.file}" for image in images]
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a file is there; no for a name that the system will not even look at, such as one too long."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _places(root: Path, folders: tuple[str, ...]) -> str:

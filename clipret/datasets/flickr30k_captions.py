@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from clipret.datasets.parsing import listed, read_text
+from clipret.datasets.parsing import listed, read_text, shortened
 from clipret.errors import DatasetError
 
 # Our name of a column -> the names it has in the files that are about.
@@ -81,7 +81,7 @@ def _ordered(rows: list[_Row], path: Path) -> list[tuple[str | None, str]]:
     for row in rows:
         if int(row.number) in lines:
             raise DatasetError(
-                f"{path}, line {row.line}: {_short(row.file)} has its caption {row.number} on line "
+                f"{path}, line {row.line}: {shortened(row.file)} has its caption {row.number} on line "
                 f"{lines[int(row.number)]} already."
             )
         lines[int(row.number)] = row.line
@@ -96,7 +96,7 @@ def _token_rows(path: Path, text: str) -> Iterator[_Row]:
         key, tab, caption = content.partition("\t")
         file, sign, number = key.strip().rpartition("#")
         if not tab or not sign:
-            lacks = "no tab" if not tab else f"no # in {_short(key)}"
+            lacks = "no tab" if not tab else f"no # in {shortened(key.strip())}"
             raise DatasetError(f"{path}, line {line} has {lacks}; expected {_TOKEN_LINE}.")
         yield _Row(line, file, _number(number, path, line=line), caption.strip())
 
@@ -106,6 +106,7 @@ def _table_rows(path: Path, text: str, *, remarks: list[int]) -> Iterator[_Row]:
     bars = "|" in text.lstrip().partition("\n")[0]
     lines = _bar_lines(text) if bars else _csv_lines(path, text)
     line, header = next(lines, (1, [""]))
+    header = [name.strip() for name in header]
     places = _places(path, header, line=line)
     number_place, last = places.get("number"), len(header) - 1
     for line, cells in lines:
@@ -120,8 +121,9 @@ def _table_rows(path: Path, text: str, *, remarks: list[int]) -> Iterator[_Row]:
             cells = [*cells[:number_place], *lost.groups()]
         if len(cells) != len(header):
             raise DatasetError(
-                f"{path}, line {line} has {len(cells)} fields, expected {len(header)} ({listed(map(_short, header))}), "
-                f"separated by {'|' if bars else 'commas; put text with commas into double quotes'}."
+                f"{path}, line {line} has {len(cells)} fields, expected {len(header)} "
+                f"({listed(map(shortened, header))}), separated by "
+                f"{'|' if bars else 'commas; put text with commas into double quotes'}."
             )
         number = None if number_place is None else _number(cells[number_place].strip(), path, line=line)
         yield _Row(line, cells[places["image"]].strip(), number, cells[places["caption"]].strip())
@@ -133,7 +135,7 @@ def _places(path: Path, header: list[str], *, line: int) -> dict[str, int]:
     found = {ours: [place for place, name in enumerate(names) if name in known] for ours, known in _COLUMNS.items()}
     if len(found["image"]) != 1 or len(found["caption"]) != 1 or len(found["number"]) > 1:
         raise DatasetError(
-            f"{path}, line {line}: found the columns {listed(map(_short, header))}; expected one of "
+            f"{path}, line {line}: found the columns {listed(map(shortened, header))}; expected one of "
             f"{', '.join(_COLUMNS['image'])} and one of {', '.join(_COLUMNS['caption'])}."
         )
     return {ours: places[0] for ours, places in found.items() if places}
@@ -161,10 +163,7 @@ def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _number(text: str, path: Path, *, line: int) -> str:
     if not _NUMBER.fullmatch(text):
-        raise DatasetError(f"{path}, line {line}: the caption's number is {_short(text)}; expected 0, 1 and so on.")
+        raise DatasetError(
+            f"{path}, line {line}: the caption's number is {shortened(text.strip())}; expected 0, 1 and so on."
+        )
     return text
-
-
-def _short(text: str) -> str:
-    text = repr(text.strip())
-    return text if len(text) <= 60 else f"{text[:57]}..."

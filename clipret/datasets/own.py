@@ -8,7 +8,7 @@ from clipret.config import DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits
 from clipret.datasets.coco_json import read_captions
 from clipret.datasets.folder import load_folder
-from clipret.datasets.parsing import listed, repeated
+from clipret.datasets.parsing import is_there, listed, repeated
 from clipret.datasets.rows import ENDINGS
 from clipret.datasets.table import load_table
 from clipret.errors import DatasetError
@@ -29,11 +29,11 @@ def load_own(config: DatasetConfig) -> RetrievalDataset:
     Raises DatasetError when there is nothing, nothing known, or what is there is malformed.
     """
     path = Path(config.dataset)
-    if config.root is not None and not _is(Path.is_dir, config.root):
+    if config.root is not None and not is_there(config.root, Path.is_dir):
         raise DatasetError(
             f"--root is {config.root}, which is no folder; expected the one that image paths start from."
         )
-    if _is(Path.is_dir, path):
+    if is_there(path, Path.is_dir):
         _require_unknown(path)
         return load_folder(config)
     ending = path.suffix.lower()
@@ -42,7 +42,7 @@ def load_own(config: DatasetConfig) -> RetrievalDataset:
         from clipret.datasets.shards import load_shards
 
         return load_shards(config)
-    if not _is(Path.exists, path):
+    if not is_there(path, Path.exists):
         raise DatasetError(f"there is no data set at {path}; expected the path of a {_FORMS}.")
     if ending in ENDINGS:
         return load_table(config)
@@ -85,11 +85,3 @@ def _require_own_files(path: Path, files: list[str]) -> None:
             f"{path}: {len(twice):,} files are of more than one image: {listed(twice)}; expected a file of its own for "
             f"every id."
         )
-
-
-def _is(question, path: Path) -> bool:
-    """The answer of a Path method; no for a path that the system will not even look at, such as one too long."""
-    try:
-        return question(path)
-    except OSError:
-        return False

@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clipret.errors import DatasetError
@@ -48,6 +48,23 @@ def listed(names, *, limit: int = 5) -> str:
     """The first few names, joined by commas, with an ellipsis when there are more."""
     names = [str(name) for name in names]
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def shortened(value) -> str:
+    """The value as Python writes it, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_there(path: Path, question: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Whether the path is a file (or what else a method of Path asks).
+
+    No for a path that the system will not even look at, such as one too long.
+    """
+    try:
+        return question(path)
+    except (OSError, ValueError):
+        return False
 
 
 def repeated(values) -> list:

@@ -9,7 +9,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from clipret.config import DatasetConfig
-from clipret.datasets.parsing import listed
+from clipret.datasets.parsing import is_there, listed
 from clipret.errors import DatasetError
 
 _MOST_SHARDS = 100_000
@@ -24,8 +24,8 @@ def find_shards(config: DatasetConfig) -> list[Path]:
     """
     pattern, base = config.dataset, config.root or Path()
     shards = []
-    for path in [pattern] if _is_file(base / pattern) else _without_braces(pattern):
-        if glob.has_magic(path) and not _is_file(base / path):
+    for path in [pattern] if is_there(base / pattern) else _without_braces(pattern):
+        if glob.has_magic(path) and not is_there(base / path):
             # As a text: Path.glob takes no absolute pattern.
             found = sorted(map(Path, glob.glob(str(base / path), recursive=True)))  # noqa: PTH207
             if not found:
@@ -73,7 +73,7 @@ def _require_shards(shards: list[Path], pattern: str) -> None:
     if others:
         packed = " (images are read from anywhere in a shard, so decompress it first)" if ".tar." in str(others) else ""
         raise DatasetError(f"{listed(others)}: not a .tar by its name{packed}; {_EXPECTED}.")
-    missing = [shard for shard in shards if not _is_file(shard)]
+    missing = [shard for shard in shards if not is_there(shard)]
     if missing:
         raise DatasetError(
             f"{len(missing):,} of {len(shards):,} shards of {pattern} are not there: {listed(missing)}; fetch them, or "
@@ -81,11 +81,3 @@ def _require_shards(shards: list[Path], pattern: str) -> None:
         )
     if len(set(shards)) < len(shards):
         raise DatasetError(f"{pattern} stands for the same shard more than once; {_EXPECTED}.")
-
-
-def _is_file(path: Path) -> bool:
-    """Whether a file is there; no for a path that the system will not even look at, such as one too long."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False

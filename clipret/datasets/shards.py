@@ -7,7 +7,7 @@ import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits, split_code
-from clipret.datasets.parsing import json_of, listed, text_of
+from clipret.datasets.parsing import json_of, listed, shortened, text_of
 from clipret.datasets.shard_files import common_folder, find_shards, shards_name
 from clipret.datasets.tars import member_index, read_member
 from clipret.errors import DatasetError
@@ -169,12 +169,13 @@ class _Info:
 
     @property
     def id(self) -> str:
+        """The image's id: the .json's, else the key."""
         value = self._fields.get(self._names["id"])
         if value is None:
             return self._key
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise DatasetError(
-                f"{self._path}: `{self._names['id']}` is {_short(value)}; expected text or a whole number."
+                f"{self._path}: `{self._names['id']}` is {shortened(value)}; expected text or a whole number."
             )
         return str(value)
 
@@ -187,29 +188,25 @@ class _Info:
         code = split_code(value) if isinstance(value, str) else None
         if code is None:
             raise DatasetError(
-                f"{self._path}: `{self._names['split']}` is {_short(value)}; expected one of: {', '.join(SPLITS)}."
+                f"{self._path}: `{self._names['split']}` is {shortened(value)}; expected one of: {', '.join(SPLITS)}."
             )
         return code
 
     @property
     def captions(self) -> list[str]:
+        """The captions in the .json. Raises DatasetError when it has none."""
         names = [self._names["caption"]] if self.names_captions else _CAPTION_FIELDS
         name = next((name for name in names if name in self._fields), None)
         if name is None:
             raise DatasetError(
                 f"{self._path} has no `{'` or `'.join(names)}`, and there is no other caption; it has: "
-                f"{listed(map(_short, self._fields)) or 'nothing'}; name the field with --columns caption=NAME."
+                f"{listed(map(shortened, self._fields)) or 'nothing'}; name the field with --columns caption=NAME."
             )
         value = self._fields[name]
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise DatasetError(f"{self._path}: `{name}` is {_short(value)}; expected text or a list of texts.")
+            raise DatasetError(f"{self._path}: `{name}` is {shortened(value)}; expected text or a list of texts.")
         return texts
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _given_splits(columns: _Columns, config: DatasetConfig) -> list[int] | None:

@@ -126,6 +126,7 @@ class _Joined:
         self._count = 0
 
     def add(self, number: int, cells: list) -> None:
+        """Take in a row: its number and its cells in the order of config.COLUMNS."""
         image, caption, split, name = cells
         self._count += 1
         row = self._row(number, file=self._file(number, image), name=self._id(number, name))
@@ -140,6 +141,7 @@ class _Joined:
             self._owners.append(row)
 
     def images(self) -> TableImages:
+        """The images of all rows. Raises DatasetError when there are none, or ids or splits on some rows only."""
         if not self._count:
             raise DatasetError(f"{self._table.path} has no rows; expected one for every caption.")
         owners = np.array(self._owners, dtype=np.int64)

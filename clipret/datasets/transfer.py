@@ -250,7 +250,8 @@ def _reason(error: BaseException) -> str:
     """Why the network failed, in our words: those of the libraries name their own classes and objects."""
     causes = list(_causes(error))
 
-    def first(*kinds):
+    def first(*kinds: type):
+        """The first of the causes that is of one of these kinds."""
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
 
     if first(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):

@@ -77,6 +77,7 @@ def explained(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write `path` into an error for the user."""
     try:
         yield
+    # The second is what filelock raises on a file system that knows no locks.
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, (FileExistsError, NotADirectoryError)):
