@@ -15,12 +15,16 @@ _WHERE = {
     "EvalConfig": "config",
     "ExtractConfig": "config",
     "FeatureCache": "cache",
+    "MergeConfig": "config",
     "TrainConfig": "config",
+    "VerifyConfig": "config",
     "check_dataset": "checking",
     "download": "datasets.download",
     "evaluate": "evaluation",
     "extract": "extraction",
+    "merge": "merging",
     "train": "training",
+    "verify": "verification",
 }
 
 __all__ = sorted(_WHERE)

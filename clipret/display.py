@@ -62,19 +62,25 @@ class ProgressDisplay:
             text = f"{progress.phase} {count}{pace}  {detail}".rstrip()
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        """Write a line, above the bars where there are some; also where progress is not shown."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def _draw(self, progress: Progress, **fields) -> None:
         if progress.phase not in self._tasks:
             self._tasks[progress.phase] = self._bars.add_task(progress.phase, total=progress.total, **fields)
         self._bars.update(self._tasks[progress.phase], completed=progress.done, total=progress.total, **fields)
 
 
-def extraction_summary(result: dict, *, batch_size: int) -> str:
-    """What extract returned, in words; batch_size is the one asked for."""
+def extraction_summary(result: dict, *, batch_size: int | None) -> str:
+    """What extract returned, in words; batch_size is the one asked for, None for any."""
     cache, new = result["cache"], result["extracted_images"] + result["extracted_captions"]
     if new:
+        several = result["processes"] > 1
+        processes, first = (f" by {result['processes']} processes", " by the first") if several else ("", "")
         lines = [
-            f"{cache}: {result['images']:,} images and {result['captions']:,} captions, "
-            f"{result['extracted_images']:,} and {result['extracted_captions']:,} of them now, "
+            f"{cache}: {result['images']:,} images and {result['captions']:,} captions{processes}, "
+            f"{result['extracted_images']:,} and {result['extracted_captions']:,} of them now{first}, "
             f"in {result['seconds']:.1f} s."
         ]
     else:
@@ -84,11 +90,31 @@ def extraction_summary(result: dict, *, batch_size: int) -> str:
         counted = "1 image" if result["problems"] == 1 else f"{result['problems']:,} images"
         found = f", {result['missing']:,} of them not found" if result["missing"] else ""
         lines.append(f"{counted} could not be read{found}; clipret info {shlex.quote(cache)} --problems lists them.")
-    if new and result["batch_size"] != batch_size:
+    if new and batch_size is not None and result["batch_size"] != batch_size:
         lines.append(f"It was begun with --batch-size {result['batch_size']} and went on with that.")
+    lines += _notes(result)
     if new:
         lines.append(f"Next: clipret train --cache {shlex.quote(cache)}")
     return "\n".join(lines)
+
+
+def _notes(result: dict) -> list[str]:
+    """How the features came about, where that is not the usual way."""
+    notes = []
+    copied = {"images": result["copied"]["image"], "captions": result["copied"]["text"]}
+    if any(copied.values()):
+        told = " and ".join(f"{count:,} {what}" for what, count in copied.items() if count)
+        notes.append(f"{told} are equal to others, and were encoded with them.")
+    for what, size in (("images", result["micro_batch"]["image"]), ("captions", result["micro_batch"]["text"])):
+        if size:
+            notes.append(f"For want of memory {what} were encoded {size} at a time; the last bits may depend on that.")
+    if result["decoding"]:
+        cosine, centred = (result["decoding"][name]["mean"] for name in ("cosine", "centred_cosine"))
+        notes.append(
+            f"Decoded fast: cosine to exact decoding {cosine:.4f}, centred {centred:.4f}, on "
+            f"{result['decoding']['images']} images."
+        )
+    return notes
 
 
 def training_summary(result: dict) -> str:
@@ -135,57 +161,6 @@ def _metrics_table(report: dict) -> Table:
             table.add_row("  [dim]gain[/dim]", *(f"[dim]{_cell(name, gains[name], sign=True)}[/dim]" for name in names))
         table.add_section()
     return table
-
-
-def info_table(info: dict, *, problems: bool = False) -> Table:
-    """The result of inspect_cache as a two-column table; problems: with each image that could not be read."""
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    images, captions, inputs = info["images"], info["captions"], info["inputs"]
-    state = "complete" if info["complete"] else f"INCOMPLETE; go on with: {info['command']}"
-    rows = {
-        "cache": f"{info['path']}  ({info['bytes'] / 2**20:,.1f} MiB, format {info['format']})",
-        "state": state,
-        "data set": info["dataset"],
-        "model": f"{info['model']}  (weights {inputs['weights_sha256'][:12]}, {info['library']})",
-        "preprocessing": f"{inputs['preprocessing']}, background {inputs['background']}, prompt '{inputs['prompt']}'",
-        "images": f"{images['all']:,}: {images['done']:,} done, {images['todo']:,} to do, "
-        f"{images['unusable']:,} unusable",
-        "captions": f"{captions['all']:,}: {captions['done']:,} done, {captions['todo']:,} to do",
-        "captions an image": _spread(info["per_image"]),
-        "tokens a caption": f"{_spread(captions['tokens'])}; {captions['truncated']:,} captions truncated to "
-        f"{captions['context_length']}",
-        "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; "
-        f"computed in {inputs['precision']}",
-        "splits": "\n".join(
-            f"{name}: {counts['images']:,} images, {counts['captions']:,} captions"
-            for name, counts in info["splits"].items()
-        ),
-        "split by": info["split_rule"],
-        **({"remarks": "\n".join(info["remarks"])} if info["remarks"] else {}),
-        "created": info["created"],
-        "fingerprint": info["fingerprint"],
-    }
-    for name, value in rows.items():
-        table.add_row(name, _literal(value))
-    if problems:
-        for row, problem in info["problems"].items():
-            table.add_row(f"problem, row {row}", _literal(f"{problem['file']}: {problem['reason']}"))
-    elif info["problems"]:
-        reasons = [f"{reason}: {count:,}" for reason, count in info["reasons"].items()]
-        hint = f"each of them: clipret info {shlex.quote(info['path'])} --problems"
-        table.add_row("problems", _literal("\n".join([*reasons, hint])))
-    return table
-
-
-def _literal(text: str) -> str:
-    # File names and prompts are not rich markup.
-    return text.replace("[", r"\[")
-
-
-def _spread(values: dict | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) if values else "not known yet"
 
 
 def _footnote(protocol: dict, leakage: dict | None) -> str:

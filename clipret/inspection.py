@@ -18,6 +18,8 @@ def inspect_cache(path: Path | str) -> dict:
 
         images    in all, done, todo, unusable, width
         captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
+        truncated caption row -> id and tokens, of the captions that were too long for the model
+        micro_batch  image, text: rows at once that want of memory forced the encoder to; 0: none
         per_image captions of an image: min, mean, max
         splits    name -> images and captions
         problems  image row -> file and reason, of the images that could not be read
@@ -28,7 +30,7 @@ def inspect_cache(path: Path | str) -> dict:
     cache = FeatureCache(path, allow_incomplete=True)
     tokens = cache.tokens[cache.text_states == DONE]
     context_length = cache.about["context_length"]
-    per_image = np.bincount(cache.caption_images, minlength=len(cache.image_ids))
+    per_image = np.bincount(cache.caption_images, minlength=len(cache.image_states))
     return {
         "path": str(cache.path),
         "format": FORMAT,
@@ -51,6 +53,12 @@ def inspect_cache(path: Path | str) -> dict:
             "truncated": int(np.sum(tokens > context_length)),
             "context_length": context_length,
         },
+        "truncated": {
+            str(row): {"id": cache.caption_ids[row], "tokens": int(cache.tokens[row])}
+            for row in np.flatnonzero((cache.text_states == DONE) & (cache.tokens > context_length)).tolist()
+        },
+        "micro_batch": cache.micro_batch,
+        "decoding": cache.about.get("decoding"),
         "per_image": _spread(per_image, np.mean),
         "splits": count_splits(cache.image_splits, cache.caption_images),
         "problems": {str(row): {"file": cache.image_files[row], "reason": why} for row, why in cache.problems.items()},

@@ -121,7 +121,7 @@ def make_protocol(cache: FeatureCache, name: str) -> Protocol:
     if name == "split":
         return split_protocol(cache, split="test")
     rule, planned, usable = _RULES[name], _planned_rows(cache, name), cache.usable
-    captions = np.ones(len(cache.captions), dtype=bool)
+    captions = np.ones(len(cache.text_states), dtype=bool)
     if rule.first:
         captions = caption_places(cache.caption_images) < FIRST_CAPTIONS
     # Cut before images are left out, so that a missing image never moves another one to another gallery.
@@ -143,7 +143,7 @@ def split_protocol(cache: FeatureCache, *, split: str) -> Protocol:
     Raises UsageError when the split has no images or no captions.
     """
     in_split = cache.image_splits == SPLITS.index(split)
-    fold = _fold(cache, np.flatnonzero(in_split & cache.usable), captions=np.ones(len(cache.captions), dtype=bool))
+    fold = _fold(cache, np.flatnonzero(in_split & cache.usable), captions=np.ones(len(cache.text_states), dtype=bool))
     if not len(fold.image_rows) or not len(fold.text_rows):
         counts = ", ".join(f"{name} {np.sum(cache.image_splits == code)}" for code, name in enumerate(SPLITS))
         raise UsageError(
@@ -179,7 +179,7 @@ def _rows_of_ids(cache: FeatureCache, name: str, *, ids: list[int]) -> np.ndarra
 
 def _fold(cache: FeatureCache, image_rows: np.ndarray, *, captions: np.ndarray) -> Fold:
     """The gallery of these images with those of their captions that are chosen: captions (M,) bool."""
-    position = np.full(len(cache.image_ids), -1, dtype=np.int64)
+    position = np.full(len(cache.image_states), -1, dtype=np.int64)
     position[image_rows] = np.arange(len(image_rows))
     owners = position[cache.caption_images]
     text_rows = np.flatnonzero(captions & (owners >= 0))

@@ -21,6 +21,10 @@ class PeakMebibytes(float):
     """The largest memory that a process held, in MiB."""
 
 
+class Seconds(float):
+    """What a way took, measured by itself."""
+
+
 def run_process(arguments: list[str]) -> PeakMebibytes:
     """Run Python with these arguments to its end. Raises CalledProcessError when it fails."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
@@ -32,27 +36,41 @@ def run_process(arguments: list[str]) -> PeakMebibytes:
     return PeakMebibytes(usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
-def compare(name: str, *, work: str, floor: str, ways: dict[str, Callable[[], object]], rounds: int = 5) -> None:
+def compare(
+    name: str,
+    *,
+    work: str,
+    floor: str,
+    ways: dict[str, Callable[[], object]],
+    rounds: int = 5,
+    units: dict[str, int] | None = None,
+    warm_up: bool = True,
+) -> None:
     """Time every way of doing the same work, in turn, several rounds, and report the medians.
 
     floor  the way, one of `ways`, that nothing can beat: the bare arithmetic of the work
-    ways   name -> the work; one that is a process of its own returns its peak memory as run_process does
+    ways   name -> the work; one that is a process of its own returns its peak memory as run_process does, one that
+           takes its own time returns it as Seconds
+    warm_up  do everything once before it counts
+    units  name -> images, captions ... that the way does; rates are reported, and ways that do fewer are scaled up
     """
-    for way in ways.values():
+    for way in ways.values() if warm_up else ():
         way()
     seconds, peaks = {label: [] for label in ways}, {}
     for _ in range(rounds):
         for label, way in ways.items():
             started = time.perf_counter()
-            peak = way()
-            seconds[label].append(time.perf_counter() - started)
-            if isinstance(peak, PeakMebibytes):
-                peaks[label] = max(peak, peaks.get(label, peak))
+            found = way()
+            taken = found if isinstance(found, Seconds) else time.perf_counter() - started
+            seconds[label].append(taken * (units[floor] / units[label] if units else 1))
+            if isinstance(found, PeakMebibytes):
+                peaks[label] = max(found, peaks.get(label, found))
     medians = {label: statistics.median(times) for label, times in seconds.items()}
     rows = [
         {
             "name": label,
             "seconds": round(taken, 6),
+            **({"per_second": round(units[floor] / taken, 2)} if units else {}),
             "ratio_to_floor": round(taken / medians[floor], 3),
             **({"peak_mib": round(peaks[label])} if label in peaks else {}),
         }
@@ -65,11 +83,14 @@ def compare(name: str, *, work: str, floor: str, ways: dict[str, Callable[[], ob
     table = Table(title=f"{name}: {work}", caption=f"{machine}; median of {rounds}", box=box.SIMPLE)
     table.add_column("way")
     table.add_column("seconds", justify="right")
+    if units:
+        table.add_column("a second", justify="right")
     table.add_column("ratio to floor", justify="right")
     if peaks:
         table.add_column("peak MiB", justify="right")
     for row in rows:
         peak = [f"{row['peak_mib']:,}"] if "peak_mib" in row else []
-        table.add_row(row["name"], f"{row['seconds']:.4f}", f"{row['ratio_to_floor']:.2f}", *peak)
+        rate = [f"{row['per_second']:,.1f}"] if units else []
+        table.add_row(row["name"], f"{row['seconds']:.4f}", *rate, f"{row['ratio_to_floor']:.2f}", *peak)
     Console(width=100).print(table)
     print(f"written to {OUT / f'{name}.json'}")

@@ -1,51 +1,40 @@
-import random
+import pickle
+import subprocess
 import sys
-import types
-import urllib.error
-import urllib.request
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_clip, randomise
+from backbone_models import CAPTIONS, embedded, error_of, pictures, real_clip
+from conftest import random_clip
+from PIL import Image
 
-from clipret.backbones import find_too_long, load_backbone
+from clipret.backbones import load_backbone
 from clipret.errors import BackboneError
 
-CAPTIONS = ["a red bus", "two dogs on a very long beach at night", "x"]
 
-
-def real_clip(name: str) -> torch.nn.Module:
-    """A CLIP of the real sizes of an OpenAI model, with random weights."""
-    from clip.model import CLIP
-
-    sizes = {
-        "ViT-B/32": (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12),
-        "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12),
-    }
-    torch.manual_seed(0)
-    return randomise(CLIP(*sizes[name]))
+def text_ids(backbone, captions=CAPTIONS):
+    return backbone.pad(backbone.tokenize(captions)[0])
 
 
 def require_contract(backbone, reference, *, images: int):
     """Features times projection equal the reference model's own output; the model is left as it was."""
-    side = reference.visual.input_resolution
-    pixels = torch.randn(images, 3, side, side, generator=torch.Generator().manual_seed(1))
-    tokens, _ = backbone.tokenize(CAPTIONS)
+    import clip
+
+    pixels = pictures(images, side=reference.visual.input_resolution)
+    floats = backbone.normalise(pixels)
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     with torch.inference_mode():
-        expected_images, expected_texts = reference.encode_image(pixels), reference.encode_text(tokens)
-    head = {name: torch.from_numpy(value) for name, value in backbone.projections().items()}
-    found_images = backbone.encode_image(pixels) @ head["image/weight"] + head.get("image/bias", 0)
-    found_texts = backbone.encode_text(tokens) @ head["text/weight"]
-    tolerance = {"rtol": 1e-4, "atol": 1e-5 * expected_images.abs().max().item()}
-    torch.testing.assert_close(found_images, expected_images, **tolerance)
-    torch.testing.assert_close(found_texts, expected_texts, **tolerance)
+        expected_images, expected_texts = reference.encode_image(floats), reference.encode_text(clip.tokenize(CAPTIONS))
+    found_images = embedded(backbone, "image", backbone.encode_image(pixels))
+    found_texts = embedded(backbone, "text", backbone.encode_text(text_ids(backbone)))
+    for found, expected in ((found_images, expected_images), (found_texts, expected_texts)):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     after = backbone.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     with torch.inference_mode():
-        assert torch.equal(backbone.model.encode_image(pixels), reference.encode_image(pixels))
+        assert torch.equal(backbone.model.encode_image(floats), reference.encode_image(floats))
 
 
 def test_features_times_projection_equal_clips_own_output(family, checkpoints):
@@ -69,7 +58,7 @@ def test_one_weight_off_breaks_the_contract(family, checkpoints, wrong):
         if wrong == "visual":
             other.visual.conv1.weight[0, 0, 0, 0] += 0.5
         elif wrong == "text":
-            other.token_embedding.weight[backbone.tokenize(CAPTIONS)[0][0, 1], 0] += 0.5
+            other.token_embedding.weight[text_ids(backbone)[0, 1], 0] += 0.5
         else:
             other.text_projection[0, 0] += 0.5
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):
@@ -78,17 +67,17 @@ def test_one_weight_off_breaks_the_contract(family, checkpoints, wrong):
 
 def test_require_exact_accepts_the_features_and_refuses_others(family, checkpoints):
     backbone = load_backbone(str(checkpoints[family]))
-    pixels = torch.randn(2, 3, 64, 64)
+    pixels = pictures(2, side=64)
     features = backbone.encode_image(pixels)
     backbone.require_exact("image", inputs=pixels, features=features)
     off = features.clone()
     off[0, 0] += 0.01 * features.abs().max()
     with pytest.raises(BackboneError, match=r"image features of .* differ from clip's own output"):
         backbone.require_exact("image", inputs=pixels, features=off)
-    tokens, _ = backbone.tokenize(CAPTIONS)
-    backbone.require_exact("text", inputs=tokens, features=backbone.encode_text(tokens))
+    ids = text_ids(backbone)
+    backbone.require_exact("text", inputs=ids, features=backbone.encode_text(ids))
     with pytest.raises(BackboneError, match=r"text features of .* differ"):
-        backbone.require_exact("text", inputs=tokens, features=torch.full_like(backbone.encode_text(tokens), torch.nan))
+        backbone.require_exact("text", inputs=ids, features=torch.full_like(backbone.encode_text(ids), torch.nan))
 
 
 def test_a_torchscript_archive_loads_like_the_state_dict(family, checkpoints, tmp_path):
@@ -98,103 +87,92 @@ def test_a_torchscript_archive_loads_like_the_state_dict(family, checkpoints, tm
         warnings.simplefilter("ignore")
         example = (torch.zeros(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.long))
         torch.jit.trace(model, example, check_trace=False).save(str(archive))
-    pixels = torch.randn(2, 3, 64, 64)
+    pixels = pictures(2, side=64)
     found = load_backbone(str(archive))
     assert torch.equal(found.encode_image(pixels), load_backbone(str(checkpoints[family])).encode_image(pixels))
     assert found.weights_sha256 != load_backbone(str(checkpoints[family])).weights_sha256
 
 
-def test_tokens_are_counted_before_truncation(checkpoints):
+def test_a_batch_larger_than_a_cache_is_cut_and_has_the_same_features_and_the_same_bits_again(family, checkpoints):
+    backbone = load_backbone(str(checkpoints[family]))
+    piece = backbone._image_tower.piece
+    few = pictures(16, side=64)
+    pixels = few.repeat(piece // 16 + 2, 1, 1, 1)
+    found = backbone.encode_image(pixels)
+    assert torch.equal(found, backbone.encode_image(pixels))
+    assert error_of(found, backbone.encode_image(few).repeat(piece // 16 + 2, 1)) < 1e-5
+    ids = text_ids(backbone).repeat(60, 1)
+    assert len(ids) > backbone._text_tower.piece(ids.shape[1])
+    assert torch.equal(backbone.encode_text(ids), backbone.encode_text(ids))
+    assert error_of(backbone.encode_text(ids), backbone.encode_text(ids[:3]).repeat(60, 1)) < 1e-5
+
+
+def test_pieces_of_a_batch_differ_by_one_row_at_most(checkpoints):
     backbone = load_backbone(str(checkpoints["resnet"]))
-    captions = ["", "a dog", "dog " * 75, "dog " * 76, "dog " * 200]
-    ids, counts = backbone.tokenize(captions)
-    np.testing.assert_array_equal(counts, [2, 4, 77, 78, 202])
-    assert ids.shape == (5, 77)
-    assert (ids[2:, 76] == 49407).all()
+    sizes = []
+
+    def encode(piece):
+        sizes.append(len(piece))
+        return piece
+
+    rows = torch.arange(100)
+    assert torch.equal(backbone._in_pieces(rows, most=32, encode=encode), rows)
+    assert sizes == [25, 25, 25, 25]
+    sizes.clear()
+    assert torch.equal(backbone._in_pieces(rows[:7], most=3, encode=encode), rows[:7])
+    assert sizes == [3, 3, 1]
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(BackboneError, match=r"unknown model 'ViT-B/33'; expected one of RN50, .*, tiny-emoji, or"):
-        load_backbone("ViT-B/33")
+def test_what_the_crop_and_the_values_make_is_clips_own_preprocessing(checkpoints):
+    backbone = load_backbone(str(checkpoints["transformer"]))
+    generator = np.random.default_rng(0)
+    for mode, shape in (("RGB", (90, 70, 3)), ("L", (64, 200)), ("RGBA", (33, 65, 4))):
+        image = Image.fromarray(generator.integers(0, 256, size=shape, dtype=np.uint8), mode=None)
+        assert image.mode == mode
+        cropped = backbone.crop(image)
+        assert (cropped.mode, cropped.size) == ("RGB", (64, 64))
+        found = backbone.normalise(torch.from_numpy(np.array(cropped))[None])
+        assert torch.equal(found[0], backbone.preprocess(image))
 
 
-def pickled_code(path):
-    """A file whose unpickling would run code; torch's own loader must refuse it."""
-
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(path.with_suffix(".owned")), "w"))
-
-    torch.save({"visual.proj": Evil()}, path)
-
-
-@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "other tensors", "code"])
-def test_a_file_that_is_no_clip_checkpoint_is_one_clear_line(kind, tmp_path, checkpoints):
-    path = tmp_path / "bad.pt"
-    whole = checkpoints["resnet"].read_bytes()
-    writers = {
-        "text": lambda: path.write_text("hello"),
-        "empty": lambda: path.write_bytes(b""),
-        "truncated": lambda: path.write_bytes(whole[: len(whole) // 2]),
-        "other tensors": lambda: torch.save({"weight": torch.zeros(3)}, path),
-        "code": lambda: pickled_code(path),
-    }
-    writers[kind]()
-    with pytest.raises(BackboneError, match="is not a readable CLIP checkpoint") as caught:
-        load_backbone(str(path))
-    assert "\n" not in str(caught.value)
-    assert not path.with_suffix(".owned").exists()
+def test_a_pickled_backbone_encodes_to_the_same_bits(family, checkpoints):
+    backbone = load_backbone(str(checkpoints[family]))
+    pixels, ids = pictures(3, side=64), text_ids(backbone)
+    expected = backbone.encode_image(pixels), backbone.encode_text(ids)
+    # What was packed for the processor stays behind.
+    found = pickle.loads(pickle.dumps(backbone))
+    assert torch.equal(found.encode_image(pixels), expected[0])
+    assert torch.equal(found.encode_text(ids), expected[1])
+    assert found.kernels == backbone.kernels
+    assert len(pickle.dumps(backbone)) < 1.1 * checkpoints[family].stat().st_size
 
 
-def test_without_network_the_error_says_what_to_fetch(monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with pytest.raises(BackboneError, match=r"cannot download the weights of RN50: no route.*Fetch https://.*RN50\.pt"):
-        load_backbone("RN50", download_root=tmp_path)
-
-
-def test_another_project_called_clip_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "clip", types.ModuleType("clip"))
-    with pytest.raises(BackboneError, match=r"is another project, not OpenAI's; run: pip uninstall clip"):
-        load_backbone("RN50")
+def test_unpickling_in_a_new_process_says_nothing(checkpoints, tmp_path):
+    backbone = load_backbone(str(checkpoints["transformer"]))
+    for name, value in (("backbone", backbone), ("crop", backbone.crop)):
+        (tmp_path / name).write_bytes(pickle.dumps(value))
+        read = f"import pickle; print(type(pickle.load(open({str(tmp_path / name)!r}, 'rb'))).__name__)"
+        done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True, timeout=120)
+        assert (done.stdout.strip().lower(), done.stderr) == (name, "")
 
 
-def test_a_missing_clip_gives_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "clip", None)
-    with pytest.raises(BackboneError, match=r"cannot be imported .* run: pip install clip-anytorch 'setuptools"):
-        load_backbone("RN50")
+def test_what_is_prepared_is_not_made_again(family, checkpoints):
+    backbone = load_backbone(str(checkpoints[family]))
+    assert "_encode_pixels" not in vars(backbone)
+    backbone.prepare()
+    made = dict(vars(backbone))
+    backbone.encode_image(pictures(1, side=64))
+    backbone.encode_text(text_ids(backbone))
+    assert all(vars(backbone)[name] is value for name, value in made.items())
+    assert set(vars(backbone)) == set(made)
 
 
-WORDS = (
-    "dog",
-    "DOG's",
-    "unbelievably",
-    "3,000",
-    "!!!",
-    "don't",
-    "a-b-c",
-    "<|endoftext|>",
-    "\x1b[1m",
-    "\u00e9t\u00e9",
-    "&amp;",
-    "\ud55c\uad6d",
-    "<b>",
-)
-
-
-def test_texts_too_long_for_clip_are_found_without_encoding_all_of_them():
-    """Against clip's own tokens of every text, at and around the limit."""
-    import clip
-
-    generator = random.Random(0)
-    texts = ["", " ", "dog " * 75, "dog " * 76, "x" * 75, "!" * 76, "0" * 75, "0" * 76, "&" * 80, "\u3042" * 26]
-    for _ in range(2000):
-        kept = WORDS if generator.random() < 0.5 else WORDS[:9]
-        texts.append(" ".join(generator.choices(kept, k=generator.randrange(10, 60))))
-    expected = [row for row, text in enumerate(texts) if len(clip.clip._tokenizer.encode(text)) + 2 > 77]
-    reports = []
-    assert find_too_long(texts, on_progress=reports.append).tolist() == expected
-    assert 200 < len(expected) < 1800
-    assert (reports[-1].phase, reports[-1].done, reports[-1].total) == ("captions", len(texts), len(texts))
+def test_a_preprocessing_of_other_steps_is_refused(checkpoints):
+    backbone = load_backbone(str(checkpoints["resnet"]))
+    backbone.preprocess.transforms.pop()
+    with pytest.raises(BackboneError) as caught:
+        backbone.prepare()
+    assert str(caught.value).startswith(
+        f"the preprocessing of {backbone.name} ends with function, ToTensor, not with ToTensor, Normalize; "
+        f"this version of clip ("
+    )

@@ -7,7 +7,7 @@ import pytest
 from conftest import contents, write_cache
 from filelock import FileLock
 
-from clipret.cache import DONE, PENDING, UNUSABLE, FeatureCache, open_writer, writing
+from clipret.cache import DONE, UNUSABLE, FeatureCache, access, open_writer
 from clipret.errors import CacheError, CacheFormatError, CacheIncompleteError, CacheLockedError, CacheMismatchError
 
 
@@ -45,36 +45,18 @@ def test_structure_is_on_disk_before_the_first_feature(tmp_path):
     with open_writer(path, contents()) as writer:
         before = path.read_bytes()
         writer.write_images(16, features=np.ones((16, 24), dtype=np.float16), problems={3: "broken"})
+        writer.note_micro_batch("image", 8)
+        writer.sync()
         after = path.read_bytes()
         assert len(before) == len(after)
         places = np.flatnonzero(np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8))
     with h5py.File(path) as file:
         raw = []
-        for name in ("image/features", "image/state", "image/problem"):
+        for name in ("image/features", "image/state", "image/problem", "image/checksum", "image/micro_batch"):
             start = file[name].id.get_offset()
             raw.append((start, start + file[name].id.get_storage_size()))
     assert len(places)
     assert all(any(start <= place < stop for start, stop in raw) for place in places)
-
-
-def test_a_row_is_called_done_only_after_its_feature_left_the_process(tmp_path, monkeypatch):
-    """Invariant 2: a writer that dies between the two leaves the row to do."""
-    path = tmp_path / "made.h5"
-    real = h5py.File.flush
-    flushed = []
-
-    def die_at_second_flush(file):
-        real(file)
-        flushed.append(path.read_bytes())
-        if len(flushed) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(h5py.File, "flush", die_at_second_flush)
-    with pytest.raises(KeyboardInterrupt), open_writer(path, contents()) as writer:
-        writer.write_images(0, features=np.ones((60, 24), dtype=np.float16), problems={})
-    cache = FeatureCache(path, allow_incomplete=True)
-    assert (cache.image_features == 1).all()
-    assert (cache.image_states == PENDING).all()
 
 
 def test_an_unusable_image_keeps_its_reason_and_cut_reasons_stay_utf8(tmp_path):
@@ -94,37 +76,10 @@ def test_rows_that_are_settled_keep_what_they_have(tmp_path):
         writer.write_images(0, features=np.full((20, 24), 3, dtype=np.float16), problems={0: "late"})
         assert writer.problems == {2: "broken", 25: "broken too"}
     cache = FeatureCache(tmp_path / "made.h5", allow_incomplete=True)
-    assert cache.image_features[:31, 0].tolist() == [1] * 20 + [2] * 10 + [0]
+    expected = [1] * 20 + [2] * 10 + [0]
+    expected[2] = expected[25] = 0
+    assert cache.image_features[:31, 0].tolist() == expected, "an image with a problem has no feature"
     assert cache.problems == {2: "broken", 25: "broken too"}
-
-
-@pytest.mark.parametrize("flushes", [1, 2])
-def test_problems_are_forgotten_also_when_killed_in_between(flushes, tmp_path, monkeypatch):
-    """Rows of state 2 are to do again, and once they have a feature nothing is left of their reasons."""
-    path, real, flushed = tmp_path / "made.h5", h5py.File.flush, []
-
-    def die(file):
-        real(file)
-        flushed.append(file)
-        if len(flushed) == flushes:
-            raise KeyboardInterrupt
-
-    features = np.ones((60, 24), dtype=np.float16)
-    with open_writer(path, contents()) as writer:
-        writer.write_images(0, features=features, problems={3: "broken", 50: "broken"})
-        size = path.stat().st_size
-        monkeypatch.setattr(h5py.File, "flush", die)
-        with pytest.raises(KeyboardInterrupt):
-            writer.forget_problems()
-    monkeypatch.setattr(h5py.File, "flush", real)
-    assert path.stat().st_size == size
-    with open_writer(path, contents()) as writer:
-        assert np.flatnonzero(writer.states["image"] == PENDING).tolist() == [3, 50]
-        assert writer.problems == {}
-        writer.write_images(0, features=features, problems={50: "broken again"})
-    with h5py.File(path) as file:
-        reasons = file["image/problem"][:]
-        assert {int(row): reasons[row] for row in np.flatnonzero(reasons)} == {50: b"broken again"}
 
 
 def test_an_incomplete_cache_is_refused_with_the_command_that_completes_it(tmp_path):
@@ -139,7 +94,7 @@ def test_an_incomplete_cache_is_refused_with_the_command_that_completes_it(tmp_p
 
 def test_a_second_writer_is_refused(tmp_path, monkeypatch):
     """Invariant 5, first half."""
-    monkeypatch.setattr(writing, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(access, "_LOCK_SECONDS", 0.1)
     path = write_cache(tmp_path / "made.h5")
     with FileLock(f"{path}.lock"), pytest.raises(CacheLockedError, match="another process is writing"):
         open_and_close(path, contents())

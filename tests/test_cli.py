@@ -24,7 +24,9 @@ def coco(coco_root, checkpoints):
         ("extract", ["--quiet", "--json", "--seed", "--device", "--split", "--columns"]),
         ("train", ["--quiet", "--json", "--seed", "--device"]),
         ("eval", ["--quiet", "--json", "--seed", "--device", "--protocol"]),
-        ("info", ["--json", "--problems"]),
+        ("info", ["--json", "--problems", "--truncated"]),
+        ("verify", ["--quiet", "--json", "--seed", "--device", "--sample", "--model"]),
+        ("merge", ["--quiet", "--json", "--out"]),
     ],
 )
 def test_help_shows_every_command_with_an_example(run, command, common):
@@ -37,7 +39,9 @@ def test_help_shows_every_command_with_an_example(run, command, common):
 def test_no_command_shows_the_help_and_version_the_version(run):
     status, out, _ = run()
     assert status == 0
-    assert all(command in out for command in ("download", "check", "extract", "train", "eval", "info"))
+    assert all(
+        command in out for command in ("download", "check", "extract", "train", "eval", "info", "verify", "merge")
+    )
     assert run("--version") == (0, f"{clipret.__version__}\n", "")
 
 
@@ -152,13 +156,13 @@ def test_a_finished_cache_is_left_alone_and_another_batch_size_is_remarked(run, 
 
 
 def test_ctrl_c_exits_130_with_the_command_that_resumes(run, coco, monkeypatch):
-    from clipret import extraction
+    from clipret.extraction.job import Job
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "_extract_texts", interrupted)
+        patch.setattr(Job, "_texts", interrupted)
         status, _, err = run("extract", *coco, "--out", "c.h5")
     assert status == 130
     message, _, command = err.splitlines()[-1].partition(": clipret ")

@@ -21,14 +21,15 @@ def projections():
 
 def test_an_untrained_head_is_zero_shot_clip(family, checkpoints):
     backbone, model = load_backbone(str(checkpoints[family])), random_clip(family)
-    pixels = torch.randn(3, 3, 64, 64)
-    tokens, _ = backbone.tokenize(["a dog", "a cat", "the sun"])
+    pixels = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    ids = backbone.pad(backbone.tokenize(["a dog", "a cat", "the sun"])[0])
     head = LinearHead(backbone.projections())
     with torch.inference_mode():
-        _, expected = model(pixels, tokens)
+        normalised, padded = backbone.normalise(pixels), torch.nn.functional.pad(ids, (0, 77 - ids.shape[1]))
+        _, expected = model(normalised, padded)
         scale = model.logit_scale.exp()
-        images, texts = model.encode_image(pixels), model.encode_text(tokens)
-        ours = head.embed_texts(backbone.encode_text(tokens)) @ head.embed_images(backbone.encode_image(pixels)).T
+        images, texts = model.encode_image(normalised), model.encode_text(padded)
+        ours = head.embed_texts(backbone.encode_text(ids)) @ head.embed_images(backbone.encode_image(pixels)).T
     torch.testing.assert_close(ours * scale, expected, rtol=1e-4, atol=1e-4)
     assert images.shape[1] == texts.shape[1] == head.text_weight.shape[1]
 

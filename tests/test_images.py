@@ -1,11 +1,7 @@
-import json
 import logging
-import os
+import pickle
 import random
 import struct
-import sys
-import tarfile
-import types
 import warnings
 
 import numpy as np
@@ -14,9 +10,10 @@ import torch
 from PIL import Image
 from zoo import ABSENT, encoded, make_zoo, noise, png, see_through
 
-from clipret import ExtractConfig, FeatureCache, extract
 from clipret.errors import DatasetError
-from clipret.images import NOT_FOUND, ImageBatches, on_white, open_image, reason_of
+from clipret.images import NOT_FOUND, ImageReader, on_white, open_image, reason_of
+
+SIDE = 64
 
 
 @pytest.fixture(scope="module")
@@ -27,44 +24,46 @@ def zoo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def preprocess():
+def transform():
+    """clip's own, whole."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from clip.clip import _transform
-    return _transform(64)
+    return _transform(SIDE)
+
+
+@pytest.fixture(scope="module")
+def crop(transform):
+    """clip's own up to its last two steps, ToTensor and Normalize."""
+    return type(transform)(transform.transforms[:-2])
 
 
 @pytest.fixture
-def read(preprocess):
+def read(crop):
     """(pixels, problems) of all images of a list as one batch."""
 
-    def read(names, folder, *, background="clip", side=64, todo=None, **changes):
-        batches = ImageBatches(
-            names,
-            root=folder,
-            preprocess=changes.get("preprocess", preprocess),
-            background=background,
-            side=side,
-            batches=[range(len(names))],
-            todo=np.ones(len(names), dtype=bool) if todo is None else todo,
-        )
-        start, pixels, problems = batches[0]
-        assert start == 0
-        assert pixels.shape == (len(names), 3, side, side)
+    def read(names, folder, *, rows=None, side=SIDE, **changes):
+        values = {"root": folder, "crop": crop, "background": "clip", "side": side} | changes
+        rows = range(len(names)) if rows is None else rows
+        pixels, problems = ImageReader(names, **values).read(rows)
+        assert pixels.shape == (len(rows), side, side, 3)
+        assert pixels.dtype == torch.uint8
         return pixels, problems
 
     return read
 
 
-def test_whatever_pil_reads_is_read_as_clips_own_preprocessing_reads_it(zoo, read, preprocess):
+def test_whatever_pil_reads_is_read_as_clips_own_preprocessing_reads_it(zoo, read, transform):
+    """Bit for bit, once clip's own last two steps have made floats of the pixels."""
     folder, readable, _ = zoo
     pixels, problems = read(readable, folder)
     assert problems == {}
+    to_tensor, normalize = transform.transforms[-2:]
     for row, name in enumerate(readable):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(folder / name) as image:
-                assert torch.equal(pixels[row], preprocess(image)), name
+                assert torch.equal(normalize(to_tensor(pixels[row].numpy())), transform(image)), name
 
 
 def test_what_pil_cannot_read_has_a_reason_and_leaves_zeros(zoo, read):
@@ -113,15 +112,19 @@ def test_no_spoiled_copy_of_any_image_ends_the_reading(zoo, read, tmp_path):
 )
 def test_a_line_that_clips_resize_would_blow_up_is_refused_before_it_is_decoded(size, side, reason, read, tmp_path):
     (tmp_path / "line.png").write_bytes(encoded(Image.new("L", size, 200), "PNG"))
-    _, problems = read(["line.png"], tmp_path, side=side, preprocess=lambda _: torch.ones(3, side, side))
+    _, problems = read(["line.png"], tmp_path, side=side, crop=lambda _: Image.new("RGB", (side, side)))
     assert problems.get(0) == reason
 
 
-def test_rows_that_are_not_asked_for_are_not_opened(read, tmp_path):
+def test_rows_are_read_in_any_order_and_negative_ones_not_at_all(read, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(noise(), "PNG"))
-    pixels, problems = read(["a.png", "gone.png", "a.png"], tmp_path, todo=np.array([True, False, False]))
-    assert problems == {}
-    assert [bool(image.any()) for image in pixels] == [True, False, False]
+    (tmp_path / "b.png").write_bytes(encoded(noise("L"), "PNG"))
+    pixels, problems = read(["a.png", "gone.png", "b.png"], tmp_path, rows=np.array([2, -1, 0, 1, 2]))
+    assert problems == {3: NOT_FOUND}
+    assert [bool(image.any()) for image in pixels] == [True, False, True, False, True]
+    assert torch.equal(pixels[0], pixels[4])
+    assert not torch.equal(pixels[0], pixels[2])
+    assert read([], tmp_path) == (pytest.approx(torch.zeros(0, SIDE, SIDE, 3)), {})
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -181,7 +184,7 @@ def test_any_error_of_a_plug_in_is_the_images_own(error, read, tmp_path):
         raise error
 
     (tmp_path / "a.png").write_bytes(encoded(noise(), "PNG"))
-    assert list(read(["a.png"], tmp_path, preprocess=fail)[1]) == [0]
+    assert list(read(["a.png"], tmp_path, crop=fail)[1]) == [0]
 
 
 def test_an_interruption_is_not_taken_for_a_bad_image(read, tmp_path):
@@ -190,38 +193,7 @@ def test_an_interruption_is_not_taken_for_a_bad_image(read, tmp_path):
 
     (tmp_path / "a.png").write_bytes(encoded(noise(), "PNG"))
     with pytest.raises(KeyboardInterrupt):
-        read(["a.png"], tmp_path, preprocess=interrupt)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
-def test_a_pipe_is_not_waited_for(read, tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert read(["pipe.jpg"], tmp_path)[1] == {0: "not a regular file"}
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_says_so(read, tmp_path):
-    (tmp_path / "a.png").write_bytes(encoded(noise(), "PNG"))
-    (tmp_path / "a.png").chmod(0)
-    assert read(["a.png"], tmp_path)[1] == {0: "permission denied"}
-
-
-def test_an_image_of_a_shard_is_read_from_the_tar_file(read, tmp_path, monkeypatch):
-    def read_member(path, name):
-        with tarfile.open(path) as shard:
-            return shard.extractfile(name).read()
-
-    monkeypatch.setitem(sys.modules, "clipret.datasets.shards", types.SimpleNamespace(read_member=read_member))
-    (tmp_path / "b.jpg").write_bytes(encoded(noise(), "JPEG"))
-    (tmp_path / "void.jpg").write_bytes(b"")
-    (tmp_path / "part").mkdir()
-    with tarfile.open(tmp_path / "part" / "x.tar", "w") as shard:
-        shard.add(tmp_path / "b.jpg", arcname="a/b.jpg")
-        shard.add(tmp_path / "void.jpg", arcname="void.jpg")
-    names = ["b.jpg", "part/x.tar/a/b.jpg", "part/x.tar/void.jpg", "part/x.tar/gone.jpg", "part/gone.tar/b.jpg"]
-    pixels, problems = read(names, tmp_path)
-    assert problems == {2: "empty file", 3: NOT_FOUND, 4: NOT_FOUND}
-    assert torch.equal(pixels[0], pixels[1])
+        read(["a.png"], tmp_path, crop=interrupt)
 
 
 def test_what_pil_warns_of_and_logs_reaches_no_screen(zoo, read, tmp_path, capfd):
@@ -239,68 +211,40 @@ def test_an_image_is_opened_but_not_decoded(tmp_path):
         assert image.size == (20, 30)
 
 
-@pytest.fixture(scope="module")
-def coco_zoo(tmp_path_factory):
-    """A COCO folder of every kind of image file; the readable ones, and the others with how their reasons begin."""
-    root = tmp_path_factory.mktemp("zoo")
-    readable, unreadable = make_zoo(root / "train2017")
-    names = {"train2017": [*readable, *unreadable, *ABSENT], "val2017": ["last.png"]}
-    (root / "val2017").mkdir()
-    (root / "val2017" / "last.png").write_bytes(encoded(noise(), "PNG"))
-    (root / "annotations").mkdir()
-    for year, files in names.items():
-        listed = [{"id": number + 1000 * (year == "val2017"), "file_name": name} for number, name in enumerate(files)]
-        captions = [{"id": image["id"], "image_id": image["id"], "caption": "a thing"} for image in listed]
-        content = {"images": listed, "annotations": captions}
-        (root / "annotations" / f"captions_{year}.json").write_text(json.dumps(content))
-    reasons = {f"train2017/{name}": reason for name, reason in unreadable.items()}
-    return root, reasons | {f"train2017/{name}": "file not found" for name in ABSENT}
+def test_fast_decoding_is_nearly_exact_and_of_jpeg_files_alone(zoo, read, tmp_path):
+    folder, readable, unreadable = zoo
+    names = [*readable, *unreadable]
+    (exact, problems), (fast, also) = (read(names, folder, fast=fast) for fast in (False, True))
+    assert problems == also
+    assert torch.equal(exact, fast), "these are too small to be scaled"
+    large = Image.fromarray(np.asarray(noise())).resize((640, 480), Image.Resampling.BICUBIC)
+    for name, kind in (("a.jpg", "JPEG"), ("b.png", "PNG"), ("c.webp", "WEBP"), ("grey.jpg", "JPEG")):
+        picture = large.convert("L") if name == "grey.jpg" else large
+        (tmp_path / name).write_bytes(encoded(picture, kind))
+    exact, fast = (read(["a.jpg", "b.png", "c.webp", "grey.jpg"], tmp_path, fast=fast)[0] for fast in (False, True))
+    same = [torch.equal(one, other) for one, other in zip(exact, fast, strict=True)]
+    assert same == [False, True, True, False]
+    flat = [
+        images.double().flatten(1) - images.double().flatten(1).mean(dim=1, keepdim=True) for images in (exact, fast)
+    ]
+    assert torch.cosine_similarity(*flat).min() > 0.995
 
 
-def clips_own_embedding(checkpoint, path, *, background) -> np.ndarray:
-    """What clip makes of one image file, alone, with what is transparent pasted on white when that is asked for."""
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        import clip
+def test_fast_decoding_reads_less_of_a_large_jpeg_but_never_less_than_is_needed(read, tmp_path, monkeypatch):
+    seen = []
+    (tmp_path / "a.jpg").write_bytes(encoded(noise().resize((640, 480)), "JPEG"))
+    for side in (50, 60, 100, 200, 300, 480, 600):
 
-        model, preprocess = clip.load(checkpoint, device="cpu")
-        image = Image.open(path)
-        if background == "white" and image.has_transparency_data:
-            layer, image = image.convert("RGBA"), Image.new("RGB", image.size, "white")
-            image.paste(layer, mask=layer.getchannel("A"))
-        with image:
-            return model.encode_image(preprocess(image)[None]).numpy()[0]
+        def crop(image, side=side):
+            seen.append(image.size)
+            return Image.new("RGB", (side, side))
+
+        read(["a.jpg"], tmp_path, fast=True, side=side, crop=crop)
+    assert seen == [(80, 60), (80, 60), (160, 120), (320, 240), (640, 480), (640, 480), (640, 480)]
 
 
-@pytest.mark.parametrize(("workers", "background"), [(0, "clip"), (2, "clip"), (2, "white")])
-def test_every_kind_of_file_is_read_as_clip_reads_it_or_gets_its_reason(
-    coco_zoo, checkpoints, tmp_path, family, capfd, workers, background
-):
-    """Through the whole of an extraction, which nothing of all this ends."""
-    root, unreadable = coco_zoo
-    settings = ExtractConfig(
-        dataset="coco",
-        root=root,
-        model=str(checkpoints[family]),
-        out=tmp_path / "zoo.h5",
-        batch_size=4,
-        workers=workers,
-        dtype="float32",
-        background=background,
-        skip_missing=True,
-        max_problems=0.5,
-        device="cpu",
-    )
-    result = extract(settings)
-    assert capfd.readouterr() == ("", "")
-    cache = FeatureCache(settings.out)
-    assert (result["problems"], result["missing"]) == (len(unreadable), len(ABSENT))
-    found = {cache.image_files[row]: reason for row, reason in cache.problems.items()}
-    assert found.keys() == unreadable.keys()
-    assert all(reason and reason.startswith(unreadable[name]) for name, reason in found.items())
-    assert not cache.image_features[~cache.usable].any()
-    embeddings = cache.image_features @ cache.projections["image/weight"] + cache.projections.get("image/bias", 0)
-    for row in np.flatnonzero(cache.usable):
-        name = cache.image_files[row]
-        expected = clips_own_embedding(settings.model, root / name, background=background)
-        np.testing.assert_allclose(embeddings[row], expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name)
+def test_a_reader_can_be_sent_to_another_process(zoo, crop):
+    folder, readable, _ = zoo
+    reader = ImageReader(readable[:3], root=folder, crop=crop, background="white", side=SIDE)
+    again = pickle.loads(pickle.dumps(reader))
+    assert torch.equal(again.read(range(3))[0], reader.read(range(3))[0])

@@ -10,13 +10,13 @@ import pytest
 import clipret
 
 PACKAGE = Path(clipret.__file__).parent
-STAGE_ONE = {"extraction", "images", "datasets", "backbones", "checking"}
-STAGES = {"extraction", "training", "evaluation"}
+STAGE_ONE = {"extraction", "images", "duplicates", "datasets", "backbones", "checking", "verification"}
+STAGES = {"extraction", "verification", "merging", "training", "evaluation"}
 COMMAND_LINE = {"cli", "display", "__main__"}
 # Opened by stage 1 alone: after extraction nothing loads CLIP or an image.
 STAGE_ONE_LIBRARIES = {"clip", "PIL", "torchvision"}
 ONLY_IMPORTER = {
-    "clip": "backbones/openai.py",
+    "clip": "backbones/library.py",
     "h5py": "cache/",
     "pycocotools": "datasets/coco_json.py",
     "requests": "datasets/transfer.py",
@@ -109,11 +109,15 @@ def test_the_public_names_are_these():
         "EvalConfig",
         "ExtractConfig",
         "FeatureCache",
+        "MergeConfig",
         "TrainConfig",
+        "VerifyConfig",
         "check_dataset",
         "download",
         "evaluate",
         "extract",
+        "merge",
         "train",
+        "verify",
     ]
     assert all(callable(getattr(clipret, name)) for name in clipret.__all__)

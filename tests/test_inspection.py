@@ -3,7 +3,7 @@ import pytest
 from conftest import contents, write_cache
 
 from clipret.cache import open_writer
-from clipret.display import info_table
+from clipret.cli.cache_tables import info_table
 from clipret.errors import CacheError
 from clipret.inspection import inspect_cache
 

@@ -2,27 +2,51 @@
 
 Layout, format 1 (N images, M captions, D feature widths, E embedding width):
 
-    /image/features (N, D_image)  /image/id /image/file /image/split /image/state /image/problem (N,)
-    /text/features (M, D_text)    /text/id /text/caption /text/image /text/state /text/tokens (M,)
+    /image/features (N, D_image)  /image/id /image/file /image/split /image/state /image/problem /image/checksum (N,)
+    /text/features (M, D_text)    /text/id /text/caption /text/image /text/state /text/tokens /text/checksum (M,)
+    /image/micro_batch /text/micro_batch (1,), the rows that want of memory cut batches into; 0: none
     /projection/image/weight (D_image, E)  /projection/image/bias (E,), ResNets only
     /projection/text/weight (D_text, E)    /projection/logit_scale ()
     attributes: format, fingerprint, inputs (JSON, what the fingerprint is made of), about (JSON, everything else)
+
+Several processes write a shard each, which has the arrays of its rows that change (parts.py). A cache is made of all
+shards at once, and may leave the features in them: then these are HDF5's virtual data sets.
 
 All structure is written before the first feature, under another name, and the finished file is put in place. From then
 on only fixed-size raw data changes, so the file opens whenever its writer is killed.
 """
 
-from clipret.cache.layout import DONE, FORMAT, PENDING, UNUSABLE, CacheContents
+from clipret.cache.access import locked, require_writable
+from clipret.cache.assembling import assemble, cache_blocks, smallest
+from clipret.cache.joining import discard_shards, join_shards
+from clipret.cache.layout import DONE, FORMAT, PENDING, SIDES, UNUSABLE, CacheContents, require_same
+from clipret.cache.parts import Part, found_about, found_parts, shard_path
 from clipret.cache.reading import FeatureCache
+from clipret.cache.verifying import check_rows, check_structure
 from clipret.cache.writing import CacheWriter, open_writer
 
 __all__ = [
     "DONE",
     "FORMAT",
     "PENDING",
+    "SIDES",
     "UNUSABLE",
     "CacheContents",
     "CacheWriter",
     "FeatureCache",
+    "Part",
+    "assemble",
+    "cache_blocks",
+    "check_rows",
+    "check_structure",
+    "discard_shards",
+    "found_about",
+    "found_parts",
+    "join_shards",
+    "locked",
     "open_writer",
+    "require_same",
+    "require_writable",
+    "shard_path",
+    "smallest",
 ]

@@ -1,24 +1,32 @@
 """A finished cache, for reading."""
 
+import functools
 import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from clipret.cache.layout import DONE, PENDING, read_problems, require_cache
-from clipret.errors import CacheError, CacheFormatError, CacheIncompleteError
+from clipret.cache.checksums import Rows
+from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, CacheContents, legible, read_problems, require_cache
+from clipret.cache.mapping import map_array
+from clipret.cache.raw import locate
+from clipret.errors import CacheError, CacheIncompleteError
 
 
 class FeatureCache:
-    """A finished cache, opened for reading. Features are memory-mapped; everything else is in memory.
+    """A finished cache, opened for reading. Features are memory-mapped, strings are read when they are first asked for;
+    everything else is in memory.
 
-    image_features  (N, D_image) and text_features (M, D_text): float16 or float32, not normalised
+    image_features  (N, D_image) and text_features (M, D_text): float16 or float32, not normalised; of a cache that
+                    leaves its features in shards, SegmentedArrays
     image_ids, image_files (N strings), image_splits (N,) uint8, image_states (N,) uint8, problems {row: reason}
     captions, caption_ids (M strings), caption_images (M,) int64, tokens (M,) int16
     projections     CLIP's own head: image/weight, text/weight, logit_scale and, for ResNets, image/bias
     inputs, about   what decided the features, and what else was recorded
     fingerprint     sha256 over format and inputs
+    checksums       image, text -> (N,), (M,) uint32, of every row; 0: not written
+    micro_batch     image, text -> the smallest number of rows that want of memory cut batches into; 0: none
     """
 
     def __init__(self, path: Path | str, *, allow_incomplete: bool = False):
@@ -29,34 +37,74 @@ class FeatureCache:
         """
         self.path = Path(path)
         require_cache(self.path)
-        with h5py.File(self.path, "r", locking=False) as file:
-            self.inputs = json.loads(file.attrs["inputs"])
-            self.about = json.loads(file.attrs["about"])
-            self.fingerprint = str(file.attrs["fingerprint"])
-            self.image_ids = list(file["image/id"].asstr()[:])
-            self.image_files = list(file["image/file"].asstr()[:])
+        with legible(self.path), h5py.File(self.path, "r", locking=False) as file:
+            inputs, about, self.fingerprint = (_text(file, name) for name in ("inputs", "about", "fingerprint"))
+            self.inputs, self.about = json.loads(inputs), json.loads(about)
             self.image_splits = file["image/split"][:]
             self.image_states = file["image/state"][:]
-            self.caption_ids = list(file["text/id"].asstr()[:])
-            self.captions = list(file["text/caption"].asstr()[:])
             self.caption_images = file["text/image"][:]
             self.text_states = file["text/state"][:]
             self.tokens = file["text/tokens"][:]
             self.problems = read_problems(file, self.image_states)
             self.projections = _projections(file["projection"])
-            self.image_features = _memory_map(self.path, file["image/features"])
-            self.text_features = _memory_map(self.path, file["text/features"])
+            self.checksums = {side: file[side]["checksum"][:] for side in SIDES}
+            self.micro_batch = {side: int(file[side]["micro_batch"][0]) for side in SIDES}
+            names = [f"{side}/{name}" for side in SIDES for name in ("features", NOTES[side])]
+            self._places = {name: locate(self.path, file[name]) for name in names}
+            self.image_features, self.text_features = (map_array(self._places[f"{side}/features"]) for side in SIDES)
         if not allow_incomplete and not self.complete:
             image_todo, text_todo = (int(np.sum(states == PENDING)) for states in (self.image_states, self.text_states))
             raise CacheIncompleteError(
-                f"{self.path} is incomplete: {image_todo} of {len(self.image_ids)} images and {text_todo} of "
-                f"{len(self.captions)} captions are still to do; complete it with: {self.about['command']}"
+                f"{self.path} is incomplete: {image_todo} of {len(self.image_states)} images and {text_todo} of "
+                f"{len(self.text_states)} captions are still to do; complete it with: {self.about['command']}"
             )
+
+    @functools.cached_property
+    def image_ids(self) -> list[str]:
+        """The images' ids."""
+        return self._strings("image/id")
+
+    @functools.cached_property
+    def image_files(self) -> list[str]:
+        """Their files, relative to the data set's root."""
+        return self._strings("image/file")
+
+    @functools.cached_property
+    def caption_ids(self) -> list[str]:
+        """The captions' ids."""
+        return self._strings("text/id")
+
+    @functools.cached_property
+    def captions(self) -> list[str]:
+        """The captions, as the data set has them."""
+        return self._strings("text/caption")
 
     @property
     def complete(self) -> bool:
         """Whether no row is left to do; unusable images count as done."""
         return bool((self.image_states != PENDING).all() and (self.text_states != PENDING).all())
+
+    @property
+    def contents(self) -> CacheContents:
+        """All of it but the features, as another cache may be made with."""
+        return CacheContents(
+            image_ids=self.image_ids,
+            image_files=self.image_files,
+            image_splits=self.image_splits,
+            captions=self.captions,
+            caption_ids=self.caption_ids,
+            caption_images=self.caption_images,
+            projections=self.projections,
+            dtype=self.image_features.dtype.name,
+            inputs=self.inputs,
+            about=self.about,
+        )
+
+    @property
+    def segmented(self) -> bool:
+        """Whether the features are in other files than the cache's own."""
+        places = (self._places[f"{side}/features"] for side in SIDES)
+        return any(segment.path != self.path for place in places for segment in place.segments)
 
     @property
     def usable(self) -> np.ndarray:
@@ -74,16 +122,23 @@ class FeatureCache:
             )
         return features
 
+    def stored(self, side: str, rows: range) -> Rows:
+        """What is stored of consecutive rows of one side, in memory; nothing of it is checked."""
+        span = slice(rows.start, rows.stop)
+        features, notes = (self._places[f"{side}/{name}"].load(rows) for name in ("features", NOTES[side]))
+        states = self.image_states if side == "image" else self.text_states
+        return Rows(features, notes, states=states[span], checksums=self.checksums[side][span])
+
+    def _strings(self, name: str) -> list[str]:
+        with legible(self.path), h5py.File(self.path, "r", locking=False) as file:
+            return list(file[name].asstr()[:])
+
+
+def _text(file: h5py.File, name: str) -> str:
+    """An attribute; raises ValueError when damage left half a character in it."""
+    return str(file.attrs[name]).encode().decode()
+
 
 def _projections(group: h5py.Group) -> dict[str, np.ndarray]:
     names = ("image/weight", "image/bias", "text/weight", "logit_scale")
     return {name: group[name][()] for name in names if name in group}
-
-
-def _memory_map(path: Path, dataset: h5py.Dataset) -> np.ndarray:
-    offset = dataset.id.get_offset()
-    if offset is None:
-        raise CacheFormatError(
-            f"{path}: {dataset.name} is not stored contiguously; expected the layout that clipret extract writes."
-        )
-    return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)

@@ -1,184 +1,276 @@
-"""Making a cache, and writing features into it, as its only writer."""
+"""Writing features into a cache, or into a shard of one, as its only writer."""
 
 import json
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
-from filelock import FileLock, Timeout
 
+from clipret.cache.access import explained, locked
+from clipret.cache.checksums import Rows, encode_reasons, row_checksums
+from clipret.cache.creating import create
 from clipret.cache.layout import (
     DONE,
-    FORMAT,
+    NOTES,
     PENDING,
-    PROBLEM_BYTES,
+    RAW,
     SIDES,
     UNUSABLE,
     CacheContents,
-    read_problems,
+    legible,
     require_cache,
+    require_same,
 )
-from clipret.errors import CacheError, CacheLockedError, CacheMismatchError
+from clipret.cache.parts import Part, require_part, shard_path
+from clipret.cache.raw import RawFile, locate
+from clipret.errors import CacheError
 
-# An extraction that was just killed may hold its lock until its workers notice, within five seconds.
-_LOCK_SECONDS = 6
+# How long finished rows may wait to be called done on the disk: waiting for the disk at every batch would cost more.
+_SYNC_SECONDS = 5
+_CHUNK = 4096
+# A state is a byte: up to so many between two that changed are written with them, in one go.
+_GAP = 4096
+_ONLY = np.zeros(1, dtype=np.int64)
 
 
 class CacheWriter:
-    """Writes features by row into an existing cache. Made by open_writer, which holds the lock.
+    """Writes features by row into a cache or shard that is there. Made by open_writer, which holds the lock.
 
-    states    image, text -> (N,), (M,) uint8: PENDING, DONE or UNUSABLE, as they are now
+    about     as in CacheContents, of the one who made the cache
+    dtype     of the features
+    rows      image, text -> the range of rows that are written here: of a cache all, of a shard its part's
+    states    image, text -> (n,) uint8: PENDING, DONE or UNUSABLE, of those rows, as they are now
     problems  image row -> why it has no feature, for the rows of state 2
+
+    What is written is in the hands of the system at once, and survives this process. To survive the machine, rows are
+    called done on the disk only after their features are there: every few seconds, and at the end. Rows that were
+    written whole but not yet called done are recognised by their checksums when a cache is opened again.
+
+    Methods may be called from any thread, by one at a time.
     """
 
-    def __init__(self, path: Path, file: h5py.File):
-        self._path = path
-        self._file = file
-        self.about = json.loads(file.attrs["about"])
-        self.dtype = file["image/features"].dtype
-        self.states = {side: file[side]["state"][:] for side in SIDES}
-        self.problems = read_problems(file, self.states["image"])
+    def __init__(self, path: Path, raw: RawFile, *, rows: dict[str, range], about: dict):
+        self._path, self._raw = path, raw
+        self.rows, self.about, self.dtype = rows, about, raw.places["image/features"].dtype
+        self.states = {side: self._load(side, "state") for side in SIDES}
+        self._unsaid = {side: np.zeros(len(rows[side]), dtype=bool) for side in SIDES}
+        self._synced, self._lost = time.monotonic(), False
+        unusable, first = np.flatnonzero(self.states["image"] == UNUSABLE), rows["image"].start
+        reasons = zip(unusable.tolist(), self._load("image", "problem", unusable).tolist(), strict=True)
+        self.problems = {first + place: why.decode(errors="replace") for place, why in reasons}
+        # What was being forgotten when the process was killed.
+        self._forget(unusable[self._load("image", "checksum", unusable) == 0])
+        for side in SIDES:
+            self._recognise(side)
 
-    def write_images(self, start: int, *, features: np.ndarray, problems: dict[int, str]) -> None:
-        """Write those of the image rows start, start + 1, ... that are still to do; the others keep what they have.
+    def pending(self, side: str) -> np.ndarray:
+        """(n,) int64, ascending: the rows still to do."""
+        return self.rows[side].start + np.flatnonzero(self.states[side] == PENDING)
 
-        features  (B, D_image)
+    def write_images(self, rows: int | np.ndarray, *, features: np.ndarray, problems: dict[int, str]) -> None:
+        """Write those of the given image rows that are still to do; the others keep what they have.
+
+        rows      (B,) in any order, or the first of consecutive ones
+        features  (B, D_image); rows with a problem get zeros instead
         problems  position in the batch -> why that image has no feature; its state becomes 2
         """
-        rows, image = slice(start, start + len(features)), self._file["image"]
-        reasons = np.zeros(len(features), dtype=image["problem"].dtype)
-        for position, reason in problems.items():
-            reasons[position] = reason.encode()[:PROBLEM_BYTES].decode(errors="ignore").encode()
-        states = np.full(len(features), DONE, dtype=np.uint8)
-        states[list(problems)] = UNUSABLE
-        settled = self.states["image"][rows] != PENDING
-        with _explained(self._path):
-            if settled.any():
-                features = np.where(settled[:, None], image["features"][rows], features)
-                reasons = np.where(settled, image["problem"][rows], reasons)
-                states = np.where(settled, self.states["image"][rows], states)
+        features = np.array(features, dtype=self.dtype)
+        features[list(problems)] = 0
+        self._write("image", rows, features=features, notes=encode_reasons(problems, count=len(features)))
+
+    def write_texts(self, rows: int | np.ndarray, *, features: np.ndarray, tokens: np.ndarray) -> None:
+        """Write those of the given captions that are still to do; the others keep what they have.
+
+        rows      (B,) in any order, or the first of consecutive ones
+        features  (B, D_text)
+        tokens    (B,) before truncation
+        """
+        notes = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)
+        self._write("text", rows, features=np.asarray(features, dtype=self.dtype), notes=notes)
+
+    def copy_rows(self, side: str, rows: np.ndarray, sources: np.ndarray) -> None:
+        """Give rows (B,) that are to do the feature, tokens or reason, and state of other rows, sources (B,).
+
+        Both are rows of this writer, and the sources are no longer to do.
+        """
+        for start in range(0, len(rows), _CHUNK):
+            chosen = sources[start : start + _CHUNK] - self.rows[side].start
+            assert (self.states[side][chosen] != PENDING).all(), "a source has nothing to copy yet"
+            self.put(side, rows[start : start + _CHUNK], stored=self.stored(side, chosen))
+
+    def stored(self, side: str, places: np.ndarray) -> Rows:
+        """What is stored at places (n,), counted from this writer's first row."""
+        features, notes, checksums = (self._load(side, name, places) for name in ("features", NOTES[side], "checksum"))
+        return Rows(features, notes, states=self.states[side][places], checksums=checksums)
+
+    def put(self, side: str, rows: np.ndarray, *, stored: Rows) -> None:
+        """Write whole rows (B,), of which those still to do are taken; they keep their checksums."""
+        places = np.asarray(rows, dtype=np.int64) - self.rows[side].start
+        order = np.argsort(places, kind="stable")
+        order = order[self.states[side][places[order]] == PENDING]
+        if not len(order):
+            return
+        places = places[order]
+        with explained(self._path):
+            self._raw.write(f"{side}/features", places, values=stored.features[order])
             # Of every row: an extraction that was killed here may have left the reason of an image mended since.
-            image["problem"][rows] = reasons
-        self._write("image", start, features, states)
-        self.problems |= {start + int(at): reasons[at].decode() for at in np.flatnonzero(states == UNUSABLE)}
+            self._raw.write(f"{side}/{NOTES[side]}", places, values=stored.notes[order])
+            self._raw.write(f"{side}/checksum", places, values=stored.checksums[order])
+        states, notes = stored.states[order], stored.notes[order]
+        self.states[side][places] = states
+        self._unsaid[side][places] = True
+        if side == "image":
+            first = self.rows[side].start
+            unusable = np.flatnonzero(states == UNUSABLE)
+            self.problems |= {first + int(places[at]): notes[at].decode() for at in unusable}
+        if time.monotonic() - self._synced >= _SYNC_SECONDS:
+            self.sync()
+
+    def micro_batch(self, side: str) -> int:
+        """The smallest number of rows that want of memory cut batches into, by any process so far; 0: none."""
+        return int(self._load(side, "micro_batch", _ONLY)[0])
+
+    def note_micro_batch(self, side: str, size: int) -> None:
+        """Record that want of memory cut batches into pieces of `size` rows; the smallest is kept."""
+        known = self.micro_batch(side)
+        if known == 0 or size < known:
+            with explained(self._path):
+                self._raw.write(f"{side}/micro_batch", _ONLY, values=np.array([size]))
 
     def forget_problems(self) -> None:
         """Set the rows of state 2 back to 0, and empty their reasons."""
-        states, reasons = self.states["image"], self._file["image/problem"][:]
-        unusable = states == UNUSABLE
-        states[unusable], reasons[unusable] = PENDING, b""
-        with _explained(self._path):
-            self._file["image/state"][:] = states
-            self._file.flush()
-            self._file["image/problem"][:] = reasons
-            self._file.flush()
-        self.problems = {}
+        self.sync()
+        self._forget(np.flatnonzero(self.states["image"] == UNUSABLE))
 
-    def write_texts(self, start: int, *, features: np.ndarray, tokens: np.ndarray) -> None:
-        """Write caption rows start, start + 1, ...: features (B, D_text) and tokens (B,) before truncation."""
-        with _explained(self._path):
-            self._file["text/tokens"][start : start + len(features)] = np.minimum(tokens, np.iinfo(np.int16).max)
-        self._write("text", start, features, np.full(len(features), DONE, dtype=np.uint8))
+    def sync(self) -> None:
+        """Bring what was written to the disk, then call it done there.
 
-    def _write(self, side: str, start: int, features: np.ndarray, states: np.ndarray) -> None:
-        rows = slice(start, start + len(features))
-        with _explained(self._path):
-            self._file[side]["features"][rows] = features
-            # The feature must have left this process before its row is called done.
-            self._file.flush()
-            self._file[side]["state"][rows] = states
-            self._file.flush()
-        self.states[side][rows] = states
+        Raises CacheError when that fails, or when the file is no longer where it was.
+        """
+        if not self._raw.changed:
+            return
+        self._sync()
+        if any(unsaid.any() for unsaid in self._unsaid.values()):
+            for side, unsaid in self._unsaid.items():
+                places = _filled(np.flatnonzero(unsaid))
+                with explained(self._path):
+                    self._raw.write(f"{side}/state", places, values=self.states[side][places])
+            self._sync()
+        for unsaid in self._unsaid.values():
+            unsaid[:] = False
+        self._synced = time.monotonic()
+
+    def _write(self, side: str, rows: int | np.ndarray, *, features: np.ndarray, notes: np.ndarray) -> None:
+        if np.ndim(rows) == 0:
+            rows = np.arange(rows, rows + len(features))
+        states = np.full(len(features), DONE, dtype=np.uint8)
+        if side == "image":
+            states[notes != b""] = UNUSABLE
+        self.put(side, rows, stored=Rows(features, notes, states, row_checksums(features, notes)))
+
+    def _forget(self, places: np.ndarray) -> None:
+        """Turn unusable images back to rows to do.
+
+        Checksums go first: a row that is to do and has its checksum would be taken for whole. Killed after that, the
+        next to open the file goes on here.
+        """
+        for name in ("checksum", "state", "problem") if len(places) else ():
+            with explained(self._path):
+                kind = self._raw.places[f"image/{name}"].dtype
+                self._raw.write(f"image/{name}", places, values=np.zeros(len(places), dtype=kind))
+            self._sync()
+        self.states["image"][places] = PENDING
+        for place in places.tolist():
+            del self.problems[self.rows["image"].start + place]
+
+    def _recognise(self, side: str) -> None:
+        """Take rows for done, or unusable, that were written whole by a process that was killed before it said so."""
+        checksums = self._load(side, "checksum")
+        waiting = np.flatnonzero((self.states[side] == PENDING) & (checksums != 0))
+        for start in range(0, len(waiting), _CHUNK):
+            places = waiting[start : start + _CHUNK]
+            found = self.stored(side, places)
+            whole = ~found.mismatches()
+            states = np.full(int(whole.sum()), DONE, dtype=np.uint8)
+            if side == "image":
+                states[found.notes[whole] != b""] = UNUSABLE
+            # Written once more: after a sync that failed the system may take them for being on the disk.
+            rows = self.rows[side].start + places[whole]
+            self.put(side, rows, stored=Rows(found.features[whole], found.notes[whole], states, found.checksums[whole]))
+
+    def _load(self, side: str, name: str, places=None) -> np.ndarray:
+        with explained(self._path):
+            return self._raw.read(f"{side}/{name}", np.arange(len(self.rows[side])) if places is None else places)
+
+    def _sync(self) -> None:
+        # After a sync that failed the system may take for written what is not; nothing more is called done then.
+        if self._lost:
+            raise CacheError(f"{self._path} could not be brought to the disk; start the same command again.")
+        try:
+            with explained(self._path):
+                self._raw.sync()
+        except CacheError:
+            self._lost = True
+            raise
+        if not self._raw.is_there():
+            raise CacheError(
+                f"{self._path} was removed or replaced while it was being written; the same command starts it again."
+            )
 
 
 @contextmanager
-def open_writer(path: Path, contents: CacheContents) -> Iterator[CacheWriter]:
+def open_writer(path: Path, contents: CacheContents, *, part: Part | None = None) -> Iterator[CacheWriter]:
     """Make the cache, or open the one that is there to go on with it, as its only writer.
 
+    part  write these rows only, to a shard of their own
+
     Raises CacheLockedError when another process writes it, CacheMismatchError when the cache that is there was made
-    from other inputs, CacheFormatError when the file is no cache, CacheError when it cannot be written.
+    from other inputs, CacheFormatError when the file is no cache, CacheError when it cannot be written or when there is
+    not enough room for it.
     """
-    lock = FileLock(f"{path}.lock")
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=_LOCK_SECONDS)
-        except Timeout:
-            raise CacheLockedError(f"another process is writing {path}; wait for it, or give another --out.") from None
-    try:
-        with _explained(path):
-            if not path.exists():
-                _create(path, contents)
-            require_cache(path)
-            file = h5py.File(path, "r+", locking=False)
-        with file:
-            _require_same(path, found=json.loads(file.attrs["inputs"]), asked=contents.inputs)
-            yield CacheWriter(path, file)
-    finally:
-        lock.release()
+    target = path if part is None else shard_path(path, part)
+    with locked(target):
+        with explained(target):
+            if not target.exists():
+                create(target, contents, part=part)
+        if part is None:
+            require_cache(target)
+        else:
+            require_part(target, part)
+        with opened(target, contents, part=part) as writer:
+            yield writer
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into an error for the user."""
+def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterator[CacheWriter]:
+    """The writer of the cache or shard at `path`, which is there, and which the caller has locked."""
+    with legible(path), h5py.File(path, "r", locking=False) as file:
+        inputs, about = json.loads(file.attrs["inputs"]), json.loads(file.attrs["about"])
+        places = {name: locate(path, file[name]) for name in RAW}
+        rows = {side: range(len(file[side]["state"])) for side in SIDES} if part is None else part.rows
+    require_same(path, found=inputs, asked=contents.inputs)
+    with explained(path):
+        raw = RawFile(path, places)
     try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
-            reason = f"{path.parent} is not a folder"
-        raise CacheError(
-            f"cannot write {path}: {reason}. Finished rows are kept; once that is mended the same command goes on."
-        ) from error
+        writer = CacheWriter(path, raw, rows=rows, about=about)
+        try:
+            yield writer
+        except BaseException:
+            # The error that is on its way says more than what it may have done to the file.
+            with suppress(CacheError):
+                writer.sync()
+            raise
+        writer.sync()
+    finally:
+        raw.close()
 
 
-def _create(path: Path, contents: CacheContents) -> None:
-    unfinished = path.with_name(path.name + ".new")
-    with h5py.File(unfinished, "w", libver="earliest", locking=False) as file:
-        image_count, text_count = len(contents.image_ids), len(contents.captions)
-        strings = h5py.string_dtype()
-        file.create_dataset("image/id", data=contents.image_ids, dtype=strings)
-        file.create_dataset("image/file", data=contents.image_files, dtype=strings)
-        file.create_dataset("image/split", data=contents.image_splits, dtype=np.uint8)
-        file.create_dataset("text/id", data=contents.caption_ids, dtype=strings)
-        file.create_dataset("text/caption", data=contents.captions, dtype=strings)
-        file.create_dataset("text/image", data=contents.caption_images, dtype=np.int64)
-        for name, values in contents.projections.items():
-            file.create_dataset(f"projection/{name}", data=np.asarray(values, dtype=np.float32))
-        widths = {side: contents.projections[f"{side}/weight"].shape[0] for side in SIDES}
-        for side, count in (("image", image_count), ("text", text_count)):
-            _preallocate(file, f"{side}/features", shape=(count, widths[side]), dtype=contents.dtype)
-            _preallocate(file, f"{side}/state", shape=(count,), dtype=np.uint8)
-        _preallocate(file, "image/problem", shape=(image_count,), dtype=f"S{PROBLEM_BYTES}")
-        _preallocate(file, "text/tokens", shape=(text_count,), dtype=np.int16)
-        file.attrs["format"] = FORMAT
-        file.attrs["fingerprint"] = contents.fingerprint
-        file.attrs["inputs"] = json.dumps(contents.inputs, ensure_ascii=False)
-        file.attrs["about"] = json.dumps(contents.about, ensure_ascii=False)
-    unfinished.replace(path)
-
-
-def _preallocate(file: h5py.File, name: str, *, shape: tuple, dtype) -> None:
-    """An all-zero contiguous array whose place in the file is fixed now: HDF5's default waits for the first write."""
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
-    group = file.require_group(name.rpartition("/")[0])
-    kind = h5py.h5t.py_create(np.dtype(dtype))
-    h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(shape), creation)
-
-
-def _require_same(path: Path, *, found: dict, asked: dict) -> None:
-    differences = [
-        f"{name}: it has {found.get(name)!r}, asked for {asked.get(name)!r}"
-        for name in sorted({*found, *asked})
-        if found.get(name) != asked.get(name)
-    ]
-    if differences:
-        raise CacheMismatchError(
-            f"{path} was made from other inputs ({'; '.join(differences)}). "
-            f"Nothing was changed; give another --out, or delete it."
-        )
+def _filled(rows: np.ndarray) -> np.ndarray:
+    """rows (n,), ascending, with those in between where few are missing."""
+    if not len(rows):
+        return rows
+    cuts = np.flatnonzero(np.diff(rows) > _GAP) + 1
+    return np.concatenate([np.arange(span[0], span[-1] + 1) for span in np.split(rows, cuts)])

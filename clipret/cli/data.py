@@ -1,4 +1,4 @@
-"""The commands of stage 1 and what comes before and after it: download, check, extract, info."""
+"""The commands of stage 1 and what comes before it: download, check, extract."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,8 @@ from clipret.cli import options
 from clipret.cli.data_tables import check_tables, download_summary
 from clipret.cli.running import config_from, run, show
 from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, to_command
-from clipret.display import extraction_summary, info_table
+from clipret.display import extraction_summary
+from clipret.errors import UsageError
 
 
 def download(
@@ -41,7 +42,7 @@ def download(
     from clipret.datasets.download import download as stage
 
     go_on = f"what was fetched is kept; go on with: {to_command('download', config)}"
-    result = run(stage, config, quiet=quiet or as_json, on_interrupt=go_on)
+    result = run(stage, config, quiet=quiet or as_json, on_interrupt=go_on, batches=False)
     show(result, as_json=as_json, text=str(config.folder) if quiet else download_summary(result))
 
 
@@ -93,11 +94,25 @@ def extract(
     retry_problems: Annotated[
         bool, typer.Option("--retry-problems", help="Try the images again that could not be read before.")
     ] = ExtractConfig.retry_problems,
-    batch_size: Annotated[int, typer.Option(help="Images, and captions, a batch.")] = ExtractConfig.batch_size,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images, and captions, a batch.", show_default="32 on the CPU, 256 on a GPU")
+    ] = ExtractConfig.batch_size,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode images.", show_default="one a core, at most 8")
-    ] = None,
+        str, typer.Option(help="Processes that decode images and, on the CPU, encode; auto: one a core.")
+    ] = "auto",
+    read_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a process that still reads one image counts as hanging.")
+    ] = ExtractConfig.read_timeout,
     dtype: Annotated[str, typer.Option(help="Type of the stored features: float16 or float32.")] = ExtractConfig.dtype,
+    precision: Annotated[
+        str, typer.Option(help="Of the model: fp32, fp16 (GPU) or bf16; auto: fp16 on a GPU, fp32 on the CPU.")
+    ] = ExtractConfig.precision,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model with torch.compile.")
+    ] = ExtractConfig.compile,
+    decode: Annotated[
+        str, typer.Option(help="exact: pixels as clip's; fast: JPEGs at a smaller scale, or decoded by the GPU.")
+    ] = ExtractConfig.decode,
     background: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +122,9 @@ def extract(
     download_root: Annotated[
         Path | None, typer.Option(help="Where OpenAI's weights are kept.", show_default="~/.cache/clip")
     ] = None,
+    merge: Annotated[
+        bool, typer.Option(help="With torchrun: one file in the end, or the processes' files, joined by reference.")
+    ] = ExtractConfig.merge,
     device: options.Device = ExtractConfig.device,
     seed: options.seed("Accepted as by every command; extraction draws nothing at random.") = ExtractConfig.seed,
     quiet: options.Quiet = False,
@@ -120,29 +138,24 @@ def extract(
     clipret extract --dataset emoji --model tiny-emoji --out data/emoji.h5
     clipret extract --dataset coco --split karpathy --root /datasets/coco --model ViT-B/32
     clipret extract --dataset shop.csv --root photos
+    torchrun --nproc-per-node 8 -m clipret extract --dataset coco
     """
-    config = config_from(ExtractConfig, locals())
+    config = config_from(ExtractConfig, {**locals(), "workers": _workers(workers)})
+    from clipret.extraction import current_rank
     from clipret.extraction import extract as stage
 
-    resume = f"finished rows are kept; go on with: {to_command('extract', config)}"
-    result = run(stage, config, quiet=quiet or as_json, on_interrupt=resume)
-    show(result, as_json=as_json, text=result["cache"] if quiet else extraction_summary(result, batch_size=batch_size))
+    rank = current_rank()
+    follows = rank.index > 0
+    resume = f"finished rows are kept; go on with: {rank.command(config)}"
+    result = run(stage, config, quiet=quiet or as_json or follows, on_interrupt=resume)
+    if not follows:
+        summary = result["cache"] if quiet else extraction_summary(result, batch_size=batch_size)
+        show(result, as_json=as_json, text=summary)
 
 
-def info(
-    file: Annotated[Path, typer.Argument(help="A cache, finished or not.", show_default=False)],
-    problems: Annotated[
-        bool, typer.Option("--problems", help="List every image that could not be read, and why.")
-    ] = False,
-    as_json: options.Json = False,
-):
-    """Show what a cache holds: model, data set, splits, captions, completeness, problems, fingerprint.
-
-    \b
-    clipret info data/emoji.h5
-    clipret info data/coco.h5 --problems
-    """
-    from clipret.inspection import inspect_cache
-
-    found = inspect_cache(file)
-    show(found, as_json=as_json, tables=(info_table(found, problems=problems),))
+def _workers(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--workers is '{text}'; expected a whole number, or auto.")
+    return int(text)

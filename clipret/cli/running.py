@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 from rich.console import Console, RenderableType
 
+from clipret.cli.interrupts import Interrupts
 from clipret.display import ProgressDisplay
 
 
@@ -15,14 +16,26 @@ def config_from(kind: type, options: dict):
     return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options})
 
 
-def run(stage: Callable, config, *, quiet: bool, on_interrupt: str) -> dict:
-    """What the stage returns; after Ctrl-C, exit status 130 and how to go on."""
+def run(stage: Callable, config, *, quiet: bool, on_interrupt: str, batches: bool = True) -> dict:
+    """What the stage returns; after Ctrl-C, exit status 130 and how to go on, and after SIGTERM 143.
+
+    The first signal lets a stage finish its batch, the second does not. A stage that finishes altogether is done.
+
+    batches  whether the stage works in batches, so that there is something to finish
+    """
+    console = Console(stderr=True)
+    interrupts = Interrupts(console, farewell=lambda word: complain(f"{word}; {on_interrupt}"), patient=batches)
     try:
-        with ProgressDisplay(Console(stderr=True), quiet=quiet) as on_progress:
+        with ProgressDisplay(console, quiet=quiet) as display, interrupts.handled(display) as on_progress:
             return stage(config, on_progress=on_progress)
     except KeyboardInterrupt:
-        complain(f"interrupted; {on_interrupt}")
-        raise typer.Exit(130) from None
+        pass
+    except Exception:
+        # Of a stage that is stopped anywhere, the parts may complain of each other.
+        if not interrupts.at_once:
+            raise
+    complain(f"{interrupts.word}; {on_interrupt}")
+    raise typer.Exit(interrupts.status)
 
 
 def show(result: dict, *, as_json: bool, text: str | None = None, tables: tuple[RenderableType, ...] = ()) -> None:

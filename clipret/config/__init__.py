@@ -3,6 +3,7 @@
 The command line, the Python functions and the files of a run all read their defaults from here and nowhere else.
 """
 
+from clipret.config.caches import MergeConfig, VerifyConfig
 from clipret.config.choices import (
     BACKGROUNDS,
     BUNDLED_MODELS,
@@ -28,7 +29,9 @@ __all__ = [
     "DownloadConfig",
     "EvalConfig",
     "ExtractConfig",
+    "MergeConfig",
     "TrainConfig",
+    "VerifyConfig",
     "to_command",
     "to_dict",
 ]

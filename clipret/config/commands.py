@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 # Settings that a command takes by their place, without a name.
-_BY_PLACE = {"download": ("dataset",)}
+_BY_PLACE = {"download": ("dataset",), "verify": ("cache",), "merge": ("caches",)}
 
 
 def to_dict(config) -> dict:
@@ -23,7 +23,7 @@ def to_command(subcommand: str, config) -> str:
         if field.default is not dataclasses.MISSING and value == field.default:
             continue
         if field.name in _BY_PLACE.get(subcommand, ()):
-            words.append(str(value))
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
             continue
         words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
     return shlex.join(words)

@@ -4,15 +4,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import as_paths, at_least, one_of, within
+from clipret.config.checks import above, as_paths, at_least, one_of, within
 from clipret.config.choices import (
     BACKGROUNDS,
     CAPTION_CLEANINGS,
     COLUMNS,
     DATA_DIR,
+    DECODINGS,
     DEVICES,
     DOWNLOADS,
     DTYPES,
+    PRECISIONS,
     SEED,
     SPLIT_RULES,
 )
@@ -119,9 +121,15 @@ class ExtractConfig(DatasetConfig):
 
     out             the cache to write; data/DATASET.h5 by default
     model           an OpenAI name, a bundled model, or the path of a checkpoint
-    batch_size      images, or captions, a batch; the bits of a cache depend on it, so a resumed cache keeps its own
-    workers         processes that decode images; None: one a core, at most eight
+    batch_size      images, or captions, a batch; None: what suits the device. The bits of a cache depend on it, so a
+                    resumed cache keeps its own
+    workers         processes that decode images and, on the CPU, encode; None: one a core
+    read_timeout    seconds after which a worker process that still reads one image file counts as hanging
     dtype           how features are stored
+    precision       what the towers compute in: fp32, fp16 (CUDA only), bf16; auto: fp16 on CUDA, fp32 on the CPU
+    compile         whether the towers go through torch.compile
+    decode          exact: images as clip reads them; fast: JPEGs decoded at a smaller scale or, on CUDA, by the GPU
+    merge           several processes (torchrun): whether their shards end as one file, or stay, joined by reference
     background      what shows through transparent pixels: `white`, or `clip` for whatever clip's own transform makes of
                     them; None: the data set's own default
     max_problems    share of unreadable images above which extraction stops
@@ -133,9 +141,14 @@ class ExtractConfig(DatasetConfig):
 
     out: Path | None = None
     model: str = "ViT-B/32"
-    batch_size: int = 128
+    batch_size: int | None = None
     workers: int | None = None
+    read_timeout: float = 120.0
     dtype: str = "float16"
+    precision: str = "auto"
+    compile: bool = False
+    decode: str = "exact"
+    merge: bool = True
     background: str | None = None
     max_problems: float = 0.01
     retry_problems: bool = False
@@ -146,10 +159,14 @@ class ExtractConfig(DatasetConfig):
     def __post_init__(self):
         super().__post_init__()
         as_paths(self, "out", "download_root")
-        at_least("batch-size", self.batch_size, low=1)
+        if self.batch_size is not None:
+            at_least("batch-size", self.batch_size, low=1)
         if self.workers is not None:
             at_least("workers", self.workers, low=0)
+        above("read-timeout", self.read_timeout, low=0, at_most=86_400)
         one_of("dtype", self.dtype, allowed=DTYPES)
+        one_of("precision", self.precision, allowed=PRECISIONS)
+        one_of("decode", self.decode, allowed=DECODINGS)
         if self.background is not None:
             one_of("background", self.background, allowed=BACKGROUNDS)
         within("max-problems", self.max_problems, low=0, high=1)

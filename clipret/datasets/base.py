@@ -2,13 +2,13 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from clipret.annotations import annotation_sha256
 from clipret.config import SPLITS, DatasetConfig
 from clipret.counting import caption_places
 from clipret.datasets.captions import clean_caption
@@ -62,17 +62,7 @@ class RetrievalDataset:
     @property
     def annotation_sha256(self) -> str:
         """sha256 over the ids, files, splits, captions and their order: everything a reader decides."""
-        digest = hashlib.sha256()
-        for column in (
-            self.image_ids,
-            self.image_files,
-            self.image_splits.tolist(),
-            self.captions,
-            self.caption_ids,
-            self.caption_images.tolist(),
-        ):
-            digest.update(json.dumps(column, ensure_ascii=False).encode(errors="surrogatepass"))
-        return digest.hexdigest()
+        return annotation_sha256(self)
 
     def missing_rows(self) -> np.ndarray:
         """Rows of the images whose files are not there, ascending. Lists each folder once; opens no image."""

@@ -21,7 +21,9 @@ def clean_caption(caption: str, how: str) -> str:
 
 
 def prompted(captions: list[str], config: DatasetConfig) -> list[str]:
-    """The texts that CLIP reads for these captions."""
+    """The texts that CLIP reads for these captions: the same list where nothing is added or cleaned."""
+    if (config.prompt, config.caption_clean) == ("{}", "none"):
+        return captions
     return [config.prompt.replace("{}", clean_caption(caption, config.caption_clean)) for caption in captions]
 
 

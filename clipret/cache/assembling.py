@@ -1,0 +1,87 @@
+"""Making a whole cache at once, of rows that are in other files."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from clipret.cache.access import explained, new_file, require_room
+from clipret.cache.checksums import Rows
+from clipret.cache.creating import needed_bytes, write_structure
+from clipret.cache.layout import NOTES, RAW, CacheContents
+from clipret.cache.parts import Part
+from clipret.cache.raw import RawFile, locate
+from clipret.cache.reading import FeatureCache
+from clipret.errors import CacheError
+
+CHUNK = 4096
+_SHOWN = 5
+
+
+def assemble(
+    path: Path,
+    contents: CacheContents,
+    *,
+    blocks: Iterable[tuple[str, range, Rows]],
+    micro_batch: dict[str, int],
+    parts: list[Part] | None = None,
+) -> None:
+    """Make the cache at `path`, or replace the one that is there, once all of it is on the disk.
+
+    blocks       side, rows and what they hold, until every row of both sides was given
+    micro_batch  as FeatureCache.micro_batch
+    parts        the features stay in the shards of these parts; None: they are written
+
+    Raises CacheError when there is no room for it or it cannot be written. Nothing is left of it then.
+    """
+    with explained(path), new_file(path) as unfinished:
+        require_room(path, needed=needed_bytes(contents, features=parts is None))
+        write_structure(unfinished, contents, shards=None if parts is None else (path, parts))
+        names = [name for name in RAW if parts is None or not name.endswith("/features")]
+        with h5py.File(unfinished, "r", locking=False) as file:
+            raw = RawFile(unfinished, {name: locate(unfinished, file[name]) for name in names})
+        try:
+            for side, rows, stored in blocks:
+                places = np.arange(rows.start, rows.stop)
+                if parts is None:
+                    raw.write(f"{side}/features", places, values=stored.features)
+                raw.write(f"{side}/{NOTES[side]}", places, values=stored.notes)
+                raw.write(f"{side}/checksum", places, values=stored.checksums)
+                raw.write(f"{side}/state", places, values=stored.states)
+            for side, size in micro_batch.items():
+                raw.write(f"{side}/micro_batch", np.zeros(1, dtype=np.int64), values=np.array([size]))
+        finally:
+            raw.close()
+
+
+def chunks(count: int) -> Iterator[range]:
+    """0 to count in pieces small enough for memory."""
+    return (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
+
+
+def cache_blocks(cache: FeatureCache, side: str) -> Iterator[tuple[range, Rows]]:
+    """All rows of one side of a cache, in pieces; raises CacheError at rows that are not what was written."""
+    for rows in chunks(len(cache.checksums[side])):
+        stored = cache.stored(side, rows)
+        require_whole(cache.path, side, rows=np.arange(rows.start, rows.stop), stored=stored)
+        yield rows, stored
+
+
+def require_whole(path: Path, side: str, *, rows: np.ndarray, stored: Rows) -> None:
+    """Raise CacheError, naming the rows, unless each is what its checksum was made of.
+
+    path, rows  the file that they were read from, and their numbers (n,)
+    """
+    bad = rows[stored.mismatches()].tolist()
+    if bad:
+        shown = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if len(bad) > _SHOWN else "")
+        raise CacheError(
+            f"{path}: {len(bad)} {side} rows are not what was written to them: {shown}; the file is damaged: delete it "
+            f"and extract again."
+        )
+
+
+def smallest(sizes: Iterable[int]) -> int:
+    """The smallest micro-batch of several, of which 0 means none."""
+    return min(filter(None, sizes), default=0)

@@ -1,0 +1,58 @@
+"""Rows as they are stored, and the checksum that tells whether a row is whole.
+
+Every row has one of its own, so a fault is found with its row, a row may move to another file with its checksum, and a
+row whose writer was killed before it could be called done is known to be whole.
+"""
+
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+
+from clipret.cache.layout import PROBLEM_BYTES
+
+
+@dataclass(frozen=True)
+class Rows:
+    """n rows of one side, as they are stored.
+
+    features   (n, D) float16 or float32
+    notes      (n,): of images, the reason why there is no feature, bytes; of captions, tokens before truncation, int16
+    states     (n,) uint8
+    checksums  (n,) uint32, 0 where none was written
+    """
+
+    features: np.ndarray
+    notes: np.ndarray
+    states: np.ndarray
+    checksums: np.ndarray
+
+    def mismatches(self) -> np.ndarray:
+        """(n,) bool: the rows that are not what their checksums were made of."""
+        return row_checksums(self.features, self.notes) != self.checksums
+
+
+def row_checksums(features: np.ndarray, notes: np.ndarray) -> np.ndarray:
+    """(n,) uint32: crc32 over a row's feature, then its reason without the padding, or its int16 tokens.
+
+    Little-endian, whatever the machine's order. Never 0, which stands for a row that was not written: a crc32 of 0 is
+    kept as 1.
+    """
+    data = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("<"))
+    view, width = memoryview(data.reshape(-1).view(np.uint8)), data.itemsize * data[:1].size
+    if notes.dtype.kind == "S":
+        tails = notes.tolist()
+    else:
+        tokens = notes.astype("<i2").tobytes()
+        tails = [tokens[2 * row : 2 * row + 2] for row in range(len(notes))]
+    sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in enumerate(tails)]
+    return np.array(sums, dtype=np.uint32)
+
+
+def encode_reasons(problems: dict[int, str], *, count: int) -> np.ndarray:
+    """(count,) bytes as `/image/problem` holds them, of position -> reason; cut between characters, and never empty."""
+    reasons = np.zeros(count, dtype=f"S{PROBLEM_BYTES}")
+    for position, reason in problems.items():
+        cut = reason.encode(errors="backslashreplace")[:PROBLEM_BYTES].decode(errors="ignore").encode()
+        reasons[position] = cut.rstrip(b"\0") or b"no reason given"
+    return reasons

@@ -1,0 +1,179 @@
+"""Making one cache of the shards that several processes wrote."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from clipret.cache.access import explained, locked
+from clipret.cache.assembling import assemble, cache_blocks, chunks, require_whole, smallest
+from clipret.cache.checksums import Rows
+from clipret.cache.layout import PENDING, SIDES, CacheContents, legible, require_cache, require_same
+from clipret.cache.parts import Part, require_part, shard_path, shards_folder
+from clipret.cache.reading import FeatureCache
+from clipret.cache.writing import CacheWriter, opened
+from clipret.errors import CacheIncompleteError, CacheMismatchError
+
+
+def join_shards(
+    path: Path, contents: CacheContents, *, parts: list[Part], sources: dict[str, np.ndarray], merge: bool = True
+) -> None:
+    """Make the cache at `path` of the shards of all parts, or find that it is made.
+
+    sources  image, text -> (N,), (M,) int64: the row whose feature a row has; itself for most. A row with another
+             source may still be to do in its shard, and is filled here
+    merge    copy the features into the cache and remove the shards; else they stay there, and the cache refers to them
+
+    Every row is compared with its checksum. Killed at any moment, the same call completes it. A cache that leaves its
+    features in shards is made one that holds them, when merge is asked for.
+
+    Raises CacheIncompleteError when a shard is missing or has rows to do, CacheMismatchError when one was made from
+    other inputs or other rows, CacheLockedError when one is being written, CacheError at rows that are not what was
+    written or when the cache cannot be written.
+    """
+    with locked(path):
+        if path.exists():
+            _rejoin(path, contents, merge=merge)
+        else:
+            _join(path, contents, parts=parts, sources=sources, merge=merge)
+        if merge:
+            discard_shards(path)
+
+
+def discard_shards(path: Path) -> None:
+    """Remove the shards that are left of the cache at `path`, which holds its features itself.
+
+    Of a cache that refers to them, or of none, nothing is removed.
+    """
+    folder = shards_folder(path)
+    if not folder.is_dir() or not path.exists():
+        return
+    require_cache(path)
+    with legible(path), h5py.File(path, "r", locking=False) as file:
+        complete = all((file[side]["state"][:] != PENDING).all() for side in SIDES)
+        referred = any(file[side]["features"].is_virtual for side in SIDES)
+    if complete and not referred:
+        with explained(folder):
+            shutil.rmtree(folder)
+
+
+def _rejoin(path: Path, contents: CacheContents, *, merge: bool) -> None:
+    """The cache is there: it is whole, and at most its features are to be brought in from the shards."""
+    cache = FeatureCache(path)
+    require_same(path, found=cache.inputs, asked=contents.inputs)
+    if merge and cache.segmented:
+        blocks = ((side, *block) for side in SIDES for block in cache_blocks(cache, side))
+        assemble(path, cache.contents, blocks=blocks, micro_batch=cache.micro_batch)
+
+
+def _join(
+    path: Path, contents: CacheContents, *, parts: list[Part], sources: dict[str, np.ndarray], merge: bool
+) -> None:
+    with _open_shards(path, contents, parts=parts) as shards:
+        shards.require_complete(sources)
+        if not merge:
+            # Rows that are copies of another shard's: nothing may be missing from a shard that stays.
+            shards.fill(sources)
+        assemble(
+            path,
+            dataclasses.replace(contents, about=shards.writers[0].about),
+            blocks=shards.blocks(sources),
+            micro_batch={side: smallest(writer.micro_batch(side) for writer in shards.writers) for side in SIDES},
+            parts=None if merge else parts,
+        )
+
+
+@contextmanager
+def _open_shards(path: Path, contents: CacheContents, *, parts: list[Part]) -> Iterator["_Shards"]:
+    with ExitStack() as stack:
+        writers = []
+        for part in parts:
+            shard = shard_path(path, part)
+            if not shard.exists():
+                raise CacheIncompleteError(
+                    f"{path} is incomplete: its part {shard} is missing; complete it with: {contents.about['command']}"
+                )
+            stack.enter_context(locked(shard))
+            require_part(shard, part)
+            writers.append(stack.enter_context(opened(shard, contents, part=part)))
+        sizes = {writer.about.get("batch_size") for writer in writers}
+        if len(sizes) > 1:
+            raise CacheMismatchError(
+                f"the shards in {shards_folder(path)} were made with batch sizes {', '.join(map(str, sorted(sizes)))}, "
+                f"which give features other bits; delete the folder and extract again."
+            )
+        yield _Shards(path, contents, parts=parts, writers=writers)
+
+
+class _Shards:
+    """The shards of all parts, open, read as if they were one file."""
+
+    def __init__(self, path: Path, contents: CacheContents, *, parts: list[Part], writers: list[CacheWriter]):
+        self._path, self._command = path, contents.about["command"]
+        self._parts, self.writers = parts, writers
+        self._counts = {"image": len(contents.image_ids), "text": len(contents.captions)}
+        for side, count in self._counts.items():
+            edges = [0, *(part.rows[side].stop for part in parts)]
+            assert [part.rows[side].start for part in parts] == edges[:-1], "parts follow each other"
+            assert edges[-1] == count, "parts leave no row out"
+
+    def require_complete(self, sources: dict[str, np.ndarray]) -> None:
+        """Raise CacheIncompleteError unless every row, or its source, has its feature."""
+        todo = {}
+        for side in SIDES:
+            states = np.concatenate([writer.states[side] for writer in self.writers])
+            todo[side] = int(np.sum(states[self._effective(side, sources, rows=range(len(states)))] == PENDING))
+        if any(todo.values()):
+            raise CacheIncompleteError(
+                f"{self._path} is incomplete: {todo['image']} of {self._counts['image']} images and {todo['text']} of "
+                f"{self._counts['text']} captions are still to do; complete it with: {self._command}"
+            )
+
+    def fill(self, sources: dict[str, np.ndarray]) -> None:
+        """Write the rows that are to do, of their sources."""
+        for side in SIDES:
+            for writer in self.writers:
+                pending = writer.pending(side)
+                for chunk in chunks(len(pending)):
+                    rows = pending[chunk.start : chunk.stop]
+                    writer.put(side, rows, stored=self._gather(side, sources[side][rows]))
+        for writer in self.writers:
+            writer.sync()
+
+    def blocks(self, sources: dict[str, np.ndarray]) -> Iterator[tuple[str, range, Rows]]:
+        """All rows, as `assemble` takes them."""
+        for side, count in self._counts.items():
+            for rows in chunks(count):
+                yield side, rows, self._gather(side, self._effective(side, sources, rows=rows))
+
+    def _effective(self, side: str, sources: dict[str, np.ndarray], *, rows: range) -> np.ndarray:
+        """(len(rows),) the rows to read instead of consecutive ones: the source where a row is still to do."""
+        own = np.arange(rows.start, rows.stop)
+        states = np.concatenate(
+            [
+                writer.states[side][max(rows.start - held.start, 0) : max(rows.stop - held.start, 0)]
+                for writer in self.writers
+                for held in [writer.rows[side]]
+            ]
+        )
+        return np.where(states == PENDING, sources[side][rows.start : rows.stop], own)
+
+    def _gather(self, side: str, rows: np.ndarray) -> Rows:
+        """What is stored of rows (n,) in any order and of any part; raises CacheError unless all of it is whole."""
+        starts = [part.rows[side].start for part in self._parts]
+        owners = np.searchsorted(starts, rows, side="right") - 1
+        found: dict[str, np.ndarray] = {}
+        for owner in np.unique(owners):
+            chosen = np.flatnonzero(owners == owner)
+            stored = self.writers[owner].stored(side, rows[chosen] - starts[owner])
+            require_whole(shard_path(self._path, self._parts[owner]), side, rows=rows[chosen], stored=stored)
+            for field in dataclasses.fields(Rows):
+                values = getattr(stored, field.name)
+                if field.name not in found:
+                    found[field.name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
+                found[field.name][chosen] = values
+        return Rows(**found)

@@ -1,0 +1,184 @@
+"""Which captions, and which image files, are equal to an earlier one: they need not be encoded again."""
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from clipret.datasets.base import split_container
+from clipret.datasets.tars import member_index
+from clipret.errors import DatasetError
+from clipret.progress import Progress, ProgressCallback, silent
+
+# Read from the end of a file: its beginning is the same for all files of one camera or program.
+_BLOCK_BYTES = 4096
+_CHUNK_BYTES = 1 << 20
+# For network disks, which answer many questions at once; on a local one more threads are not faster, nor slower.
+_THREADS = 8
+_ROWS_AT_ONCE = 256
+_REPORT_SECONDS = 1.0
+_UNKNOWN = -1
+# Windows would change line ends, and has no other use for the flag.
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+
+
+def sources_of_texts(texts: Sequence[str]) -> np.ndarray:
+    """(M,) int64: for each text the row of the first one that equals it, its own where there is none before."""
+    hashes = np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
+    sources = _firsts(hashes)
+    if all(texts[row] == texts[sources[row]] for row in np.flatnonzero(sources != np.arange(len(texts)))):
+        return sources
+    # Two texts share a hash, which happens once in ages: then with more memory.
+    seen = {}
+    return np.array([seen.setdefault(text, row) for row, text in enumerate(texts)], dtype=np.int64)
+
+
+def sources_of_images(files: Sequence[str], *, root: Path, on_progress: ProgressCallback = silent) -> np.ndarray:
+    """(N,) int64: for each image the row of the first one with the same bytes, its own where there is none before.
+
+    files        N paths relative to root, as in datasets.RetrievalDataset
+    on_progress  called when it takes seconds, with phases "file sizes", "file ends" and "equal files"
+
+    The same path is the same image. Of the other files only those of equal size can be equal; of these the last block
+    is read, and those that are equal in that are hashed whole, by sha256. Files that are empty or cannot be read stand
+    for themselves.
+    """
+    same_path = sources_of_texts(files)
+    sources = np.arange(len(files))
+    bytes_of = _Bytes(files, root)
+    rows = bytes_of.locate(np.flatnonzero(same_path == sources), on_progress)
+    rows, firsts = _shared(rows, bytes_of.sizes[rows])
+    for phase, digest, width in (("file ends", bytes_of.end, 1), ("equal files", bytes_of.whole, 4)):
+        known, digests = _looked_up(rows, digest, width=width, report=_Reporter(phase, len(rows), on_progress))
+        rows, firsts = _shared(rows[known], firsts[known], *digests[known].T)
+    sources[rows] = firsts
+    return sources[same_path]
+
+
+class _Bytes:
+    """Where the bytes of images are, in files of their own or in tar files, and digests of them."""
+
+    def __init__(self, files: Sequence[str], root: Path):
+        self._files, self._root = files, os.fspath(root)
+        self.sizes = np.full(len(files), _UNKNOWN)
+        self._starts = np.zeros(len(files), dtype=np.int64)
+
+    def locate(self, rows: np.ndarray, on_progress: ProgressCallback) -> np.ndarray:
+        """Find out the sizes of these rows; return the rows that have any bytes."""
+        in_tar = np.fromiter((".tar/" in self._files[row] for row in rows), dtype=bool, count=len(rows))
+        # In turn, or the threads would index one shard several times.
+        for container, members in groupby(rows[in_tar], key=lambda row: split_container(self._files[row])[0]):
+            try:
+                index = member_index(Path(self._root, container))
+            except DatasetError:
+                continue
+            for row in members:
+                found = index.get(split_container(self._files[row])[1], (0, _UNKNOWN))
+                self._starts[row], self.sizes[row] = found
+        plain = rows[~in_tar]
+        report = _Reporter("file sizes", len(plain), on_progress)
+        known, sizes = _looked_up(plain, self._size, width=1, report=report)
+        self.sizes[plain[known]] = sizes[known, 0]
+        return rows[self.sizes[rows] > 0]
+
+    def end(self, row: int) -> np.ndarray:
+        """(1,) uint64, a digest of the last block."""
+        length = min(int(self.sizes[row]), _BLOCK_BYTES)
+        block = b"".join(self._read(row, skipped=int(self.sizes[row]) - length, chunk=length))
+        return np.frombuffer(hashlib.blake2b(block, digest_size=8).digest(), dtype="<u8")
+
+    def whole(self, row: int) -> np.ndarray:
+        """(4,) uint64, the sha256 of all bytes."""
+        digest = hashlib.sha256()
+        for chunk in self._read(row, chunk=_CHUNK_BYTES):
+            digest.update(chunk)
+        return np.frombuffer(digest.digest(), dtype="<u8")
+
+    def _size(self, row: int) -> int:
+        state = Path(f"{self._root}/{self._files[row]}").stat()
+        # A folder has a size, and a pipe would be waited for.
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError("not a regular file")
+        return state.st_size
+
+    def _read(self, row: int, *, chunk: int, skipped: int = 0) -> Iterator[bytes]:
+        """The row's bytes but for the first few, in chunks. Raises OSError when they are fewer than they were."""
+        name, left = self._files[row], int(self.sizes[row]) - skipped
+        file = os.open(f"{self._root}/{split_container(name)[0] if '.tar/' in name else name}", _READ)
+        try:
+            os.lseek(file, int(self._starts[row]) + skipped, os.SEEK_SET)
+            while left:
+                content = os.read(file, min(chunk, left))
+                if not content:
+                    raise OSError("a file shrank")
+                left -= len(content)
+                yield content
+        finally:
+            os.close(file)
+
+
+class _Reporter:
+    """Passes on how many files have been looked at, where that takes long enough to be told."""
+
+    def __init__(self, phase: str, total: int, on_progress: ProgressCallback):
+        self._phase, self._total, self._on_progress = phase, total, on_progress
+        self._last, self._told = time.monotonic(), False
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= _REPORT_SECONDS or (self._told and done >= self._total):
+            self._last, self._told = now, True
+            self._on_progress(Progress(self._phase, done, self._total))
+
+
+def _looked_up(
+    rows: np.ndarray, look: Callable, *, width: int, report: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `look` says of each of K rows, by several threads: (K,) bool, whether it could, and (K, width) uint64."""
+    known, values = np.zeros(len(rows), dtype=bool), np.zeros((len(rows), width), dtype=np.uint64)
+
+    def fill(start: int) -> int:
+        stop = min(start + _ROWS_AT_ONCE, len(rows))
+        for place in range(start, stop):
+            try:
+                found = look(rows[place])
+            # The second is what a name raises that this system cannot have.
+            except (OSError, ValueError):
+                continue
+            values[place] = found
+            known[place] = True
+        return stop
+
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        try:
+            for done in pool.map(fill, range(0, len(rows), _ROWS_AT_ONCE)):
+                report(done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return known, values
+
+
+def _shared(rows: np.ndarray, *keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows, ascending, whose keys another one has as well, and the first row with the same keys for each."""
+    firsts = _firsts(*keys)
+    shared = np.bincount(firsts, minlength=len(rows))[firsts] > 1
+    return rows[shared], rows[firsts[shared]]
+
+
+def _firsts(*keys: np.ndarray) -> np.ndarray:
+    """(K,) int64: for each place the first one with the same keys; keys: arrays (K,)."""
+    # A stable order: within equal keys, that of the places.
+    order = np.lexsort(keys)
+    ordered = [key[order] for key in keys]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = np.any([key[1:] != key[:-1] for key in ordered], axis=0)
+    firsts = np.empty(len(order), dtype=np.int64)
+    firsts[order] = order[new][np.cumsum(new) - 1]
+    return firsts

@@ -1,0 +1,108 @@
+"""What a cache says of its own making, before there is a feature in it."""
+
+import datetime
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from clipret.backbones import Backbone
+from clipret.cache import CacheContents
+from clipret.config import ExtractConfig
+from clipret.datasets import RetrievalDataset
+from clipret.extraction.ranks import Rank
+from clipret.images import ImageReader, decode_on_device
+
+# Rows a batch unless the user says otherwise. A worker on the CPU is to be done with one within seconds; on a GPU a
+# batch is to outweigh what starting its kernels costs.
+_BATCH_SIZES = {"cpu": 32, "cuda": 256}
+_COMPARED_IMAGES = 16
+_LIBRARIES = ("clipret", "torch", "torchvision", "pillow", "h5py", "numpy")
+
+
+def cache_contents(
+    config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Backbone, rank: Rank, decoding: dict | None
+) -> CacheContents:
+    """Everything of the cache but the features.
+
+    decoding  how far fast decoding is from exact decoding, as measured_decoding tells; None where it is exact
+    """
+    kind = backbone.device.type
+    inputs = {
+        "backbone": "openai",
+        "weights_sha256": backbone.weights_sha256,
+        "precision": backbone.precision,
+        "compiled": config.compile,
+        "preprocessing": f"clip {backbone.image_side} px",
+        "decode": _decoder(config, kind),
+        "background": background_of(config, dataset),
+        "caption_clean": config.caption_clean,
+        "prompt": config.prompt,
+        "dtype": config.dtype,
+        "dataset": dataset.name,
+        "annotation_sha256": dataset.annotation_sha256,
+    }
+    about = {
+        "model": backbone.name,
+        "library": backbone.library,
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "context_length": backbone.context_length,
+        "device": torch.cuda.get_device_name(backbone.device) if kind == "cuda" else kind,
+        "kernels": backbone.kernels,
+        "batch_size": config.batch_size or _BATCH_SIZES[kind],
+        "decoding": decoding,
+        "root": str(dataset.root),
+        "split_rule": dataset.split_rule,
+        "remarks": list(dataset.remarks),
+        "command": rank.command(config),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+    return CacheContents(
+        image_ids=dataset.image_ids,
+        image_files=dataset.image_files,
+        image_splits=dataset.image_splits,
+        captions=dataset.captions,
+        caption_ids=dataset.caption_ids,
+        caption_images=dataset.caption_images,
+        projections=backbone.projections(),
+        dtype=config.dtype,
+        inputs=inputs,
+        about=about,
+    )
+
+
+def background_of(config: ExtractConfig, dataset: RetrievalDataset) -> str:
+    """How transparent pixels are read: as the user says, else as the data set usually is."""
+    return config.background or dataset.background
+
+
+def measured_decoding(backbone: Backbone, *, exact: ImageReader, fast: ImageReader) -> dict | None:
+    """How far the features of fast decoding are from those of exact decoding, on the first images that can be read.
+
+    Returns images, and the mean and the smallest cosine between the two features of an image: as they are, and
+    centred: less the mean feature of these images, which all images have in common. None when no image can be read.
+    """
+    rows = np.arange(min(len(exact.files), 4 * _COMPARED_IMAGES))
+    pixels, problems = exact.read(rows)
+    known = [place for place in range(len(rows)) if place not in problems][:_COMPARED_IMAGES]
+    if not known:
+        return None
+    if backbone.device.type == "cpu":
+        changed, _ = fast.read(rows[known])
+    else:
+        encoded, _ = fast.read_encoded(rows[known])
+        changed, _ = decode_on_device(encoded, reader=fast, device=backbone.device)
+    one, other = (backbone.encode_image(images).double().cpu() for images in (pixels[known], changed))
+    cosines = torch.cosine_similarity(one, other)
+    centred = torch.cosine_similarity(one - one.mean(dim=0), other - one.mean(dim=0))
+    return {
+        "images": len(known),
+        "cosine": {"mean": round(cosines.mean().item(), 6), "min": round(cosines.min().item(), 6)},
+        "centred_cosine": {"mean": round(centred.mean().item(), 6), "min": round(centred.min().item(), 6)},
+    }
+
+
+def _decoder(config: ExtractConfig, kind: str) -> str:
+    if config.decode == "exact":
+        return "exact"
+    return "fast, by nvJPEG" if kind == "cuda" else "fast, JPEGs at a smaller scale"

@@ -1,0 +1,299 @@
+"""Batches -> features.
+
+On the CPU every worker process decodes and encodes whole batches by itself, on one thread: two processes of one thread
+are faster than one of two, nothing but features crosses between processes, and a batch has the same bits whichever
+process encodes it. On a GPU, worker processes decode, and this process keeps the device busy one batch ahead.
+"""
+
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from clipret.backbones import Backbone
+from clipret.errors import BackboneError, ClipretError, DatasetError
+from clipret.extraction.planning import ImageBatch, TextBatch
+from clipret.images import ImageReader, decode_on_device
+from clipret.workers import ReadWatch, calm_worker_signals
+
+_CHECK_SECONDS = 5.0
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class Encoded(NamedTuple):
+    """What became of a batch.
+
+    rows         (B,) int64
+    features     (B, D) float32, in host memory
+    problems     position in the batch -> why that image has no feature
+    counts       (B,) tokens before truncation; None for images
+    micro_batch  rows that were encoded at once, where memory did not do for all B; 0 where it did
+    """
+
+    rows: np.ndarray
+    features: np.ndarray
+    problems: dict[int, str]
+    counts: np.ndarray | None
+    micro_batch: int
+
+
+class _Decoded(NamedTuple):
+    """Inputs of a batch on their way to the device: pixels or, to be decoded there, files; or token ids."""
+
+    rows: np.ndarray
+    inputs: object
+    problems: dict[int, str]
+    counts: np.ndarray | None = None
+
+
+@dataclass
+class Encoder:
+    """How this process, with its workers, encodes.
+
+    backbone      the frozen CLIP
+    reader        image rows -> pixels
+    workers       processes that decode and, on the CPU, encode; 0: this one does all
+    watch         which image each worker is reading
+    read_timeout  seconds after which a worker that still reads one file counts as hanging
+    waited        seconds of the present phase that this process waited for inputs of the device
+    """
+
+    backbone: Backbone
+    reader: ImageReader
+    workers: int
+    watch: ReadWatch
+    read_timeout: float
+    waited: float = field(default=0.0, init=False)
+    _began: float = field(default=0.0, init=False)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether workers encode too."""
+        return self.backbone.device.type == "cpu"
+
+    def images(self, batches: Iterable[ImageBatch]) -> Iterator[Encoded]:
+        """Read and encode; the order of the results is not that of the batches.
+
+        Raises DatasetError when a worker hangs, BackboneError when not even one image fits into memory.
+        """
+        if self.on_cpu:
+            return self._from_workers(_EncodedImages(self.reader, self.backbone), batches)
+        decoded = self._from_workers(_DecodedImages(self.reader), batches)
+        return self._on_device(decoded, self.backbone.encode_image)
+
+    def texts(self, batches: Iterable[TextBatch]) -> Iterator[Encoded]:
+        """Encode; the order of the results is not that of the batches. Raises BackboneError as `images` does."""
+        if self.on_cpu:
+            return self._from_workers(_EncodedTexts(self.backbone), batches)
+        padded = (_Decoded(batch.rows, self.backbone.pad(batch.tokens), {}, batch.counts) for batch in batches)
+        return self._on_device(padded, self.backbone.encode_text)
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time since the first batch that the device waited for images."""
+        spent = time.perf_counter() - self._began if self._began else 0.0
+        return self.waited / spent if spent else 0.0
+
+    def _from_workers(self, dataset: Dataset, batches: Iterable) -> Iterator:
+        """What the dataset makes of each batch, whichever is ready first."""
+        # Forked workers see when their parent is killed and end; those of a fork server, Python 3.14's default, never
+        # do. Forked, they also share the model's memory.
+        context = "fork" if self.workers and sys.platform.startswith("linux") else None
+        loader = DataLoader(
+            dataset,
+            sampler=batches,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            multiprocessing_context=context,
+            worker_init_fn=calm_worker_signals,
+            in_order=False,
+            timeout=_CHECK_SECONDS if self.workers else 0,
+            pin_memory=self.backbone.device.type == "cuda",
+        )
+        others = set(multiprocessing.active_children())
+        results = iter(loader)
+        try:
+            while True:
+                try:
+                    result = next(results)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    if not str(error).startswith("DataLoader timed out"):
+                        raise
+                    self._require_progress()
+                    continue
+                if isinstance(result, ClipretError):
+                    raise result
+                yield result
+        finally:
+            _end(set(multiprocessing.active_children()) - others)
+
+    def _require_progress(self) -> None:
+        for row, seconds in self.watch.stuck(self.read_timeout):
+            raise DatasetError(
+                f"reading {self.reader.files[row]} has not ended in {seconds:.0f} s (--read-timeout "
+                f"{self.read_timeout:g}); does the disk that holds {self.reader.root} still answer? Finished rows are "
+                f"kept: once it does, the same command goes on."
+            )
+
+    def _on_device(self, batches: Iterable[_Decoded], encode: Callable) -> Iterator[Encoded]:
+        """Encode one batch ahead: while the device computes it, the next is read and the one before is handed on."""
+        encode, running = _Patient(encode), None
+        self._began, self.waited = time.perf_counter(), 0.0
+        source = iter(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(source, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                break
+            inputs, problems = self._on_its_way(batch)
+            launched = _Launched(batch._replace(problems=problems), encode(inputs), encode.micro_batch)
+            if running:
+                yield running.finish()
+            running = launched
+        if running:
+            yield running.finish()
+
+    def _on_its_way(self, batch: _Decoded) -> tuple[torch.Tensor, dict[int, str]]:
+        """Inputs on the device, or about to be, and the problems known by now."""
+        device = self.backbone.device
+        if isinstance(batch.inputs, torch.Tensor):
+            return batch.inputs.to(device, non_blocking=True), batch.problems
+        pixels, problems = decode_on_device(batch.inputs, reader=self.reader, device=device)
+        return pixels, batch.problems | problems
+
+
+class _Launched:
+    """A batch that the device is computing, its features on their way to host memory."""
+
+    def __init__(self, batch: _Decoded, features: torch.Tensor, micro_batch: int):
+        self._batch, self._micro_batch = batch, micro_batch
+        self._features = features.float().to("cpu", non_blocking=True)
+        self._ready = torch.cuda.Event() if features.is_cuda else None
+        if self._ready:
+            self._ready.record()
+
+    def finish(self) -> Encoded:
+        """The result, once the device has it."""
+        if self._ready:
+            self._ready.synchronize()
+        batch = self._batch
+        return Encoded(batch.rows, self._features.numpy(), batch.problems, batch.counts, self._micro_batch)
+
+
+class _Patient:
+    """Encodes a batch whole or, when memory does not do for that, in halves, quarters ...
+
+    micro_batch  rows at once, as small as memory has asked for so far; 0: all
+    """
+
+    def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor]):
+        self._encode = encode
+        self.micro_batch = 0
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, ...) -> (B, D). Raises BackboneError when not even one row fits."""
+        while True:
+            size = self.micro_batch or len(inputs)
+            try:
+                return torch.cat([self._encode(part) for part in inputs.split(size)])
+            except RuntimeError as error:
+                if not any(text in str(error) for text in _OUT_OF_MEMORY):
+                    raise
+                if size == 1:
+                    raise BackboneError(
+                        "there is not enough memory to encode even one image or caption; free some, use a smaller "
+                        "model, or fewer --workers. Finished rows are kept."
+                    ) from None
+            self.micro_batch = -(-min(size, len(inputs)) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+class _EncodedImages(Dataset):
+    """Batches of image rows, read and encoded: in a worker, or in the only process."""
+
+    def __init__(self, reader: ImageReader, backbone: Backbone):
+        self._reader, self._encode = reader, _Patient(backbone.encode_image)
+
+    def __getitem__(self, batch: ImageBatch) -> Encoded | ClipretError:
+        pixels, problems = _read(self._reader.read, batch)
+        return _caught(self._encode, pixels, rows=batch.rows, problems=problems)
+
+
+class _EncodedTexts(Dataset):
+    """Batches of captions, encoded."""
+
+    def __init__(self, backbone: Backbone):
+        self._pad, self._encode = backbone.pad, _Patient(backbone.encode_text)
+
+    def __getitem__(self, batch: TextBatch) -> Encoded | ClipretError:
+        return _caught(self._encode, self._pad(batch.tokens), rows=batch.rows, counts=batch.counts)
+
+
+class _DecodedImages(Dataset):
+    """Batches of image rows, read for a device."""
+
+    def __init__(self, reader: ImageReader):
+        self._read = reader.read_encoded if reader.fast else reader.read
+
+    def __getitem__(self, batch: ImageBatch) -> _Decoded:
+        inputs, problems = _read(self._read, batch)
+        return _Decoded(batch.rows, inputs, problems)
+
+
+def _read(read: Callable, batch: ImageBatch) -> tuple[object, dict[int, str]]:
+    """What `read` makes of the rows to do, at their places in the batch."""
+    return read(np.where(batch.todo, batch.rows, -1))
+
+
+def _caught(encode: _Patient, inputs: torch.Tensor, *, rows, problems=None, counts=None) -> Encoded | ClipretError:
+    # An error for the user is handed over as a value: raised here, DataLoader would wrap it into a traceback.
+    try:
+        features = encode(inputs)
+    except ClipretError as error:
+        return error
+    return Encoded(rows, features.float().numpy(), problems or {}, counts, encode.micro_batch)
+
+
+def _as_it_is(item):
+    return item
+
+
+def _end(workers: set) -> None:
+    """End worker processes at once, whatever they are doing; they hold nothing that would be lost.
+
+    DataLoader's own handler takes a child's end for an accident, so it must not hear of these.
+    """
+    if not workers:
+        return
+    in_main = threading.current_thread() is threading.main_thread()
+    with _deaf_to_children() if in_main else nullcontext():
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(timeout=1)
+
+
+@contextmanager
+def _deaf_to_children() -> Iterator[None]:
+    if not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)

@@ -1,0 +1,191 @@
+"""One process's share of an extraction: encode what is to do, and write it."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipret.cache import PENDING, CacheWriter
+from clipret.errors import BackboneError
+from clipret.extraction.encoding import Encoded, Encoder
+from clipret.extraction.planning import Plan
+from clipret.images import NOT_FOUND
+from clipret.progress import Progress, ProgressCallback
+
+# Batches that may wait to be written before encoding waits for the disk.
+_WAITING_WRITES = 4
+# Images, and captions, that are compared with clip's own output before anything is written.
+_COMPARED_IMAGES, _COMPARED_TEXTS = 4, 8
+# Share of the time that the device has to wait for images before it is worth telling.
+_WORTH_TELLING = 0.05
+
+
+@dataclass
+class Job:
+    """What is encoded, and where it goes.
+
+    plan         the batches
+    encoder      encodes them
+    writer       of the cache, or of this process's shard
+    texts        all captions, with their prompt
+    missing      (N,) bool, images whose files are not there
+    on_progress  called after every batch
+    on_problems  called with {image row: reason} of all unusable images after every batch; raises to stop
+    """
+
+    plan: Plan
+    encoder: Encoder
+    writer: CacheWriter
+    texts: list[str]
+    missing: np.ndarray
+    on_progress: ProgressCallback
+    on_problems: Callable[[dict[int, str]], None]
+
+    def run(self) -> None:
+        """Compare with clip, then encode and write everything that is to do.
+
+        Raises BackboneError when features times projection are not what clip computes, or a feature does not fit the
+        cache's type; DatasetError from the encoder and from on_problems; CacheError when the disk refuses.
+        """
+        self._require_exact_images()
+        self._require_exact_texts()
+        self._images()
+        self._texts()
+
+    def _images(self) -> None:
+        batches = self.plan.image_batches(self.writer.rows["image"], pending=self._pending("image"))
+        problems = dict(self.writer.problems)
+        counted = self._counter("image")
+        copied = self._copied("image")
+        with self._written("image") as write, closing(self.encoder.images(batches)) as results:
+            for result in results:
+                reasons = result.problems | {
+                    int(place): NOT_FOUND for place in np.flatnonzero(self.missing[result.rows])
+                }
+                features = self._stored(result, side="image", unusable=list(reasons))
+                write(self.writer.write_images, result.rows, features=features, problems=reasons)
+                self._note(result, "image")
+                for place, reason in reasons.items():
+                    row = int(result.rows[place])
+                    problems |= dict.fromkeys([row, *copied.get(row, ())], reason)
+                self._report("images", counted(result.rows), detail=self._image_detail(problems))
+                self.on_problems(problems)
+
+    def _texts(self) -> None:
+        batches = self.plan.text_batches(
+            self.writer.rows["text"],
+            pending=self._pending("text"),
+            texts=self.texts,
+            tokenize=self.encoder.backbone.tokenize,
+        )
+        counted = self._counter("text")
+        with self._written("text") as write, closing(self.encoder.texts(batches)) as results:
+            for result in results:
+                features = self._stored(result, side="text")
+                write(self.writer.write_texts, result.rows, features=features, tokens=result.counts)
+                self._note(result, "text")
+                self._report("captions", counted(result.rows))
+
+    @contextmanager
+    def _written(self, side: str) -> Iterator[Callable]:
+        """A function that has its first argument called in the background, in turn; at the end, all is on disk.
+
+        What a background write raises comes out of the next call of that function, or at the end.
+        """
+        waiting: deque[Future] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clipret-write") as thread:
+
+            def write(method: Callable, rows: np.ndarray, **values) -> None:
+                while len(waiting) >= _WAITING_WRITES or (waiting and waiting[0].done()):
+                    waiting.popleft().result()
+                waiting.append(thread.submit(method, rows, **values))
+
+            yield write
+            for future in waiting:
+                future.result()
+        for rows, sources in self.plan.copies(side, self.writer.rows[side], pending=self._pending(side)):
+            self.writer.copy_rows(side, rows, sources)
+        self.writer.sync()
+
+    def _note(self, result: Encoded, side: str) -> None:
+        if result.micro_batch:
+            self.writer.note_micro_batch(side, result.micro_batch)
+
+    def _pending(self, side: str) -> np.ndarray:
+        """(N,) bool, as it is now: the rows of this process that are to do."""
+        pending = np.zeros(len(self.plan.sources[side]), dtype=bool)
+        pending[self.writer.pending(side)] = True
+        return pending
+
+    def _counter(self, side: str) -> Callable[[np.ndarray], tuple[int, int]]:
+        """A function from rows that were encoded now to rows done and rows in all, copies of encoded rows included."""
+        weights = self.plan.weights(side, self.writer.rows[side])
+        pending = self._pending(side)
+        total, done = int(weights.sum()), int(weights[~pending].sum())
+
+        def count(rows: np.ndarray) -> tuple[int, int]:
+            nonlocal done
+            fresh = rows[pending[rows]]
+            pending[fresh] = False
+            done += int(weights[fresh].sum())
+            return done, total
+
+        return count
+
+    def _copied(self, side: str) -> dict[int, list[int]]:
+        """Row -> the other rows of this process that get its feature; only of rows that have some."""
+        own = self.writer.rows[side]
+        rows = np.arange(own.start, own.stop)
+        sources = self.plan.sources[side][own.start : own.stop]
+        found: dict[int, list[int]] = {}
+        for row, source in zip(rows[sources != rows].tolist(), sources[sources != rows].tolist(), strict=True):
+            found.setdefault(source, []).append(row)
+        return found
+
+    def _report(self, phase: str, counts: tuple[int, int], *, detail: dict | None = None) -> None:
+        self.on_progress(Progress(phase, *counts, detail or {}))
+
+    def _image_detail(self, problems: dict[int, str]) -> dict:
+        detail = {"unusable": len(problems)} if problems else {}
+        share = self.encoder.waiting_share
+        return detail | ({"waiting for images": f"{share:.0%}"} if share > _WORTH_TELLING else {})
+
+    def _require_exact_images(self) -> None:
+        """Of the first images to do that can be read."""
+        rows = [row for row in self.writer.pending("image") if not self.missing[row]]
+        reader, backbone = self.encoder.reader, self.encoder.backbone
+        for start in range(0, len(rows), _COMPARED_IMAGES):
+            pixels, problems = reader.read(np.array(rows[start : start + _COMPARED_IMAGES]))
+            known = [place for place in range(len(pixels)) if place not in problems]
+            if known:
+                inputs = pixels[known]
+                backbone.require_exact("image", inputs=inputs, features=backbone.encode_image(inputs))
+                return
+
+    def _require_exact_texts(self) -> None:
+        rows = self.writer.pending("text")[:_COMPARED_TEXTS]
+        if len(rows):
+            backbone = self.encoder.backbone
+            tokens, _ = backbone.tokenize([self.texts[row] for row in rows])
+            inputs = backbone.pad(tokens)
+            backbone.require_exact("text", inputs=inputs, features=backbone.encode_text(inputs))
+
+    def _stored(self, result: Encoded, *, side: str, unusable: Iterable[int] = ()) -> np.ndarray:
+        """The features as the cache's type, zeros where unusable; raises BackboneError when they do not fit it."""
+        with np.errstate(over="ignore"):
+            features = result.features.astype(self.writer.dtype)
+        features[list(unusable)] = 0
+        fresh = self._is_pending(side, result.rows)
+        broken = np.flatnonzero(fresh & ~np.isfinite(features).all(axis=1))
+        if len(broken):
+            raise BackboneError(
+                f"the feature of {side} row {result.rows[broken[0]]} is not finite as {self.writer.dtype}; "
+                f"extract with --dtype float32 to another --out, or check the model's weights."
+            )
+        return features
+
+    def _is_pending(self, side: str, rows: np.ndarray) -> np.ndarray:
+        return self.writer.states[side][rows - self.writer.rows[side].start] == PENDING

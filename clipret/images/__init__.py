@@ -1,0 +1,17 @@
+"""Image files -> the pixels a backbone takes. Used by extraction alone, mostly inside its worker processes."""
+
+from clipret.images.devices import decode_on_device
+from clipret.images.files import NOT_FOUND, READ_ATTEMPTS, read_file, reason_of
+from clipret.images.reading import Encoded, ImageReader, on_white, open_image
+
+__all__ = [
+    "NOT_FOUND",
+    "READ_ATTEMPTS",
+    "Encoded",
+    "ImageReader",
+    "decode_on_device",
+    "on_white",
+    "open_image",
+    "read_file",
+    "reason_of",
+]

@@ -1,0 +1,190 @@
+"""Extraction by several processes, started by torchrun as a user starts them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import write_coco
+from test_extraction import arrays
+
+from clipret import EvalConfig, ExtractConfig, FeatureCache, TrainConfig, evaluate, extract, train
+from clipret.errors import CacheError, UsageError
+from clipret.extraction import planning
+from clipret.extraction.ranks import Rank, current_rank
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gloo on one machine, as on Linux")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A COCO folder in which some images and captions are equal, also far apart."""
+    root = write_coco(tmp_path_factory.mktemp("coco"), train=110, test=20)
+    paths = sorted((root / "train2017").iterdir())
+    for copy, original in ((5, 4), (100, 3), (60, 59), (101, 50)):
+        shutil.copy(paths[original], paths[copy])
+    annotations = root / "annotations" / "captions_val2017.json"
+    annotations.write_text(annotations.read_text().replace('"caption": "a ', '"caption": "man dog", "was": "'))
+    return root
+
+
+@pytest.fixture
+def options(root, checkpoints, tmp_path):
+    """Options of clipret extract, for a cache of that name."""
+
+    def make(name, *, model="transformer", batch_size=4):
+        words = ["--dataset", "coco", "--root", root, "--model", checkpoints[model], "--batch-size", batch_size]
+        return [str(word) for word in [*words, "--device", "cpu", "--workers", 1, "--out", tmp_path / name]]
+
+    return make
+
+
+@pytest.fixture
+def whole(root, checkpoints, tmp_path):
+    """The cache that one process makes."""
+    out = tmp_path / "whole.h5"
+    extract(config(root, checkpoints, out))
+    return out
+
+
+def config(root, checkpoints, out, **changes):
+    values = {"dataset": "coco", "root": root, "model": str(checkpoints["transformer"]), "out": out, "batch_size": 4}
+    return ExtractConfig(**(values | {"workers": 1, "device": "cpu"} | changes))
+
+
+def torchrun(processes, *words, restarts=0):
+    """Run a module or script under torchrun; returns what it printed."""
+    start = ["--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *start, *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_make_the_cache_that_one_makes_byte_for_byte(options, whole, tmp_path, processes):
+    done = torchrun(processes, "-m", "clipret", "extract", *options("several.h5"))
+    assert done.returncode == 0, done.stderr
+    assert f"130 images and {len(FeatureCache(whole).captions):,} captions by {processes} processes" in done.stdout
+    assert arrays(tmp_path / "several.h5") == arrays(whole)
+    assert not (tmp_path / "several.h5.shards").exists()
+
+
+def test_a_killed_process_is_restarted_and_the_cache_is_the_same(options, whole, tmp_path):
+    marker = tmp_path / "killed"
+    script = Path(__file__).parent / "child_rank.py"
+    done = torchrun(2, script, marker, 1, 6, *options("several.h5"), restarts=1)
+    assert marker.exists(), "the process was killed on the way"
+    assert done.returncode == 0, done.stderr
+    assert arrays(tmp_path / "several.h5") == arrays(whole)
+
+
+def test_a_killed_process_without_restarts_leaves_what_the_same_command_completes(
+    options, whole, tmp_path, root, checkpoints
+):
+    out, script = tmp_path / "several.h5", Path(__file__).parent / "child_rank.py"
+    done = torchrun(2, script, tmp_path / "killed", 0, 3, *options("several.h5"))
+    assert done.returncode != 0
+    assert not out.exists()
+    with pytest.raises(CacheError) as caught:
+        extract(config(root, checkpoints, out))
+    assert str(caught.value) == (
+        f"{out} was begun by 2 processes; go on with as many (torchrun --nproc-per-node 2), or delete the folder "
+        f"{out}.shards to begin again."
+    )
+    done = torchrun(2, "-m", "clipret", "extract", *options("several.h5"))
+    assert done.returncode == 0, done.stderr
+    assert arrays(out) == arrays(whole)
+
+
+def test_unmerged_shards_are_a_cache_to_train_on_to_move_and_to_merge(options, whole, tmp_path):
+    done = torchrun(2, "-m", "clipret", "extract", *options("apart.h5"), "--no-merge")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "moved").mkdir()
+    for name in ("apart.h5", "apart.h5.shards"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    moved = tmp_path / "moved" / "apart.h5"
+    assert arrays(moved) == arrays(whole)
+    with h5py.File(moved) as file:
+        assert file["image/features"].is_virtual
+    results = []
+    for cache in (moved, whole):
+        run = train(TrainConfig(cache=cache, runs_dir=tmp_path / "runs", epochs=2))["run"]
+        results.append(evaluate(EvalConfig(head=run, cache=cache))["results"])
+    assert results[0] == results[1]
+    moved.rename(tmp_path / "apart.h5")
+    (tmp_path / "moved" / "apart.h5.shards").rename(tmp_path / "apart.h5.shards")
+    done = torchrun(2, "-m", "clipret", "extract", *options("apart.h5"))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "apart.h5.shards").exists()
+    assert arrays(tmp_path / "apart.h5") == arrays(whole)
+
+
+def test_processes_do_not_go_on_with_what_one_has_begun(root, checkpoints, tmp_path, monkeypatch):
+    from test_extraction import StopAfter
+
+    from clipret.extraction import stage
+
+    out = tmp_path / "begun.h5"
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(root, checkpoints, out), on_progress=StopAfter(3))
+    with pytest.raises(CacheError, match=r"begun\.h5 was begun by one process; go on with: clipret extract "):
+        stage._begun(config(root, checkpoints, out), Rank(0, 2))
+    extract(config(root, checkpoints, out))
+    assert stage._begun(config(root, checkpoints, out), Rank(0, 2))
+    with pytest.raises(CacheError, match=r"is whole, and what is left of it is done by one process: clipret extract "):
+        stage._begun(config(root, checkpoints, out, retry_problems=True), Rank(0, 2))
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert current_rank() == Rank(0, 1, 0, 1)
+    for name, value in (("RANK", 5), ("WORLD_SIZE", 8), ("LOCAL_RANK", 1), ("LOCAL_WORLD_SIZE", 4)):
+        monkeypatch.setenv(name, str(value))
+    assert current_rank() == Rank(0, 1, 0, 1)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert current_rank() == Rank(5, 8, 1, 4)
+
+
+def test_each_process_has_a_gpu_of_its_own_or_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert Rank().device("cuda") == "cuda"
+    assert Rank(3, 4, 1, 2).device("cuda") == "cuda:1"
+    assert Rank(3, 4, 3, 4).device("cpu") == "cpu"
+    with pytest.raises(UsageError) as caught:
+        Rank(2, 4, 2, 4).device("cuda")
+    assert str(caught.value) == (
+        "torchrun starts 4 processes on this machine, and torch sees 2 GPUs; give each its own: --nproc-per-node 2"
+    )
+
+
+def test_the_command_that_goes_on_starts_as_many_processes():
+    settings = ExtractConfig(dataset="coco", batch_size=8)
+    assert Rank().command(settings) == "clipret extract --dataset coco --batch-size 8"
+    expected = "torchrun --nproc-per-node 4 -m clipret extract --dataset coco --batch-size 8"
+    assert Rank(1, 4, 1, 4).command(settings) == expected
+    assert Rank(1, 8, 1, 4).command(settings).startswith("torchrun --nnodes 2 --nproc-per-node 4 -m clipret extract ")
+
+
+@pytest.mark.parametrize("total", [0, 1, 31, 32, 33, 1000, 123_287])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_processes_own_whole_blocks_of_rows_that_follow_each_other(total, count):
+    for side, block in (("image", 32), ("text", 32 * planning.BLOCK_BATCHES)):
+        owned = [planning.own_rows(side, total, batch_size=32, rank=Rank(index, count)) for index in range(count)]
+        assert [row for rows in owned for row in rows] == list(range(total))
+        assert all(rows.start % block == 0 or not len(rows) for rows in owned)
+        sizes = [-(-len(rows) // block) for rows in owned]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_other_processes_that_ended_are_one_clear_line(monkeypatch):
+    from clipret.extraction.ranks import Together, distributed
+
+    def fail(**_):
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:1")
+
+    monkeypatch.setattr(distributed, "barrier", fail)
+    with pytest.raises(CacheError, match=r"^another process of this extraction ended before it was done; "):
+        Together(Rank(0, 2)).wait()
