@@ -23,11 +23,10 @@ def main() -> None:
             (folder / name).write_bytes(buffer.getvalue() + number.to_bytes(4, "big"))
             caption = f"the picture number {number} of a long row of pictures"
             table.write(json.dumps({"image": name, "caption": caption}) + "\n")
-    extract(
-        ExtractConfig(dataset=str(folder / "table.jsonl"), root=folder, model="tiny-emoji", device="cpu", workers=2)
-    )
+    data = {"dataset": str(folder / "table.jsonl"), "root": folder, "out": folder / "table.h5"}
+    extract(ExtractConfig(**data, model="tiny-emoji", device="cpu", workers=2))
     scale = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}\n")
 
 
 if __name__ == "__main__":
