@@ -191,4 +191,6 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _figure(value) -> str:
+    if isinstance(value, str):
+        return value
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

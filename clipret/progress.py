@@ -11,7 +11,7 @@ class Progress:
     phase    what is being done, such as "images"
     done     units finished, those of an earlier, interrupted run included
     total    units in all
-    detail   figures worth showing beside the bar
+    detail   what is worth showing beside the bar: name -> figure, or text
     unit     of done and total: bytes, or nothing for what the phase counts
     """
 

@@ -19,6 +19,7 @@ from bench_check import WORDS
 from benchmark import Seconds, compare
 from PIL import Image
 
+import clipret
 from clipret.backbones import load_backbone
 from clipret.config import ExtractConfig
 from clipret.extraction import extract
@@ -29,6 +30,7 @@ with warnings.catch_warnings():
     import clip
     from clip.model import CLIP
 
+ASSETS = Path(clipret.__file__).parent / "assets"
 CORES = multiprocessing.cpu_count()
 SIZE = (640, 480)
 # Embedding, side, layers, width, patch of the image tower; context, vocabulary, width, heads, layers of the text tower.
@@ -153,7 +155,7 @@ def load_clip(model: str):
 
 def clip_retrieval(folder: Path, model: str) -> None:
     """clip-retrieval's inference over the images of a folder."""
-    from clip_retrieval import clip_inference
+    from clip_retrieval.clip_inference.main import main as clip_inference
 
     clip_inference(
         input_dataset=str(folder),
@@ -182,9 +184,10 @@ def bench_images(dataset: Path, model: str, *, label: str, rounds: int) -> None:
     shares = np.array_split(np.arange(len(names)), CORES)
     pixels, _ = reader.read(np.arange(min(len(names), 128)))
 
-    def encode(number: int) -> None:
-        for start in range(0, len(shares[number]), 32):
-            backbone.encode_image(pixels[np.arange(start, min(start + 32, len(shares[number]))) % len(pixels)])
+    def encode(number: int, *, part: int = 1) -> None:
+        for start in range(0, len(shares[number]) // part, 32):
+            stop = min(start + 32, len(shares[number]) // part)
+            backbone.encode_image(pixels[np.arange(start, stop) % len(pixels)])
 
     def decode(number: int) -> None:
         for start in range(0, len(shares[number]), 32):
@@ -194,9 +197,10 @@ def bench_images(dataset: Path, model: str, *, label: str, rounds: int) -> None:
         decode(number)
         encode(number)
 
-    fewer = names[: max(1, len(names) // 8)]
+    fewer = names[: max(1, len(names) // 12)]
+    part = 4 if len(names) >= 128 * CORES else 1
     ways = {
-        "encoder alone": (partial(on_every_core, encode), len(names)),
+        "encoder alone": (partial(on_every_core, partial(encode, part=part)), CORES * (len(names) // CORES // part)),
         "floor: decode, then encode": (partial(on_every_core, both), len(names)),
         "clipret extract": (lambda: in_child(partial(extract_all, dataset, model)), len(names)),
         "plain loop over clip": (lambda: in_child(partial(loop_over_images, fewer, model)), len(fewer)),
@@ -227,7 +231,7 @@ def bench_captions(dataset: Path, model: str, *, label: str, rounds: int) -> Non
         for batch in batches[number::CORES]:
             backbone.encode_text(batch)
 
-    fewer = texts[: max(1, len(texts) // 64)]
+    fewer = texts[: max(1, len(texts) // 96)]
     loop = partial(loop_over_captions, fewer, model, folder=dataset.parent)
     compare(
         f"extract-captions-{label}",
@@ -249,8 +253,8 @@ def bench_captions(dataset: Path, model: str, *, label: str, rounds: int) -> Non
 def main() -> None:
     """Measure both models, images and captions."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=4096)
-    parser.add_argument("--captions", type=int, default=32768)
+    parser.add_argument("--images", type=int, default=6144)
+    parser.add_argument("--captions", type=int, default=49152)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", default="ViT-B/32,tiny-emoji")
     arguments = parser.parse_args()
@@ -260,10 +264,11 @@ def main() -> None:
         folder = Path(name)
         images, captions = write_data(folder, images=arguments.images, captions=arguments.captions)
         for label in arguments.models.split(","):
-            model = str(write_checkpoint(folder / "vit-b-32.pt")) if label == "ViT-B/32" else label
+            made = label == "ViT-B/32"
+            model = write_checkpoint(folder / "vit-b-32.pt") if made else ASSETS / f"{label}.pt"
             words = {"label": label.lower().replace("/", "-"), "rounds": arguments.rounds}
-            bench_images(images, model, **words)
-            bench_captions(captions, model, **words)
+            bench_images(images, str(model), **words)
+            bench_captions(captions, str(model), **words)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,59 @@ BAD_INPUTS = {
         2,
         "--zero-shot and --head contradict each other; give one of them.",
     ),
+    "verify without a cache": (
+        "verify gone.h5",
+        1,
+        "there is no cache at gone.h5; make it with: clipret extract --dataset NAME --out gone.h5",
+    ),
+    "negative sample": ("verify made.h5 --sample -1", 2, "--sample is -1; expected 0 or more."),
+    "model without a sample": (
+        "verify made.h5 --model RN50",
+        2,
+        "--model is only of use to --sample; give --sample N, or leave it out.",
+    ),
+    "merge of one cache": ("merge made.h5 -o out.h5", 2, "merge is given 1 cache; expected two or more."),
+    "merge into one of the caches": (
+        "merge made.h5 other.h5 -o made.h5",
+        1,
+        "made.h5 is one of the caches to merge; give another --out.",
+    ),
+    "merge of a cache with itself": (
+        "merge made.h5 made.h5 -o out.h5",
+        1,
+        "60 images of made.h5 are in made.h5 too, by their ids: 100, 101, 102, 103, 104, ...; expected caches of "
+        "different images.",
+    ),
+    "workers in words": (
+        "extract --dataset emoji --workers many",
+        2,
+        "--workers is 'many'; expected a whole number, or auto.",
+    ),
+    "unknown precision": (
+        "extract --dataset emoji --precision int8",
+        2,
+        "--precision is 'int8'; expected one of: auto, fp32, fp16, bf16.",
+    ),
+    "float16 on the CPU": (
+        "extract --dataset emoji --model tiny-emoji --precision fp16 --device cpu",
+        2,
+        "--precision is fp16, which is for CUDA only; on the CPU use --precision fp32 or bf16.",
+    ),
+    "compiling for the CPU": (
+        "extract --dataset emoji --model tiny-emoji --compile --device cpu",
+        2,
+        "--compile is for a GPU; on the CPU the encoder has faster kernels of its own.",
+    ),
+    "unknown decoding": (
+        "extract --dataset emoji --decode quick",
+        2,
+        "--decode is 'quick'; expected one of: exact, fast.",
+    ),
+    "no time to read": (
+        "extract --dataset emoji --read-timeout 0",
+        2,
+        "--read-timeout is 0.0; expected a value above 0, at most 86400.",
+    ),
     "unknown data set": (
         "extract --dataset mnist",
         1,

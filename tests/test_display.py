@@ -162,6 +162,13 @@ EXTRACTED = {
 }
 
 
+def test_details_are_figures_or_texts(clock):
+    console = plain_console()
+    with ProgressDisplay(console, quiet=False) as on_progress:
+        on_progress(Progress("images", 5, 5, {"unusable": 1234, "waiting for images": "41%", "loss": 0.25}))
+    assert console.file.getvalue() == "images 5/5  unusable 1,234  waiting for images 41%  loss 0.2500\n"
+
+
 def test_an_extraction_is_summed_up():
     result = {**EXTRACTED, "problems": 2, "remarks": ["3 empty captions were left out", "1 image has no caption"]}
     assert extraction_summary(result, batch_size=64).splitlines() == [

@@ -14,7 +14,7 @@ import pytest
 from conftest import write_coco
 from PIL import Image
 
-from clipret import cli
+from clipret import cli, extract
 from clipret.config import PROTOCOLS, ExtractConfig, TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -106,6 +106,11 @@ def shop(demo, monkeypatch):
         Image.new("RGB", (80, 60), "red").save(Path("photos") / name)
     rows = [f"{name},a red thing,train" for name in photos]
     Path("shop.csv").write_text("\n".join(["image,caption,split", *rows]) + "\n")
+    for number, day in enumerate(("monday", "tuesday")):
+        Image.new("RGB", (80, 60), (number, 0, 0)).save(Path("photos") / f"{day}.png")
+        Path(f"{day}.csv").write_text(f"image,caption\n{day}.png,a picture of {day}\n")
+        settings = {"dataset": f"{day}.csv", "root": "photos", "model": "tiny-emoji", "out": f"{day}.h5"}
+        extract(ExtractConfig(**settings, workers=0))
     Path("shards").mkdir(exist_ok=True)
     for number in range(2):
         with tarfile.open(f"shards/{number:05d}.tar", "w") as tar:

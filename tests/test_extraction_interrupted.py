@@ -21,7 +21,7 @@ from test_extraction import StopAfter, arrays
 from clipret import ExtractConfig, FeatureCache, extract
 from clipret.cache import DONE, PENDING, access
 from clipret.errors import CacheError, CacheLockedError, DatasetError
-from clipret.extraction import encoding
+from clipret.extraction import pool
 from clipret.images import reading
 
 ON_LINUX = sys.platform.startswith("linux")
@@ -98,7 +98,7 @@ def test_a_read_that_never_ends_is_named_and_the_same_command_goes_on(config, wh
 
     with monkeypatch.context() as patch:
         patch.setattr(reading, "read_file", read_file)
-        patch.setattr(encoding, "_CHECK_SECONDS", 0.1)
+        patch.setattr(pool, "_CHECK_SECONDS", 0.1)
         started = time.monotonic()
         with pytest.raises(DatasetError) as caught:
             extract(config(workers=2, read_timeout=0.5))

@@ -89,7 +89,7 @@ def test_a_first_batch_without_any_usable_image_is_no_obstacle(config, root, mon
     monkeypatch.setattr(Backbone, "require_exact", require_exact)
     spoil(root, range(5))
     assert extract(config(max_problems=0.25))["problems"] == 5
-    assert compared == [("image", 3, True), ("text", 8, True)]
+    assert compared == [("image", 1, True), ("text", 4, True)]
 
 
 def test_the_feature_of_an_unusable_image_is_not_asked_to_be_finite(config, root, monkeypatch):
@@ -205,6 +205,21 @@ def test_retrying_after_mending_equals_an_uninterrupted_extraction(config, root,
     assert result["problems"] == 0
     assert 0 < result["extracted_images"] < 20
     assert arrays(tmp_path / "coco.h5") == arrays(tmp_path / "whole.h5")
+
+
+def test_an_image_that_was_mended_lends_its_old_reason_to_no_equal_one(config, root, tmp_path):
+    """The first of two equal images was unreadable when it was its turn; the second comes later."""
+    paths = image_paths(root)
+    paths[9].write_bytes(paths[1].read_bytes())
+    extract(config(out=tmp_path / "whole.h5"))
+    kept = spoil(root, [1])
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(max_problems=0.05), on_progress=StopAfter(1))
+    mend(kept)
+    extract(config(max_problems=0.05))
+    cache, whole = FeatureCache(tmp_path / "coco.h5"), FeatureCache(tmp_path / "whole.h5")
+    assert cache.problems == {1: "empty file"}
+    np.testing.assert_allclose(cache.image_features[9], whole.image_features[9], atol=1e-5)
 
 
 def test_retrying_opens_no_image_that_has_its_feature(config, root, tmp_path):

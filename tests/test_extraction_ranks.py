@@ -4,17 +4,20 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from conftest import write_coco
 from test_extraction import arrays
+from torch import distributed
 
 from clipret import EvalConfig, ExtractConfig, FeatureCache, TrainConfig, evaluate, extract, train
 from clipret.errors import CacheError, UsageError
-from clipret.extraction import planning
-from clipret.extraction.ranks import Rank, current_rank
+from clipret.extraction import planning, ranks
+from clipret.extraction.ranks import Rank, Together, current_rank
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gloo on one machine, as on Linux")
 
@@ -99,6 +102,21 @@ def test_a_killed_process_without_restarts_leaves_what_the_same_command_complete
     assert arrays(out) == arrays(whole)
 
 
+def test_problems_of_all_processes_together_are_held_against_the_limit(root, checkpoints, tmp_path, options):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(root, spoiled)
+    paths = sorted((spoiled / "train2017").iterdir())
+    for row in (2, 90):
+        paths[row].write_bytes(b"not an image")
+    words = [str(spoiled) if word == str(root) else word for word in options("several.h5")]
+    done = torchrun(2, "-m", "clipret", "extract", *words, "--max-problems", "0.01")
+    assert done.returncode != 0
+    assert "error: 2 of 130 images (1.5 %) cannot be read, more than --max-problems 0.01 allows" in done.stderr
+    done = torchrun(2, "-m", "clipret", "extract", *words, "--max-problems", "0.02")
+    assert done.returncode == 0, done.stderr
+    assert sorted(FeatureCache(tmp_path / "several.h5").problems) == [2, 90]
+
+
 def test_unmerged_shards_are_a_cache_to_train_on_to_move_and_to_merge(options, whole, tmp_path):
     done = torchrun(2, "-m", "clipret", "extract", *options("apart.h5"), "--no-merge")
     assert done.returncode == 0, done.stderr
@@ -179,12 +197,79 @@ def test_processes_own_whole_blocks_of_rows_that_follow_each_other(total, count)
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_other_processes_that_ended_are_one_clear_line(monkeypatch):
-    from clipret.extraction.ranks import Together, distributed
+def in_threads(count, body):
+    """What `body` returns in each of several processes, here threads, with one store."""
+    from concurrent.futures import ThreadPoolExecutor
 
-    def fail(**_):
-        raise RuntimeError("Connection closed by peer [127.0.0.1]:1")
+    store = distributed.HashStore()
+    togethers = [Together(Rank(index, count, index, count), store) for index in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(body, range(count), togethers))
 
-    monkeypatch.setattr(distributed, "barrier", fail)
-    with pytest.raises(CacheError, match=r"^another process of this extraction ended before it was done; "):
-        Together(Rank(0, 2)).wait()
+
+def test_all_processes_know_what_the_first_one_found(monkeypatch):
+    monkeypatch.setattr(ranks, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(ranks, "_POLL_SECONDS", 0.001)
+    for copies in (0, 1, 57):
+        values = np.arange(200)
+        values[100 : 100 + copies] = np.arange(copies)
+        shared = in_threads(
+            4, lambda index, together, v=values: together.share(lambda: v if not index else 1 / 0, count=200)
+        )
+        assert all(np.array_equal(values, found) for found in shared)
+
+
+def test_no_process_goes_on_before_all_have_come_and_the_first_leaves_last(monkeypatch):
+    monkeypatch.setattr(ranks, "_POLL_SECONDS", 0.001)
+    events = []
+
+    def body(index, together):
+        for number in range(3):
+            time.sleep(0.01 * index)
+            events.append((number, "comes"))
+            together.wait()
+            events.append((number, "goes"))
+        together.leave()
+        events.append((3, index))
+
+    in_threads(3, body)
+    for number in range(3):
+        last_to_come = max(place for place, event in enumerate(events) if event == (number, "comes"))
+        assert last_to_come < events.index((number, "goes"))
+    assert events[-1] == (3, 0)
+
+
+def test_the_first_process_of_a_machine_loads_the_model_before_the_others(monkeypatch):
+    monkeypatch.setattr(ranks, "_POLL_SECONDS", 0.001)
+    order = []
+
+    def body(index, together):
+        with together.first_on_a_machine():
+            time.sleep(0.02)
+            order.append(index)
+
+    in_threads(3, body)
+    assert order[0] == 0
+
+
+def test_a_process_that_waits_reports_so_that_it_can_be_interrupted(monkeypatch):
+    monkeypatch.setattr(ranks, "_POLL_SECONDS", 0.001)
+
+    def interrupt(progress):
+        assert (progress.phase, progress.done, progress.total) == ("processes", 1, 2)
+        raise KeyboardInterrupt
+
+    together = Together(Rank(1, 2), distributed.HashStore(), on_progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        together.wait()
+    with pytest.raises(KeyboardInterrupt):
+        together.share(lambda: None, count=3)
+
+
+def test_a_store_that_is_gone_is_one_clear_line():
+    class Gone:
+        def add(self, *_):
+            raise RuntimeError("Broken pipe")
+
+    with pytest.raises(CacheError, match=r"^torchrun, or the first of its processes, has ended; "):
+        Together(Rank(1, 2), Gone()).wait()

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.resources
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -95,15 +96,18 @@ def _load_file(name: str, *, known: list[str], device: str) -> tuple[str, tuple]
     if not path.is_file():
         expected = ", ".join([*known, *BUNDLED_MODELS])
         raise BackboneError(f"unknown model '{name}'; expected one of {expected}, or the path of a CLIP checkpoint.")
-    try:
-        loaded = load_quietly(str(path), device=device)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:120]
-        raise BackboneError(
-            f"{path} is not a readable CLIP checkpoint ({type(error).__name__}: {reason}); "
-            f"expected an OpenAI state dict or TorchScript archive, whole."
-        ) from error
-    return _sha256(path), loaded
+    # Hashed by another thread meanwhile: neither needs the interpreter much.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        sha256 = thread.submit(_sha256, path)
+        try:
+            loaded = load_quietly(str(path), device=device)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0][:120]
+            raise BackboneError(
+                f"{path} is not a readable CLIP checkpoint ({type(error).__name__}: {reason}); "
+                f"expected an OpenAI state dict or TorchScript archive, whole."
+            ) from error
+        return sha256.result(), loaded
 
 
 def _sha256(path: Path) -> str:

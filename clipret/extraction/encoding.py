@@ -5,27 +5,22 @@ are faster than one of two, nothing but features crosses between processes, and 
 process encodes it. On a GPU, worker processes decode, and this process keeps the device busy one batch ahead.
 """
 
-import multiprocessing
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from clipret.backbones import Backbone
 from clipret.errors import BackboneError, ClipretError, DatasetError
 from clipret.extraction.planning import ImageBatch, TextBatch
+from clipret.extraction.pool import from_workers
 from clipret.images import ImageReader, decode_on_device
-from clipret.workers import ReadWatch, calm_worker_signals
+from clipret.workers import ReadWatch
 
-_CHECK_SECONDS = 5.0
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -64,7 +59,7 @@ class Encoder:
     workers       processes that decode and, on the CPU, encode; 0: this one does all
     watch         which image each worker is reading
     read_timeout  seconds after which a worker that still reads one file counts as hanging
-    waited        seconds of the present phase that this process waited for inputs of the device
+    busy          seconds of the present phase that the device was computing
     """
 
     backbone: Backbone
@@ -72,7 +67,7 @@ class Encoder:
     workers: int
     watch: ReadWatch
     read_timeout: float
-    waited: float = field(default=0.0, init=False)
+    busy: float = field(default=0.0, init=False)
     _began: float = field(default=0.0, init=False)
 
     @property
@@ -99,45 +94,13 @@ class Encoder:
 
     @property
     def waiting_share(self) -> float:
-        """Share of the time since the first batch that the device waited for images."""
+        """Share of the present phase that the device had nothing to compute; 0 where there is no device."""
         spent = time.perf_counter() - self._began if self._began else 0.0
-        return self.waited / spent if spent else 0.0
+        return max(0.0, 1 - self.busy / spent) if spent else 0.0
 
     def _from_workers(self, dataset: Dataset, batches: Iterable) -> Iterator:
-        """What the dataset makes of each batch, whichever is ready first."""
-        # Forked workers see when their parent is killed and end; those of a fork server, Python 3.14's default, never
-        # do. Forked, they also share the model's memory.
-        context = "fork" if self.workers and sys.platform.startswith("linux") else None
-        loader = DataLoader(
-            dataset,
-            sampler=batches,
-            batch_size=None,
-            collate_fn=_as_it_is,
-            num_workers=self.workers,
-            multiprocessing_context=context,
-            worker_init_fn=calm_worker_signals,
-            in_order=False,
-            timeout=_CHECK_SECONDS if self.workers else 0,
-            pin_memory=self.backbone.device.type == "cuda",
-        )
-        others = set(multiprocessing.active_children())
-        results = iter(loader)
-        try:
-            while True:
-                try:
-                    result = next(results)
-                except StopIteration:
-                    return
-                except RuntimeError as error:
-                    if not str(error).startswith("DataLoader timed out"):
-                        raise
-                    self._require_progress()
-                    continue
-                if isinstance(result, ClipretError):
-                    raise result
-                yield result
-        finally:
-            _end(set(multiprocessing.active_children()) - others)
+        on_gpu = self.backbone.device.type == "cuda"
+        return from_workers(dataset, batches, workers=self.workers, pin=on_gpu, on_silence=self._require_progress)
 
     def _require_progress(self) -> None:
         for row, seconds in self.watch.stuck(self.read_timeout):
@@ -150,47 +113,72 @@ class Encoder:
     def _on_device(self, batches: Iterable[_Decoded], encode: Callable) -> Iterator[Encoded]:
         """Encode one batch ahead: while the device computes it, the next is read and the one before is handed on."""
         encode, running = _Patient(encode), None
-        self._began, self.waited = time.perf_counter(), 0.0
-        source = iter(batches)
-        while True:
-            started = time.perf_counter()
-            batch = next(source, None)
-            self.waited += time.perf_counter() - started
-            if batch is None:
-                break
+        self._began, self.busy = time.perf_counter(), 0.0
+        for batch in batches:
             inputs, problems = self._on_its_way(batch)
-            launched = _Launched(batch._replace(problems=problems), encode(inputs), encode.micro_batch)
+            launched = _Launched(batch._replace(problems=problems), inputs, encode=encode)
             if running:
-                yield running.finish()
+                yield self._finished(running)
             running = launched
         if running:
-            yield running.finish()
+            yield self._finished(running)
+
+    def _finished(self, launched: "_Launched") -> Encoded:
+        result, seconds = launched.finish()
+        self.busy += seconds
+        return result
 
     def _on_its_way(self, batch: _Decoded) -> tuple[torch.Tensor, dict[int, str]]:
         """Inputs on the device, or about to be, and the problems known by now."""
         device = self.backbone.device
         if isinstance(batch.inputs, torch.Tensor):
             return batch.inputs.to(device, non_blocking=True), batch.problems
-        pixels, problems = decode_on_device(batch.inputs, reader=self.reader, device=device)
+        try:
+            pixels, problems = decode_on_device(batch.inputs, reader=self.reader, device=device)
+        except torch.OutOfMemoryError:
+            raise BackboneError(
+                "there is not enough memory on the GPU to decode a batch of images there; use --decode exact, or a "
+                "smaller --batch-size in another --out. Finished rows are kept."
+            ) from None
         return pixels, batch.problems | problems
 
 
 class _Launched:
     """A batch that the device is computing, its features on their way to host memory."""
 
-    def __init__(self, batch: _Decoded, features: torch.Tensor, micro_batch: int):
-        self._batch, self._micro_batch = batch, micro_batch
-        self._features = features.float().to("cpu", non_blocking=True)
-        self._ready = torch.cuda.Event() if features.is_cuda else None
-        if self._ready:
-            self._ready.record()
+    def __init__(self, batch: _Decoded, inputs: torch.Tensor, *, encode: "_Patient"):
+        self._batch, self._clock = batch, _Clock(inputs.is_cuda)
+        self._features = encode(inputs).float().to("cpu", non_blocking=True)
+        self._clock.stop()
+        self._micro_batch = encode.micro_batch
 
-    def finish(self) -> Encoded:
-        """The result, once the device has it."""
-        if self._ready:
-            self._ready.synchronize()
-        batch = self._batch
-        return Encoded(batch.rows, self._features.numpy(), batch.problems, batch.counts, self._micro_batch)
+    def finish(self) -> tuple[Encoded, float]:
+        """The result, once the device has it, and the seconds that the device took."""
+        seconds, batch = self._clock.seconds(), self._batch
+        return Encoded(batch.rows, self._features.numpy(), batch.problems, batch.counts, self._micro_batch), seconds
+
+
+class _Clock:
+    """Seconds of what is launched between its making and `stop`: those of the GPU where there is one."""
+
+    def __init__(self, on_gpu: bool):
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else None
+        self._times = [time.perf_counter()]
+        if self._events:
+            self._events[0].record()
+
+    def stop(self) -> None:
+        """All is launched."""
+        self._times.append(time.perf_counter())
+        if self._events:
+            self._events[1].record()
+
+    def seconds(self) -> float:
+        """Wait until the GPU has done it."""
+        if not self._events:
+            return self._times[1] - self._times[0]
+        self._events[1].synchronize()
+        return self._events[0].elapsed_time(self._events[1]) / 1000
 
 
 class _Patient:
@@ -266,34 +254,3 @@ def _caught(encode: _Patient, inputs: torch.Tensor, *, rows, problems=None, coun
     except ClipretError as error:
         return error
     return Encoded(rows, features.float().numpy(), problems or {}, counts, encode.micro_batch)
-
-
-def _as_it_is(item):
-    return item
-
-
-def _end(workers: set) -> None:
-    """End worker processes at once, whatever they are doing; they hold nothing that would be lost.
-
-    DataLoader's own handler takes a child's end for an accident, so it must not hear of these.
-    """
-    if not workers:
-        return
-    in_main = threading.current_thread() is threading.main_thread()
-    with _deaf_to_children() if in_main else nullcontext():
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.join(timeout=1)
-
-
-@contextmanager
-def _deaf_to_children() -> Iterator[None]:
-    if not hasattr(signal, "SIGCHLD"):
-        yield
-        return
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)

@@ -18,7 +18,7 @@ from clipret.progress import Progress, ProgressCallback
 # Batches that may wait to be written before encoding waits for the disk.
 _WAITING_WRITES = 4
 # Images, and captions, that are compared with clip's own output before anything is written.
-_COMPARED_IMAGES, _COMPARED_TEXTS = 4, 8
+_COMPARED_IMAGES, _COMPARED_TEXTS = 2, 4
 # Share of the time that the device has to wait for images before it is worth telling.
 _WORTH_TELLING = 0.05
 
@@ -34,6 +34,7 @@ class Job:
     missing      (N,) bool, images whose files are not there
     on_progress  called after every batch
     on_problems  called with {image row: reason} of all unusable images after every batch; raises to stop
+    label        what to show beside progress: which of several processes it is of
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class Job:
     missing: np.ndarray
     on_progress: ProgressCallback
     on_problems: Callable[[dict[int, str]], None]
+    label: dict[str, str]
 
     def run(self) -> None:
         """Compare with clip, then encode and write everything that is to do.
@@ -146,7 +148,7 @@ class Job:
         return found
 
     def _report(self, phase: str, counts: tuple[int, int], *, detail: dict | None = None) -> None:
-        self.on_progress(Progress(phase, *counts, detail or {}))
+        self.on_progress(Progress(phase, *counts, self.label | (detail or {})))
 
     def _image_detail(self, problems: dict[int, str]) -> dict:
         detail = {"unusable": len(problems)} if problems else {}

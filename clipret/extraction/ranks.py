@@ -1,25 +1,26 @@
 """The processes that torchrun starts: which rows each owns, and waiting for each other.
 
-Each process writes a file of its own, so that nothing but files has to cross from one machine to another; torch's
-process group is only asked whether all are done.
+Each process writes a file of its own, so that nothing but files has to cross from one machine to another; the store
+that torchrun keeps is only asked whether all are done.
 """
 
-import datetime
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import distributed
 
 from clipret.config import ExtractConfig, to_command
 from clipret.errors import CacheError, UsageError
+from clipret.progress import Progress, ProgressCallback, silent
 
 _POLL_SECONDS = 0.1
-# A process may be done long before the slowest one is.
-_LONGEST_WAIT = datetime.timedelta(days=30)
+# The store takes values of some megabytes.
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,35 +66,85 @@ def current_rank() -> Rank:
 
 
 class Together:
-    """Waiting for the other processes. Made by `joined`."""
+    """Waiting for the other processes, and telling them something, by way of torchrun's store. Made by `joined`."""
 
-    def __init__(self, rank: Rank):
-        self._rank = rank
+    def __init__(self, rank: Rank, store: distributed.Store | None, *, on_progress: ProgressCallback = silent):
+        self._rank, self._store, self._rounds = rank, store, 0
+        self._on_progress = on_progress
 
     def wait(self) -> None:
-        """Return once every process has called this. Raises CacheError when one of them ended before."""
+        """Return once every process has called this. Raises CacheError when torchrun's store is gone."""
+        if self._rank.count > 1:
+            self._rounds += 1
+            self._arrive(f"round {self._rounds}", until=self._rank.count)
+
+    @contextmanager
+    def first_on_a_machine(self) -> Iterator[None]:
+        """Run the body in the first process of every machine, then in the others, which find what that has fetched."""
+        if self._rank.local_index > 0:
+            self.wait()
+        yield
+        if self._rank.local_index == 0:
+            self.wait()
+
+    def share(self, make: Callable[[], np.ndarray], *, count: int) -> np.ndarray:
+        """(count,) int64: in every process what `make` returns in the first, which for most rows is their number."""
         if self._rank.count == 1:
-            return
+            return make()
+        own = np.arange(count)
+        if self._rank.index == 0:
+            values = make()
+            rows = np.flatnonzero(values != own)
+            pairs = np.stack([rows, values[rows]]).astype("<i8").tobytes()
+            pieces = [pairs[start : start + _PIECE_BYTES] for start in range(0, len(pairs), _PIECE_BYTES)]
+            for number, piece in enumerate(pieces):
+                self._ask("set", f"piece {number}", piece)
+            self._ask("set", "pieces", str(len(pieces)))
+            return values
+        while not self._ask("check", ["pieces"]):
+            self._pause(1)
+        pieces = [self._ask("get", f"piece {number}") for number in range(int(self._ask("get", "pieces")))]
+        rows, values = np.frombuffer(b"".join(pieces), dtype="<i8").reshape(2, -1)
+        own[rows] = values
+        return own
+
+    def leave(self) -> None:
+        """Say that nothing more is asked; the first process, which may keep the store, goes last."""
+        if self._rank.count > 1:
+            self._arrive("left", until=self._rank.count if self._rank.index == 0 else 0)
+
+    def _arrive(self, name: str, *, until: int) -> None:
+        there = self._ask("add", name, 1)
+        while there < until:
+            self._pause(there)
+            there = self._ask("add", name, 0)
+
+    def _pause(self, there: int) -> None:
+        # Polled, not waited for inside torch, where no signal would be heard. A report is when one is heeded.
+        time.sleep(_POLL_SECONDS)
+        self._on_progress(Progress("processes", there, self._rank.count))
+
+    def _ask(self, what: str, *values):
         try:
-            barrier = distributed.barrier(async_op=True)
-            # Not waited for inside torch, where no signal would be heard.
-            while not barrier.is_completed():
-                time.sleep(_POLL_SECONDS)
-            barrier.wait()
+            return getattr(self._store, what)(*values)
         except RuntimeError as error:
             raise CacheError(
-                "another process of this extraction ended before it was done; its own message says why. Finished rows "
-                "are kept; start the same torchrun command again."
+                "torchrun, or the first of its processes, has ended; its own message says why. Finished rows are kept; "
+                "start the same torchrun command again."
             ) from error
 
 
 @contextmanager
-def joined(rank: Rank) -> Iterator[Together]:
-    """Inside, the processes of torchrun can wait for each other."""
+def joined(rank: Rank, *, on_progress: ProgressCallback = silent) -> Iterator[Together]:
+    """Inside, the processes of torchrun can wait for each other.
+
+    on_progress  called while this one waits, with phase "processes": how many have come to this point
+    """
+    store = None
     if rank.count > 1:
-        distributed.init_process_group("gloo", timeout=_LONGEST_WAIT)
-    try:
-        yield Together(rank)
-    finally:
-        if rank.count > 1:
-            distributed.destroy_process_group()
+        # The store alone, and no process group: its processes would have to reach each other, and nothing is computed
+        # together. Its keys are apart for every restart.
+        store, _, _ = next(distributed.rendezvous("env://"))
+    together = Together(rank, store, on_progress=on_progress)
+    yield together
+    together.leave()

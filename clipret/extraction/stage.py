@@ -31,7 +31,7 @@ from clipret.datasets import RetrievalDataset, load_dataset
 from clipret.datasets.captions import prompted
 from clipret.devices import choose_device
 from clipret.duplicates import sources_of_images, sources_of_texts
-from clipret.errors import CacheError
+from clipret.errors import CacheError, UsageError
 from clipret.extraction.contents import background_of, cache_contents, measured_decoding
 from clipret.extraction.encoding import Encoder
 from clipret.extraction.job import Job
@@ -61,25 +61,28 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
     right) and seconds.
 
     Raises DatasetError, BackboneError or CacheError, each with what to do next: DatasetError also when images are
-    missing, unless config.skip_missing, and when more than config.max_problems of them cannot be read. Whatever was
-    finished is kept, and the same call goes on from there.
+    missing, unless config.skip_missing, and when more than config.max_problems of them cannot be read. UsageError when
+    the device cannot do what is asked for. Whatever was finished is kept, and the same call goes on from there.
     """
     started = time.perf_counter()
     rank = current_rank()
     device = rank.device(choose_device(config.device))
+    if config.compile and device == "cpu":
+        raise UsageError("--compile is for a GPU; on the CPU the encoder has faster kernels of its own.")
     torch.manual_seed(config.seed)
     require_writable(config.cache)
-    with joined(rank) as together, _threads(1 if device == "cpu" else None):
+    with joined(rank, on_progress=on_progress) as together, _threads(1 if device == "cpu" else None):
         begun = _begun(config, rank)
         dataset = load_dataset(config)
         missing = [] if begun else dataset.require_files(skip_missing=config.skip_missing)
-        backbone = load_backbone(
-            config.model,
-            device=device,
-            precision=config.precision,
-            compiled=config.compile,
-            download_root=config.download_root,
-        )
+        with together.first_on_a_machine():
+            backbone = load_backbone(
+                config.model,
+                device=device,
+                precision=config.precision,
+                compiled=config.compile,
+                download_root=config.download_root,
+            )
         stage = _Stage(config, rank=rank, dataset=dataset, backbone=backbone, on_progress=on_progress)
         result = stage.run(missing, together=together, begun=begun)
     return result | {"seconds": round(time.perf_counter() - started, 3)}
@@ -114,7 +117,7 @@ class _Stage:
                 missing = self.dataset.require_files(skip_missing=config.skip_missing, todo=self._undone(writer))
             if config.retry_problems:
                 writer.forget_problems()
-            plan = self._plan(writer)
+            plan = self._plan(writer, together=together)
             new = {side: len(writer.pending(side)) for side in SIDES}
             self._encode(writer, plan, missing=missing)
         if part:
@@ -123,6 +126,8 @@ class _Stage:
                 parts = [self._part(contents, replace(self.rank, index=index)) for index in range(self.rank.count)]
                 join_shards(config.cache, contents, parts=parts, sources=plan.sources, merge=config.merge)
             together.wait()
+            # Of all processes together.
+            self._require_few_problems(FeatureCache(config.cache).problems)
         return self._result(contents, new=new, plan=plan)
 
     def _tidy(self, contents: CacheContents, together: Together) -> None:
@@ -150,16 +155,22 @@ class _Stage:
         rows = {side: own_rows(side, total, batch_size=size, rank=rank) for side, total in totals.items()}
         return Part(rank.index, rank.count, rows)
 
-    def _plan(self, writer: CacheWriter) -> Plan:
+    def _plan(self, writer: CacheWriter, *, together: Together) -> Plan:
         """The batches, of the size that the cache was begun with."""
         files, texts = self.dataset.image_files, self._texts
         sources = {"image": np.arange(len(files)), "text": np.arange(len(texts))}
         # Where shards are joined, the copies of all processes are asked for.
         if self.rank.count > 1 or len(writer.pending("image")):
-            sources["image"] = sources_of_images(files, root=self.dataset.root, on_progress=self.on_progress)
+            sources["image"] = together.share(self._image_sources, count=len(files))
         if self.rank.count > 1 or len(writer.pending("text")):
             sources["text"] = sources_of_texts(texts)
+        # What could not be read when an earlier call came to it may be mended by now, and stands for no other image.
+        unusable = np.isin(sources["image"], list(writer.problems))
+        sources["image"] = np.where(unusable, np.arange(len(files)), sources["image"])
         return Plan(writer.about["batch_size"], sources)
+
+    def _image_sources(self) -> np.ndarray:
+        return sources_of_images(self.dataset.image_files, root=self.dataset.root, on_progress=self.on_progress)
 
     def _encode(self, writer: CacheWriter, plan: Plan, *, missing: np.ndarray) -> None:
         config, dataset = self.config, self.dataset
@@ -184,6 +195,7 @@ class _Stage:
                 missing=absent,
                 on_progress=self.on_progress,
                 on_problems=self._require_few_problems,
+                label={"process": f"{self.rank.index + 1} of {self.rank.count}"} if self.rank.count > 1 else {},
             ).run()
 
     def _require_few_problems(self, problems: dict[int, str]) -> None:

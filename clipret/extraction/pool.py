@@ -1,0 +1,94 @@
+"""Work handed out to processes by DataLoader: ended at once when it is over, and looked after while it is not."""
+
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+
+from torch.utils.data import DataLoader, Dataset
+
+from clipret.errors import ClipretError
+from clipret.workers import calm_worker_signals
+
+_CHECK_SECONDS = 5.0
+
+
+def from_workers(
+    dataset: Dataset, batches: Iterable, *, workers: int, pin: bool, on_silence: Callable[[], None]
+) -> Iterator:
+    """What the dataset makes of each batch, whichever is ready first.
+
+    batches     what the dataset is indexed with; drawn as workers become free
+    workers     processes; 0: this one
+    pin         whether tensors come in pinned memory, for a GPU
+    on_silence  called when nothing has come for some seconds; raises to end it
+
+    Raises a ClipretError that the dataset returns instead of a result, and whatever DataLoader raises when a worker
+    dies. Workers are ended at once when the iterator is closed.
+    """
+    # Forked workers see when their parent is killed and end; those of a fork server, Python 3.14's default, never do.
+    # Forked, they also share the model's memory.
+    context = "fork" if workers and sys.platform.startswith("linux") else None
+    loader = DataLoader(
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        multiprocessing_context=context,
+        worker_init_fn=calm_worker_signals,
+        in_order=False,
+        timeout=_CHECK_SECONDS if workers else 0,
+        pin_memory=pin,
+    )
+    others = set(multiprocessing.active_children())
+    results = iter(loader)
+    try:
+        while True:
+            try:
+                result = next(results)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):
+                    raise
+                on_silence()
+                continue
+            if isinstance(result, ClipretError):
+                raise result
+            yield result
+    finally:
+        _end(set(multiprocessing.active_children()) - others)
+
+
+def _as_it_is(item):
+    return item
+
+
+def _end(workers: set) -> None:
+    """End worker processes at once, whatever they are doing; they hold nothing that would be lost.
+
+    DataLoader's own handler takes a child's end for an accident, so it must not hear of these.
+    """
+    if not workers:
+        return
+    in_main = threading.current_thread() is threading.main_thread()
+    with _deaf_to_children() if in_main else nullcontext():
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join(timeout=1)
+
+
+@contextmanager
+def _deaf_to_children() -> Iterator[None]:
+    if not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
