@@ -8,9 +8,11 @@ import typer
 from clipret.cli import options
 from clipret.cli.data_tables import check_tables, download_summary
 from clipret.cli.running import config_from, run, show
-from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, to_command
+from clipret.config import BATCH_SIZES, DatasetConfig, DownloadConfig, ExtractConfig, to_command
 from clipret.display import extraction_summary
 from clipret.errors import UsageError
+
+_BATCH_SIZES = f"{BATCH_SIZES['cpu']} on the CPU, {BATCH_SIZES['cuda']} on a GPU"
 
 
 def download(
@@ -95,7 +97,7 @@ def extract(
         bool, typer.Option("--retry-problems", help="Try the images again that could not be read before.")
     ] = ExtractConfig.retry_problems,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images, and captions, a batch.", show_default="32 on the CPU, 256 on a GPU")
+        int | None, typer.Option(help="Images, and captions, a batch.", show_default=_BATCH_SIZES)
     ] = ExtractConfig.batch_size,
     workers: Annotated[
         str, typer.Option(help="Processes that decode images and, on the CPU, encode; auto: one a core.")
@@ -108,7 +110,7 @@ def extract(
         str, typer.Option(help="Of the model: fp32, fp16 (GPU) or bf16; auto: fp16 on a GPU, fp32 on the CPU.")
     ] = ExtractConfig.precision,
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the model with torch.compile.")
+        bool, typer.Option("--compile", help="Compile the model with torch.compile, on a GPU.")
     ] = ExtractConfig.compile,
     decode: Annotated[
         str, typer.Option(help="exact: pixels as clip's; fast: JPEGs at a smaller scale, or decoded by the GPU.")

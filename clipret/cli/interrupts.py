@@ -124,15 +124,10 @@ class Interrupts:
 
 
 def _end_children() -> None:
-    """End the processes that multiprocessing started for a stage, whatever they are doing: nobody waits for it now.
-
-    DataLoader would wait seconds for each, and takes a child's end for an accident, which it raises anywhere.
-    """
-    heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if hasattr(signal, "SIGCHLD") else None
+    """End the processes that multiprocessing started for a stage: nobody waits for what they are doing now."""
     children = multiprocessing.active_children()
-    for child in children:
-        child.kill()
-    for child in children:
-        child.join(timeout=1)
-    if heard is not None:
-        signal.signal(signal.SIGCHLD, heard)
+    if children:
+        # Here and not above: it loads torch, which a stage without children may do without.
+        from clipret.workers import end_processes
+
+        end_processes(children)

@@ -6,6 +6,7 @@ The command line, the Python functions and the files of a run all read their def
 from clipret.config.caches import MergeConfig, VerifyConfig
 from clipret.config.choices import (
     BACKGROUNDS,
+    BATCH_SIZES,
     BUNDLED_MODELS,
     COLUMNS,
     DATA_DIR,
@@ -19,6 +20,7 @@ from clipret.config.heads import EvalConfig, TrainConfig
 
 __all__ = [
     "BACKGROUNDS",
+    "BATCH_SIZES",
     "BUNDLED_MODELS",
     "COLUMNS",
     "DATA_DIR",

@@ -27,6 +27,9 @@ REDUCTIONS = ("balanced", "mean")
 SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
 BUNDLED_MODELS = ("tiny-emoji",)
+# Rows a batch unless the user says otherwise. A worker on the CPU is to be done with one within seconds; on a GPU a
+# batch is to outweigh what starting its kernels costs.
+BATCH_SIZES = {"cpu": 32, "cuda": 256}
 SEED = 0
 RUNS_DIR = Path("runs")
 DATA_DIR = Path("data")

@@ -8,14 +8,11 @@ import torch
 
 from clipret.backbones import Backbone
 from clipret.cache import CacheContents
-from clipret.config import ExtractConfig
+from clipret.config import BATCH_SIZES, ExtractConfig
 from clipret.datasets import RetrievalDataset
 from clipret.extraction.ranks import Rank
 from clipret.images import ImageReader, decode_on_device
 
-# Rows a batch unless the user says otherwise. A worker on the CPU is to be done with one within seconds; on a GPU a
-# batch is to outweigh what starting its kernels costs.
-_BATCH_SIZES = {"cpu": 32, "cuda": 256}
 _COMPARED_IMAGES = 16
 _LIBRARIES = ("clipret", "torch", "torchvision", "pillow", "h5py", "numpy")
 
@@ -49,7 +46,7 @@ def cache_contents(
         "context_length": backbone.context_length,
         "device": torch.cuda.get_device_name(backbone.device) if kind == "cuda" else kind,
         "kernels": backbone.kernels,
-        "batch_size": config.batch_size or _BATCH_SIZES[kind],
+        "batch_size": config.batch_size or BATCH_SIZES[kind],
         "decoding": decoding,
         "root": str(dataset.root),
         "split_rule": dataset.split_rule,

@@ -60,6 +60,6 @@ def workers_explained(
         files = " or ".join(dataset.image_files[row] for row in watch.being_read())
         where = f" while {files} was read" if files else ""
         raise DatasetError(
-            f"a worker process died{where}, perhaps for want of memory. Finished rows are kept; go on with fewer "
-            f"processes: {rank.command(fewer)}"
+            f"a worker process died{where}, perhaps for want of memory or, in a container, of /dev/shm. Finished rows "
+            f"are kept; go on with fewer processes: {rank.command(fewer)}"
         ) from error

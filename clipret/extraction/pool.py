@@ -1,16 +1,13 @@
 """Work handed out to processes by DataLoader: ended at once when it is over, and looked after while it is not."""
 
 import multiprocessing
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
 
 from torch.utils.data import DataLoader, Dataset
 
 from clipret.errors import ClipretError
-from clipret.workers import calm_worker_signals
+from clipret.workers import calm_worker_signals, end_processes
 
 _CHECK_SECONDS = 5.0
 
@@ -60,35 +57,8 @@ def from_workers(
                 raise result
             yield result
     finally:
-        _end(set(multiprocessing.active_children()) - others)
+        end_processes(set(multiprocessing.active_children()) - others)
 
 
 def _as_it_is(item):
     return item
-
-
-def _end(workers: set) -> None:
-    """End worker processes at once, whatever they are doing; they hold nothing that would be lost.
-
-    DataLoader's own handler takes a child's end for an accident, so it must not hear of these.
-    """
-    if not workers:
-        return
-    in_main = threading.current_thread() is threading.main_thread()
-    with _deaf_to_children() if in_main else nullcontext():
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.join(timeout=1)
-
-
-@contextmanager
-def _deaf_to_children() -> Iterator[None]:
-    if not hasattr(signal, "SIGCHLD"):
-        yield
-        return
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)
