@@ -1,6 +1,9 @@
 """Small inputs in exactly the real formats: CLIP checkpoints with random weights, COCO folders, caches."""
 
 import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
 import warnings
 from pathlib import Path
 
@@ -190,6 +193,30 @@ def write_cache(path: Path, made: CacheContents | None = None, *, seed: int = 0)
 @pytest.fixture
 def cache_path(tmp_path) -> Path:
     return write_cache(tmp_path / "made.h5")
+
+
+@pytest.fixture(scope="session")
+def children():
+    """Processes forked from a server that has everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["child_extraction"])
+    with pytest.MonkeyPatch.context() as patch:
+        # Before Python 3.13 the server does not look for what it preloads where its parent does.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+class StopAfter:
+    """A progress callback that is interrupted after some batches."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def __call__(self, progress):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture

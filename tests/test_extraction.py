@@ -1,5 +1,3 @@
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -9,12 +7,12 @@ import time
 import warnings
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
+from caches import arrays
 from child_extraction import extract_counting
-from conftest import write_coco
+from conftest import StopAfter, write_coco
 from PIL import Image
 
 from clipret import ExtractConfig, FeatureCache, extract
@@ -40,21 +38,6 @@ def config(coco_root, checkpoints, tmp_path):
         return ExtractConfig(**(values | changes))
 
     return make
-
-
-def arrays(path: Path) -> dict[str, bytes]:
-    """Every array of a cache and its fingerprint, as bytes."""
-    found = {}
-    with h5py.File(path, locking=False) as file:
-
-        def visit(name, item):
-            if isinstance(item, h5py.Dataset):
-                values = item[()]
-                found[name] = repr(values.tolist()).encode() if values.dtype == object else values.tobytes()
-
-        file.visititems(visit)
-        found["fingerprint"] = file.attrs["fingerprint"].encode()
-    return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -96,18 +79,6 @@ def test_progress_reaches_the_total_of_both_phases(config):
     assert reports[-1].done == reports[-1].total == result["captions"] > 400
 
 
-class StopAfter:
-    """A progress callback that is interrupted after some batches."""
-
-    def __init__(self, batches):
-        self.left = batches
-
-    def __call__(self, progress):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("batches", [1, 4, 5, 6, 20])
 def test_an_interrupted_extraction_goes_on_and_equals_an_uninterrupted_one(config, tmp_path, batches):
     """DESIGN's invariant 3, also when the resuming call asks for another batch size."""
@@ -120,18 +91,6 @@ def test_an_interrupted_extraction_goes_on_and_equals_an_uninterrupted_one(confi
     assert arrays(tmp_path / "coco.h5") == arrays(tmp_path / "whole.h5")
     again = extract(config())
     assert again["extracted_images"] == again["extracted_captions"] == 0
-
-
-@pytest.fixture(scope="module")
-def children():
-    """Processes forked from a server that has everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["child_extraction"])
-    with pytest.MonkeyPatch.context() as patch:
-        # Before Python 3.13 the server does not look for what it preloads where its parent does.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        multiprocessing.forkserver.ensure_running()
-    return context
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")

@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import write_coco
-from test_extraction import arrays
+from caches import arrays
+from conftest import StopAfter, write_coco
 
 from clipret import ExtractConfig, FeatureCache, extract
 from clipret.backbones import Backbone, load_backbone
@@ -306,8 +306,6 @@ def test_workers_are_as_many_as_cores_for_each_process(monkeypatch):
 
 def test_worker_processes_are_gone_when_extraction_ends_however_it_ends(config):
     import multiprocessing
-
-    from test_extraction import StopAfter
 
     with pytest.raises(KeyboardInterrupt):
         extract(config(workers=2), on_progress=StopAfter(2))

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from caches import arrays
 from child_extraction import extract_slowly
-from test_extraction import StopAfter, arrays
+from conftest import StopAfter
 
 from clipret import ExtractConfig, FeatureCache, extract
 from clipret.cache import DONE, PENDING, access
@@ -44,17 +44,6 @@ def whole(config, tmp_path):
     """Arrays of the uninterrupted cache."""
     extract(config(out=tmp_path / "whole.h5"))
     return arrays(tmp_path / "whole.h5")
-
-
-@pytest.fixture(scope="module")
-def children():
-    """Processes forked from a server that has everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["child_extraction"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        multiprocessing.forkserver.ensure_running()
-    return context
 
 
 @pytest.mark.skipif(not ON_LINUX, reason="signals as Linux has them")

@@ -7,8 +7,8 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import write_coco
-from test_extraction import StopAfter, arrays
+from caches import arrays
+from conftest import StopAfter, write_coco
 
 from clipret import ExtractConfig, FeatureCache, extract
 from clipret.backbones import Backbone

@@ -10,8 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import write_coco
-from test_extraction import arrays
+from caches import arrays
+from conftest import StopAfter, write_coco
 from torch import distributed
 
 from clipret import EvalConfig, ExtractConfig, FeatureCache, TrainConfig, evaluate, extract, train
@@ -141,8 +141,6 @@ def test_unmerged_shards_are_a_cache_to_train_on_to_move_and_to_merge(options, w
 
 
 def test_processes_do_not_go_on_with_what_one_has_begun(root, checkpoints, tmp_path, monkeypatch):
-    from test_extraction import StopAfter
-
     from clipret.extraction import stage
 
     out = tmp_path / "begun.h5"
