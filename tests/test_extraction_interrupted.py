@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,8 +93,9 @@ def test_a_read_that_never_ends_is_named_and_the_same_command_goes_on(config, wh
         with pytest.raises(DatasetError) as caught:
             extract(config(workers=2, read_timeout=0.5))
         assert time.monotonic() - started < 20
-    assert str(caught.value) == (
-        f"reading train2017/{victim.name} has not ended in 1 s (--read-timeout 0.5); does the disk that holds "
+    found = re.sub(r"in \d+ s", "in some s", str(caught.value))
+    assert found == (
+        f"reading train2017/{victim.name} has not ended in some s (--read-timeout 0.5); does the disk that holds "
         f"{coco_root} still answer? Finished rows are kept: once it does, the same command goes on."
     )
     assert multiprocessing.active_children() == []
