@@ -2,7 +2,6 @@
 
 import errno
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import re
 import shutil
