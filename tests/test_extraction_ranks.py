@@ -165,9 +165,12 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 
 
 def test_each_process_has_a_gpu_of_its_own_or_says_what_is_missing(monkeypatch):
+    current = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", current.append)
     assert Rank().device("cuda") == "cuda"
     assert Rank(3, 4, 1, 2).device("cuda") == "cuda:1"
+    assert current == ["cuda:1"]
     assert Rank(3, 4, 3, 4).device("cpu") == "cpu"
     with pytest.raises(UsageError) as caught:
         Rank(2, 4, 2, 4).device("cuda")

@@ -147,8 +147,11 @@ class _Launched:
     """A batch that the device is computing, its features on their way to host memory."""
 
     def __init__(self, batch: _Decoded, inputs: torch.Tensor, *, encode: "_Patient"):
-        self._batch, self._clock = batch, _Clock(inputs.is_cuda)
-        self._features = encode(inputs).float().to("cpu", non_blocking=True)
+        self._batch, self._clock = batch, _Clock(inputs.device)
+        features = encode(inputs).float()
+        # Into pinned memory: a copy to any other would be waited for here.
+        self._features = torch.empty_like(features, device="cpu", pin_memory=features.is_cuda)
+        self._features.copy_(features, non_blocking=True)
         self._clock.stop()
         self._micro_batch = encode.micro_batch
 
@@ -161,24 +164,27 @@ class _Launched:
 class _Clock:
     """Seconds of what is launched between its making and `stop`: those of the GPU where there is one."""
 
-    def __init__(self, on_gpu: bool):
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if on_gpu else None
-        self._times = [time.perf_counter()]
-        if self._events:
-            self._events[0].record()
+    def __init__(self, device: torch.device):
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._marks = [self._mark()]
 
     def stop(self) -> None:
         """All is launched."""
-        self._times.append(time.perf_counter())
-        if self._events:
-            self._events[1].record()
+        self._marks.append(self._mark())
 
     def seconds(self) -> float:
         """Wait until the GPU has done it."""
-        if not self._events:
-            return self._times[1] - self._times[0]
-        self._events[1].synchronize()
-        return self._events[0].elapsed_time(self._events[1]) / 1000
+        first, last = self._marks
+        if self._stream is None:
+            return last - first
+        last.synchronize()
+        return first.elapsed_time(last) / 1000
+
+    def _mark(self):
+        if self._stream is None:
+            return time.perf_counter()
+        # Of the device's own stream: the current one may be another GPU's.
+        return self._stream.record_event(torch.cuda.Event(enable_timing=True))
 
 
 class _Patient:

@@ -37,7 +37,7 @@ class Rank:
     local_count: int = 1
 
     def device(self, kind: str) -> str:
-        """The device of this process: cpu, or one GPU of its own. Raises UsageError when there are too few."""
+        """The device of this process: cpu, or a GPU of its own, made the current one. Raises UsageError for too few."""
         if kind != "cuda" or self.count == 1:
             return kind
         if self.local_index >= torch.cuda.device_count():
@@ -45,7 +45,10 @@ class Rank:
                 f"torchrun starts {self.local_count} processes on this machine, and torch sees "
                 f"{torch.cuda.device_count()} GPUs; give each its own: --nproc-per-node {torch.cuda.device_count()}"
             )
-        return f"cuda:{self.local_index}"
+        device = f"cuda:{self.local_index}"
+        # Whatever does not say which GPU it means is to mean this one.
+        torch.cuda.set_device(device)
+        return device
 
     def command(self, config: ExtractConfig) -> str:
         """The command line that goes on with this extraction, by as many processes."""
