@@ -7,7 +7,7 @@ import numpy as np
 
 from clipret.backbones import Backbone, load_backbone
 from clipret.cache import DONE, FeatureCache, check_rows, check_structure
-from clipret.config import ExtractConfig, VerifyConfig
+from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
 from clipret.datasets.captions import prompted
 from clipret.devices import choose_device
 from clipret.errors import CacheError, UsageError
@@ -19,6 +19,8 @@ _SHOWN = 10
 # How far a feature encoded again may be from the cached one, relative to its largest value: rounding of the stored
 # type, and of sums added up in another order, by other kernels or on another device.
 _TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+# Of images that a GPU decoded: they are decoded exactly here.
+_TOLERANCE_OF_NVJPEG = 0.2
 
 
 def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> dict:
@@ -93,7 +95,7 @@ def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: Progress
             unreadable += [int(chosen[place]) for place in failed]
             kept = np.setdiff1d(np.arange(len(chosen)), list(failed))
             errors = _errors(cache.read(side, chosen[kept]), again[kept])
-            bad += chosen[kept][~(errors <= _tolerance(cache))].tolist()
+            bad += chosen[kept][~(errors <= _tolerance(cache, side))].tolist()
             largest = max([largest, *errors.tolist()])
             on_progress(Progress("encoded again", start + len(chosen), len(rows)))
         faults = []
@@ -112,9 +114,10 @@ def _errors(found: np.ndarray, again: np.ndarray) -> np.ndarray:
     return np.abs(found - again).max(axis=1) / np.maximum(np.abs(again).max(axis=1), 1e-12)
 
 
-def _tolerance(cache: FeatureCache) -> float:
-    kinds = {cache.inputs["precision"], cache.inputs["dtype"]}
-    return max(_TOLERANCES[kind] for kind in kinds)
+def _tolerance(cache: FeatureCache, side: str) -> float:
+    rounding = max(_TOLERANCES[cache.inputs[name]] for name in ("precision", "dtype"))
+    by_gpu = side == "image" and cache.inputs["decode"] == FAST_DECODERS["cuda"]
+    return max(rounding, _TOLERANCE_OF_NVJPEG) if by_gpu else rounding
 
 
 def _backbone_of(cache: FeatureCache, config: VerifyConfig) -> Backbone:
@@ -143,6 +146,7 @@ def _image_encoder(cache: FeatureCache, backbone: Backbone, *, config: VerifyCon
         crop=backbone.crop,
         background=cache.inputs["background"],
         side=backbone.image_side,
+        fast=cache.inputs["decode"] == FAST_DECODERS["cpu"],
     )
 
     def encode(rows: np.ndarray) -> tuple[np.ndarray, list[int]]:

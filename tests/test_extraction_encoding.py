@@ -9,7 +9,7 @@ import torch
 from caches import arrays
 from conftest import StopAfter, write_coco
 
-from clipret import ExtractConfig, FeatureCache, extract
+from clipret import ExtractConfig, FeatureCache, VerifyConfig, extract, verify
 from clipret.backbones import Backbone, load_backbone
 from clipret.errors import BackboneError
 from clipret.extraction import pool
@@ -245,6 +245,11 @@ def test_fast_decoding_is_another_cache_that_tells_how_far_it_is_from_the_exact_
     one, other = fast.image_features.astype(float), exact.image_features.astype(float)
     cosines = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     np.testing.assert_allclose(cosines[:16].mean(), result["decoding"]["cosine"]["mean"], atol=2e-3)
+    if not device:
+        # In float32, so that what is allowed for rounding is less than what decoding changes.
+        extract(config(family, **own, decode="fast", dtype="float32", out=tmp_path / "fast32.h5"))
+        found = verify(VerifyConfig(tmp_path / "fast32.h5", sample=20, device="cpu"))
+        assert found["sound"], "encoded again from images that were decoded as the cache's were"
 
 
 def test_bfloat16_is_another_cache_close_to_the_exact_one(config, tmp_path, checkpoints, family):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from zoo import ABSENT, encoded, make_zoo, noise, png, see_through
+from zoo import ABSENT, encoded, make_zoo, noise, see_through
 
 from clipret.errors import DatasetError
-from clipret.images import NOT_FOUND, ImageReader, on_white, open_image, reason_of
+from clipret.images import NOT_FOUND, ImageReader, on_white, reason_of
 
 SIDE = 64
 
@@ -202,13 +202,6 @@ def test_what_pil_warns_of_and_logs_reaches_no_screen(zoo, read, tmp_path, capfd
     assert read(["large.png", "palette-bytes.png"], folder)[1] == {}
     logging.getLogger("PIL.TiffImagePlugin").warning("more samples per pixel than can be decoded")
     assert capfd.readouterr() == ("", "")
-
-
-def test_an_image_is_opened_but_not_decoded(tmp_path):
-    """So that its size can be judged first: this one has no pixels to decode."""
-    (tmp_path / "a.png").write_bytes(png(20, 30))
-    with open_image("a.png", root=tmp_path) as image:
-        assert image.size == (20, 30)
 
 
 def test_fast_decoding_is_nearly_exact_and_of_jpeg_files_alone(zoo, read, tmp_path):

@@ -158,6 +158,13 @@ def test_a_changed_image_and_a_missing_one_are_told_apart(extracted, root, check
     assert check["faults"][1] == "cannot be read any more: 1 rows: 10"
 
 
+def test_images_that_a_gpu_decoded_are_compared_more_widely_and_captions_are_not(cache):
+    found = FeatureCache(cache)
+    assert (verification._tolerance(found, "image"), verification._tolerance(found, "text")) == (2e-2, 2e-2)
+    found.inputs["decode"] = "fast, by nvJPEG"
+    assert (verification._tolerance(found, "image"), verification._tolerance(found, "text")) == (0.2, 2e-2)
+
+
 def test_another_model_is_refused(cache, checkpoints):
     with pytest.raises(
         UsageError, match=r"^--model is .*resnet\.pt, with weights .*; .*coco\.h5 was made with .*transf"

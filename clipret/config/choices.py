@@ -21,6 +21,8 @@ DTYPES = ("float16", "float32")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DECODINGS = ("exact", "fast")
+# What fast decoding is on the CPU and on a GPU, as a cache records it.
+FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJPEG"}
 HEADS = ("linear",)
 LOSSES = ("margin",)
 REDUCTIONS = ("balanced", "mean")

@@ -8,7 +8,7 @@ import torch
 
 from clipret.backbones import Backbone
 from clipret.cache import CacheContents
-from clipret.config import BATCH_SIZES, ExtractConfig
+from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
 from clipret.datasets import RetrievalDataset
 from clipret.extraction.ranks import Rank
 from clipret.images import ImageReader, decode_on_device
@@ -31,7 +31,7 @@ def cache_contents(
         "precision": backbone.precision,
         "compiled": config.compile,
         "preprocessing": f"clip {backbone.image_side} px",
-        "decode": _decoder(config, kind),
+        "decode": FAST_DECODERS[kind] if config.decode == "fast" else "exact",
         "background": background_of(config, dataset),
         "caption_clean": config.caption_clean,
         "prompt": config.prompt,
@@ -97,9 +97,3 @@ def measured_decoding(backbone: Backbone, *, exact: ImageReader, fast: ImageRead
         "cosine": {"mean": round(cosines.mean().item(), 6), "min": round(cosines.min().item(), 6)},
         "centred_cosine": {"mean": round(centred.mean().item(), 6), "min": round(centred.min().item(), 6)},
     }
-
-
-def _decoder(config: ExtractConfig, kind: str) -> str:
-    if config.decode == "exact":
-        return "exact"
-    return "fast, by nvJPEG" if kind == "cuda" else "fast, JPEGs at a smaller scale"

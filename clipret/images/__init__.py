@@ -2,7 +2,7 @@
 
 from clipret.images.devices import decode_on_device
 from clipret.images.files import NOT_FOUND, READ_ATTEMPTS, read_file, reason_of
-from clipret.images.reading import Encoded, ImageReader, on_white, open_image
+from clipret.images.reading import Encoded, ImageReader, on_white
 
 __all__ = [
     "NOT_FOUND",
@@ -11,7 +11,6 @@ __all__ = [
     "ImageReader",
     "decode_on_device",
     "on_white",
-    "open_image",
     "read_file",
     "reason_of",
 ]

@@ -120,18 +120,6 @@ class ImageReader:
         return self.watch.reading(row) if self.watch else contextlib.nullcontext()
 
 
-@contextmanager
-def open_image(name: str, *, root: Path) -> Iterator[Image.Image]:
-    """Open an image file of a data set, without decoding it yet, and keep its warnings from the screen meanwhile.
-
-    name  path relative to root, or FILE.tar/MEMBER, as in datasets.RetrievalDataset
-
-    Raises OSError when there is no such file or it is empty, and whatever PIL raises for a file that is no image.
-    """
-    with _opened(read_file(name, root=root)) as image:
-        yield image
-
-
 def on_white(image: Image.Image) -> Image.Image:
     """The image with its transparency painted over white; the image itself when it has none."""
     image.load()
