@@ -16,6 +16,7 @@ _WHERE = {
     "ExtractConfig": "config",
     "FeatureCache": "cache",
     "MergeConfig": "config",
+    "SweepConfig": "config",
     "TrainConfig": "config",
     "VerifyConfig": "config",
     "check_dataset": "checking",
@@ -23,6 +24,8 @@ _WHERE = {
     "evaluate": "evaluation",
     "extract": "extraction",
     "merge": "merging",
+    "resume": "training",
+    "sweep": "sweeps",
     "train": "training",
     "verify": "verification",
 }

@@ -13,6 +13,7 @@ from rich.table import Table
 from clipret.progress import Progress
 
 _PLAIN_INTERVAL_SECONDS = 10
+_PLACES = {"host": "machine's memory", "disk": "cache's file"}
 
 
 class ProgressDisplay:
@@ -127,7 +128,10 @@ def training_summary(result: dict) -> str:
     else:
         chosen = f"kept epoch {result['kept_epoch']}, val rsum {result['val_rsum']:.3f}"
         chosen += f" (zero-shot {result['zero_shot_val_rsum']:.3f})"
-    return f"{where}; {chosen}.\nNext: clipret eval"
+    notes = [f"Note: {remark}." for remark in result["remarks"]]
+    if result["features"] != "device":
+        notes.append(f"Features were read from the {_PLACES[result['features']]}, batch by batch.")
+    return "\n".join([f"{where}; {chosen}.", *notes, "Next: clipret eval"])
 
 
 def metrics_tables(report: dict) -> tuple[Table, ...]:

@@ -9,7 +9,7 @@ from clipret.cache import FeatureCache
 from clipret.config import EvalConfig
 from clipret.devices import choose_device
 from clipret.errors import CacheMismatchError, LeakageError, RunError, UsageError
-from clipret.heads import LinearHead, load_head
+from clipret.heads import Head, LinearHead, load_head, wise_ft
 from clipret.leakage import count_trained_on, image_digests
 from clipret.measurement import Gallery
 from clipret.progress import Progress, ProgressCallback, silent
@@ -24,8 +24,9 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     Returns what metrics.json holds: format, cache, run and head (None for zero-shot alone), and of the first protocol
     protocol (name, split, counts, tie rule, mAP's divisor, remarks), leakage (None for zero-shot alone; else checked
     and trained_on, the number of its images that the head was trained on) and results: {"zero-shot": {"t2i": {...},
-    "i2t": {...}}, "trained": {...}} as fractions. Of further protocols, the same three in the list `also`. It is
-    written to config.out, or into the run's folder when there is one.
+    "i2t": {...}}, "trained": {...}} as fractions, and between them "wise-ft ALPHA" for each of config.wise_ft. Of
+    further protocols, the same three in the list `also`. It is written to config.out, or into the run's folder when
+    there is one.
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
     trained on and config.allow_leak is not set.
@@ -38,7 +39,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
             f"{cache.path} is not the cache that {source.run} was trained on: its fingerprint is "
             f"{cache.fingerprint[:12]}, the run's {source.fingerprint[:12]}; give the one to measure with --cache."
         )
-    heads = _heads(source, cache)
+    heads = _heads(source, cache, alphas=config.wise_ft)
     protocols = _protocols(config, cache)
     # All before the first measurement: a refusal must not cost the time of the others.
     leaks = [_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
@@ -66,11 +67,14 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     return report
 
 
-def _heads(source: "_Source", cache: FeatureCache) -> dict[str, LinearHead]:
+def _heads(source: "_Source", cache: FeatureCache, *, alphas: tuple[float, ...]) -> dict[str, Head]:
     heads = {"zero-shot": LinearHead(cache.projections)}
     if source.head:
         weights = cache.inputs["weights_sha256"]
-        heads["trained"] = load_head(source.head, projections=cache.projections, weights_sha256=weights)
+        trained = load_head(source.head, projections=cache.projections, weights_sha256=weights)
+        for alpha in alphas:
+            heads[f"wise-ft {alpha:.12g}"] = wise_ft(trained, projections=cache.projections, alpha=alpha)
+        heads["trained"] = trained
     return heads
 
 

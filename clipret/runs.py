@@ -7,6 +7,7 @@ from pathlib import Path
 from clipret.errors import RunError
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
+CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
 TRAINED_ON = "trained_on.npy"
 FORMAT = 1
 
@@ -19,6 +20,8 @@ def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
 
     Raises RunError when a run of that name exists or the folder cannot be made.
     """
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise RunError(f"{runs_dir} is not a folder; give another --runs-dir.")
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         if name is not None:
@@ -58,15 +61,32 @@ def write_json(path: Path, content: dict) -> None:
     unfinished.replace(path)
 
 
+def read_result(run: Path) -> dict | None:
+    """What training of this run came to; None when it is not complete. Raises RunError when it cannot be read."""
+    path = run / RESULT
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8")), "run": str(run)}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}); train the run again.") from None
+
+
 def read_config(run: Path) -> dict:
     """A run's config.json. Raises RunError when it is missing or is not one."""
-    path = run / CONFIG
+    if not (run / CONFIG).exists():
+        raise RunError(f"{run} is not a run: it has no {CONFIG}; expected a folder made by clipret train.")
+    return read_record(run / CONFIG)
+
+
+def read_record(path: Path) -> dict:
+    """What a config.json says. Raises RunError when it is missing or is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] == FORMAT and {"path", "fingerprint"} <= set(content["cache"]):
-            return content
+            return {**content, "config": dict(content["config"])}
     except FileNotFoundError:
-        raise RunError(f"{run} is not a run: it has no {CONFIG}; expected a folder made by clipret train.") from None
+        raise RunError(f"there is no {path}; expected the {CONFIG} of a run.") from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}); train the run again.") from None
     raise RunError(f"{path} is not a config of format {FORMAT}; train the run again with this clipret.")

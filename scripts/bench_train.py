@@ -1,111 +1,248 @@
-"""An epoch of head training beside its matrix products and a DataLoader over HDF5: make bench-train"""
+"""An epoch of head training beside its matrix products and the usual ways to train one: make bench-train
+
+Also what sweeps of one pass save (--sweep): 24 runs together beside the same 24 one by one.
+"""
 
 import argparse
 import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 from benchmark import compare
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from clipret.backbones import load_backbone
 from clipret.cache import CacheContents, FeatureCache, open_writer
 from clipret.config import TrainConfig
-from clipret.heads import LinearHead
-from clipret.losses import margin_loss
+from clipret.heads import LinearHead, initial_tensors
+from clipret.products import Products, keep_freed_memory
 from clipret.protocols import split_protocol
-from clipret.training import _epochs, _training_pairs
+from clipret.training import train_many
+from clipret.training.batches import plan_epoch
+from clipret.training.features import Features
+from clipret.training.pairs import Pairs
+from clipret.training.stack import Stack, first_state
 
 IMAGE_WIDTH, TEXT_WIDTH, EMBEDDING = 768, 512, 512
+CAPTIONS = 5
+MARGIN = TrainConfig.margin
 
 
-def make_cache(path: Path, *, images: int) -> FeatureCache:
-    """A cache of ViT-B/32's widths with random features and five captions an image, all in train."""
+def make_cache(path: Path, *, images: int, splits: np.ndarray | None = None) -> FeatureCache:
+    """A cache of ViT-B/32's widths with random features and five captions an image, all in train unless told."""
     generator = np.random.default_rng(0)
     widths = {"image": IMAGE_WIDTH, "text": TEXT_WIDTH}
     contents = CacheContents(
         image_ids=[str(row) for row in range(images)],
         image_files=[f"{row}.jpg" for row in range(images)],
-        image_splits=np.zeros(images, np.uint8),
-        captions=[str(row) for row in range(5 * images)],
-        caption_ids=[str(row) for row in range(5 * images)],
-        caption_images=np.repeat(np.arange(images), 5),
+        image_splits=np.zeros(images, np.uint8) if splits is None else splits,
+        captions=[str(row) for row in range(CAPTIONS * images)],
+        caption_ids=[str(row) for row in range(CAPTIONS * images)],
+        caption_images=np.repeat(np.arange(images), CAPTIONS),
         projections={
             **{f"{side}/weight": generator.normal(size=(width, EMBEDDING)) / 30 for side, width in widths.items()},
             "logit_scale": 4.6,
         },
         dtype="float16",
-        inputs={},
-        about={"command": ""},
+        inputs={"weights_sha256": "0" * 64},
+        about={"command": "", "model": "random"},
     )
     with open_writer(path, contents) as writer:
-        features = generator.standard_normal((images, IMAGE_WIDTH), dtype=np.float32).astype(np.float16)
-        writer.write_images(0, features=features, problems={})
-        features = generator.standard_normal((5 * images, TEXT_WIDTH), dtype=np.float32).astype(np.float16)
-        writer.write_texts(0, features=features, tokens=np.full(5 * images, 12))
+        for start in range(0, images, 8192):
+            rows = np.arange(start, min(start + 8192, images))
+            features = generator.standard_normal((len(rows), IMAGE_WIDTH), dtype=np.float32).astype(np.float16)
+            writer.write_images(rows, features=features, problems={})
+            rows = np.arange(CAPTIONS * rows[0], CAPTIONS * (rows[-1] + 1))
+            features = generator.standard_normal((len(rows), TEXT_WIDTH), dtype=np.float32).astype(np.float16)
+            writer.write_texts(rows, features=features, tokens=np.full(len(rows), 12))
     return FeatureCache(path)
+
+
+def ours(cache: FeatureCache, *, batch: int) -> Callable[[], None]:
+    """An epoch as clipret train has it: plan, fetch, step."""
+    config = TrainConfig(cache=cache.path, batch_size=batch)
+    pairs = Pairs.of(cache, split_protocol(cache, split="train").folds[0])
+    features = Features(cache, pairs, placement="device", device="cpu", memory_limit=None)
+    state = first_state(config, initial_tensors(config, cache), logit_scale=4.6)
+    stack = Stack([config], [state], products=Products("cpu"), device="cpu")
+
+    def epoch() -> None:
+        batches = plan_epoch(pairs, [config], epoch=1)
+        for number, found in enumerate(features.batches([batch.places for batch in batches])):
+            chosen = batches[number]
+            stack.step(
+                found,
+                matching=lambda rows, chosen=chosen: chosen.matching(rows, device="cpu"),
+                rates=[config.lr],
+                margins=stack.margins([0.0]),
+            )
+
+    return epoch
+
+
+def products_alone(*, batch: int, steps: int, torch_only: bool = False) -> None:
+    """The seven products of a step, each in the layout that is quickest: both projections and their weights' gradients,
+    similarities and their gradients' way back."""
+    multiply = torch.bmm if torch_only else Products("cpu")
+    images, texts = torch.randn(1, batch, IMAGE_WIDTH), torch.randn(1, batch, TEXT_WIDTH)
+    image_weight, text_weight = torch.randn(1, EMBEDDING, IMAGE_WIDTH), torch.randn(1, EMBEDDING, TEXT_WIDTH)
+    rows, columns = torch.randn(1, batch, EMBEDDING), torch.randn(1, EMBEDDING, batch)
+    square = torch.randn(1, batch, batch)
+    for _ in range(steps):
+        multiply(image_weight, images.transpose(1, 2))
+        multiply(text_weight, texts.transpose(1, 2))
+        multiply(rows, columns)
+        multiply(columns, square)
+        multiply(columns, square)
+        multiply(columns, images)
+        multiply(columns, texts)
 
 
 class Rows(Dataset):
     """The usual way: one h5py read an item."""
 
     def __init__(self, path: Path, *, images: int):
-        self._file, self._images = h5py.File(path, "r"), images
+        self._file, self._images = h5py.File(path, "r", locking=False), images
 
     def __len__(self) -> int:
         return self._images
 
     def __getitem__(self, row: int):
-        return self._file["image/features"][row], self._file["text/features"][5 * row]
+        return self._file["image/features"][row], self._file["text/features"][CAPTIONS * row]
 
 
-def train_from_loader(head: LinearHead, loader: DataLoader) -> None:
-    """An epoch of the same step, fed by a DataLoader."""
+def fancy_batches(path: Path, *, images: int, batch: int, steps: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches by h5py's own indexing, which wants rows in order."""
+    with h5py.File(path, "r", locking=False) as file:
+        for _ in range(steps):
+            rows = np.sort(np.random.default_rng(0).choice(images, size=batch, replace=False))
+            found = file["image/features"][rows], file["text/features"][CAPTIONS * rows]
+            yield tuple(torch.from_numpy(features).float() for features in found)
+
+
+def memory_batches(held: tuple, *, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """An epoch of batches of float32 tensors in memory."""
+    images, texts = held
+    for rows in torch.randperm(len(images)).split(batch):
+        yield images[rows], texts[CAPTIONS * rows + torch.randint(CAPTIONS, (len(rows),))]
+
+
+def plain_loop(cache: FeatureCache, batches, *, broadcast: bool = False) -> None:
+    """The loop that people write: autograd, CosineEmbeddingLoss' formula, torch's AdamW."""
+    head = LinearHead(cache.projections)
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-4)
-    for images, texts in loader:
-        similarities = head.embed_texts(texts) @ head.embed_images(images).T
-        loss = margin_loss(similarities, torch.eye(len(images), dtype=torch.bool), margin=0.1)
+    for images, texts in batches:
+        images, texts = head.embed_images(images), head.embed_texts(texts)
+        if broadcast:
+            similarities = functional.cosine_similarity(texts[:, None], images[None], dim=2)
+        else:
+            similarities = texts @ images.T
+        matching = torch.eye(len(images), dtype=torch.bool)
+        loss = torch.where(matching, 1 - similarities, (similarities - MARGIN).clamp_min(0)).mean() / 2
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
 
 
-def products_alone(batch: int, steps: int) -> None:
-    """The matrix products of a step: both projections forward and their weights' gradients, similarities thrice."""
-    images, texts = torch.randn(batch, IMAGE_WIDTH), torch.randn(batch, TEXT_WIDTH)
-    image_weight, text_weight = torch.randn(IMAGE_WIDTH, EMBEDDING), torch.randn(TEXT_WIDTH, EMBEDDING)
-    for _ in range(steps):
-        image_embeddings, text_embeddings = images @ image_weight, texts @ text_weight
-        similarities = text_embeddings @ image_embeddings.T
-        texts.T @ (similarities @ image_embeddings)
-        images.T @ (similarities.T @ text_embeddings)
+def re_encoding(folder: Path) -> Callable[[int], None]:
+    """Encoding some images and as many captions with a ViT-B/32 of random weights, by our own fast encoders."""
+    from bench_extract import write_checkpoint
+
+    backbone = load_backbone(str(write_checkpoint(folder / "model.pt")))
+    ids = backbone.pad(backbone.tokenize(["a man rides a brown horse on the sand of a beach"] * 32)[0])
+
+    @torch.inference_mode()
+    def encode(count: int) -> None:
+        for _ in range(count // 32):
+            backbone.encode_image(torch.randint(0, 256, (32, 224, 224, 3), dtype=torch.uint8))
+            backbone.encode_text(ids)
+
+    return encode
+
+
+def bench_epoch(folder: Path, *, images: int, batch: int, rounds: int) -> None:
+    """One epoch by every way; those that are slow do a part of it, which the rate is computed from."""
+    cache = make_cache(folder / "bench.h5", images=images)
+    steps = -(-images // batch)
+    held = torch.tensor(cache.image_features[:]).float(), torch.tensor(cache.text_features[:]).float()
+    loader = DataLoader(Rows(cache.path, images=min(images, 20 * batch)), batch_size=batch, shuffle=True)
+    encode, parts = (
+        re_encoding(folder),
+        {"fancy": 40 * batch, "loader": min(images, 20 * batch), "broadcast": 2 * batch},
+    )
+    floor, reference = "matrix products alone", "B x B x E cosine, in memory (2 steps)"
+    loaded, fancy = "DataLoader over h5py (20 steps)", "h5py indexing by batch (40 steps)"
+    encoding = "re-encoding every step (64 images, extrapolated)"
+    compare(
+        "train",
+        work=f"an epoch of {images:,} images, batch {batch}, {IMAGE_WIDTH}/{TEXT_WIDTH} -> {EMBEDDING}",
+        floor=floor,
+        ways={
+            floor: lambda: products_alone(batch=batch, steps=steps),
+            "the same by torch.bmm": lambda: products_alone(batch=batch, steps=steps, torch_only=True),
+            "clipret": ours(cache, batch=batch),
+            "in memory, plain loop": lambda: plain_loop(cache, memory_batches(held, batch=batch)),
+            fancy: lambda: plain_loop(cache, fancy_batches(cache.path, images=images, batch=batch, steps=40)),
+            loaded: lambda: plain_loop(cache, ((image.float(), text.float()) for image, text in loader)),
+            reference: lambda: plain_loop(cache, islice(memory_batches(held, batch=batch), 2), broadcast=True),
+            encoding: lambda: encode(64),
+        },
+        units={
+            floor: images,
+            "the same by torch.bmm": images,
+            "clipret": images,
+            "in memory, plain loop": images,
+            fancy: parts["fancy"],
+            loaded: parts["loader"],
+            reference: parts["broadcast"],
+            encoding: 64,
+        },
+        rounds=rounds,
+    )
+
+
+def bench_sweep(cache: Path, folder: Path, *, batch: int, epochs: int, rounds: int) -> None:
+    """24 runs trained together and one by one, validation, checkpoints and files included."""
+    grid = [(margin, lr, seed) for margin in (0.0, 0.1, 0.2) for lr in (1e-4, 3e-4) for seed in range(4)]
+    base = TrainConfig(cache=cache, batch_size=batch, epochs=epochs, runs_dir=folder)
+    configs = [replace(base, margin=margin, lr=lr, seed=seed) for margin, lr, seed in grid]
+
+    def one_by_one() -> None:
+        for config in configs:
+            train_many([config])
+
+    compare(
+        f"sweep-{FeatureCache(cache).inputs.get('dataset', 'made')}-{batch}",
+        work=f"24 runs of {epochs} epochs, batch {batch}, on {cache.name}",
+        floor="one by one",
+        ways={"one by one": one_by_one, "together": lambda: train_many(configs)},
+        rounds=rounds,
+    )
 
 
 def main() -> None:
-    """Measure one epoch of each way."""
+    """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--images", type=int, default=113_287)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sweep", type=Path, help="a cache to measure sweeps on, such as data/emoji.h5")
     arguments = parser.parse_args()
-    images, batch = arguments.images, arguments.batch_size
+    warnings.simplefilter("ignore")
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        cache = make_cache(Path(folder) / "bench.h5", images=images)
-        pairs = _training_pairs(cache, split_protocol(cache, split="train").folds[0], device="cpu")
-        config = TrainConfig(cache=cache.path, epochs=1, batch_size=batch)
-        loader = DataLoader(Rows(cache.path, images=images), batch_size=batch, shuffle=True)
-        compare(
-            "train",
-            work=f"an epoch of {images:,} images, batch {batch}, {IMAGE_WIDTH}/{TEXT_WIDTH} -> {EMBEDDING}",
-            floor="matrix products alone",
-            ways={
-                "matrix products alone": lambda: products_alone(batch, images // batch),
-                "clipret": lambda: list(_epochs(LinearHead(cache.projections), pairs, config)),
-                "DataLoader over h5py": lambda: train_from_loader(LinearHead(cache.projections), loader),
-            },
-            rounds=arguments.rounds,
-        )
+        if arguments.sweep:
+            for batch in (32, 256):
+                bench_sweep(arguments.sweep, Path(folder), batch=batch, epochs=10, rounds=arguments.rounds)
+        else:
+            bench_epoch(Path(folder), images=arguments.images, batch=arguments.batch_size, rounds=arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -109,11 +109,87 @@ BAD_INPUTS = {
     ),
     "K of 0": ("eval --k 0", 2, "--k is 0; expected whole numbers of at least 1, such as 1,5,10."),
     "K of letters": ("eval --k one", 2, "--k is 'one'; expected whole numbers separated by commas, such as 1,5,10."),
-    "negative margin": ("train --cache made.h5 --margin -0.1", 2, "--margin is -0.1; expected a value from 0 to 1."),
+    "margin below -1": ("train --cache made.h5 --margin -1.5", 2, "--margin is -1.5; expected a value from -1 to 1."),
+    "margin schedule beyond 1": (
+        "train --cache made.h5 --margin 0.5:2",
+        2,
+        "--margin is 2.0; expected a value from -1 to 1.",
+    ),
+    "margin in words": (
+        "train --cache made.h5 --margin wide",
+        2,
+        "--margin is 'wide'; expected a number from -1 to 1, START:END, auto, or auto:Q.",
+    ),
+    "margin of three": (
+        "train --cache made.h5 --margin 1:0:1",
+        2,
+        "--margin is '1:0:1'; expected a number from -1 to 1, START:END, auto, or auto:Q.",
+    ),
+    "quantile beyond 1": (
+        "train --cache made.h5 --margin auto:2",
+        2,
+        "--margin auto:Q is 2.0; expected a value from 0 to 1.",
+    ),
+    "temperature of the margin loss": (
+        "train --cache made.h5 --temperature 0.1",
+        2,
+        "--temperature is for --loss infonce and sigmoid; the loss is margin.",
+    ),
+    "adapter from a projection": (
+        "train --cache made.h5 --head adapter --init ridge",
+        2,
+        "--init is 'ridge', which is a projection; an adapter stands behind CLIP's own: use --head linear.",
+    ),
+    "adapter that is nothing else": (
+        "train --cache made.h5 --head adapter --adapter-ratio 1",
+        2,
+        "--adapter-ratio is 1.0; expected a value from 0 to below 1.",
+    ),
+    "ridge in words": (
+        "train --cache made.h5 --init ridge --ridge strong",
+        2,
+        "--ridge is 'strong'; expected a number, or auto.",
+    ),
+    "unknown start": (
+        "train --cache made.h5 --init zeros",
+        2,
+        "--init is 'zeros'; expected one of: clip, random, procrustes, ridge.",
+    ),
+    "unknown side": ("train --cache made.h5 --train all", 2, "--train is 'all'; expected one of: both, image, text."),
+    "no patience": ("train --cache made.h5 --patience 0", 2, "--patience is 0; expected 1 or more."),
+    "unknown tracker": (
+        "train --cache made.h5 --log tensorboard,paper",
+        2,
+        "--log is 'paper'; expected one of: tensorboard, wandb, mlflow.",
+    ),
+    "tf32 on the CPU": (
+        "train --cache made.h5 --precision tf32 --device cpu",
+        2,
+        "--precision is tf32, which is for CUDA only; on the CPU use --precision fp32 or bf16.",
+    ),
+    "resuming what is no run": (
+        "train --resume folder",
+        1,
+        "folder is not a run: it has no config.json; expected a folder made by clipret train.",
+    ),
+    "resuming with other settings": (
+        "train --resume folder --lr 1 --train image",
+        2,
+        "--resume goes on with the settings that the run has; leave out --lr, --train.",
+    ),
+    "repeating what is not there": (
+        "train --config folder/config.json",
+        1,
+        "there is no folder/config.json; expected the config.json of a run.",
+    ),
     "learning rate of 0": ("train --cache made.h5 --lr 0", 2, "--lr is 0.0; expected a value above 0, at most 1000."),
-    "no epochs": ("train --cache made.h5 --epochs 0", 2, "--epochs is 0; expected 1 or more."),
+    "fewer than no epochs": ("train --cache made.h5 --epochs -1", 2, "--epochs is -1; expected 0 or more."),
     "batch size of 0": ("train --cache made.h5 --batch-size 0", 2, "--batch-size is 0; expected 1 or more."),
-    "unknown loss": ("train --cache made.h5 --loss infonse", 2, "--loss is 'infonse'; expected one of: margin."),
+    "unknown loss": (
+        "train --cache made.h5 --loss infonse",
+        2,
+        "--loss is 'infonse'; expected one of: margin, infonce, triplet, sigmoid.",
+    ),
     "taken name": (
         "train --cache made.h5 --runs-dir . --name folder",
         1,
@@ -334,7 +410,7 @@ def test_asking_for_cuda_where_there_is_none_is_said(run, bad_files, monkeypatch
         ("eval --fast", "No such option: --fast"),
         ("evaluate", "No such command 'evaluate'."),
         ("train", "Missing option '--cache'."),
-        ("train --cache made.h5 --margin wide", "Invalid value for '--margin': "),
+        ("train --cache made.h5 --lr wide", "Invalid value for '--lr': "),
     ],
 )
 def test_typers_own_complaints_are_one_line_too(run, command, message):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, to_command
+from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, Margin, TrainConfig, to_command
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,25 @@ def test_a_data_set_of_a_path_object_is_its_text():
 def test_the_command_of_a_download_names_the_data_set_by_its_place():
     config = DownloadConfig("coco", root="my data", annotations_only=True, jobs=1)
     assert to_command("download", config) == "clipret download coco --root 'my data' --annotations-only --jobs 1"
+
+
+def test_the_command_of_a_training_gives_its_settings_back():
+    settings = {"margin": "auto:0.7", "log": ("tensorboard", "wandb"), "adapter_relu": False, "patience": 3}
+    assert to_command("train", TrainConfig("x.h5", **settings)) == (
+        "clipret train --cache x.h5 --no-adapter-relu --margin auto:0.7 --patience 3 --log tensorboard,wandb"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "middle", "quantile"),
+    [
+        (0.3, 0.3, 0.3, None),
+        ("-0.25", -0.25, -0.25, None),
+        ("0.5:0.1", "0.5:0.1", 0.3, None),
+        ("auto", "auto", 0.0, 0.9),
+        ("auto:0.5", "auto:0.5", 0.0, 0.5),
+    ],
+)
+def test_a_margin_is_a_number_a_schedule_or_a_quantile(given, kept, middle, quantile):
+    margin = Margin.parse(given)
+    assert (margin.given, margin.at(0.5), margin.quantile) == (kept, pytest.approx(middle), quantile)

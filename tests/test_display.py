@@ -219,6 +219,14 @@ def test_a_training_is_summed_up_also_without_val():
         "kept_epoch": 3,
         "val_rsum": 4.5,
         "zero_shot_val_rsum": 4.25,
+        "features": "device",
+        "remarks": [],
     }
     assert "kept epoch 3, val rsum 4.500 (zero-shot 4.250)" in training_summary(result)
     assert "kept the last epoch, 3: the cache has no val split" in training_summary({**result, "val_rsum": None})
+    more = training_summary({**result, "features": "disk", "remarks": ["it was cold"]}).splitlines()
+    assert more[1:] == [
+        "Note: it was cold.",
+        "Features were read from the cache's file, batch by batch.",
+        "Next: clipret eval",
+    ]

@@ -1,14 +1,19 @@
+import csv
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import contents, write_cache
 
-from clipret import EvalConfig, FeatureCache, TrainConfig, evaluate, train
+from clipret import EvalConfig, FeatureCache, TrainConfig, evaluate, measurement, train
 from clipret.cache import open_writer
 from clipret.errors import CacheMismatchError, RunError, UsageError
+from clipret.heads import LinearHead
+from clipret.measurement import Gallery
+from clipret.protocols import split_protocol
 
 
 @pytest.fixture
@@ -79,8 +84,9 @@ def test_validation_scores_are_those_of_training(run, cache_path):
     report = evaluate(EvalConfig(split="val"))
     trained = report["results"]["trained"]
     rsum = sum(trained[way][f"R@{k}"] for way in ("t2i", "i2t") for k in (1, 5, 10))
-    scores = [line.split(",")[2] for line in Path(run, "history.csv").read_text().splitlines()[1:]]
-    assert rsum == pytest.approx(max(map(float, scores)), abs=1e-5)
+    with Path(run, "history.csv").open(newline="") as file:
+        scores = [float(row["val_rsum"]) for row in csv.DictReader(file)]
+    assert rsum == pytest.approx(max(scores), abs=1e-5)
 
 
 def test_k_beyond_the_gallery_is_one(cache_path):
@@ -151,3 +157,37 @@ def test_a_spoiled_config_is_one_clear_line(run, content):
     with pytest.raises(RunError, match="train the run again") as caught:
         evaluate(EvalConfig())
     assert "\n" not in str(caught.value)
+
+
+class Watched(LinearHead):
+    """A head that remembers what it was given."""
+
+    def embed_images(self, features):
+        self.given = features
+        return super().embed_images(features)
+
+
+def galleries(cache_path):
+    cache = FeatureCache(cache_path)
+    (fold,) = split_protocol(cache, split="test").folds
+    return Gallery.read(cache, fold), Watched(cache.projections)
+
+
+def test_a_small_gallery_is_widened_once(cache_path):
+    gallery, head = galleries(cache_path)
+    first = gallery.measure(head, device="cpu")
+    widened = head.given
+    assert gallery.measure(head, device="cpu") == first
+    assert head.given is widened
+    assert widened.dtype == torch.float32
+    assert np.array_equal(widened.numpy(), gallery.images)
+
+
+def test_a_large_gallery_is_not_held_in_float32_and_measures_the_same(cache_path, monkeypatch):
+    gallery, head = galleries(cache_path)
+    expected = gallery.measure(head, device="cpu")
+    monkeypatch.setattr(measurement, "_HELD_BYTES", 4 * (gallery.images.size + gallery.texts.size) - 1)
+    large, _ = galleries(cache_path)
+    assert large.measure(head, device="cpu") == expected
+    assert head.given.dtype == torch.float16
+    assert not large._held

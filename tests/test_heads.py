@@ -3,12 +3,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from adapters import adapter
 from conftest import contents, random_clip
 from safetensors.torch import save_file
 
 from clipret.backbones import load_backbone
+from clipret.config import TrainConfig
 from clipret.errors import HeadError
-from clipret.heads import LinearHead, embed, load_head, save_head
+from clipret.heads import LinearHead, build_head, embed, load_head, parameter_names, save_head
 
 WEIGHTS = "ab" * 32
 METADATA = {"model": "made", "weights_sha256": WEIGHTS, "fingerprint": "cd" * 32}
@@ -40,6 +42,81 @@ def test_weights_are_float32_and_float16_features_are_computed_in_it(projections
     embeddings = head.embed_images(torch.randn(5, 24).half())
     assert embeddings.dtype == torch.float32
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(5))
+
+
+def naive_adapter(row, *, down, up, ratio, relu):
+    raised = [max(0.0, float(row @ column)) for column in down.T] @ up
+    raised = [max(0.0, value) if relu else value for value in raised]
+    mixed = [ratio * value + (1 - ratio) * own for value, own in zip(raised, row, strict=True)]
+    return np.array(mixed) / max(1e-12, np.sqrt(sum(value**2 for value in mixed)))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
+def test_an_adapter_equals_its_formula_row_by_row(projections, ratio, relu):
+    head, plain = adapter(projections, ratio=ratio, relu=relu), LinearHead(projections)
+    for side, embed_side, width in (("image", "embed_images", 24), ("text", "embed_texts", 16)):
+        features = torch.randn(6, width)
+        down, up = (head.tensors[f"{side}_{part}"].double().numpy() for part in ("down", "up"))
+        for row, found in zip(getattr(plain, embed_side)(features), getattr(head, embed_side)(features), strict=True):
+            expected = naive_adapter(row.detach().double().numpy(), down=down, up=up, ratio=ratio, relu=relu)
+            np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-6)
+
+
+def test_an_adapter_on_one_side_leaves_the_other_to_clip(projections):
+    head, plain = adapter(projections, sides=("text",)), LinearHead(projections)
+    images, texts = torch.randn(5, 24), torch.randn(5, 16)
+    assert torch.equal(head.embed_images(images), plain.embed_images(images))
+    assert not torch.allclose(head.embed_texts(texts), plain.embed_texts(texts))
+
+
+def test_an_adapter_whose_up_is_zero_can_learn_all_of_it(projections):
+    head = adapter(projections)
+    with torch.no_grad():
+        head.image_up.zero_()
+    (head.embed_images(torch.randn(50, 24)) @ torch.randn(12)).sum().backward()
+    assert (head.image_up.grad != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, ("image_weight", "image_bias", "text_weight")),
+        ({"train": "image"}, ("image_weight", "image_bias")),
+        ({"train": "text"}, ("text_weight",)),
+        ({"head": "adapter"}, ("image_down", "image_up", "text_down", "text_up")),
+        ({"head": "adapter", "train": "image"}, ("image_down", "image_up")),
+    ],
+)
+def test_what_learns_depends_on_the_head_and_its_sides(projections, settings, names):
+    config = TrainConfig(cache="made.h5", **settings)
+    assert parameter_names(config, adapter(projections).tensors) == names
+
+
+def test_without_a_bias_none_learns():
+    found = parameter_names(TrainConfig(cache="made.h5"), ["text_weight", "image_weight"])
+    assert found == ("image_weight", "text_weight")
+
+
+@pytest.mark.parametrize("kind", ["linear", "adapter"])
+def test_a_built_head_shares_the_tensors_that_it_is_built_of(projections, kind):
+    tensors = {name: tensor.clone() for name, tensor in adapter(projections).tensors.items()}
+    head = build_head(TrainConfig(cache="made.h5", head=kind, adapter_ratio=0.4, adapter_relu=False), tensors)
+    features = torch.randn(3, 24)
+    before = head.embed_images(features)
+    tensors["image_weight"][0] += 1
+    assert not torch.allclose(head.embed_images(features), before)
+    assert not before.requires_grad
+    assert all(tensor.data_ptr() == tensors[name].data_ptr() for name, tensor in head.tensors.items())
+    if kind == "adapter":
+        assert (head.ratio, head.relu) == (0.4, False)
+
+
+def test_a_head_of_a_caches_projections_never_changes_the_cache(projections):
+    head = LinearHead(projections)
+    with torch.no_grad():
+        head.text_weight.zero_()
+    assert projections["text/weight"].any()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9])

@@ -4,12 +4,13 @@ Shape suffixes: B batch, L positions, D width, H heads.
 """
 
 import contextlib
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
+
+from clipret.products import onednn_has
 
 # Rows of a matrix product on the CPU: more of them, 3,072 wide, no longer fit its caches and run at four fifths of the
 # speed. A constant, not a measurement, because another number of rows may give other bits.
@@ -45,17 +46,12 @@ def choose_kernels(device: torch.device, *, dtype: torch.dtype, compiled: bool) 
         device.type == "cpu"
         and dtype in (torch.float32, torch.bfloat16)
         and not compiled
-        and platform.machine().lower() in ("x86_64", "amd64")
-        and torch.backends.mkldnn.is_available()
-        and all(
-            hasattr(torch.ops.mkldnn, name)
-            for name in (
-                "_linear_pointwise",
-                "_reorder_linear_weight",
-                "_convolution_pointwise",
-                "_convolution_pointwise_",
-                "_reorder_convolution_weight",
-            )
+        and onednn_has(
+            "_linear_pointwise",
+            "_reorder_linear_weight",
+            "_convolution_pointwise",
+            "_convolution_pointwise_",
+            "_reorder_convolution_weight",
         )
     )
     return "oneDNN" if usable else "torch"

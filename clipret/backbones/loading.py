@@ -11,6 +11,7 @@ import torch
 from clipret.backbones.library import import_clip, library_version, load_quietly
 from clipret.backbones.openai import Backbone
 from clipret.config import BUNDLED_MODELS
+from clipret.devices import require_bfloat16
 from clipret.errors import BackboneError, UsageError
 
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -57,18 +58,9 @@ def _chosen_precision(precision: str, *, device: torch.device) -> str:
         precision = "fp32" if on_cpu else "fp16"
     if precision == "fp16" and on_cpu:
         raise UsageError("--precision is fp16, which is for CUDA only; on the CPU use --precision fp32 or bf16.")
-    if precision == "bf16" and not (_cpu_has_bfloat16() if on_cpu else torch.cuda.is_bf16_supported()):
-        processor, other = ("processor", "fp32") if on_cpu else ("GPU", "fp16")
-        raise UsageError(
-            f"--precision is bf16, but this {processor} has no bfloat16 instructions; use --precision {other}."
-        )
+    if precision == "bf16":
+        require_bfloat16(device.type, other="fp32" if on_cpu else "fp16")
     return _PRECISIONS[precision]
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether torch knows the processor to multiply in bfloat16; without that, it is slower there than float32."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def _load_published(name: str, *, url: str, device: str, root: Path | None) -> tuple[str, tuple]:

@@ -1,5 +1,7 @@
 """Arrays too large for memory, as the system maps them from one file or several."""
 
+import mmap
+
 import numpy as np
 
 from clipret.cache.raw import Place
@@ -20,6 +22,17 @@ def map_array(place: Place) -> "np.memmap | SegmentedArray":
     return maps[0] if len(maps) == 1 else SegmentedArray(maps)
 
 
+def release(array: "np.memmap | SegmentedArray") -> None:
+    """Let go of the pages that were read: the system keeps them as long as it likes, this process no longer."""
+    for part in array.maps if isinstance(array, SegmentedArray) else [array]:
+        base = part.base
+        while isinstance(base, np.ndarray):
+            base = base.base
+        # Not on every system, and not for arrays without rows, which are mapped to nothing.
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+
+
 class SegmentedArray:
     """Memory maps (n, D), (m, D), ... one after the other, read as one array (n + m + ..., D).
 
@@ -28,7 +41,7 @@ class SegmentedArray:
     """
 
     def __init__(self, maps: list[np.ndarray]):
-        self._maps = maps
+        self.maps = maps
         self._starts = np.cumsum([0, *map(len, maps)])
         self.dtype, self.shape = maps[0].dtype, (int(self._starts[-1]), *maps[0].shape[1:])
         self.ndim = len(self.shape)
@@ -40,7 +53,7 @@ class SegmentedArray:
         if isinstance(key, (int, np.integer)):
             row = range(len(self))[key]
             owner = int(np.searchsorted(self._starts, row, side="right")) - 1
-            return self._maps[owner][row - self._starts[owner]]
+            return self.maps[owner][row - self._starts[owner]]
         if isinstance(key, slice):
             return self._take(np.arange(len(self))[key])
         rows = np.asarray(key)
@@ -53,12 +66,12 @@ class SegmentedArray:
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         if copy is False:
             raise ValueError("an array in several files is only read into memory by copying it")
-        return np.concatenate(self._maps, dtype=dtype, casting="unsafe")
+        return np.concatenate(self.maps, dtype=dtype, casting="unsafe")
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
         found = np.empty((*rows.shape, *self.shape[1:]), dtype=self.dtype)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for owner in np.unique(owners):
             chosen = owners == owner
-            found[chosen] = self._maps[owner][rows[chosen] - self._starts[owner]]
+            found[chosen] = self.maps[owner][rows[chosen] - self._starts[owner]]
         return found

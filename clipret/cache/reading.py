@@ -9,9 +9,11 @@ import numpy as np
 
 from clipret.cache.checksums import Rows
 from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, CacheContents, legible, read_problems, require_cache
-from clipret.cache.mapping import map_array
+from clipret.cache.mapping import map_array, release
 from clipret.cache.raw import locate
 from clipret.errors import CacheError, CacheIncompleteError
+
+_CAPTIONS_AT_ONCE = 65_536
 
 
 class FeatureCache:
@@ -121,6 +123,25 @@ class FeatureCache:
                 f"{rows[broken[0]]}; the cache is damaged: delete it and extract again."
             )
         return features
+
+    def text_digests(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows),) int64, equal for captions that are the same text but for case and spaces, as CLIP reads them.
+
+        Read in blocks and never held as strings, for a cache may have millions; good within this process.
+        """
+        digests = np.empty(len(self.caption_images), dtype=np.int64)
+        with legible(self.path), h5py.File(self.path, "r", locking=False) as file:
+            captions = file["text/caption"]
+            for start in range(0, len(digests), _CAPTIONS_AT_ONCE):
+                block = captions[start : start + _CAPTIONS_AT_ONCE].tolist()
+                alike = (b" ".join(caption.lower().split()) for caption in block)
+                digests[start : start + len(block)] = np.fromiter(map(hash, alike), np.int64, count=len(block))
+        return digests[rows]
+
+    def let_go(self) -> None:
+        """Take what was read of the features out of this process's memory; reading goes on as before."""
+        for features in (self.image_features, self.text_features):
+            release(features)
 
     def stored(self, side: str, rows: range) -> Rows:
         """What is stored of consecutive rows of one side, in memory; nothing of it is checked."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clipret import __version__
-from clipret.cli import caches, data, heads
+from clipret.cli import caches, data, evaluation, sweeps, training
 from clipret.cli.running import complain
 from clipret.errors import ClipretError
 
@@ -14,9 +14,18 @@ from clipret.errors import ClipretError
 _UsageFault = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for command in (data.download, data.check, data.extract, caches.info, caches.verify, caches.merge, heads.train):
+for command in (
+    data.download,
+    data.check,
+    data.extract,
+    caches.info,
+    caches.verify,
+    caches.merge,
+    training.train,
+    sweeps.sweep,
+):
     app.command()(command)
-app.command("eval")(heads.evaluate)
+app.command("eval")(evaluation.evaluate)
 
 
 @app.callback(invoke_without_command=True)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from clipret.errors import UsageError
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks: the result and errors only.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
@@ -60,3 +62,16 @@ SkipMissing = Annotated[
 def seed(does: str):
     """The option --seed, with what it decides."""
     return Annotated[int, typer.Option(help=does)]
+
+
+def chosen(context: typer.Context) -> set[str]:
+    """Names of a command's parameters that were given on the command line."""
+    return {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
+
+
+def refuse_beside_resume(context: typer.Context, what: str) -> None:
+    """Raise UsageError when, beside --resume, there are options that what is gone on with has already."""
+    given = chosen(context) - {"resume", "quiet", "as_json"}
+    words = sorted(option for part in context.command.params if part.name in given for option in part.opts[:1])
+    if words:
+        raise UsageError(f"--resume goes on with the settings that the {what} has; leave out {', '.join(words)}.")

@@ -16,15 +16,20 @@ def config_from(kind: type, options: dict):
     return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options})
 
 
-def run(stage: Callable, config, *, quiet: bool, on_interrupt: str, batches: bool = True) -> dict:
+def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[], str], batches: bool = True) -> dict:
     """What the stage returns; after Ctrl-C, exit status 130 and how to go on, and after SIGTERM 143.
 
     The first signal lets a stage finish its batch, the second does not. A stage that finishes altogether is done.
 
-    batches  whether the stage works in batches, so that there is something to finish
+    on_interrupt  how to go on, or what tells it when it comes to that
+    batches       whether the stage works in batches, so that there is something to finish
     """
+
+    def farewell(word: str) -> None:
+        complain(f"{word}; {on_interrupt() if callable(on_interrupt) else on_interrupt}")
+
     console = Console(stderr=True)
-    interrupts = Interrupts(console, farewell=lambda word: complain(f"{word}; {on_interrupt}"), patient=batches)
+    interrupts = Interrupts(console, farewell=farewell, patient=batches)
     try:
         with ProgressDisplay(console, quiet=quiet) as display, interrupts.handled(display) as on_progress:
             return stage(config, on_progress=on_progress)
@@ -34,7 +39,7 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str, batches: boo
         # Of a stage that is stopped anywhere, the parts may complain of each other.
         if not interrupts.at_once:
             raise
-    complain(f"{interrupts.word}; {on_interrupt}")
+    farewell(interrupts.word)
     raise typer.Exit(interrupts.status)
 
 

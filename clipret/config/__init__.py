@@ -11,13 +11,23 @@ from clipret.config.choices import (
     COLUMNS,
     DATA_DIR,
     FAST_DECODERS,
+    HEADS,
+    INITS,
+    LOSSES,
+    MARGIN_LOSSES,
     PROTOCOLS,
     REDUCTIONS,
     SPLITS,
+    TEMPERATURE_LOSSES,
+    TRACKERS,
+    VIOLATIONS,
 )
 from clipret.config.commands import to_command, to_dict
 from clipret.config.data import DatasetConfig, DownloadConfig, ExtractConfig
-from clipret.config.heads import EvalConfig, TrainConfig
+from clipret.config.evaluation import EvalConfig
+from clipret.config.margins import Margin
+from clipret.config.sweeps import SweepConfig
+from clipret.config.training import TrainConfig
 
 __all__ = [
     "BACKGROUNDS",
@@ -26,14 +36,23 @@ __all__ = [
     "COLUMNS",
     "DATA_DIR",
     "FAST_DECODERS",
+    "HEADS",
+    "INITS",
+    "LOSSES",
+    "MARGIN_LOSSES",
     "PROTOCOLS",
     "REDUCTIONS",
     "SPLITS",
+    "TEMPERATURE_LOSSES",
+    "TRACKERS",
+    "VIOLATIONS",
     "DatasetConfig",
     "DownloadConfig",
     "EvalConfig",
     "ExtractConfig",
+    "Margin",
     "MergeConfig",
+    "SweepConfig",
     "TrainConfig",
     "VerifyConfig",
     "to_command",

@@ -23,10 +23,20 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DECODINGS = ("exact", "fast")
 # What fast decoding is on the CPU and on a GPU, as a cache records it.
 FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJPEG"}
-HEADS = ("linear",)
-LOSSES = ("margin",)
+HEADS = ("linear", "adapter")
+SIDES = ("both", "image", "text")
+INITS = ("clip", "random", "procrustes", "ridge")
+LOSSES = ("margin", "infonce", "triplet", "sigmoid")
 REDUCTIONS = ("balanced", "mean")
-SCHEDULES = ("constant", "cosine")
+VIOLATIONS = ("max", "sum")
+# The loss's own: a margin, and a temperature.
+MARGIN_LOSSES = ("margin", "triplet")
+TEMPERATURE_LOSSES = ("infonce", "sigmoid")
+CAPTIONS_PER_STEP = ("one", "all")
+SCHEDULES = ("constant", "cosine", "step")
+TRAIN_PRECISIONS = ("fp32", "tf32", "bf16")
+PLACEMENTS = ("auto", "device", "host", "disk")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 KEEPS = ("best", "last")
 BUNDLED_MODELS = ("tiny-emoji",)
 # Rows a batch unless the user says otherwise. A worker on the CPU is to be done with one within seconds; on a GPU a

@@ -25,7 +25,10 @@ def to_command(subcommand: str, config) -> str:
         if field.name in _BY_PLACE.get(subcommand, ()):
             words += map(str, value) if isinstance(value, tuple) else [str(value)]
             continue
-        words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{option}")
+        else:
+            words += [f"--{option}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 
 

@@ -1,0 +1,51 @@
+"""The forms that a margin is given in."""
+
+import re
+from dataclasses import dataclass
+
+from clipret.config.checks import within
+from clipret.errors import UsageError
+
+MARGIN_FORMS = "a number from -1 to 1, START:END, auto, or auto:Q"
+_AUTO_QUANTILE = 0.9
+
+
+@dataclass(frozen=True)
+class Margin:
+    """A margin over a training, in cosine.
+
+    given       as it was given: a number, or text
+    start, end  at the first and the last step, linear between them; equal for a plain number
+    quantile    of the batch's negative similarities, which then is the margin; None: start and end are
+    """
+
+    given: float | str
+    start: float = 0.0
+    end: float = 0.0
+    quantile: float | None = None
+
+    @classmethod
+    def parse(cls, given: float | str) -> "Margin":
+        """Read a number, `START:END`, `auto` or `auto:Q`. Raises UsageError when it is none, or out of range."""
+        if isinstance(given, str) and (match := re.fullmatch(r"auto(?::(.+))?", given)):
+            quantile = _AUTO_QUANTILE if match[1] is None else _read(match[1], whole=given)
+            within("margin auto:Q", quantile, low=0, high=1)
+            return cls(given, quantile=quantile)
+        words = given.split(":") if isinstance(given, str) else [given]
+        if len(words) > 2:
+            raise UsageError(f"--margin is '{given}'; expected {MARGIN_FORMS}.")
+        ends = [_read(word, whole=given) for word in words]
+        for end in ends:
+            within("margin", end, low=-1, high=1)
+        return cls(ends[0] if len(ends) == 1 else given, start=ends[0], end=ends[-1])
+
+    def at(self, progress: float) -> float:
+        """The margin when `progress`, from 0 to 1, of the steps are done."""
+        return self.start + (self.end - self.start) * progress
+
+
+def _read(word, *, whole) -> float:
+    try:
+        return float(word)
+    except (TypeError, ValueError):
+        raise UsageError(f"--margin is '{whole}'; expected {MARGIN_FORMS}.") from None

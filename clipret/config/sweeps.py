@@ -1,0 +1,213 @@
+"""Settings of a sweep: which values of which training settings are tried, and what is kept of it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+
+from clipret.config.checks import as_paths, at_least, one_of, within
+from clipret.config.choices import RUNS_DIR, SEED
+from clipret.config.training import TrainConfig
+from clipret.errors import UsageError
+
+# Settings of a training that a sweep decides by itself.
+_OWN = ("cache", "name", "runs_dir", "memory_limit", "log", "seed", "device")
+SWEPT = tuple(each.name for each in dataclasses.fields(TrainConfig) if each.name not in _OWN)
+SCALES = ("linear", "log")
+_KINDS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(TrainConfig).items()}
+_NOTHING = ("none", "null", "~")
+_SEED_FORMS = "how many, such as 3, or which, such as 0,5,7"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high for random search, uniform themselves or (log) in their logarithm.
+
+    whole  whole numbers only, both ends included
+    """
+
+    low: float
+    high: float
+    scale: str = "linear"
+    whole: bool = False
+
+    def draw(self, generator: np.random.Generator) -> float | int:
+        """A number of the range, rounded to four digits: more would only make it hard to read."""
+        if self.whole and self.scale == "linear":
+            return int(generator.integers(int(self.low), int(self.high), endpoint=True))
+        if self.scale == "log":
+            drawn = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            drawn = generator.uniform(self.low, self.high)
+        drawn = min(max(float(f"{drawn:.4g}"), self.low), self.high)
+        return round(drawn) if self.whole else drawn
+
+
+Axes = dict[str, tuple | Range]
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Settings of a sweep: trainings of many configurations, each with several seeds.
+
+    cache         the features to train on
+    name          folder of the sweep below runs_dir; sweep-0001 and so on by default
+    runs_dir      where runs and sweeps are kept
+    axes          setting of TrainConfig (SWEPT) -> the values to try, all combinations of them: a value, several, or
+                  text with commas between; beside a grid it replaces what the grid says of the setting
+    grid          YAML file of such axes, or of a list of them, whose combinations are put together
+    random        how many of the combinations are drawn at random; None: all are trained
+    seeds         seeds that each configuration is trained with: how many, from 0 on, or which
+    seed          decides which combinations are drawn
+    keep_heads    how many configurations, the best by validation, keep their heads
+    test_all      measure every configuration on the test split, not the chosen one only
+    stack         runs trained at once; None: as many as do it best and fit
+    memory_limit  memory that features may take, in GiB; None: most of what is free
+    device        auto: CUDA where there is one
+    """
+
+    cache: Path
+    name: str | None = None
+    runs_dir: Path = RUNS_DIR
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    grid: Path | None = None
+    random: int | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seed: int = SEED
+    keep_heads: int = 1
+    test_all: bool = False
+    stack: int | None = None
+    memory_limit: float | None = None
+    device: str = "auto"
+
+    def __post_init__(self):
+        as_paths(self, "cache", "runs_dir", "grid")
+        # What it has in common with a training is refused in the same words.
+        TrainConfig(
+            self.cache,
+            name=self.name,
+            runs_dir=self.runs_dir,
+            memory_limit=self.memory_limit,
+            seed=self.seed,
+            device=self.device,
+        )
+        object.__setattr__(self, "axes", read_axes(self.axes))
+        object.__setattr__(self, "seeds", _read_seeds(self.seeds))
+        if self.random is not None:
+            at_least("random", self.random, low=1)
+        at_least("keep-heads", self.keep_heads, low=1)
+        if self.stack is not None:
+            at_least("stack", self.stack, low=1)
+
+
+def read_axes(given: Mapping[str, Any]) -> Axes:
+    """Setting -> its values, each of the setting's type, or the range of them.
+
+    Raises UsageError when a name is not in SWEPT, or a value is of another type; what values the setting may have is
+    left to TrainConfig.
+    """
+    axes = {}
+    for name, values in given.items():
+        if name == "seed":
+            raise UsageError("--seed is no setting that a sweep varies; give the seeds with --seeds.")
+        if name not in SWEPT:
+            raise UsageError(f"'{name}' is not a setting that a sweep varies; expected some of: {', '.join(SWEPT)}.")
+        if isinstance(values, Mapping):
+            axes[name] = _read_range(name, values)
+            continue
+        if isinstance(values, Range):
+            axes[name] = values
+            continue
+        if isinstance(values, str):
+            values = [word.strip() for word in values.split(",") if word.strip()]
+        if not isinstance(values, list | tuple):
+            values = [values]
+        if not values:
+            raise UsageError(f"--{_option(name)} has no value; expected one or more, with commas between.")
+        axes[name] = tuple(dict.fromkeys(_read_value(name, value) for value in values))
+    return axes
+
+
+def _read_value(name: str, given) -> Any:
+    kinds = _KINDS[name]
+    word = given.lower() if isinstance(given, str) else given
+    if NoneType in kinds and (word is None or word in _NOTHING):
+        return None
+    if bool in kinds:
+        if word in (True, "true"):
+            return True
+        if word in (False, "false"):
+            return False
+        raise _wrong(name, given, expected="true or false")
+    if given is None or isinstance(given, bool | list | tuple | Mapping):
+        raise _wrong(name, given, expected="one value")
+    for kind, read, expected in ((int, _whole, "a whole number"), (float, float, "a number")):
+        if kind in kinds:
+            try:
+                return read(given)
+            except (TypeError, ValueError, OverflowError):
+                if str in kinds:
+                    return str(given)
+                expected += ", or none" if NoneType in kinds else ""
+                raise _wrong(name, given, expected=expected) from None
+    return str(given)
+
+
+def _whole(given) -> int:
+    if isinstance(given, float) and not given.is_integer():
+        raise ValueError
+    return int(given)
+
+
+def _read_range(name: str, given: Mapping) -> Range:
+    kinds, option = _KINDS[name], _option(name)
+    if not {int, float} & set(kinds):
+        raise UsageError(f"--{option} is not a number and has no range; expected a list of values.")
+    if not {"low", "high"} <= set(given) <= {"low", "high", "scale"}:
+        names = ", ".join(map(str, given)) or "nothing"
+        raise UsageError(f"--{option} has a range of {names}; expected low, high and, if you like, scale.")
+    low, high = (_end(name, given[end]) for end in ("low", "high"))
+    scale = given.get("scale", SCALES[0])
+    one_of(f"{option} range's scale", scale, allowed=SCALES)
+    if not low < high:
+        raise UsageError(f"--{option} has a range from {low} to {high}; expected low below high.")
+    if scale == "log" and low <= 0:
+        raise UsageError(f"--{option} has a logarithmic range from {low}; expected low above 0.")
+    return Range(low, high, scale=scale, whole=int in kinds)
+
+
+def _end(name: str, given) -> float | int:
+    """An end of a range: of the setting's type, and no word that the setting may have instead."""
+    value = _read_value(name, given)
+    if isinstance(value, str) or value is None or not math.isfinite(value):
+        raise _wrong(name, given, expected="a number as the end of its range")
+    return value
+
+
+def _read_seeds(given) -> tuple[int, ...]:
+    try:
+        if isinstance(given, str):
+            words = given.split(",")
+            numbers = [int(word) for word in words if word.strip()]
+            given = numbers if len(words) > 1 else numbers[0]
+        seeds = tuple(dict.fromkeys(range(given) if isinstance(given, int) else map(int, given)))
+    except (TypeError, ValueError, IndexError):
+        raise UsageError(f"--seeds is '{given}'; expected {_SEED_FORMS}.") from None
+    if not seeds:
+        raise UsageError(f"--seeds is '{given}', which is none; expected {_SEED_FORMS}.")
+    for seed in seeds:
+        within("seeds", seed, low=0, high=2**63 - 1)
+    return seeds
+
+
+def _wrong(name: str, given, *, expected: str) -> UsageError:
+    return UsageError(f"--{_option(name)} is '{given}'; expected {expected}.")
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,26 @@
+"""wise-ft: heads between CLIP's own and a trained one."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from clipret.heads.modules import Head
+
+
+def interpolate(
+    zero_shot: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor], *, alpha: float
+) -> dict[str, torch.Tensor]:
+    """(1 - alpha) * zero_shot + alpha * trained, tensor by tensor (Wortsman et al. 2022, eq. 2); exact at 0 and 1.
+
+    zero_shot, trained  equal names and shapes
+    """
+    return {name: torch.lerp(zero_shot[name], values, alpha) for name, values in trained.items()}
+
+
+def wise_ft(head: Head, *, projections: dict[str, np.ndarray], alpha: float) -> Head:
+    """The head at alpha on the line from CLIP's own (0) to a trained one (1), of the same kind.
+
+    projections  CLIP's own, a cache's. CLIP's own adapter has the trained head's `down` and an `up` of 0
+    """
+    return head.like(interpolate(head.untrained(projections), head.tensors, alpha=alpha))

@@ -1,0 +1,176 @@
+"""Axes -> the configurations to train, no two of which are the same training."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from clipret.config import MARGIN_LOSSES, TEMPERATURE_LOSSES, TrainConfig
+from clipret.config.sweeps import SWEPT, Axes, Range, SweepConfig, read_axes
+from clipret.errors import UsageError
+
+# Setting -> the setting that decides whether it is of any use, and with which values it is.
+_USED_WITH = {
+    "ridge": ("init", ("ridge",)),
+    "adapter_reduction": ("head", ("adapter",)),
+    "adapter_ratio": ("head", ("adapter",)),
+    "adapter_relu": ("head", ("adapter",)),
+    "margin": ("loss", MARGIN_LOSSES),
+    "reduction": ("loss", ("margin",)),
+    "violation": ("loss", ("triplet",)),
+    "temperature": ("loss", TEMPERATURE_LOSSES),
+    "epochs": ("steps", (None,)),
+    "step_epochs": ("schedule", ("step",)),
+    "step_factor": ("schedule", ("step",)),
+}
+_DEFAULTS = {each.name: each.default for each in dataclasses.fields(TrainConfig) if each.name in SWEPT}
+# Beyond it nobody waits for a grid; what is asked for is a random search.
+_MOST_COMBINATIONS = 100_000
+# Draws for each configuration wanted; after so many there are hardly any that were not drawn yet.
+_DRAWS_EACH = 200
+
+
+def configurations(config: SweepConfig) -> list[TrainConfig]:
+    """The configurations of a sweep, seed and name left at their defaults, in the order of the grid.
+
+    Settings that a configuration has no use for (the margin of InfoNCE) are left at their defaults, so that what would
+    be the same training comes once. Random ones are drawn without replacement, uniformly from all; where there are
+    ranges or more than 100,000, from a mapping of the grid, each as likely as another, and then each setting by itself.
+
+    Raises UsageError.
+    """
+    grid = _read_grid(config)
+    _refuse_useless(grid)
+    count = sum(math.prod(len(values) for values in axes.values() if not isinstance(values, Range)) for axes in grid)
+    ranged = [name for axes in grid for name, values in axes.items() if isinstance(values, Range)]
+    if config.random is None and ranged:
+        raise UsageError(
+            f"--{_option(ranged[0])} has a range, which is for random search; give --random N, or a list of values."
+        )
+    if config.random is None and count > _MOST_COMBINATIONS:
+        raise UsageError(
+            f"the settings have {count:,} combinations, more than {_MOST_COMBINATIONS:,}; draw some of them with "
+            f"--random N."
+        )
+    generator = np.random.default_rng(config.seed)
+    if ranged or count > _MOST_COMBINATIONS:
+        return _draw(grid, config=config, generator=generator)
+    found = list(dict.fromkeys(_build(chosen, config=config) for axes in grid for chosen in _product(axes)))
+    if config.random is None:
+        return found
+    if config.random > len(found):
+        raise _too_few(config.random, found=len(found))
+    return [found[place] for place in sorted(generator.permutation(len(found))[: config.random])]
+
+
+def in_use(config: TrainConfig, name: str) -> bool:
+    """Whether the setting makes a difference to a training with this config."""
+    return _in_use(vars(config), name)
+
+
+def varied(configs: list[TrainConfig]) -> list[str]:
+    """Names of the settings in which the configurations differ, in the order of TrainConfig."""
+    return [name for name in SWEPT if len({getattr(config, name) for config in configs}) > 1]
+
+
+def _read_grid(config: SweepConfig) -> list[Axes]:
+    """The mappings whose combinations are put together, with what the command line says."""
+    if config.grid is None:
+        return [dict(config.axes)]
+    content = _load(config.grid)
+    mappings = content if isinstance(content, list) else [content]
+    if not mappings or not all(isinstance(mapping, Mapping) for mapping in mappings):
+        raise UsageError(
+            f"{config.grid} is not a grid; expected a mapping such as `lr: [1e-4, 3e-4]`, or a list of mappings."
+        )
+    try:
+        return [read_axes(mapping) | dict(config.axes) for mapping in mappings]
+    except UsageError as error:
+        raise UsageError(f"{config.grid}: {error}") from None
+
+
+class _Loader(yaml.BaseLoader):
+    """Mappings, lists and text, as safe as safe_load; a setting that is there twice is an error.
+
+    No numbers: YAML 1.1 reads 1e-4 as text and the margin 0:0.2 as 0.2, base 60. Settings know their types.
+    """
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in names[:place]:
+                raise yaml.constructor.ConstructorError(problem=f"{key.value} comes twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _load(path: Path) -> Any:
+    try:
+        # A subclass of the safe loader's base, which builds no objects.
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}; expected a YAML file with settings and their values.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from None
+
+
+def _refuse_useless(grid: list[Axes]) -> None:
+    """A setting that no combination has a use for was given by mistake."""
+    for name, (decider, values) in _USED_WITH.items():
+        having = [axes for axes in grid if name in axes]
+        if having and not any(_may_use(axes, decider, values=values) for axes in having):
+            words = " or ".join("none" if value is None else str(value) for value in values)
+            raise UsageError(
+                f"--{_option(name)} is of no use to any combination: it is for --{_option(decider)} {words}."
+            )
+
+
+def _may_use(axes: Axes, decider: str, *, values: tuple) -> bool:
+    chosen = axes.get(decider, (_DEFAULTS[decider],))
+    return not isinstance(chosen, Range) and any(value in values for value in chosen)
+
+
+def _in_use(settings: Mapping[str, Any], name: str) -> bool:
+    decider, values = _USED_WITH.get(name, (None, ()))
+    return decider is None or settings.get(decider, _DEFAULTS[decider]) in values
+
+
+def _product(axes: Axes) -> Iterator[dict[str, Any]]:
+    return (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
+
+
+def _build(chosen: dict[str, Any], *, config: SweepConfig) -> TrainConfig:
+    used = {name: value for name, value in chosen.items() if _in_use(chosen, name)}
+    return TrainConfig(config.cache, memory_limit=config.memory_limit, device=config.device, **used)
+
+
+def _draw(grid: list[Axes], *, config: SweepConfig, generator: np.random.Generator) -> list[TrainConfig]:
+    found: dict[TrainConfig, None] = {}
+    for _ in range(_DRAWS_EACH * config.random):
+        axes = grid[generator.integers(len(grid))]
+        chosen = {
+            name: values.draw(generator) if isinstance(values, Range) else values[generator.integers(len(values))]
+            for name, values in axes.items()
+        }
+        found[_build(chosen, config=config)] = None
+        if len(found) == config.random:
+            return list(found)
+    raise _too_few(config.random, found=len(found))
+
+
+def _too_few(wanted: int, *, found: int) -> UsageError:
+    return UsageError(
+        f"--random is {wanted:,}, but only {found:,} different combinations were found; draw fewer, or train all."
+    )
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,154 @@
+"""The folder of a sweep: sweep.json, from which it goes on, sweep.csv, a line a run, and a run folder each."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from clipret import runs
+from clipret.config import TrainConfig, to_dict
+from clipret.config.sweeps import SweepConfig
+from clipret.errors import RunError, UsageError
+from clipret.sweeps.combining import in_use, varied
+
+STATE, TABLE = "sweep.json", "sweep.csv"
+FORMAT = 1
+_LONGEST_NAME = 100
+
+
+@dataclass(kw_only=True)
+class Sweep:
+    """A sweep and how far it is.
+
+    path            its folder
+    config          settings, as the user gave them
+    fingerprint     of the cache
+    configurations  what is trained, seed and name left at their defaults
+    failed          run's name -> why it could not go on
+    seconds         that it took until now
+    result          what it came to; None: it is not complete
+    """
+
+    path: Path
+    config: SweepConfig
+    fingerprint: str
+    configurations: list[TrainConfig]
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    result: dict | None = None
+
+    def __post_init__(self):
+        self.varied = varied(self.configurations)
+        pairs = [(config, seed) for config in self.configurations for seed in self.config.seeds]
+        self.trainings = [
+            replace(config, name=self._name(config, number=number, seed=seed), runs_dir=self.path, seed=seed)
+            for number, (config, seed) in enumerate(pairs, start=1)
+        ]
+
+    def of(self, place: int) -> list[TrainConfig]:
+        """The trainings of a configuration, one a seed."""
+        count = len(self.config.seeds)
+        return self.trainings[place * count : (place + 1) * count]
+
+    def settings(self, config: TrainConfig) -> dict[str, Any]:
+        """What the configurations differ in, of one of them; None where the setting is of no use to it, or is none."""
+        return {name: getattr(config, name) if in_use(config, name) else None for name in self.varied}
+
+    def save(self) -> None:
+        """Write sweep.json. Raises RunError when it cannot be written."""
+        content = {
+            "format": FORMAT,
+            "cache": {"path": str(self.config.cache), "fingerprint": self.fingerprint},
+            "config": to_dict(self.config),
+            "configurations": [to_dict(config) for config in self.configurations],
+            "failed": self.failed,
+            "seconds": round(self.seconds, 3),
+            "result": self.result,
+        }
+        self._write(STATE, lambda path: runs.write_json(path, content))
+
+    def save_table(self, results: dict[str, dict], *, spreads: list[dict | None]) -> None:
+        """Write sweep.csv: results by run's name, spreads of val_rsum by configuration, None while runs are to do."""
+        rows = []
+        for number, config in enumerate(self.trainings):
+            place = number // len(self.config.seeds)
+            rows.append(self._row(config, results.get(config.name, {}), place=place, spread=spreads[place] or {}))
+        text = io.StringIO(newline="")
+        lines = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(rows)
+        self._write(TABLE, lambda path: _replace(path, text.getvalue()))
+
+    def _row(self, config: TrainConfig, result: dict, *, place: int, spread: dict) -> dict[str, Any]:
+        error = self.failed.get(config.name, "")
+        row = {"run": config.name, "configuration": place + 1, **self.settings(config), "seed": config.seed}
+        row["state"] = "failed" if error else "complete" if result else "to do"
+        row |= {name: result.get(name) for name in ("val_rsum", "kept_epoch", "epochs", "seconds")}
+        row |= {f"val_rsum_{name}": spread.get(name) for name in ("mean", "std")}
+        return {**row, "error": error}
+
+    def _name(self, config: TrainConfig, *, number: int, seed: int) -> str:
+        """Such as 0004-margin-linear-margin0.2-lr0.0003-seed1."""
+        told = [f"{number:04d}", config.loss, config.head]
+        for name, value in self.settings(config).items():
+            if name not in ("loss", "head") and value is not None:
+                told.append(f"{name.replace('_', '-')}{value}")
+        name = re.sub(r"[^\w.+-]", "_", "-".join(told))[:_LONGEST_NAME].rstrip("-")
+        return f"{name}-seed{seed}"
+
+    def _write(self, name: str, write) -> None:
+        try:
+            write(self.path / name)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path / name}: {error.strerror}. Runs that were trained are kept; once that is "
+                f"mended, go on with: clipret sweep --resume {self.path}"
+            ) from None
+
+
+def make_folder(config: SweepConfig) -> Path:
+    """Make the sweep's folder: its name, or the next free number. Raises RunError when it cannot be made."""
+    if config.name is not None:
+        return runs.make_run(config.runs_dir, name=config.name, kind="")
+    while True:
+        found = (re.fullmatch(r"sweep-(\d{4,})", path.name) for path in config.runs_dir.glob("sweep-*"))
+        name = f"sweep-{max((int(match[1]) for match in found if match), default=0) + 1:04d}"
+        try:
+            return runs.make_run(config.runs_dir, name=name, kind="")
+        except RunError:
+            # Two sweeps may start at once: who loses the race for a number takes the next.
+            if not (config.runs_dir / name).exists():
+                raise
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The sweep in a folder. Raises RunError when it is none, or cannot be read."""
+    file = path / STATE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise RunError(f"{file} is not a sweep of format {FORMAT}; start the sweep again with this clipret.")
+        return Sweep(
+            path=path,
+            config=SweepConfig(**{**content["config"], "axes": {}, "name": path.name, "runs_dir": path.parent}),
+            fingerprint=content["cache"]["fingerprint"],
+            configurations=[TrainConfig(**config) for config in content["configurations"]],
+            failed=content["failed"],
+            seconds=content["seconds"],
+            result=content["result"],
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{path} is not a sweep: it has no {STATE}; expected a folder made by clipret sweep.") from None
+    except (ValueError, KeyError, TypeError, OSError, UsageError) as error:
+        raise RunError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); start the sweep again with this clipret."
+        ) from None
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,85 @@
+"""Runs' results -> the leaderboard: means and spreads over seeds."""
+
+import math
+from collections import Counter
+from statistics import fmean, stdev
+
+from clipret.metrics import rsum
+from clipret.sweeps.folder import Sweep
+
+_CUTS = ("R@1", "R@5", "R@10")
+_DIRECTIONS = ("t2i", "i2t")
+
+
+def spread(values: list[float]) -> dict[str, float | None]:
+    """mean, and std: the sample standard deviation (divisor n - 1), None of a single value."""
+    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None}
+
+
+def spreads(sweep: Sweep, results: dict[str, dict]) -> list[dict | None]:
+    """Of each configuration mean and std of val_rsum over its seeds; None while not all of its runs are done."""
+    found = []
+    for place in range(len(sweep.configurations)):
+        done = [results[config.name] for config in sweep.of(place) if config.name in results]
+        whole = len(done) == len(sweep.config.seeds)
+        found.append(spread([result["val_rsum"] for result in done]) if whole else None)
+    return found
+
+
+def leaderboard(sweep: Sweep, results: dict[str, dict]) -> list[dict]:
+    """The configurations, best first by mean validation rsum (from 0 to 6) over their seeds.
+
+    results  name -> what training returned, of the runs that did not fail
+
+    One of whose runs some failed comes after all others, however good the rest of its runs are: what fails with one
+    seed in three is no setting to rely on. Of equal ones the first of the grid comes first. Each is number (from 1, in
+    the grid), settings, seeds, runs (paths, one a seed), val_rsum (mean and std over the runs that did not fail; None
+    when all did), failed (seed -> why) and test (None).
+    """
+    entries = []
+    for place, configuration in enumerate(sweep.configurations):
+        trainings = sweep.of(place)
+        values = [results[config.name]["val_rsum"] for config in trainings if config.name in results]
+        entries.append(
+            {
+                "number": place + 1,
+                "settings": sweep.settings(configuration),
+                "seeds": [config.seed for config in trainings],
+                "runs": [str(sweep.path / config.name) for config in trainings],
+                "val_rsum": spread(values) if values else None,
+                "failed": {
+                    str(config.seed): sweep.failed[config.name] for config in trainings if config.name in sweep.failed
+                },
+                "test": None,
+            }
+        )
+    return sorted(entries, key=_place)
+
+
+def _place(entry: dict) -> tuple[bool, float]:
+    return bool(entry["failed"]), -entry["val_rsum"]["mean"] if entry["val_rsum"] else math.inf
+
+
+def measured_figures(reports: list[dict], *, head: str) -> dict:
+    """Mean and std over runs of R@1, R@5 and R@10 of both directions, as fractions, and of their sum, rsum.
+
+    reports  what evaluate returned for each run
+    head     whose figures: trained or zero-shot
+    """
+    found = [report["results"][head] for report in reports]
+    figures = {way: {cut: spread([each[way][cut] for each in found]) for cut in _CUTS} for way in _DIRECTIONS}
+    return {**figures, "rsum": spread([rsum(each) for each in found])}
+
+
+def remarks(sweep: Sweep, results: dict[str, dict]) -> list[str]:
+    """What the user should know of the runs, each thing once."""
+    counts = Counter(remark for result in results.values() for remark in result["remarks"])
+    told = []
+    for remark, count in counts.items():
+        # Early stopping is no surprise where patience was given; sweep.csv has the epochs.
+        if not remark.startswith("stopped early"):
+            told.append(remark if count == len(sweep.trainings) else f"{remark} (in {count:,} runs)")
+    if sweep.failed:
+        name, error = next(iter(sweep.failed.items()))
+        told.append(f"{len(sweep.failed):,} of {len(sweep.trainings):,} runs failed, first {name}: {error}")
+    return [remark.removesuffix(".") for remark in told]

@@ -1,0 +1,188 @@
+"""features.h5 -> a sweep: runs, a leaderboard by validation, and the test figures of the one that is chosen."""
+
+import contextlib
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from clipret import runs
+from clipret.cache import FeatureCache
+from clipret.config import EvalConfig, TrainConfig, to_command
+from clipret.config.sweeps import SWEPT, SweepConfig
+from clipret.errors import CacheMismatchError, TrainingError, UsageError
+from clipret.evaluation import evaluate
+from clipret.progress import Progress, ProgressCallback, silent
+from clipret.protocols import default_protocol, make_protocol, split_protocol
+from clipret.sweeps.combining import configurations, in_use
+from clipret.sweeps.folder import Sweep, make_folder, read_sweep
+from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
+from clipret.training import train_many
+
+_SAVE_EVERY_SECONDS = 1.0
+
+
+def sweep(
+    config: SweepConfig,
+    *,
+    on_progress: ProgressCallback = silent,
+    on_begin: Callable[[Path], None] = lambda folder: None,
+) -> dict:
+    """Train every configuration with every seed, rank them by validation and measure the best on the test split.
+
+    on_progress  called with phase "epochs", of all runs together, then with phase "test"
+    on_begin     called with the sweep's folder as soon as resume_sweep can go on with it
+
+    A configuration's place is its mean validation rsum over the seeds. The test split is looked at once that choice is
+    made, and only for the one chosen, unless config.test_all. The others' heads are then deleted, but for the best
+    config.keep_heads.
+
+    Returns sweep (its folder), cache, runs, failed (how many), varied and fixed settings, configurations (best first,
+    as ranking.leaderboard gives them, with test as ranking.measured_figures gives it, or None), chosen (the first, and
+    the command that trains it), zero_shot (val_rsum, and test in the same form), protocol of the test figures,
+    test_all, remarks and seconds. The same is in sweep.json.
+
+    Raises UsageError, CacheError, RunError, or TrainingError when no run could be trained.
+    """
+    cache = FeatureCache(config.cache)
+    _require_validation(cache)
+    chosen = configurations(config)
+    begun = Sweep(path=make_folder(config), config=config, fingerprint=cache.fingerprint, configurations=chosen)
+    begun.save()
+    on_begin(begun.path)
+    return _go_on(begun, cache=cache, on_progress=on_progress)
+
+
+def resume_sweep(path: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
+    """Go on with a sweep that was interrupted; runs that are complete are not trained again. Returns as sweep does.
+
+    Raises RunError when it is no sweep, and CacheMismatchError when its cache is no longer the one it was begun with.
+    """
+    begun = read_sweep(Path(path))
+    cache = FeatureCache(begun.config.cache)
+    if cache.fingerprint != begun.fingerprint:
+        raise CacheMismatchError(
+            f"{cache.path} is not the cache that {begun.path} was begun with: its fingerprint is "
+            f"{cache.fingerprint[:12]}, the sweep's {begun.fingerprint[:12]}; start a new sweep on it."
+        )
+    return _go_on(begun, cache=cache, on_progress=on_progress)
+
+
+def _go_on(begun: Sweep, *, cache: FeatureCache, on_progress: ProgressCallback) -> dict:
+    if begun.result is None:
+        started, before = time.perf_counter(), begun.seconds
+        try:
+            results = _train(begun, on_progress=on_progress)
+            result = _result(begun, results, cache=cache, on_progress=on_progress)
+        finally:
+            begun.seconds = before + time.perf_counter() - started
+            begun.save()
+        begun.result = {**result, "seconds": round(begun.seconds, 3)}
+        # Before any head is deleted: what was measured cannot be measured again without.
+        begun.save()
+    for entry in begun.result["configurations"][begun.config.keep_heads :]:
+        for run in entry["runs"]:
+            (Path(run) / runs.HEAD).unlink(missing_ok=True)
+    for name in begun.failed:
+        (begun.path / name / runs.CHECKPOINT).unlink(missing_ok=True)
+    return begun.result
+
+
+def _require_validation(cache: FeatureCache) -> None:
+    try:
+        split_protocol(cache, split="val")
+    except UsageError as error:
+        raise UsageError(
+            f"{cache.path} has nothing to choose by, and a sweep chooses by validation: {error} Extract with a val "
+            f"split, or train single runs with: clipret train --cache {shlex.quote(str(cache.path))}"
+        ) from None
+
+
+def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:
+    """Train what is not yet; returns name -> result of all runs that did not fail."""
+    found = {config.name: runs.read_result(begun.path / config.name) for config in begun.trainings}
+    results = {name: result for name, result in found.items() if result is not None}
+    left = [config for config in begun.trainings if config.name not in begun.failed]
+    for config in left:
+        # Made by a process that was killed before it wrote anything of the run.
+        if not (begun.path / config.name / runs.CONFIG).exists():
+            shutil.rmtree(begun.path / config.name, ignore_errors=True)
+    saved = 0.0
+
+    def note(place: int, result: dict) -> None:
+        nonlocal saved
+        name = left[place].name
+        if "error" in result:
+            begun.failed[name] = result["error"]
+            begun.save()
+        else:
+            results[name] = result
+        if time.monotonic() - saved >= _SAVE_EVERY_SECONDS:
+            begun.save_table(results, spreads=spreads(begun, results))
+            saved = time.monotonic()
+
+    try:
+        if any(config.name not in results for config in left):
+            train_many(left, on_progress=on_progress, stack=begun.config.stack, on_run=note, going_on=True)
+    finally:
+        begun.save_table(results, spreads=spreads(begun, results))
+    if not results:
+        name, error = next(iter(begun.failed.items()))
+        raise TrainingError(f"all {len(begun.failed):,} runs of {begun.path} failed; the first, {name}: {error}")
+    return results
+
+
+def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_progress: ProgressCallback) -> dict:
+    entries, told = leaderboard(begun, results), remarks(begun, results)
+    zero_shot = {"val_rsum": next(iter(results.values()))["zero_shot_val_rsum"], "test": None}
+    protocol = None
+    try:
+        make_protocol(cache, default_protocol(cache))
+    except UsageError as error:
+        told.append(f"no test figures: {error}".removesuffix("."))
+    else:
+        measured = entries if begun.config.test_all else entries[:1]
+        reports = _measure(begun, measured, results=results, on_progress=on_progress)
+        zero_shot["test"] = measured_figures(reports[:1], head="zero-shot")
+        protocol = reports[0]["protocol"]
+    chosen = begun.configurations[entries[0]["number"] - 1]
+    varying = set(begun.varied)
+    return {
+        "sweep": str(begun.path),
+        "cache": str(begun.config.cache),
+        "runs": len(begun.trainings),
+        "failed": len(begun.failed),
+        "varied": begun.varied,
+        "fixed": {
+            name: getattr(chosen, name) for name in SWEPT if name not in varying and _told(begun.configurations, name)
+        },
+        "configurations": entries,
+        "chosen": {**entries[0], "command": to_command("train", replace(chosen, seed=begun.config.seeds[0]))},
+        "zero_shot": zero_shot,
+        "protocol": protocol,
+        "test_all": begun.config.test_all,
+        "remarks": told,
+    }
+
+
+def _told(configs: list[TrainConfig], name: str) -> bool:
+    """Whether a setting that all share is worth telling: it is of use to one of them."""
+    return any(in_use(config, name) for config in configs)
+
+
+def _measure(
+    begun: Sweep, entries: list[dict], *, results: dict[str, dict], on_progress: ProgressCallback
+) -> list[dict]:
+    """Give the entries their test figures; returns the reports of all their runs."""
+    wanted = [(entry, run) for entry in entries for run in entry["runs"] if Path(run).name in results]
+    reports: dict[int, list[dict]] = {}
+    for number, (entry, run) in enumerate(wanted, start=1):
+        report = evaluate(EvalConfig(head=Path(run), device=begun.config.device))
+        reports.setdefault(entry["number"], []).append(report)
+        on_progress(Progress("test", number, len(wanted)))
+    for entry in entries:
+        with contextlib.suppress(KeyError):
+            entry["test"] = measured_figures(reports[entry["number"]], head="trained")
+    return [report for several in reports.values() for report in several]

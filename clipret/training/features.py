@@ -1,0 +1,143 @@
+"""Where the training features live, and how a batch of them comes to the device."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from clipret.cache import FeatureCache
+from clipret.errors import UsageError
+from clipret.training.pairs import Pairs
+
+# Of memory, the device's or the machine's, that features may take unless --memory-limit says otherwise.
+_SHARE = 0.6
+# They are widened to float32 once, rather than in every step, where so many times their size is free.
+_WIDE = 8
+# Pages of a mapped file that a training has touched count as its memory until they are let go.
+_LET_GO_AFTER_BYTES = 128 << 20
+# What the system maps around a row that is read, when it has that at hand.
+_AROUND_BYTES = 64 << 10
+
+
+class Features:
+    """Image and text features of the training pairs, by place.
+
+    placement  device: on the device, as the cache stores them or, where there is room, as float32;
+               host: in (pinned) memory, brought over batch by batch;
+               disk: in the cache's file
+    """
+
+    def __init__(self, cache: FeatureCache, pairs: Pairs, *, placement: str, device: str, memory_limit: float | None):
+        """placement may be auto: the first that fits. Raises CacheError when a feature is not finite (of `disk`, when
+        it is fetched), and UsageError when it does not fit where it was to be."""
+        self._cache, self._device = cache, device
+        self._rows = {"image": pairs.image_rows, "text": pairs.text_rows}
+        self._arrays = {"image": cache.image_features, "text": cache.text_features}
+        self.placement, wide = _place(self.size, asked=placement, device=device, limit=memory_limit)
+        self._touched, self._buffers = 0, {}
+        self._executor = None
+        if self.placement != "disk":
+            held = {side: torch.from_numpy(cache.read(side, rows)) for side, rows in self._rows.items()}
+            if self.placement == "device":
+                kind = torch.float32 if wide else None
+                held = {side: values.to(device, kind) for side, values in held.items()}
+            elif device == "cuda":
+                held = {side: values.pin_memory() for side, values in held.items()}
+            self._held = held
+        if self.placement != "device":
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="clipret-features")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(
+            len(self._rows[side]) * array.shape[1] * array.dtype.itemsize for side, array in self._arrays.items()
+        )
+
+    def width(self, side: str) -> int:
+        """Of a feature."""
+        return self._arrays[side].shape[1]
+
+    def batches(self, plan: list[dict[str, torch.Tensor]]):
+        """For each of the plan's batches {image, text: places (S, B)}: {image, text: (S, B, D) float32}, valid until
+        the next. What is not on the device is fetched one batch ahead."""
+        if self._executor is None:
+            for places in plan:
+                yield {side: self._gather(side, rows) for side, rows in places.items()}
+            return
+        coming = None
+        for number in range(len(plan) + 1):
+            ready = coming
+            if number < len(plan):
+                coming = self._executor.submit(self._fetch, plan[number])
+            if ready is not None:
+                yield {
+                    side: values.to(self._device, non_blocking=True).float() for side, values in ready.result().items()
+                }
+
+    def blocks(self, side: str, *, block: int):
+        """All features of a side in their order, (n, D) float32 on the device, a block at a time."""
+        for start in range(0, len(self._rows[side]), block):
+            rows = torch.arange(start, min(start + block, len(self._rows[side])))[None]
+            if self.placement == "device":
+                yield self._held[side][start : start + block].float()
+            else:
+                yield self._fetch({side: rows})[side][0].to(self._device).float()
+
+    def _gather(self, side: str, places: torch.Tensor) -> torch.Tensor:
+        held = self._held[side]
+        shape = (*places.shape, held.shape[1])
+        if (side, shape) not in self._buffers:
+            stored, wide = (torch.empty(shape, dtype=kind, device=self._device) for kind in (held.dtype, torch.float32))
+            self._buffers[side, shape] = stored, wide
+        stored, wide = self._buffers[side, shape]
+        flat = places.flatten().to(self._device, non_blocking=True)
+        if held.dtype == torch.float32:
+            return torch.index_select(held, 0, flat, out=wide.view(-1, shape[-1])).view(shape)
+        torch.index_select(held, 0, flat, out=stored.view(-1, shape[-1]))
+        return wide.copy_(stored)
+
+    def _fetch(self, places: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.placement != "disk":
+            found = {side: self._held[side][rows] for side, rows in places.items()}
+        else:
+            found = {side: self._read(side, rows) for side, rows in places.items()}
+        return {side: values.pin_memory() for side, values in found.items()} if self._device == "cuda" else found
+
+    def _read(self, side: str, places: torch.Tensor) -> torch.Tensor:
+        rows = self._rows[side][places.flatten().numpy()]
+        values = self._cache.read(side, rows)
+        self._touched += min(len(rows) * _AROUND_BYTES, self.size)
+        if self._touched > _LET_GO_AFTER_BYTES:
+            self._cache.let_go()
+            self._touched = 0
+        return torch.from_numpy(values).view(*places.shape, -1)
+
+
+def _place(size: int, *, asked: str, device: str, limit: float | None) -> tuple[str, bool]:
+    """Where features of that size live, and whether there is so much room that they may as well be float32 there."""
+    given = None if limit is None else int(limit * (1 << 30))
+    room = {"host": _SHARE * _free_memory() if given is None else given}
+    if device == "cuda":
+        room["device"] = min(_SHARE * torch.cuda.mem_get_info()[0], given or float("inf"))
+    else:
+        room["device"] = room["host"]
+    wide = _WIDE * size <= room["device"]
+    if asked == "auto":
+        return next((place for place in ("device", "host") if size <= room[place]), "disk"), wide
+    if asked != "disk" and given is not None and size > given:
+        raise UsageError(
+            f"--features is {asked}, but the training features are {size / (1 << 30):.2f} GiB and --memory-limit is "
+            f"{limit:g}; give more, or --features disk."
+        )
+    return asked, wide
+
+
+def _free_memory() -> int:
+    """Bytes of memory that could be had without swapping."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return 1024 * int(text.split("MemAvailable:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

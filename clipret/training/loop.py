@@ -1,0 +1,197 @@
+"""The epochs of a stack of runs."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from clipret.cache import FeatureCache
+from clipret.errors import RunError
+from clipret.heads import build_head
+from clipret.measurement import Gallery
+from clipret.products import Products
+from clipret.training.batches import Batch, plan_epoch, steps_per_epoch
+from clipret.training.features import Features
+from clipret.training.graphs import GraphedSteps, can_be_captured, capture_cuda
+from clipret.training.mining import find_companions
+from clipret.training.pairs import Pairs
+from clipret.training.record import Record
+from clipret.training.schedule import learning_rate
+from clipret.training.stack import Stack, State, head_tensors
+
+_REPORT_EVERY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """What all runs on a cache share.
+
+    validation  None where the cache has no val split to choose an epoch on
+    """
+
+    cache: FeatureCache
+    pairs: Pairs
+    features: Features
+    validation: Gallery | None
+    device: str
+
+
+class Loop:
+    """Runs of equal shape, after the same number of epochs, trained together until each is done."""
+
+    def __init__(self, records: list[Record], states: list[State], *, data: Data, report):
+        """report: called with how many epochs were done since, of all runs together, and details to show."""
+        config = records[0].config
+        self._data, self._report = data, report
+        self._records = records
+        self._products = Products(data.device, precision=config.precision)
+        configs = [record.config for record in records]
+        self._use(Stack(configs, states, products=self._products, device=data.device))
+        self._per_epoch = steps_per_epoch(data.pairs, config)
+        self._told = time.monotonic()
+        self._within_epoch = False
+
+    def _use(self, stack: Stack) -> None:
+        self._stack = stack
+        graphed = self._data.device == "cuda" and can_be_captured(stack.configs[0])
+        self._graphed = GraphedSteps(stack, capture=capture_cuda) if graphed else None
+
+    def run(self) -> None:
+        """Train; what is finished is on the disk whenever this ends, by an exception as well."""
+        try:
+            if self._records[0].epoch < 0:
+                self._measure(losses=None)
+            while self._drop():
+                self._epoch(self._records[0].epoch + 1)
+        except BaseException:
+            for number, record in enumerate(self._records):
+                record.end_tracking()
+                # What stopped the training may well be that nothing can be written.
+                with contextlib.suppress(RunError):
+                    record.save(None if self._within_epoch or record.error else self._stack.state(number), now=True)
+            raise
+
+    def _epoch(self, epoch: int) -> None:
+        configs, before = self._stack.configs, (epoch - 1) * self._per_epoch
+        batches = plan_epoch(self._data.pairs, configs, epoch=epoch, companions=self._companions(epoch))
+        if configs[0].steps is not None:
+            batches = batches[: configs[0].steps - before]
+        totals = [total_steps(config, self._per_epoch) for config in configs]
+        # One array from the start: small ones that stay would break up the memory that each step takes and gives back.
+        losses = torch.empty(len(batches), len(configs), device=self._data.device)
+        self._within_epoch = True
+        for number, features in enumerate(self._data.features.batches([batch.places for batch in batches])):
+            step = before + number
+            rates = [self._rate(config, step=step, steps=total) for config, total in zip(configs, totals, strict=True)]
+            done = [step / total for total in totals]
+            losses[number] = self._step(batches[number], features, rates=rates, done=done)
+            self._tell(epoch, number + 1, of=len(batches))
+        self._note_batches(batches)
+        self._measure(losses=losses.cpu().numpy(), before=before)
+
+    def _step(self, batch: Batch, features: dict, *, rates: list[float], done: list[float]) -> torch.Tensor:
+        def matching(rows: slice) -> torch.Tensor:
+            return batch.matching(rows, device=self._data.device)
+
+        margins = self._stack.margins(done)
+        if self._graphed is not None:
+            return self._graphed(features, mask=matching(slice(None)), rates=rates, margins=margins)
+        return self._stack.step(features, matching=matching, rates=rates, margins=margins)
+
+    def _rate(self, config, *, step: int, steps: int) -> float:
+        return learning_rate(config, step=step, steps=steps, per_epoch=self._per_epoch)
+
+    def _companions(self, epoch: int) -> list[dict] | None:
+        count = self._stack.configs[0].hard_negatives
+        if not count:
+            return None
+        pairs, found = self._data.pairs, []
+        for number, config in enumerate(self._stack.configs):
+            head = build_head(config, head_tensors(self._stack.state(number)))
+            drawn = pairs.draw(config.seed, epoch)
+            found.append(find_companions(head, self._data.features, pairs, count=count, drawn=drawn))
+        return found
+
+    def _measure(self, *, losses: np.ndarray | None, before: int = 0) -> None:
+        """Note every run's finished epoch; losses (steps, S) of it, None before the first."""
+        detail = {}
+        for number, record in enumerate(self._records):
+            state, config = self._stack.state(number), record.config
+            if losses is not None and not np.isfinite(losses[:, number]).all():
+                self._fail(record, losses=losses[:, number], before=before)
+                continue
+            measured = None
+            if self._data.validation is not None:
+                head = build_head(config, head_tensors(state))
+                measured = self._data.validation.measure(head, device=self._data.device)
+            loss = rate = None
+            if losses is not None:
+                loss = float(losses[:, number].mean())
+                last = before + len(losses) - 1
+                rate = self._rate(config, step=last, steps=total_steps(config, self._per_epoch))
+            score = record.add(state, loss=loss, rate=rate, measured=measured)
+            record.save(state)
+            detail = {"loss": loss, "val rsum": score}
+        self._within_epoch = False
+        # Last of all: here is where an interruption comes.
+        told = {name: value for name, value in detail.items() if value is not None}
+        self._report(0 if losses is None else len(self._records), told)
+
+    def _fail(self, record: Record, *, losses: np.ndarray, before: int) -> None:
+        first = int(np.flatnonzero(~np.isfinite(losses))[0])
+        step = before + first
+        rate = self._rate(record.config, step=step, steps=total_steps(record.config, self._per_epoch))
+        record.error = (
+            f"the loss is {losses[first]} at step {step + 1} (epoch {record.epoch + 1}), at a learning rate of "
+            f"{rate:g}; the run keeps the head it had before. Try a lower --lr, a --warmup, or --clip-norm 1."
+        )
+
+    def _drop(self) -> bool:
+        """Take out the runs that are done; whether any is left."""
+        left = []
+        for number, record in enumerate(self._records):
+            done = record.epoch >= total_epochs(record.config, self._per_epoch)
+            if done or record.exhausted or record.error:
+                if record.exhausted and not done:
+                    record.remarks.append(
+                        f"stopped early after epoch {record.epoch}: no better validation rsum in "
+                        f"{record.config.patience} epochs"
+                    )
+                record.save(None, now=True)
+                self._report(max(0, total_epochs(record.config, self._per_epoch) - record.epoch), {})
+            else:
+                left.append(number)
+        if left and len(left) < len(self._records):
+            self._use(self._stack.keep(left))
+        self._records = [self._records[number] for number in left]
+        return bool(left)
+
+    def _tell(self, epoch: int, step: int, *, of: int) -> None:
+        """Within an epoch that takes long, say how far it is."""
+        now = time.monotonic()
+        if now - self._told >= _REPORT_EVERY_SECONDS:
+            self._told = now
+            self._report(0, {"step": f"{step:,}/{of:,} of epoch {epoch}"})
+
+    def _note_batches(self, batches: list[Batch]) -> None:
+        lone = sum(batch.without_negatives for batch in batches)
+        if lone:
+            remark = (
+                "there are batches without negatives (of one image, or of captions that are all the same text): their "
+                "matching pairs are pulled together and nothing pushes others apart; use a larger --batch-size"
+            )
+            for record in self._records:
+                if remark not in record.remarks:
+                    record.remarks.append(remark)
+
+
+def total_epochs(config, per_epoch: int) -> int:
+    """Epochs of a training, the last of which may be cut short by `steps`."""
+    return config.epochs if config.steps is None else -(-config.steps // per_epoch)
+
+
+def total_steps(config, per_epoch: int) -> int:
+    """Updates of a training."""
+    return config.epochs * per_epoch if config.steps is None else config.steps

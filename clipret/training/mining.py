@@ -1,0 +1,87 @@
+"""Hard negatives of the whole training set, by the head as it is at the start of an epoch.
+
+Shape suffixes: N training images, M captions, K hard negatives.
+"""
+
+import torch
+from torch import nn
+
+from clipret.training.features import Features
+from clipret.training.pairs import Pairs
+
+_ROWS = 16_384
+_BLOCK_BYTES = 128 << 20
+
+
+@torch.no_grad()
+def find_companions(
+    head: nn.Module, features: Features, pairs: Pairs, *, count: int, drawn: tuple[torch.Tensor, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The K hardest negatives of every image and of its caption of this epoch, among all training captions and images.
+
+    count  K
+    drawn  order (N,) of the images in the epoch and their captions (N,) in that order, as Pairs.draw gives them
+
+    Returns, by image place: images (N, K), those whose embeddings are nearest to the image's drawn caption and that
+    have no caption of its text; texts (N, K), the captions nearest to the image that are of none of its captions'
+    texts; and captions (N,), the drawn ones. Where there are fewer negatives than K, the nearest of all fill the rest.
+
+    Costs two products of N x M, in blocks; memory beyond the embeddings is that of a block.
+    """
+    images = torch.cat([head.embed_images(block) for block in features.blocks("image", block=_ROWS)])
+    texts = torch.cat([head.embed_texts(block) for block in features.blocks("text", block=_ROWS)])
+    captions = torch.empty(len(pairs), dtype=torch.int64)
+    captions[drawn[0]] = drawn[1]
+    everything = torch.arange(len(pairs))
+    nearest_images = _nearest(
+        texts, images, asking=captions, count=count, known=lambda rows: _matching_images(pairs, captions[rows])
+    )
+    nearest_texts = _nearest(
+        images, texts, asking=everything, count=count, known=lambda rows: _matching_captions(pairs, rows)
+    )
+    return {"images": nearest_images, "texts": nearest_texts, "captions": captions}
+
+
+def _nearest(queries: torch.Tensor, gallery: torch.Tensor, *, asking: torch.Tensor, count: int, known) -> torch.Tensor:
+    """(N, K) places in the gallery; known(rows of asking) -> (rows, items) of pairs that match."""
+    block = max(1, _BLOCK_BYTES // (4 * len(gallery)))
+    found = []
+    for rows in torch.arange(len(asking)).split(block):
+        scores = queries[asking[rows].to(queries.device)] @ gallery.T
+        matching = known(rows)
+        scores[matching[0].to(scores.device), matching[1].to(scores.device)] = -torch.inf
+        found.append(scores.topk(min(count, len(gallery)), dim=1).indices.cpu())
+    return torch.cat(found)
+
+
+def _matching_images(pairs: Pairs, captions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, images) of the pairs of these captions with images that have a caption of the same text."""
+    rows = torch.arange(len(captions))
+    groups = pairs.text_groups[captions]
+    shared = (groups >= 0).nonzero().squeeze(1)
+    found = [torch.stack([rows, pairs.owners[captions]])]
+    for column in pairs.image_groups.T:
+        holders, order = column.sort()
+        found.append(_joined(groups[shared], holders, shared, order))
+    return tuple(torch.cat(found, dim=1))
+
+
+def _matching_captions(pairs: Pairs, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, captions) of the pairs of these images with captions of a text that one of theirs has."""
+    counts = pairs.counts[images]
+    found = [torch.stack([torch.arange(len(images)).repeat_interleave(counts), pairs.captions_of(images)])]
+    sorted_groups, order = pairs.text_groups.sort()
+    for column in pairs.image_groups.T:
+        groups = column[images]
+        shared = (groups >= 0).nonzero().squeeze(1)
+        found.append(_joined(groups[shared], sorted_groups, shared, order))
+    return tuple(torch.cat(found, dim=1))
+
+
+def _joined(keys: torch.Tensor, held: torch.Tensor, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """(2, pairs): each row with all places at which the sorted array `held` has the row's key."""
+    first, last = torch.searchsorted(held, keys), torch.searchsorted(held, keys, right=True)
+    counts = last - first
+    starts = counts.cumsum(0) - counts
+    within = torch.arange(int(counts.sum())) + (first - starts).repeat_interleave(counts)
+    return torch.stack([rows.repeat_interleave(counts), order[within]])

@@ -1,0 +1,185 @@
+"""One run while it trains: what it has found, what it keeps, and its folder."""
+
+import csv
+import io
+import json
+import shlex
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from clipret import runs
+from clipret.cache import FeatureCache
+from clipret.config import TrainConfig, to_dict
+from clipret.errors import RunError
+from clipret.heads import build_head, save_head
+from clipret.metrics import rsum
+from clipret.tracking import open_trackers
+from clipret.training.stack import State, head_tensors
+
+# A kill costs at most as much work as this; an epoch can be done in milliseconds, and a checkpoint takes as many.
+_SAVE_EVERY_SECONDS = 1.0
+_CHECKPOINT_FORMAT = "1"
+
+
+class Record:
+    """A run's folder and what is to be known of the run to go on with it.
+
+    epoch         epochs that are done
+    kept_epoch    the one whose head is kept
+    best          its validation rsum; None without a val split
+    remarks       what the user should know
+    error         why it cannot go on; None: it can
+    """
+
+    def __init__(self, config: TrainConfig, *, folder: Path, cache: FeatureCache):
+        self.config, self.folder, self._cache = config, folder, cache
+        self.epoch, self.kept_epoch, self.best, self.error = -1, 0, None, None
+        self.remarks: list[str] = []
+        self._stale = 0
+        self._kept: State | None = None
+        self._rows: list[dict] = []
+        self._earlier = 0.0
+        self._started = self._saved = time.perf_counter()
+        self._trackers = open_trackers(config.log, run=folder, config=to_dict(config))
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, what it took before an interruption included."""
+        return self._earlier + time.perf_counter() - self._started
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether early stopping has had its patience."""
+        return self.config.patience is not None and self._stale >= self.config.patience
+
+    def begin(self) -> None:
+        """Write what repeats the run."""
+        record = {
+            "format": runs.FORMAT,
+            "config": to_dict(self.config),
+            "cache": {"path": str(self.config.cache), "fingerprint": self._cache.fingerprint},
+            "versions": {name: version(name) for name in ("clipret", "torch", "numpy")},
+        }
+        runs.write_json(self.folder / runs.CONFIG, record)
+
+    def add(self, state: State, *, loss: float | None, rate: float | None, measured: dict | None) -> float | None:
+        """Take note of a finished epoch; returns its validation rsum, None without a val split.
+
+        measured  metrics by direction on val, as fractions
+        """
+        self.epoch += 1
+        score = rsum(measured) if measured else None
+        better = score is None or self.best is None or score > self.best
+        self._stale = 0 if better else self._stale + 1
+        if better or self.config.keep == "last":
+            self.kept_epoch, self.best = self.epoch, score
+            self._kept = {name: tensor.detach().cpu().clone() for name, tensor in head_tensors(state).items()}
+        row = {"epoch": self.epoch, "loss": "" if loss is None else f"{loss:.8g}"}
+        row["lr"] = "" if rate is None else f"{rate:.6g}"
+        if measured:
+            row["val_rsum"] = f"{score:.6f}"
+            for direction, metrics in measured.items():
+                row |= {f"val_{direction}_{name}": f"{value:.6f}" for name, value in metrics.items()}
+        row["seconds"] = f"{self.seconds:.3f}"
+        self._rows.append(row)
+        told = {"loss": loss, "lr": rate, "val_rsum": score}
+        self._trackers.log(self.epoch, {name: value for name, value in told.items() if value is not None})
+        return score
+
+    def save(self, state: State | None, *, now: bool = False) -> None:
+        """Write head, history and checkpoint, unless that was done a moment ago.
+
+        state  the run's after its last finished epoch; None: there is nothing to go on from, or it is in the middle of
+               an epoch, and the checkpoint stays as it was
+
+        Raises RunError when they cannot be written.
+        """
+        if not now and time.perf_counter() - self._saved < _SAVE_EVERY_SECONDS:
+            return
+        try:
+            self._save_head()
+            self._save_history()
+            if state is not None:
+                self._save_checkpoint(state)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.folder}: {error.strerror}. What was saved before is kept; once that is mended, go "
+                f"on with: clipret train --resume {shlex.quote(str(self.folder))}"
+            ) from None
+        self._saved = time.perf_counter()
+
+    def end_tracking(self) -> None:
+        """Have the trackers write what they hold; what went wrong with them becomes a remark."""
+        self._trackers.close()
+        self.remarks += [remark for remark in self._trackers.remarks if remark not in self.remarks]
+
+    def finish(self, result: dict) -> None:
+        """Write the run's result, after which it counts as complete."""
+        (self.folder / runs.CHECKPOINT).unlink(missing_ok=True)
+        runs.write_json(self.folder / runs.RESULT, result)
+
+    def _save_head(self) -> None:
+        if self._kept is None:
+            return
+        metadata = {
+            "model": self._cache.about["model"],
+            "weights_sha256": self._cache.inputs["weights_sha256"],
+            "fingerprint": self._cache.fingerprint,
+            "epoch": str(self.kept_epoch),
+        }
+        save_head(build_head(self.config, self._kept), path=self.folder / runs.HEAD, metadata=metadata)
+        self._kept = None
+
+    def _save_history(self) -> None:
+        if not self._rows:
+            return
+        text = io.StringIO(newline="")
+        lines = csv.DictWriter(text, fieldnames=list(self._rows[0]), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(self._rows)
+        _replace(self.folder / runs.HISTORY, text.getvalue().encode())
+
+    def _save_checkpoint(self, state: State) -> None:
+        known = {
+            "epoch": self.epoch,
+            "kept_epoch": self.kept_epoch,
+            "best": self.best,
+            "stale": self._stale,
+            "seconds": self.seconds,
+        }
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        metadata = {"format": _CHECKPOINT_FORMAT, "known": json.dumps(known)}
+        _replace(self.folder / runs.CHECKPOINT, save(tensors, metadata=metadata))
+
+    def restore(self) -> State | None:
+        """Take up the run where its last checkpoint was; returns the state, None when there is no checkpoint yet.
+
+        Raises RunError when the checkpoint cannot be read.
+        """
+        path = self.folder / runs.CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                known = json.loads(file.metadata()["known"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            with (self.folder / runs.HISTORY).open(newline="", encoding="utf-8") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= known["epoch"]]
+            self.epoch, self.kept_epoch, self._stale = known["epoch"], known["kept_epoch"], known["stale"]
+            self.best, self._earlier = known["best"], known["seconds"]
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path} cannot be read ({type(error).__name__}: {error}); delete it, and the run starts again from "
+                f"its first epoch."
+            ) from None
+        return state
+
+
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

@@ -1,0 +1,188 @@
+"""Runs of equal shape, trained together: their weights, their optimiser, and one step of all of them.
+
+Shape suffixes: S runs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from clipret.config import TrainConfig
+from clipret.heads import parameter_names
+from clipret.products import Products
+from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
+from clipret.training.towers import Adapter, Gradients, Projection
+
+# Settings that runs trained together have in common: they decide shapes, or which operations a step is made of.
+_SHAPING = ("cache", "head", "train", "adapter_reduction", "adapter_ratio", "adapter_relu", "loss", "reduction")
+_SHAPING += ("violation", "steps", "batch_size", "hard_negatives", "precision", "features", "memory_limit", "device")
+# Settings whose optimisers take the same steps.
+_PACING = ("lr", "beta1", "beta2", "eps", "weight_decay", "schedule", "epochs", "warmup", "step_epochs", "step_factor")
+
+State = dict[str, torch.Tensor]
+
+
+def shape_of(config: TrainConfig) -> tuple:
+    """Equal for runs that can be trained together."""
+    optional = (config.temperature is None, config.ema is None, config.clip_norm is None)
+    # All captions of a batch's images: how many there are depends on the draw.
+    alone = config.captions_per_step == "all"
+    automatic = isinstance(config.margin, str) and config.margin.startswith("auto")
+    return (*(getattr(config, name) for name in _SHAPING), *optional, automatic, config if alone else None)
+
+
+def first_state(config: TrainConfig, tensors: State, *, logit_scale: float) -> State:
+    """A run's state before its first step, from its head's tensors as heads.initial_tensors gives them."""
+    state = {f"weight/{name}": _turned(tensor).clone() for name, tensor in tensors.items()}
+    scalars = learned_scalars(config, logit_scale=logit_scale)
+    state |= {f"scalar/{name}": torch.tensor(value) for name, value in scalars.items()}
+    learning = [f"weight/{name}" for name in parameter_names(config, tensors)] + [f"scalar/{name}" for name in scalars]
+    for name in learning:
+        state |= {f"{kind}/{name}": torch.zeros_like(state[name]) for kind in ("first", "second")}
+        if config.ema is not None and name.startswith("weight/"):
+            state[f"average/{name}"] = state[name].clone()
+    state["count"] = torch.tensor(0.0)
+    return state
+
+
+def state_bytes(state: State) -> int:
+    """Of a run's state and the gradients beside it."""
+    return sum(tensor.nbytes * (2 if name.startswith("first/") else 1) for name, tensor in state.items())
+
+
+def head_tensors(state: State) -> State:
+    """The head's tensors as heads.build_head takes them, sharing memory; averages where there are some."""
+    names = [name.removeprefix("weight/") for name in state if name.startswith("weight/")]
+    return {name: _turned(state.get(f"average/weight/{name}", state[f"weight/{name}"])) for name in names}
+
+
+class Stack:
+    """The runs' weights, (S, ...) each, and what trains them. Weights are float32 and change in place."""
+
+    def __init__(self, configs: list[TrainConfig], states: list[State], *, products: Products, device: str):
+        """configs of one shape_of, and each run's state, all after the same number of steps."""
+        self.configs, self._products, self._device = configs, products, device
+        self._all = {name: torch.stack([state[name].to(device) for state in states]) for name in states[0]}
+        self._learning = [name.removeprefix("first/") for name in self._all if name.startswith("first/")]
+        self._objective = Objective(configs, products=products, device=device)
+        weights = {name[7:]: values for name, values in self._all.items() if name.startswith("weight/")}
+        self._images, self._texts = (self._tower(weights, side=side) for side in ("image", "text"))
+        self._scalars = {name[7:]: values for name, values in self._all.items() if name.startswith("scalar/")}
+        self._prepare()
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    @property
+    def arrays(self) -> State:
+        """All runs' states, (S, ...) each."""
+        return self._all
+
+    def state(self, run: int) -> State:
+        """Views of one run's state."""
+        return {name: values[run] for name, values in self._all.items()}
+
+    def keep(self, runs: list[int]) -> "Stack":
+        """A stack of these runs only."""
+        states = [self.state(run) for run in runs]
+        chosen = [self.configs[run] for run in runs]
+        return Stack(chosen, states, products=self._products, device=self._device)
+
+    def margins(self, progress: list[float]) -> torch.Tensor | None:
+        """(S,) of a step before which each run has done so much, 0 to 1, of its training; None: from the batch."""
+        return self._objective.margins(progress)
+
+    def step(
+        self,
+        features: dict[str, torch.Tensor],
+        *,
+        matching: Matching,
+        rates: Sequence[float | torch.Tensor],
+        margins: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Update every run by one batch; returns the losses (S,) before it.
+
+        features  image (S, B, D_i) and text (S, B_t, D_t) float32
+        matching  rows of captions -> which images they match, (S or 1, rows, B) bool
+        rates     learning rate of each run
+        margins   as margins() gives them
+        """
+        images, texts = self._images.forward(features["image"]), self._texts.forward(features["text"])
+        pull = self._objective.pull(texts, images, matching=matching, margins=margins, learned=self._scalars)
+        gradients = {
+            **self._images.backward(pull.images, along=pull.along_images),
+            **self._texts.backward(pull.texts, along=pull.along_texts),
+        }
+        gradients = {f"weight/{name}": values for name, values in gradients.items()}
+        gradients |= {f"scalar/{name}": values.unbind() for name, values in pull.learned.items()}
+        self._update(gradients, rates=rates)
+        return pull.value
+
+    def _tower(self, weights: State, *, side: str) -> Projection | Adapter:
+        config = self.configs[0]
+        if f"{side}_down" in weights:
+            return Adapter(
+                weights, side=side, ratio=config.adapter_ratio, relu=config.adapter_relu, products=self._products
+            )
+        learns = f"weight/{side}_weight" in self._learning
+        return Projection(weights, side=side, learns=learns, products=self._products)
+
+    def _prepare(self) -> None:
+        """The optimiser's lists of each run, made once: a view costs as much as a small operation."""
+        weights = [name for name in self._learning if name.startswith("weight/")]
+        scalars = [name for name in self._learning if name.startswith("scalar/")]
+        alike = {}
+        for run, config in enumerate(self.configs):
+            alike.setdefault(tuple(getattr(config, name) for name in _PACING), []).append(run)
+        self._groups = []
+        for runs in alike.values():
+            config = self.configs[runs[0]]
+            for names, decay in ((weights, config.weight_decay), (scalars, 0.0)):
+                places = [(run, name) for run in runs for name in names]
+                if places:
+                    kinds = ("", "first/", "second/")
+                    lists = [[self._all[f"{kind}{name}"][run] for run, name in places] for kind in kinds]
+                    counts = [self._all["count"][run] for run, _ in places]
+                    self._groups.append((runs[0], config, decay, places, lists, counts))
+        decays = [config.ema for config in self.configs]
+        self._news = None if decays[0] is None else 1 - torch.tensor(decays, device=self._device)
+
+    def _update(self, gradients: Gradients, *, rates: Sequence[float | torch.Tensor]) -> None:
+        """AdamW (Loshchilov and Hutter 2019, algorithm 2), a fused call for runs of one pace; scalars do not decay."""
+        self._all["count"] += 1
+        if self.configs[0].clip_norm is not None:
+            for run, config in enumerate(self.configs):
+                _clip([values[run] for values in gradients.values()], norm=config.clip_norm)
+        for run, config, decay, places, (values, first, second), counts in self._groups:
+            torch._fused_adamw_(
+                values,
+                [gradients[name][place] for place, name in places],
+                first,
+                second,
+                [],
+                counts,
+                lr=rates[run],
+                beta1=config.beta1,
+                beta2=config.beta2,
+                weight_decay=decay,
+                eps=config.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+        bound_scalars(self._scalars)
+        if self._news is not None:
+            for name in self._learning:
+                if name.startswith("weight/"):
+                    average, news = self._all[f"average/{name}"], self._news
+                    average.lerp_(self._all[name], news.view(-1, *[1] * (average.dim() - 1)))
+
+
+def _clip(gradients: list[torch.Tensor], *, norm: float) -> None:
+    """Scale a run's gradients, in place, so that their L2 norm together is at most `norm` (Pascanu et al. 2013)."""
+    total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (norm / (total + 1e-6)).clamp(max=1))
+
+
+def _turned(tensor: torch.Tensor) -> torch.Tensor:
+    """A matrix the other way round: training keeps them transposed."""
+    return tensor.t() if tensor.dim() == 2 else tensor

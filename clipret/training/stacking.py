@@ -1,0 +1,60 @@
+"""How many runs are trained at once, and by how many threads."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from clipret.config import TrainConfig
+from clipret.training.stack import State, state_bytes
+
+# On the CPU runs are stacked to share the cost of starting operations, as long as a stack's arrays stay in its cache.
+_CPU_BYTES = 32 << 20
+_CPU_RUNS = 64
+# A step of fewer operations is as fast on one thread; and while others use the processor, threads that wait for each
+# other some fifty times a step take a hundred times as long.
+_OPERATIONS_OF_A_THREAD = 50_000_000
+# Of a GPU's free memory.
+_GPU_SHARE = 0.5
+
+
+def runs_at_once(config: TrainConfig, state: State, *, device: str) -> int:
+    """The most runs like this one that do best when trained together, by an estimate of their memory; at least 1."""
+    each = state_bytes(state) + _step_bytes(config, state)
+    if device == "cuda":
+        return max(1, int(_GPU_SHARE * torch.cuda.mem_get_info()[0] / each))
+    return max(1, min(_CPU_RUNS, _CPU_BYTES // each))
+
+
+@contextlib.contextmanager
+def fitting_threads(config: TrainConfig, state: State, *, runs: int) -> Iterator[None]:
+    """One thread for steps that are small; torch's number is as before afterwards."""
+    before = torch.get_num_threads()
+    if runs * _step_operations(config, state) < _OPERATIONS_OF_A_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _rows(config: TrainConfig) -> int:
+    return config.batch_size * (1 + 2 * config.hard_negatives)
+
+
+def _widths(state: State) -> list[torch.Size]:
+    """(E, D) of either side."""
+    return [state[f"weight/{side}_weight"].shape for side in ("image", "text")]
+
+
+def _step_operations(config: TrainConfig, state: State) -> int:
+    """Of the matrix products of a linear head's step; an adapter's are about as many."""
+    rows, widths = _rows(config), _widths(state)
+    projections = sum(4 * rows * features * embedding for embedding, features in widths)
+    return projections + 6 * rows * rows * widths[0][0]
+
+
+def _step_bytes(config: TrainConfig, state: State) -> int:
+    """What a step of a run allocates: features, embeddings and their gradients, and four matrices of all pairs."""
+    rows, widths = _rows(config), _widths(state)
+    return 4 * (rows * sum(features + 3 * embedding for embedding, features in widths) + 4 * rows * rows)

@@ -1,0 +1,215 @@
+"""Stage 2: features.h5 -> runs with trained heads. No image, no CLIP, no GPU needed."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clipret import runs
+from clipret.cache import FeatureCache
+from clipret.config import TrainConfig
+from clipret.devices import choose_device, require_bfloat16
+from clipret.errors import TrainingError, UsageError
+from clipret.heads import LinearHead, initial_tensors
+from clipret.leakage import image_digests, save_trained_on
+from clipret.measurement import Gallery
+from clipret.metrics import rsum
+from clipret.products import keep_freed_memory
+from clipret.progress import Progress, ProgressCallback, silent
+from clipret.protocols import split_protocol
+from clipret.tracking import require_trackers
+from clipret.training.batches import steps_per_epoch
+from clipret.training.features import Features
+from clipret.training.loop import Data, Loop, total_epochs, total_steps
+from clipret.training.pairs import Pairs
+from clipret.training.record import Record
+from clipret.training.stack import State, first_state, shape_of
+from clipret.training.stacking import fitting_threads, runs_at_once
+
+
+def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dict:
+    """Train a head on the cached features of the train split and write a run folder.
+
+    on_progress  called after every epoch, and now and then within a long one, with phase "epochs" and what is known:
+                 loss, validation rsum
+
+    Every epoch visits the training images in a new order, each with one of its captions drawn at random. The epoch with
+    the highest validation rsum (sum of R@1, R@5, R@10 of both directions) is kept; epoch 0 is the head as it starts.
+    The last epoch is kept when the config says so, or without a val split. On the CPU the same config gives the same
+    bits.
+
+    Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without val),
+    features (where they lived), remarks and seconds.
+
+    Raises CacheError, UsageError, RunError or TrainingError.
+    """
+    return only(train_many([config], on_progress=on_progress))
+
+
+def train_many(
+    configs: Sequence[TrainConfig],
+    *,
+    on_progress: ProgressCallback = silent,
+    stack: int | None = None,
+    on_run: Callable[[int, dict], None] | None = None,
+    going_on: bool = False,
+) -> list[dict]:
+    """Train runs on one cache, those of equal shape together on one read of the data, each as if it were alone.
+
+    configs   with the same cache and device
+    stack     runs trained at once; None: as many as do it best and fit
+    on_run    called with the place in configs and the result of every run that is finished
+    going_on  go on with runs whose folders are there, and read back those that are complete; else they are an error
+
+    Returns what train returns, for each; of a run that cannot go on, run and error.
+    """
+    device = choose_device(configs[0].device)
+    for config in configs:
+        _require_precision(config, device=device)
+        require_trackers(config.log)
+    keep_freed_memory()
+    job = _Job(list(configs), cache=FeatureCache(configs[0].cache), device=device, on_progress=on_progress)
+    return job.train(stack=stack, on_run=on_run or (lambda place, result: None), going_on=going_on)
+
+
+def _require_precision(config: TrainConfig, *, device: str) -> None:
+    if config.precision == "bf16":
+        require_bfloat16(device, other="fp32")
+    if config.precision == "tf32" and device == "cpu":
+        raise UsageError("--precision is tf32, which is for CUDA only; on the CPU use --precision fp32 or bf16.")
+
+
+class _Job:
+    """Some runs on a cache."""
+
+    def __init__(self, configs: list[TrainConfig], *, cache: FeatureCache, device: str, on_progress: ProgressCallback):
+        self._configs, self._cache, self._device, self._on_progress = configs, cache, device, on_progress
+        self._started = time.perf_counter()
+        (fold,) = split_protocol(cache, split="train").folds
+        self._pairs = Pairs.of(cache, fold)
+        if self._pairs.texts == 1 and len(self._pairs) > 1:
+            raise TrainingError(
+                f"the {len(self._pairs.owners):,} training captions of {cache.path} are all the same text, so that "
+                f"every caption matches every image and there is nothing to learn; expected captions that differ."
+            )
+        self._held = {(config.features, config.memory_limit): None for config in configs}
+        for placement, limit in self._held:
+            self._held[placement, limit] = Features(
+                cache, self._pairs, placement=placement, device=device, memory_limit=limit
+            )
+        self._validation = _validation(cache)
+        self._zero_shot = None
+        if self._validation is not None:
+            clip = LinearHead(cache.projections).to(device)
+            self._zero_shot = rsum(self._validation.measure(clip, device=device))
+        self._digests = image_digests(cache, fold.image_rows)
+        per_epoch = [steps_per_epoch(self._pairs, config) for config in configs]
+        self._epochs = [total_epochs(config, count) for config, count in zip(configs, per_epoch, strict=True)]
+        self._per_epoch, self._done = per_epoch, 0
+
+    def train(self, *, stack: int | None, on_run: Callable[[int, dict], None], going_on: bool) -> list[dict]:
+        results: list[dict | None] = [None] * len(self._configs)
+        records, states = {}, {}
+        for place, config in enumerate(self._configs):
+            folder, results[place] = self._folder(config, going_on=going_on)
+            if results[place] is None:
+                records[place] = Record(config, folder=folder, cache=self._cache)
+                states[place] = self._restored(records[place])
+            else:
+                self._report(self._epochs[place], {})
+        for places in self._groups(records):
+            like = states[places[0]] or self._first(self._configs[places[0]])
+            size = stack or runs_at_once(self._configs[places[0]], like, device=self._device)
+            # Stacks of nearly equal size, rather than a small one at the end.
+            size = -(-len(places) // -(-len(places) // size))
+            for start in range(0, len(places), size):
+                chosen = places[start : start + size]
+                data = self._data(self._configs[chosen[0]])
+                together = [records[place] for place in chosen]
+                # Made here and not before: of a thousand runs they would take gigabytes.
+                begun = [states.pop(place) or self._first(self._configs[place]) for place in chosen]
+                with fitting_threads(together[0].config, begun[0], runs=len(together)):
+                    Loop(together, begun, data=data, report=self._report).run()
+                for place in chosen:
+                    results[place] = self._result(place, records[place])
+                    on_run(place, results[place])
+        return results
+
+    def _folder(self, config: TrainConfig, *, going_on: bool) -> tuple[Path, dict | None]:
+        """A run's folder, and its result if it is complete."""
+        if going_on and (config.runs_dir / config.name / runs.CONFIG).exists():
+            folder = config.runs_dir / config.name
+            return folder, runs.read_result(folder)
+        return runs.make_run(config.runs_dir, name=config.name, kind=f"{config.loss}-{config.head}"), None
+
+    def _restored(self, record: Record) -> State | None:
+        """The state that a run goes on with; None: it is at its start."""
+        state = record.restore()
+        if state is not None:
+            self._report(record.epoch, {})
+        else:
+            record.begin()
+            save_trained_on(record.folder / runs.TRAINED_ON, self._digests)
+        return state
+
+    def _first(self, config: TrainConfig) -> State:
+        scale = float(self._cache.projections["logit_scale"])
+        return first_state(config, initial_tensors(config, self._cache), logit_scale=scale)
+
+    def _groups(self, records: dict[int, Record]) -> list[list[int]]:
+        """Places of runs that can be trained together."""
+        groups = {}
+        for place, record in records.items():
+            groups.setdefault((shape_of(record.config), record.epoch), []).append(place)
+        return list(groups.values())
+
+    def _data(self, config: TrainConfig) -> Data:
+        features = self._held[config.features, config.memory_limit]
+        return Data(self._cache, self._pairs, features, self._validation, self._device)
+
+    def _report(self, epochs: int, detail: dict) -> None:
+        self._done += epochs
+        self._on_progress(Progress("epochs", self._done, sum(self._epochs), detail))
+
+    def _result(self, place: int, record: Record) -> dict:
+        config = record.config
+        record.end_tracking()
+        if record.error:
+            return {"run": str(record.folder), "error": record.error}
+        if config.batch_size > len(self._pairs):
+            record.remarks.append(
+                f"--batch-size {config.batch_size:,} is more than the {len(self._pairs):,} training images; every step "
+                f"takes all of them"
+            )
+        steps = min(record.epoch * self._per_epoch[place], total_steps(config, self._per_epoch[place]))
+        result = {
+            "run": str(record.folder),
+            "cache": str(config.cache),
+            "kept_epoch": record.kept_epoch,
+            "epochs": record.epoch,
+            "steps": steps,
+            "train_images": len(self._pairs),
+            "val_rsum": record.best,
+            "zero_shot_val_rsum": self._zero_shot,
+            "features": self._data(config).features.placement,
+            "remarks": record.remarks,
+            "seconds": round(record.seconds, 3),
+        }
+        record.finish(result)
+        return result
+
+
+def only(results: list[dict]) -> dict:
+    """The result of a run that was trained alone. Raises TrainingError when it could not go on."""
+    (result,) = results
+    if "error" in result:
+        raise TrainingError(result["error"])
+    return result
+
+
+def _validation(cache: FeatureCache) -> Gallery | None:
+    """None when the cache has no val split to select the epoch on."""
+    try:
+        (fold,) = split_protocol(cache, split="val").folds
+    except UsageError:
+        return None
+    return Gallery.read(cache, fold)
