@@ -160,7 +160,8 @@ class Loop:
                         f"{record.config.patience} epochs"
                     )
                 record.save(None, now=True)
-                self._report(max(0, total_epochs(record.config, self._per_epoch) - record.epoch), {})
+                if not done:
+                    self._report(total_epochs(record.config, self._per_epoch) - record.epoch, {})
             else:
                 left.append(number)
         if left and len(left) < len(self._records):
