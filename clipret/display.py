@@ -3,12 +3,10 @@
 import shlex
 import time
 
-from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 from clipret.progress import Progress
 
@@ -132,60 +130,6 @@ def training_summary(result: dict) -> str:
     if result["features"] != "device":
         notes.append(f"Features were read from the {_PLACES[result['features']]}, batch by batch.")
     return "\n".join([f"{where}; {chosen}.", *notes, "Next: clipret eval"])
-
-
-def metrics_tables(report: dict) -> tuple[Table, ...]:
-    """metrics.json as a table in percent for each protocol, zero-shot beside trained, one block a direction."""
-    return tuple(_metrics_table({**report, **measured}) for measured in (report, *report.get("also", ())))
-
-
-def _metrics_table(report: dict) -> Table:
-    protocol, cache, results = report["protocol"], report["cache"], report["results"]
-    names = list(next(iter(results.values()))["t2i"])
-    table = Table(
-        title=f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}",
-        caption=_footnote(protocol, report["leakage"]),
-        caption_justify="left",
-        box=box.SIMPLE,
-    )
-    table.add_column("", no_wrap=True)
-    for name in names:
-        table.add_column(name.replace("median_rank", "median"), justify="right", no_wrap=True)
-    for direction, asks, among in (("t2i", "captions", "images"), ("i2t", "images", "captions")):
-        counts = protocol[direction]
-        table.add_row(f"[bold]{direction}[/bold]  {counts['queries']:,} {asks}")
-        folds = f", mean of {protocol['folds']}" if protocol["folds"] > 1 else ""
-        table.add_row(f"[dim]     among {counts['gallery']:,} {among}{folds}[/dim]")
-        for head, directions in results.items():
-            table.add_row(f"  {head}", *(_cell(name, directions[direction][name]) for name in names))
-        if "trained" in results:
-            gains = {
-                name: results["trained"][direction][name] - results["zero-shot"][direction][name] for name in names
-            }
-            table.add_row("  [dim]gain[/dim]", *(f"[dim]{_cell(name, gains[name], sign=True)}[/dim]" for name in names))
-        table.add_section()
-    return table
-
-
-def _footnote(protocol: dict, leakage: dict | None) -> str:
-    lines = [f"percent; ties count against us; mAP@K divides by {protocol['map_divisor']}(K, matching items)"]
-    left_out, images = protocol["images_left_out"], protocol["images"]
-    if left_out:
-        lines.append(
-            f"{images:,} of {images + left_out:,} images: {left_out:,} have no usable feature and are left out"
-        )
-    if protocol["remarks"]:
-        lines.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
-    if leakage and leakage["trained_on"]:
-        lines.append(f"LEAK: {leakage['trained_on']:,} of these {leakage['images']:,} images were trained on")
-    if leakage and not leakage["checked"]:
-        lines.append("leakage was not checked: there is no trained_on.npy beside the head")
-    return "\n".join(lines)
-
-
-def _cell(name: str, value: float, *, sign: bool = False) -> str:
-    scaled = value if name == "median_rank" else 100 * value
-    return f"{scaled:+.1f}" if sign else f"{scaled:.1f}"
 
 
 def _amount(value: float, unit: str) -> str:

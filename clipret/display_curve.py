@@ -31,12 +31,10 @@ def _curve(measured: dict) -> dict[str, dict]:
 
 
 def _curve_table(measured: dict) -> Table | None:
-    from clipret.metrics import rsum
-
     curve, protocol = _curve(measured), measured["protocol"]
     if not curve:
         return None
-    sums = {name: rsum(directions) for name, directions in curve.items()}
+    sums = {name: measured["rsum"][name] for name in curve}
     best, low, span = max(sums, key=sums.get), min(sums.values()), max(sums.values()) - min(sums.values())
     recall = next(name for name in next(iter(curve.values()))["t2i"] if name.startswith("R@"))
     table = Table(

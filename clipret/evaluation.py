@@ -1,144 +1,145 @@
 """Stage 2: features.h5 and a head -> metrics.json. No image, no CLIP, no GPU needed."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 from clipret import runs
 from clipret.cache import FeatureCache
-from clipret.config import EvalConfig
+from clipret.config import METRICS, CompareConfig, EvalConfig
 from clipret.devices import choose_device
-from clipret.errors import CacheMismatchError, LeakageError, RunError, UsageError
-from clipret.heads import Head, LinearHead, load_head, wise_ft
-from clipret.leakage import count_trained_on, image_digests
+from clipret.errors import RunError
+from clipret.heads import Head
+from clipret.intervals import name_intervals, resample, tabulate
 from clipret.measurement import Gallery
+from clipret.metrics import rsum, summarise
+from clipret.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols import Protocol, default_protocol, make_protocol, split_protocol
+from clipret.protocols import Protocol, protocol_digest
+from clipret.rankings import DIRECTIONS, ProtocolRankings, Ranking, Rankings, rankings_path, write_rankings
+from clipret.sources import check_leakage, choose_protocols, describe_source, find_source, load_heads, open_cache
+
+# Scores of a gallery that take so long that progress is shown: a quarter of COCO's 5,000 x 25,010.
+_LONG = 1 << 25
 
 
 def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Measure R@K, mAP@K and the median rank by one or more protocols, both directions, zero-shot beside trained.
+    """Every metric of metrics.py by one or more protocols, both directions, zero-shot beside trained, with intervals.
 
-    on_progress  called after each protocol, with phase "protocols"
+    on_progress  called after each protocol, with phase "protocols", and while a large gallery is ranked
 
     Returns what metrics.json holds: format, cache, run and head (None for zero-shot alone), and of the first protocol
-    protocol (name, split, counts, tie rule, mAP's divisor, remarks), leakage (None for zero-shot alone; else checked
-    and trained_on, the number of its images that the head was trained on) and results: {"zero-shot": {"t2i": {...},
-    "i2t": {...}}, "trained": {...}} as fractions, and between them "wise-ft ALPHA" for each of config.wise_ft. Of
-    further protocols, the same three in the list `also`. It is written to config.out, or into the run's folder when
-    there is one.
+
+        protocol   name, split, counts, tie rule, mAP's divisor, precision, digest of the queries and items, remarks
+        leakage    None for zero-shot alone; else checked and trained_on, how many of its images the head was trained on
+        results    {"zero-shot": {"t2i": {...}, "i2t": {...}}, "trained": {...}} as fractions, and between them
+                   "wise-ft ALPHA" for each of config.wise_ft
+        rsum       head -> sum of R@K over config.k and both directions
+        intervals  None, or level, resamples, heads (as results, [low, high] in place of numbers, and "rsum") and gain,
+                   the same of trained less zero-shot, None without a trained head
+
+    Of further protocols, the same in the list `also`. It is written to config.out, or into the run's folder when there
+    is one, and beside it the ranks (rankings.py).
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
     trained on and config.allow_leak is not set.
     """
+    if config.per_query:
+        check_per_query_path(config.per_query)
     device = choose_device(config.device)
-    source = _source(config)
-    cache = FeatureCache(source.cache)
-    if source.fingerprint not in (None, cache.fingerprint):
-        raise CacheMismatchError(
-            f"{cache.path} is not the cache that {source.run} was trained on: its fingerprint is "
-            f"{cache.fingerprint[:12]}, the run's {source.fingerprint[:12]}; give the one to measure with --cache."
-        )
-    heads = _heads(source, cache, alphas=config.wise_ft)
-    protocols = _protocols(config, cache)
+    source = find_source(cache=config.cache, head=config.head, zero_shot=config.zero_shot, runs_dir=config.runs_dir)
+    cache = open_cache(source)
+    heads = load_heads(source, cache, alphas=config.wise_ft)
+    protocols = choose_protocols(cache, names=config.protocol, split=config.split)
     # All before the first measurement: a refusal must not cost the time of the others.
-    leaks = [_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
-    measured = []
+    leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
+    measured, ranked = [], []
     for protocol, leakage in zip(protocols, leaks, strict=True):
-        results = _measure(cache, protocol, heads=heads, device=device, config=config)
-        measured.append({"protocol": protocol.describe(), "leakage": leakage, "results": results})
+        ranked.append(_rank(cache, protocol, heads=heads, device=device, config=config, on_progress=on_progress))
+        measured.append({"protocol": ranked[-1].protocol, "leakage": leakage, **_figures(ranked[-1], config)})
         on_progress(Progress("protocols", len(measured), len(protocols)))
     report = {
         "format": runs.FORMAT,
-        "cache": {
-            "path": str(source.cache),
-            "fingerprint": cache.fingerprint,
-            "model": cache.about["model"],
-            "dataset": cache.inputs["dataset"],
-        },
-        "run": str(source.run) if source.run else None,
-        "head": str(source.head) if source.head else None,
+        **describe_source(source, cache),
         **measured[0],
         **({"also": measured[1:]} if len(measured) > 1 else {}),
     }
+    if config.per_query:
+        write_per_query(config.per_query, _per_query(cache, zip(protocols, ranked, strict=True)))
     out = config.out or (source.run / runs.METRICS if source.run else None)
     if out:
-        _write(out, report)
+        _write(out, report, rankings=Rankings(report["cache"], tuple(ranked)))
     return report
 
 
-def _heads(source: "_Source", cache: FeatureCache, *, alphas: tuple[float, ...]) -> dict[str, Head]:
-    heads = {"zero-shot": LinearHead(cache.projections)}
-    if source.head:
-        weights = cache.inputs["weights_sha256"]
-        trained = load_head(source.head, projections=cache.projections, weights_sha256=weights)
-        for alpha in alphas:
-            heads[f"wise-ft {alpha:.12g}"] = wise_ft(trained, projections=cache.projections, alpha=alpha)
-        heads["trained"] = trained
-    return heads
+def _rank(
+    cache: FeatureCache,
+    protocol: Protocol,
+    *,
+    heads: dict[str, Head],
+    device: str,
+    config: EvalConfig,
+    on_progress: ProgressCallback,
+) -> ProtocolRankings:
+    settings = {"block": config.block, "precision": config.precision, "top": config.top if config.per_query else 0}
+    found = {name: {way: [] for way in DIRECTIONS} for name in heads}
+    for fold in protocol.folds:
+        gallery = Gallery.read(cache, fold)
+        long = len(fold.image_rows) * len(fold.text_rows) > _LONG
+        for name, head in heads.items():
+
+            def tell(progress: Progress, what: str = f"ranking, {name}") -> None:
+                on_progress(replace(progress, phase=what))
+
+            ranks = gallery.rank(head.to(device), device=device, on_progress=tell if long else silent, **settings)
+            for way, ranking in found[name].items():
+                ranking.append(Ranking(ranks[way], gallery.query_images(ranks[way], direction=way)))
+    described = {**protocol.describe(), "precision": config.precision, "digest": protocol_digest(cache, protocol)}
+    return ProtocolRankings(
+        described, {name: {way: tuple(folds) for way, folds in ways.items()} for name, ways in found.items()}
+    )
 
 
-def _protocols(config: EvalConfig, cache: FeatureCache) -> list[Protocol]:
-    if config.split is not None:
-        return [split_protocol(cache, split=config.split)]
-    return [make_protocol(cache, name) for name in config.protocol or (default_protocol(cache),)]
+def _figures(ranked: ProtocolRankings, config: EvalConfig) -> dict:
+    """results, rsum and intervals of metrics.json; a metric is the mean over the protocol's galleries."""
+    results = {}
+    for head, directions in ranked.heads.items():
+        results[head] = {}
+        for way, folds in directions.items():
+            found = [summarise(ranking.ranks, k=config.cuts) for ranking in folds]
+            results[head][way] = {name: fmean(metrics[name] for metrics in found) for name in found[0]}
+    sums = {head: rsum(directions, k=config.k) for head, directions in results.items()}
+    return {"results": results, "rsum": sums, "intervals": _intervals(ranked, config) if config.resamples else None}
 
 
-def _leakage(cache: FeatureCache, protocol: Protocol, *, source: "_Source", allowed: bool) -> dict | None:
-    """How many of the protocol's images the head was trained on; None without a trained head."""
-    if source.head is None:
-        return None
-    rows = protocol.image_rows
-    count = count_trained_on(source.head.parent / runs.TRAINED_ON, image_digests(cache, rows))
-    if count and not allowed:
-        raise LeakageError(
-            f"{count:,} of the {len(rows):,} {protocol.split} images were trained on by {source.run or source.head}: "
-            f"figures on them say nothing of new images. Measure on images held out from it, or see the figures "
-            f"all the same with --allow-leak."
-        )
-    return {"checked": count is not None, "trained_on": count, "images": len(rows)}
+def _intervals(ranked: ProtocolRankings, config: EvalConfig) -> dict:
+    heads = list(ranked.heads)
+    tables = tabulate(list(ranked.heads.values()), k=config.cuts, families=METRICS)
+    draws = resample(tables, resamples=config.resamples, seed=config.seed)
+    named = partial(name_intervals, names=tables[0].names, k=config.k)
+    gain = draws[:, heads.index("trained")] - draws[:, heads.index("zero-shot")] if "trained" in heads else None
+    return {
+        "level": CompareConfig.level,
+        "resamples": config.resamples,
+        "heads": {head: named(draws[:, place]) for place, head in enumerate(heads)},
+        "gain": None if gain is None else named(gain),
+    }
 
 
-def _measure(cache: FeatureCache, protocol: Protocol, *, heads: dict, device: str, config: EvalConfig) -> dict:
-    """Head's name -> direction -> metric, the mean over the protocol's galleries."""
-    galleries, results = [Gallery.read(cache, fold) for fold in protocol.folds], {}
-    for name, head in heads.items():
-        head = head.to(device)
-        found = [gallery.measure(head, device=device, k=config.k, block=config.block) for gallery in galleries]
-        results[name] = {
-            direction: {metric: fmean(result[direction][metric] for result in found) for metric in metrics}
-            for direction, metrics in found[0].items()
-        }
-    return results
+def _per_query(cache: FeatureCache, measured: Iterable[tuple[Protocol, ProtocolRankings]]) -> Iterator:
+    for protocol, ranked in measured:
+        for head, directions in ranked.heads.items():
+            for way, folds in directions.items():
+                for number, (fold, ranking) in enumerate(zip(protocol.folds, folds, strict=True)):
+                    names = {"protocol": protocol.name, "direction": way, "head": head}
+                    yield per_query_table(cache, fold, number, ranks=ranking.ranks, **names)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A cache, and perhaps a head, its run, and the fingerprint that the run expects of the cache."""
-
-    cache: Path
-    head: Path | None = None
-    run: Path | None = None
-    fingerprint: str | None = None
-
-
-def _source(config: EvalConfig) -> _Source:
-    if config.zero_shot:
-        return _Source(config.cache)
-    head = config.head or runs.newest_run(config.runs_dir)
-    if head.is_dir():
-        head = head / runs.HEAD
-    run = head.parent if (head.parent / runs.CONFIG).exists() else None
-    if config.cache:
-        return _Source(config.cache, head, run)
-    if run is None:
-        raise UsageError(f"{head} is not in a run's folder, so its cache is not known; give it with --cache FILE.")
-    trained_on = runs.read_config(run)["cache"]
-    return _Source(Path(trained_on["path"]), head, run, trained_on["fingerprint"])
-
-
-def _write(out: Path, report: dict) -> None:
+def _write(out: Path, report: dict, *, rankings: Rankings) -> None:
     try:
+        write_rankings(rankings_path(out), rankings)
         runs.write_json(out, report)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None

@@ -1,5 +1,6 @@
 """A head on the rows of a gallery -> metrics of both directions: what training selects by and evaluation reports."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,25 +9,48 @@ import torch
 from torch import nn
 
 from clipret.cache import FeatureCache
-from clipret.config import EvalConfig
+from clipret.config import VALIDATION_METRICS, EvalConfig
 from clipret.metrics import summarise
+from clipret.progress import ProgressCallback, silent
 from clipret.protocols import Fold
-from clipret.retrieval import rank_both_directions
+from clipret.retrieval import Matches, Ranks, rank
 
-# Features of a small gallery are kept as float32 where they are measured; those of a larger one are brought there, and
-# widened, a block at a time.
+# Features of a small gallery are kept as float32 where they are measured; those of a larger one are read, brought there
+# and widened a block at a time.
 _HELD_BYTES = 256 << 20
+
+
+class StoredRows:
+    """Rows of a cache's features, read a slice at a time when they are needed: (B, D)."""
+
+    def __init__(self, cache: FeatureCache, side: str, *, rows: np.ndarray):
+        self._cache, self._side, self._rows = cache, side, rows
+        features = cache.image_features if side == "image" else cache.text_features
+        self.size = len(rows) * features.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """In memory. Raises CacheError when a feature is not finite."""
+        found = self._cache.read(self._side, self._rows[span])
+        # What was read of the file is not to add up to all of it.
+        self._cache.let_go()
+        return found
+
+
+Features = np.ndarray | torch.Tensor | StoredRows
 
 
 @torch.no_grad()
 def embed(
     function: Callable[[torch.Tensor], torch.Tensor],
-    features: np.ndarray | torch.Tensor,
+    features: Features,
     *,
     device: str | torch.device,
-    block: int = 65_536,
+    block: int = 16_384,
 ) -> torch.Tensor:
-    """Embeddings of all rows, a block at a time so that a memory-mapped cache is never read whole.
+    """Embeddings of all rows, a block at a time so that what is on the disk is never read whole.
 
     function  a head's embed_images or embed_texts
     features  (B, D)
@@ -34,51 +58,85 @@ def embed(
 
     Returns (B, E) float32 on the device.
     """
-    if isinstance(features, torch.Tensor) and len(features) <= block:
+    if isinstance(features, torch.Tensor):
         return function(features.to(device))
-    starts = range(0, len(features), block)
-    # Read in turn, and copied: a slice of a mapped file cannot be made a tensor that may be written to.
-    blocks = (torch.from_numpy(np.array(features[start : start + block])).to(device) for start in starts)
-    return torch.cat([function(rows) for rows in blocks])
+    found = None
+    for start in range(0, len(features), block):
+        # Copied: a slice of a mapped file cannot be made a tensor that may be written to.
+        embedded = function(torch.from_numpy(np.array(features[start : start + block])).to(device))
+        if found is None:
+            # Filled block by block, for all blocks and then all of them together would be twice as much.
+            found = embedded.new_empty((len(features), embedded.shape[1]))
+        found[start : start + len(embedded)] = embedded
+    return found
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The features of a gallery's images (N, D_image) and captions (M, D_text), in memory.
+    """The features of a gallery's images (N, D_image) and captions (M, D_text); of a large one, where they are stored.
 
     caption_images  (M,) the position of each caption's image
+    matches         what matches what where that is not all, as a Fold has it
     """
 
-    images: np.ndarray
-    texts: np.ndarray
+    images: np.ndarray | StoredRows
+    texts: np.ndarray | StoredRows
     caption_images: np.ndarray
+    matches: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
     _held: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, cache: FeatureCache, fold: Fold) -> "Gallery":
-        """Read the fold's rows; raises CacheError when a feature is not finite."""
-        images, texts = cache.read("image", fold.image_rows), cache.read("text", fold.text_rows)
-        return cls(images, texts, fold.caption_images)
+        """Read the fold's rows, now or, of many, when they are needed; raises CacheError when one is not finite."""
+        rows = {"image": fold.image_rows, "text": fold.text_rows}
+        sides = [StoredRows(cache, side, rows=found) for side, found in rows.items()]
+        if not _is_large(*sides):
+            sides = [cache.read(side, found) for side, found in rows.items()]
+        return cls(*sides, fold.caption_images, fold.matches)
 
-    def measure(
-        self, head: nn.Module, *, device: str, k: tuple[int, ...] = EvalConfig.k, block: int = EvalConfig.block
-    ) -> dict[str, dict[str, float]]:
-        """{"t2i": {"R@1": ...}, "i2t": {...}}, as metrics.summarise gives them.
+    @functools.cached_property
+    def _pairs(self) -> Matches:
+        return Matches.of(self.caption_images, images=len(self.images), matches=self.matches)
+
+    def rank(
+        self,
+        head: nn.Module,
+        *,
+        device: str,
+        block: int = EvalConfig.block,
+        top: int = 0,
+        precision: str = EvalConfig.precision,
+        on_progress: ProgressCallback = silent,
+    ) -> dict[str, Ranks]:
+        """{"t2i": Ranks, "i2t": Ranks} by the head's embeddings; settings as retrieval.rank has them.
 
         head    on the device
-        block   queries scored at once
         """
         images, texts = self._features(device)
-        ranks = rank_both_directions(
+        return rank(
             embed(head.embed_images, images, device=device),
             embed(head.embed_texts, texts, device=device),
-            caption_images=self.caption_images,
+            matches=self._pairs,
             block=block,
+            top=top,
+            precision=precision,
+            on_progress=on_progress,
         )
-        return {direction: summarise(found, k=k) for direction, found in ranks.items()}
+
+    def measure(
+        self, head: nn.Module, *, device: str, families: tuple[str, ...] = VALIDATION_METRICS
+    ) -> dict[str, dict[str, float]]:
+        """{"t2i": {"R@1": ...}, "i2t": {...}}, as metrics.summarise gives them for these families."""
+        ranks = self.rank(head, device=device)
+        return {direction: summarise(found, families=families) for direction, found in ranks.items()}
+
+    def query_images(self, ranks: Ranks, *, direction: str) -> np.ndarray:
+        """(Q,) position of the image that each query is of: itself in i2t, its caption's in t2i."""
+        rows = np.arange(ranks.queries) if ranks.rows is None else ranks.rows
+        return self.caption_images[rows] if direction == "t2i" else rows
 
     def _features(self, device: str) -> tuple:
-        if 4 * (self.images.size + self.texts.size) > _HELD_BYTES:
+        if _is_large(self.images, self.texts):
             return self.images, self.texts
         if device not in self._held:
             # Of one device only, so that the bound holds for all of them together.
@@ -87,3 +145,7 @@ class Gallery:
                 torch.from_numpy(np.asarray(side, dtype=np.float32)).to(device) for side in (self.images, self.texts)
             )
         return self._held[device]
+
+
+def _is_large(images: np.ndarray | StoredRows, texts: np.ndarray | StoredRows) -> bool:
+    return 4 * (images.size + texts.size) > _HELD_BYTES

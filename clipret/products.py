@@ -67,10 +67,11 @@ def _onednn(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(most: int = 31 << 20) -> None:
     """Have glibc keep what is freed for what is asked for next, instead of returning it to the system each time.
 
-    Every step of a training asks for the same few megabytes, and fresh pages cost more than what is computed in them.
-    Freeing one block of almost 32 MiB raises glibc's threshold to that; elsewhere this does nothing.
+    Work in steps asks for the same few megabytes again and again, and fresh pages cost more than what is computed in
+    them. Freeing one block of this many bytes, less than 32 MiB, raises glibc's threshold to that; it then keeps up to
+    twice as much. Elsewhere this does nothing.
     """
-    torch.empty(31 << 20, dtype=torch.uint8)
+    torch.empty(most, dtype=torch.uint8)

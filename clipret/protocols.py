@@ -6,11 +6,21 @@
     coco-karpathy-5k          Karpathy's 5,000 test images, all 25,010 captions
     coco-karpathy-5k-first5   the same images, first five captions
     coco-karpathy-1k          the same as five galleries of 1,000 images in Karpathy's order; the mean of the five
+    coco-karpathy-cxc         the gallery of 5k-first5 with the matches of Crisscrossed Captions, across images: 24,972
+                              captions ask (the other 28 match no image), and all 5,000 images
+    coco-karpathy-eccv        the same gallery with the matches of ECCV Caption: 1,332 captions and 1,261 images ask
     flickr30k-karpathy-1k     Karpathy's 1,000 test images of Flickr30k
 
-Sources: Karpathy and Fei-Fei, CVPR 2015, for the split; ECCV Caption (Chun et al., ECCV 2022) for the folds' order.
+Of CxC the literature gives R@K; of ECCV Caption mAP@R, R-Precision and R@1. ECCV Caption matches two images with two
+captions (144675 and 467259) that are not in its gallery of 25,000. Here what is not in the gallery matches nothing; its
+authors' code counts it in R, by which mAP@R and R-Precision of i2t differ by about 0.0001 at most.
+
+Sources: Karpathy and Fei-Fei, CVPR 2015, for the split; ECCV Caption (Chun et al., ECCV 2022) for the folds' order, and
+for its matches; Crisscrossed Captions (Parekh et al., EACL 2021) for its own.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +30,7 @@ from clipret.config import SPLITS
 from clipret.counting import caption_places
 from clipret.errors import UsageError
 from clipret.karpathy_ids import karpathy_test_ids
+from clipret.protocol_matches import OTHERWISE, known_captions, known_matches
 
 FIRST_CAPTIONS = 5
 
@@ -32,6 +43,7 @@ class _Rule:
     images, captions  over all its galleries
     first             whether only the first five captions of an image take part
     folds             galleries that the images are cut into, in their order
+    truth             whose matching pairs and captions, of karpathy_ids.matching_ids; None: an image's own captions
     """
 
     dataset: str
@@ -39,6 +51,7 @@ class _Rule:
     captions: int
     first: bool = False
     folds: int = 1
+    truth: str | None = None
 
 
 # The first of a data set is its default.
@@ -48,6 +61,8 @@ _RULES = {
     "coco-karpathy-5k": _Rule("coco-karpathy", images=5_000, captions=25_010),
     "coco-karpathy-5k-first5": _Rule("coco-karpathy", images=5_000, captions=25_000, first=True),
     "coco-karpathy-1k": _Rule("coco-karpathy", images=5_000, captions=25_000, first=True, folds=5),
+    "coco-karpathy-cxc": _Rule("coco-karpathy", images=5_000, captions=25_000, truth="cxc"),
+    "coco-karpathy-eccv": _Rule("coco-karpathy", images=5_000, captions=25_000, truth="eccv"),
     "flickr30k-karpathy-1k": _Rule("flickr30k", images=1_000, captions=5_000),
 }
 _EXTRACT = {"coco": "coco", "coco-karpathy": "coco --split karpathy", "flickr30k": "flickr30k"}
@@ -60,11 +75,21 @@ class Fold:
     image_rows      (N,) rows of the cache
     text_rows       (M,) rows of the cache, ascending
     caption_images  (M,) position in image_rows of each caption's image
+    matches         None: a caption matches its image, and an image its captions. Else {"t2i": (caption positions,
+                    image positions), "i2t": (image positions, caption positions)}, one entry a matching pair, in any
+                    order; what has no pair is in the gallery and asks nothing
     """
 
     image_rows: np.ndarray
     text_rows: np.ndarray
     caption_images: np.ndarray
+    matches: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+
+    def queries(self, direction: str) -> int:
+        """How many captions (t2i) or images (i2t) match anything, and so ask."""
+        if self.matches:
+            return len(np.unique(self.matches[direction][0]))
+        return len(self.text_rows) if direction == "t2i" else len(np.unique(self.caption_images))
 
 
 @dataclass(frozen=True)
@@ -90,9 +115,12 @@ class Protocol:
         return np.concatenate([fold.image_rows for fold in self.folds])
 
     def describe(self) -> dict:
-        """The protocol as metrics.json stores it: counts over all galleries; a gallery's size is the largest one's."""
+        """The protocol as metrics.json stores it: counts over all galleries; a gallery's size is the largest one's.
+
+        What matches nothing is counted among captions or images, and not among queries.
+        """
         images, captions = len(self.image_rows), sum(len(fold.text_rows) for fold in self.folds)
-        asking = sum(len(np.unique(fold.caption_images)) for fold in self.folds)
+        queries = {way: sum(fold.queries(way) for fold in self.folds) for way in ("t2i", "i2t")}
         return {
             "name": self.name,
             "split": self.split,
@@ -100,8 +128,8 @@ class Protocol:
             "captions": captions,
             "images_left_out": self.left_out,
             "folds": len(self.folds),
-            "t2i": {"queries": captions, "gallery": max(len(fold.image_rows) for fold in self.folds)},
-            "i2t": {"queries": asking, "gallery": max(len(fold.text_rows) for fold in self.folds)},
+            "t2i": {"queries": queries["t2i"], "gallery": max(len(fold.image_rows) for fold in self.folds)},
+            "i2t": {"queries": queries["i2t"], "gallery": max(len(fold.text_rows) for fold in self.folds)},
             "ties": "pessimistic",
             "map_divisor": "min",
             "remarks": list(self.remarks),
@@ -116,18 +144,17 @@ def default_protocol(cache: FeatureCache) -> str:
 def make_protocol(cache: FeatureCache, name: str) -> Protocol:
     """The protocol of that name (config.PROTOCOLS) on a cache; `split` means its test split.
 
-    Raises UsageError when the cache does not hold the protocol's images.
+    Raises UsageError when the cache does not hold the protocol's images, and DatasetError when the protocol needs the
+    package `eccv-caption` and it is not installed.
     """
     if name == "split":
         return split_protocol(cache, split="test")
     rule, planned, usable = _RULES[name], _planned_rows(cache, name), cache.usable
-    captions = np.ones(len(cache.text_states), dtype=bool)
-    if rule.first:
-        captions = caption_places(cache.caption_images) < FIRST_CAPTIONS
+    captions = _planned_captions(cache, rule)
     # Cut before images are left out, so that a missing image never moves another one to another gallery.
     parts = np.array_split(planned, rule.folds)
-    folds = tuple(_fold(cache, rows[usable[rows]], captions=captions) for rows in parts)
-    if any(not len(fold.image_rows) or not len(fold.text_rows) for fold in folds):
+    folds = tuple(_fold(cache, rows[usable[rows]], captions=captions, truth=rule.truth) for rows in parts)
+    if not all(fold.queries(way) for fold in folds for way in ("t2i", "i2t")):
         raise UsageError(f"--protocol {name}: {cache.path} has too few usable images and captions for it.")
     present = int(captions[np.isin(cache.caption_images, planned)].sum())
     remarks = _remarks(cache, rule, images=len(planned), captions=present)
@@ -153,11 +180,26 @@ def split_protocol(cache: FeatureCache, *, split: str) -> Protocol:
     return Protocol("split", split, (fold,), left_out=int(np.sum(in_split & ~cache.usable)))
 
 
+def protocol_digest(cache: FeatureCache, protocol: Protocol) -> str:
+    """sha256 over the ids and captions of every gallery, in order, and what matches what.
+
+    Figures of two heads are of the same questions exactly when these are equal, whatever caches they come from.
+    """
+    digest, ids, captions = hashlib.sha256(), cache.image_ids, cache.captions
+    for fold in protocol.folds:
+        texts = [[captions[row], int(owner)] for row, owner in zip(fold.text_rows, fold.caption_images, strict=True)]
+        digest.update(json.dumps([[ids[row] for row in fold.image_rows], texts]).encode())
+        for side in fold.matches.values() if fold.matches else ():
+            digest.update(np.asarray(side, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
 def _planned_rows(cache: FeatureCache, name: str) -> np.ndarray:
     """Rows of the protocol's images, usable or not, in the protocol's order."""
     dataset, needed = cache.inputs["dataset"], _RULES[name].dataset
     if (dataset, needed) == ("coco", "coco-karpathy"):
-        ids = karpathy_test_ids(otherwise="extract COCO with --split karpathy")
+        otherwise = OTHERWISE if _RULES[name].truth else "extract COCO with --split karpathy"
+        ids = karpathy_test_ids(otherwise=otherwise)
         return _rows_of_ids(cache, name, ids=ids)
     if dataset != needed:
         raise UsageError(
@@ -177,13 +219,23 @@ def _rows_of_ids(cache: FeatureCache, name: str, *, ids: list[int]) -> np.ndarra
     return np.array(found, dtype=np.int64)
 
 
-def _fold(cache: FeatureCache, image_rows: np.ndarray, *, captions: np.ndarray) -> Fold:
+def _planned_captions(cache: FeatureCache, rule: _Rule) -> np.ndarray:
+    """(captions,) bool: which take part if their image does."""
+    if rule.truth:
+        return known_captions(cache)
+    if rule.first:
+        return caption_places(cache.caption_images) < FIRST_CAPTIONS
+    return np.ones(len(cache.text_states), dtype=bool)
+
+
+def _fold(cache: FeatureCache, image_rows: np.ndarray, *, captions: np.ndarray, truth: str | None = None) -> Fold:
     """The gallery of these images with those of their captions that are chosen: captions (M,) bool."""
     position = np.full(len(cache.image_states), -1, dtype=np.int64)
     position[image_rows] = np.arange(len(image_rows))
     owners = position[cache.caption_images]
     text_rows = np.flatnonzero(captions & (owners >= 0))
-    return Fold(image_rows, text_rows, owners[text_rows])
+    matches = known_matches(cache, truth, image_rows=image_rows, text_rows=text_rows) if truth else None
+    return Fold(image_rows, text_rows, owners[text_rows], matches)
 
 
 def _remarks(cache: FeatureCache, rule: _Rule, *, images: int, captions: int) -> tuple[str, ...]:

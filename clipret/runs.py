@@ -9,6 +9,7 @@ from clipret.errors import RunError
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
 TRAINED_ON = "trained_on.npy"
+RANKS = "ranks.safetensors"
 FORMAT = 1
 
 

@@ -45,6 +45,7 @@ def compare(
     rounds: int = 5,
     units: dict[str, int] | None = None,
     warm_up: bool = True,
+    peaks: dict[str, PeakMebibytes] | None = None,
 ) -> None:
     """Time every way of doing the same work, in turn, several rounds, and report the medians.
 
@@ -52,11 +53,12 @@ def compare(
     ways   name -> the work; one that is a process of its own returns its peak memory as run_process does, one that
            takes its own time returns it as Seconds
     warm_up  do everything once before it counts
+    peaks  name -> memory, where it was measured apart
     units  name -> images, captions ... that the way does; rates are reported, and ways that do fewer are scaled up
     """
     for way in ways.values() if warm_up else ():
         way()
-    seconds, peaks = {label: [] for label in ways}, {}
+    seconds, peaks = {label: [] for label in ways}, dict(peaks or {})
     for _ in range(rounds):
         for label, way in ways.items():
             started = time.perf_counter()

@@ -200,6 +200,44 @@ BAD_INPUTS = {
         2,
         "--name is '../x'; expected the name of one folder, made below runs/.",
     ),
+    "metric that is none": (
+        "eval --metrics R@1,accuracy",
+        2,
+        "--metrics has 'accuracy'; expected of: R, mAP, mAP_hits, mAP_all, recall, nDCG, MRR, R-Precision, mAP@R, "
+        "mean_rank, median_rank, rsum; the first 6 also with a K, such as R@1.",
+    ),
+    "results of each query in a text file": (
+        "eval --zero-shot --cache made.h5 --per-query ranks.txt",
+        2,
+        "--per-query is 'ranks.txt'; expected a file that ends with .parquet or .csv.",
+    ),
+    "results of each query in no folder": (
+        "eval --zero-shot --cache made.h5 --per-query gone/ranks.csv",
+        2,
+        "--per-query is 'gone/ranks.csv', but there is no folder gone; make it first.",
+    ),
+    "one run to compare": (
+        "compare zero-shot",
+        2,
+        "there is zero-shot to compare; expected two runs or more, or a run and zero-shot.",
+    ),
+    "a run to compare that is not there": (
+        "compare gone zero-shot",
+        1,
+        "there is no gone; expected a run's folder, a file that clipret eval wrote, or zero-shot.",
+    ),
+    "errors without a run": (
+        "errors",
+        1,
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or evaluate CLIP itself with: "
+        "clipret eval --zero-shot --cache FILE",
+    ),
+    "reproduce without a cache": (
+        "reproduce",
+        2,
+        "reproduce needs a cache; give it with --cache FILE, or see what was published and the cache that each row "
+        "needs with --list.",
+    ),
     "unknown split": ("eval --split dev", 2, "--split is 'dev'; expected one of: train, val, test, restval."),
     "empty split": (
         "eval --zero-shot --cache made.h5 --split restval",
@@ -346,7 +384,7 @@ BAD_INPUTS = {
         "eval --protocol split,coco",
         2,
         "--protocol is 'coco'; expected one of: split, coco-val2017, coco-val2017-all, coco-karpathy-5k, "
-        "coco-karpathy-5k-first5, coco-karpathy-1k, flickr30k-karpathy-1k.",
+        "coco-karpathy-5k-first5, coco-karpathy-1k, coco-karpathy-cxc, coco-karpathy-eccv, flickr30k-karpathy-1k.",
     ),
     "split beside a protocol": (
         "eval --protocol coco-val2017 --split val",

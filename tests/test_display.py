@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from clipret import display
-from clipret.display import ProgressDisplay, extraction_summary, metrics_tables, training_summary
+from clipret.display import ProgressDisplay, extraction_summary, training_summary
 from clipret.progress import Progress
 
 
@@ -74,74 +74,6 @@ def test_quiet_shows_nothing(clock):
     with ProgressDisplay(console, quiet=True) as on_progress:
         on_progress(Progress("epochs", 1, 1))
     assert console.file.getvalue() == ""
-
-
-def report(*, leakage=None, **protocol):
-    metrics = {"R@1": 0.5, "mAP@1": 0.5, "median_rank": 2.0}
-    better = {"R@1": 0.625, "mAP@1": 0.45, "median_rank": 1.0}
-    counts = {"t2i": {"queries": 1234, "gallery": 56}, "i2t": {"queries": 56, "gallery": 1234}}
-    return {
-        "protocol": {
-            "name": "split",
-            "split": "test",
-            "images": 56,
-            "images_left_out": 0,
-            "folds": 1,
-            "map_divisor": "min",
-            "remarks": [],
-            **counts,
-            **protocol,
-        },
-        "cache": {"dataset": "emoji", "model": "tiny-emoji"},
-        "leakage": leakage or {"checked": True, "trained_on": 0, "images": 56},
-        "results": {"zero-shot": {"t2i": metrics, "i2t": metrics}, "trained": {"t2i": better, "i2t": better}},
-    }
-
-
-def shown(*tables):
-    console = plain_console()
-    for table in tables:
-        console.print(table)
-    return console.file.getvalue()
-
-
-def test_the_metrics_table_shows_percent_counts_protocol_and_gain():
-    text = shown(*metrics_tables(report()))
-    assert "emoji test, tiny-emoji, protocol split" in text
-    assert "1,234 captions" in text
-    assert "among 56 images" in text
-    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
-    assert rows["zero-shot"] == ["50.0", "50.0", "2.0"]
-    assert rows["trained"] == ["62.5", "45.0", "1.0"]
-    assert rows["gain"] == ["+12.5", "-5.0", "-1.0"]
-    assert not any(word in text for word in ("left out", "comparable", "LEAK", "leakage", "mean of"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"images_left_out": 3}, "56 of 59 images: 3 have no usable feature and are left out"),
-        ({"remarks": ["x", "y"]}, "not comparable with published figures: x; y"),
-        ({"folds": 5}, "among 56 images, mean of 5"),
-        (
-            {"leakage": {"checked": True, "trained_on": 7, "images": 56}},
-            "LEAK: 7 of these 56 images were trained on",
-        ),
-        (
-            {"leakage": {"checked": False, "trained_on": None, "images": 56}},
-            "leakage was not checked: there is no trained_on.npy beside the head",
-        ),
-    ],
-)
-def test_the_metrics_table_says_what_a_reader_must_know(changes, said):
-    assert said in " ".join(shown(*metrics_tables(report(**changes))).split())
-
-
-def test_further_protocols_have_tables_of_their_own():
-    also = {name: value for name, value in report(name="coco-karpathy-1k").items() if name != "cache"}
-    text = shown(*metrics_tables({**report(), "also": [also]}))
-    assert "protocol split" in text
-    assert "protocol coco-karpathy-1k" in text
 
 
 EXTRACTED = {

@@ -10,10 +10,10 @@ from conftest import contents, write_cache
 
 from clipret import EvalConfig, FeatureCache, TrainConfig, evaluate, measurement, train
 from clipret.cache import open_writer
-from clipret.errors import CacheMismatchError, RunError, UsageError
+from clipret.errors import CacheError, CacheMismatchError, RunError, UsageError
 from clipret.heads import LinearHead
-from clipret.measurement import Gallery
-from clipret.protocols import split_protocol
+from clipret.measurement import Gallery, StoredRows, embed
+from clipret.protocols import protocol_digest, split_protocol
 
 
 @pytest.fixture
@@ -55,6 +55,8 @@ def test_metrics_json_is_the_documented_one(run, cache_path):
     report = evaluate(EvalConfig())
     assert json.loads(Path(run, "metrics.json").read_text()) == report
     captions = int((FeatureCache(cache_path).image_splits[FeatureCache(cache_path).caption_images] == 2).sum())
+    cache = FeatureCache(cache_path)
+    digest = protocol_digest(cache, split_protocol(cache, split="test"))
     assert report["protocol"] == {
         "name": "split",
         "split": "test",
@@ -67,13 +69,16 @@ def test_metrics_json_is_the_documented_one(run, cache_path):
         "ties": "pessimistic",
         "map_divisor": "min",
         "remarks": [],
+        "precision": "fp32",
+        "digest": digest,
     }
     assert report["leakage"] == {"checked": True, "trained_on": 0, "images": 12}
     assert "also" not in report
     assert report["run"] == run
     assert report["cache"]["fingerprint"] == FeatureCache(cache_path).fingerprint
     assert list(report["results"]) == ["zero-shot", "trained"]
-    names = ["R@1", "R@5", "R@10", "mAP@1", "mAP@5", "mAP@10", "median_rank"]
+    names = [f"{family}@{k}" for family in ("R", "mAP", "mAP_hits", "mAP_all", "recall", "nDCG") for k in (1, 5, 10)]
+    names += ["MRR", "R-Precision", "mAP@R", "mean_rank", "median_rank"]
     for directions in report["results"].values():
         assert list(directions) == ["t2i", "i2t"]
         assert all(list(metrics) == names for metrics in directions.values())
@@ -191,3 +196,24 @@ def test_a_large_gallery_is_not_held_in_float32_and_measures_the_same(cache_path
     assert large.measure(head, device="cpu") == expected
     assert head.given.dtype == torch.float16
     assert not large._held
+    assert isinstance(large.images, StoredRows)
+
+
+@pytest.mark.parametrize("block", [1, 5, 100])
+def test_stored_rows_are_embedded_as_those_in_memory(cache_path, block):
+    cache = FeatureCache(cache_path)
+    head, rows = LinearHead(cache.projections), np.array([7, 3, 3, 40, 0, 11, 12])
+    stored = embed(head.embed_images, StoredRows(cache, "image", rows=rows), device="cpu", block=block)
+    at_once = embed(head.embed_images, torch.from_numpy(cache.image_features[rows]), device="cpu")
+    torch.testing.assert_close(stored, at_once, rtol=1e-6, atol=1e-7)
+
+
+def test_a_feature_of_a_large_gallery_that_is_not_finite_is_said(tmp_path, monkeypatch):
+    path, made = tmp_path / "spoiled.h5", contents()
+    with open_writer(path, made) as writer:
+        writer.write_images(0, features=np.full((60, 24), np.nan, np.float16), problems={})
+        rows = len(made.captions)
+        writer.write_texts(0, features=np.ones((rows, 16), np.float16), tokens=np.full(rows, 3))
+    monkeypatch.setattr(measurement, "_HELD_BYTES", 0)
+    with pytest.raises(CacheError, match=r"features of 12 image rows are not finite, the first of row \d+;"):
+        evaluate(EvalConfig(cache=path, zero_shot=True))

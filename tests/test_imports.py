@@ -11,10 +11,20 @@ import clipret
 
 PACKAGE = Path(clipret.__file__).parent
 STAGE_ONE = {"extraction", "images", "duplicates", "datasets", "backbones", "checking", "verification"}
-STAGES = {"extraction", "verification", "merging", "training", "evaluation", "sweeps"}
+STAGES = {
+    "extraction",
+    "verification",
+    "merging",
+    "training",
+    "evaluation",
+    "sweeps",
+    "comparison",
+    "failures",
+    "reproduction",
+}
 # Stages that a stage is made of.
 WITHIN = {"sweeps": {"training", "evaluation"}}
-COMMAND_LINE = {"cli", "display", "display_curve", "display_sweep", "__main__"}
+COMMAND_LINE = {"cli", "__main__", *(path.stem for path in PACKAGE.glob("display*.py"))}
 # Opened by stage 1 alone: after extraction nothing loads CLIP or an image.
 STAGE_ONE_LIBRARIES = {"clip", "PIL", "torchvision"}
 ONLY_IMPORTER = {
@@ -108,20 +118,26 @@ def test_stage_two_runs_without_loading_clip_or_an_image_library():
 def test_the_public_names_are_these():
     assert clipret.__all__ == [
         "ClipretError",
+        "CompareConfig",
         "DatasetConfig",
         "DownloadConfig",
         "EvalConfig",
         "ExtractConfig",
+        "FailuresConfig",
         "FeatureCache",
         "MergeConfig",
+        "ReproduceConfig",
         "SweepConfig",
         "TrainConfig",
         "VerifyConfig",
         "check_dataset",
+        "compare",
         "download",
         "evaluate",
         "extract",
+        "find_failures",
         "merge",
+        "reproduce",
         "resume",
         "sweep",
         "train",

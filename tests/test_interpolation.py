@@ -139,7 +139,8 @@ def made_report(*alphas, also=False):
 
     between = {f"wise-ft {alpha:g}": directions(0.4 - (alpha - 0.5) ** 2) for alpha in alphas}
     results = {"zero-shot": directions(0.15), **between, "trained": directions(0.15)}
-    measured = {"protocol": {"name": "split", "split": "val"}, "results": results}
+    sums = {name: 2 * (found["t2i"]["R@1"] + 0.5) for name, found in results.items()}
+    measured = {"protocol": {"name": "split", "split": "val"}, "results": results, "rsum": sums}
     return {**measured, **({"also": [measured]} if also else {})}
 
 
@@ -185,6 +186,6 @@ def test_a_flat_curve_has_no_bars():
 def test_the_command_shows_metrics_and_curve(cache_path, head_path, capsys):
     call("--cache", cache_path, "--head", head_path, "--wise-ft", "0,0.5,...,1", "--quiet")
     text = capsys.readouterr().out
-    assert text.count("    zero-shot") == 2
+    assert text.count("zero-shot") == 2
     assert "wise-ft, test, protocol split" in text
     assert "wise-ft 0.5" not in text

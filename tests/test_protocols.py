@@ -1,18 +1,14 @@
 import dataclasses
-import warnings
 
 import numpy as np
 import pytest
 from conftest import contents, write_cache
 
-from clipret import EvalConfig, FeatureCache, evaluate
+from clipret import EvalConfig, FeatureCache, evaluate, protocol_matches, sources
 from clipret.cache import open_writer
 from clipret.config import PROTOCOLS
 from clipret.errors import DatasetError, UsageError
-from clipret.heads import LinearHead, embed
-from clipret.karpathy_ids import karpathy_test_ids
-from clipret.protocols import _RULES, default_protocol, make_protocol, split_protocol
-from clipret.retrieval import TIE_TOLERANCE
+from clipret.protocols import _RULES, default_protocol, make_protocol, protocol_digest, split_protocol
 
 CAPTIONS = (6, 5, 7, 5, 5, 4)
 
@@ -139,13 +135,23 @@ def test_every_protocol_that_can_be_asked_for_can_be_made():
     assert set(PROTOCOLS) == {"split", *_RULES}
 
 
-def test_without_the_package_a_cache_of_the_2017_release_is_told_what_to_do(tmp_path, monkeypatch):
-    cache = cache_of(tmp_path, "coco")
+@pytest.mark.parametrize(
+    ("dataset", "name", "otherwise"),
+    [
+        ("coco", "coco-karpathy-1k", "extract COCO with --split karpathy"),
+        ("coco", "coco-karpathy-cxc", "choose another --protocol"),
+        ("coco-karpathy", "coco-karpathy-eccv", "choose another --protocol"),
+    ],
+)
+def test_without_the_package_it_is_said_what_to_do(tmp_path, monkeypatch, dataset, name, otherwise):
+    cache = cache_of(tmp_path, dataset)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        DatasetError, match=r"pip install 'clipret\[karpathy\]', or extract COCO with --split karpathy\.$"
-    ):
-        make_protocol(cache, "coco-karpathy-1k")
+    with pytest.raises(DatasetError) as caught:
+        make_protocol(cache, name)
+    assert str(caught.value) == (
+        "Karpathy's test ids are in the package `eccv-caption`, which is not installed; run: pip install "
+        f"'clipret[karpathy]', or {otherwise}."
+    )
 
 
 def test_a_gallery_without_a_usable_image_is_refused(tmp_path):
@@ -154,130 +160,11 @@ def test_a_gallery_without_a_usable_image_is_refused(tmp_path):
         make_protocol(cache, "coco-val2017")
 
 
-@pytest.fixture(scope="module")
-def package():
-    """The package's own ground truth and metric code, and 25,010 captions: ten images have one more than five."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from eccv_caption import Metrics
-
-        return Metrics()
-
-
-def karpathy_contents(package, *, dataset: str, **changes):
-    """A cache of the real test ids and caption ids between other images; ten test images carry a sixth caption."""
-    ids = karpathy_test_ids(otherwise="")
-    captions = {number: sorted(package.coco_gts["i2t"][number]) for number in ids}
-    for place, number in enumerate(ids[:10]):
-        captions[number] = [*captions[number], 9_000_000 + place]
-    # The data set 'coco' has its images ascending, and they are no split of their own there.
-    listed = ids if dataset == "coco-karpathy" else sorted(ids)
-    splits = np.full(len(listed) + 2, 2 if dataset == "coco-karpathy" else 0, dtype=np.uint8)
-    splits[-2:] = 0 if dataset == "coco-karpathy" else 2
-    listed = [*listed, 999_998, 999_999]
-    captions |= {999_998: [9_999_998], 999_999: [9_999_999]}
-    flat = [caption for number in listed for caption in captions[number]]
-    return contents(
-        images=len(listed),
-        projections={"image/weight": np.eye(24), "text/weight": np.eye(24), "logit_scale": 4.6},
-        image_ids=[str(number) for number in listed],
-        image_splits=splits,
-        captions=[f"caption {caption}" for caption in flat],
-        caption_ids=[str(caption) for caption in flat],
-        caption_images=np.repeat(np.arange(len(listed)), [len(captions[number]) for number in listed]),
-        inputs={**contents().inputs, "dataset": dataset},
-        dtype="float32",
-        **changes,
-    )
-
-
-def ranked_by_the_package(package, cache: FeatureCache, *, best: int) -> dict:
-    """The `best` items of every query among the 5,000 images and 25,000 captions, as the package wants them."""
-    known = package.coco_gts["t2i"]
-    image_rows = [row for row, number in enumerate(cache.image_ids) if int(number) in package.coco_gts["i2t"]]
-    text_rows = [row for row, number in enumerate(cache.caption_ids) if int(number) in known]
-    images = np.array([int(cache.image_ids[row]) for row in image_rows])
-    texts = np.array([int(cache.caption_ids[row]) for row in text_rows])
-    head = LinearHead(cache.projections)
-    scores = embed(head.embed_texts, cache.text_features[text_rows], device="cpu") @ (
-        embed(head.embed_images, cache.image_features[image_rows], device="cpu").T
-    )
-    # The package has no rule for ties: it gets the lists in which ours, within the tolerance, go against us.
-    owners = np.searchsorted(images, [known[text][0] for text in texts], sorter=(order := np.argsort(images)))
-    scores[np.arange(len(texts)), order[owners]] -= TIE_TOLERANCE
-    t2i = images[scores.topk(best, dim=1).indices.numpy()]
-    i2t = texts[scores.T.contiguous().topk(5 * best, dim=1).indices.numpy()]
-    return {
-        "t2i": dict(zip(texts.tolist(), t2i.tolist(), strict=True)),
-        "i2t": dict(zip(images.tolist(), i2t.tolist(), strict=True)),
-    }
-
-
-def write_related(path, made, *, noise: float) -> FeatureCache:
-    """A cache in which an image and its captions have the same embedding, but for the noise."""
-    generator = np.random.default_rng(0)
-    images = generator.normal(size=(len(made.image_ids), 24))
-    texts = images[made.caption_images] + noise * generator.normal(size=(len(made.captions), 24))
-    with open_writer(path, made) as writer:
-        writer.write_images(0, features=images.astype(np.float32), problems={})
-        writer.write_texts(0, features=texts.astype(np.float32), tokens=np.full(len(texts), 5))
-    return FeatureCache(path)
-
-
-@pytest.mark.parametrize("dataset", ["coco-karpathy", "coco"])
-def test_5k_and_1k_equal_the_packages_own_numbers_on_its_real_ids(package, tmp_path, dataset):
-    """'Done when': R@1, R@5 and R@10 of both directions, to 1e-12."""
-    made = karpathy_contents(package, dataset=dataset)
-    cache = write_related(tmp_path / "karpathy.h5", made, noise=1.8)
-    ranked = ranked_by_the_package(package, cache, best=200)
-    theirs = {"coco-karpathy-5k-first5": package.coco_5k_recalls, "coco-karpathy-1k": package.coco_1k_recalls}
-    report = evaluate(EvalConfig(cache=cache.path, zero_shot=True, protocol=tuple(theirs)))
-    for measured in (report, *report["also"]):
-        assert measured["protocol"]["remarks"] == []
-        for k in (1, 5, 10):
-            expected = theirs[measured["protocol"]["name"]](ranked, "all", K=k)
-            for direction in ("t2i", "i2t"):
-                assert 0.1 < expected[direction] < 0.99
-                found = measured["results"]["zero-shot"][direction][f"R@{k}"]
-                assert found == pytest.approx(expected[direction], abs=1e-12)
-    folds = report["also"][0]["protocol"]
-    assert (folds["folds"], folds["t2i"]) == (5, {"queries": 25_000, "gallery": 1000})
-
-
-def test_all_captions_of_5k_are_those_of_the_literature(package, tmp_path):
-    """Ten test images have a sixth caption: 25,010."""
-    cache = FeatureCache(write_cache(tmp_path / "coco.h5", karpathy_contents(package, dataset="coco")))
-    described = make_protocol(cache, "coco-karpathy-5k").describe()
-    assert (described["images"], described["captions"], described["remarks"]) == (5000, 25_010, [])
-
-
-def test_a_missing_image_moves_no_other_to_another_fold(package, tmp_path):
-    made = karpathy_contents(package, dataset="coco-karpathy")
-    cache = FeatureCache(write_cache(tmp_path / "whole.h5", made))
-    whole = make_protocol(cache, "coco-karpathy-1k")
-    states = cache.image_states.copy()
-    states[[3, 4, 2_500]] = 2
-    holey = type("Holey", (), {**vars(cache), "usable": states == 1})()
-    folds = make_protocol(holey, "coco-karpathy-1k").folds
-    assert [len(fold.image_rows) for fold in folds] == [998, 1000, 999, 1000, 1000]
-    for fold, complete in zip(folds, whole.folds, strict=True):
-        assert set(fold.image_rows) <= set(complete.image_rows)
-
-
-def test_folds_are_the_thousands_of_the_packages_order(package, tmp_path):
-    cache = FeatureCache(write_cache(tmp_path / "coco.h5", karpathy_contents(package, dataset="coco")))
-    for number, fold in enumerate(make_protocol(cache, "coco-karpathy-1k").folds):
-        ids = [int(cache.caption_ids[row]) for row in fold.text_rows]
-        assert set(ids) == set(package.coco_ids[5000 * number : 5000 * (number + 1)].tolist())
-
-
 def test_metrics_of_several_galleries_are_their_mean(tmp_path, monkeypatch):
-    from clipret import evaluation
-
     cache = FeatureCache(write_cache(tmp_path / "made.h5"))
     test, val = (split_protocol(cache, split=split) for split in ("test", "val"))
     both = dataclasses.replace(test, folds=(*test.folds, *val.folds))
-    monkeypatch.setattr(evaluation, "make_protocol", lambda cache, name: both)
+    monkeypatch.setattr(sources, "make_protocol", lambda cache, name: both)
     mean = evaluate(EvalConfig(cache=cache.path, zero_shot=True))["results"]["zero-shot"]
     single = [
         evaluate(EvalConfig(cache=cache.path, zero_shot=True, split=split))["results"]["zero-shot"]
@@ -286,3 +173,110 @@ def test_metrics_of_several_galleries_are_their_mean(tmp_path, monkeypatch):
     for direction, metrics in mean.items():
         for name, value in metrics.items():
             assert value == pytest.approx(np.mean([one[direction][name] for one in single]), abs=1e-12)
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Ground truth of the six images: captions 0 to 3 of each are known, and some match other images too.
+
+    Returns how to set the matching pairs, as caption -> images and image -> captions.
+    """
+    owners = np.repeat(np.arange(6), CAPTIONS)
+    owners = np.concatenate([owners[owners != 2], owners[owners == 2]])
+    own = {image: np.flatnonzero(owners == image)[:4].tolist() for image in range(6)}
+    captions = {caption: 10 * image for image, listed in own.items() for caption in listed}
+    monkeypatch.setattr(protocol_matches, "karpathy_test_captions", lambda *, otherwise: captions)
+
+    def set_pairs(t2i, i2t):
+        pairs = {
+            way: [(query, item) for query, items in listed.items() for item in items]
+            for way, listed in {"t2i": t2i, "i2t": i2t}.items()
+        }
+        monkeypatch.setattr(protocol_matches, "matching_ids", lambda truth, *, otherwise: pairs)
+        return own
+
+    return set_pairs
+
+
+def matches_by_id(cache, fold):
+    """The pairs of a fold as ids, by direction."""
+    images, captions = (
+        [int(ids[row]) for row in rows]
+        for ids, rows in ((cache.image_ids, fold.image_rows), (cache.caption_ids, fold.text_rows))
+    )
+    sides = {"t2i": (captions, images), "i2t": (images, captions)}
+    return {
+        way: [(asking[query], items[item]) for query, item in zip(*fold.matches[way], strict=True)]
+        for way, (asking, items) in sides.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["coco-karpathy-cxc", "coco-karpathy-eccv"])
+def test_known_pairs_are_matches_and_all_known_captions_the_gallery(tmp_path, known, name):
+    cache = cache_of(tmp_path, "coco-karpathy")
+    # Images 20 to 50 are the test split: image 10 and what is of it are not in the gallery, nor is caption 999.
+    of_3 = np.flatnonzero(cache.caption_images == 3)[:5].tolist()
+    of_1 = int(np.flatnonzero(cache.caption_images == 1)[0])
+    own = known(
+        t2i={of_3[0]: [50, 30], of_3[1]: [10, 20], of_3[2]: [10], of_1: [20], of_3[4]: [30]},
+        i2t={50: [of_3[1], 999, of_3[0]], 20: [of_1], 10: [of_3[0]], 30: [of_3[3], of_3[4]]},
+    )
+    (fold,) = (protocol := make_protocol(cache, name)).folds
+    assert fold.image_rows.tolist() == [2, 3, 4, 5]
+    assert fold.text_rows.tolist() == sorted(caption for image in (2, 3, 4, 5) for caption in own[image])
+    # The fifth caption of image 3 is none of those that are known, though pairs name it.
+    assert matches_by_id(cache, fold) == {
+        "t2i": [(of_3[0], 30), (of_3[0], 50), (of_3[1], 20)],
+        "i2t": [(30, of_3[3]), (50, of_3[0]), (50, of_3[1])],
+    }
+    described = protocol.describe()
+    assert (described["images"], described["captions"]) == (4, 16)
+    assert (described["t2i"], described["i2t"]) == ({"queries": 2, "gallery": 4}, {"queries": 2, "gallery": 16})
+    assert described["remarks"] == ["4 images where the protocol has 5,000"]
+
+
+def test_pairs_with_an_unusable_image_are_left_out(tmp_path, known):
+    cache = cache_of(tmp_path, "coco-karpathy", unusable=(3,))
+    captions = [int(np.flatnonzero(cache.caption_images == image)[0]) for image in (2, 3, 4)]
+    known(
+        t2i={captions[0]: [20, 30], captions[1]: [30, 40], captions[2]: [30]},
+        i2t={30: [captions[0]], 20: captions, 40: [captions[1]]},
+    )
+    protocol = make_protocol(cache, "coco-karpathy-cxc")
+    assert matches_by_id(cache, protocol.folds[0]) == {
+        "t2i": [(captions[0], 20)],
+        "i2t": [(20, captions[2]), (20, captions[0])],
+    }
+    assert (protocol.left_out, protocol.describe()["t2i"]["queries"]) == (1, 1)
+
+
+def test_a_caption_counts_as_known_by_its_image_too(tmp_path, known):
+    cache = cache_of(tmp_path, "coco-karpathy")
+    own = known(t2i={}, i2t={})
+    known_rows = np.flatnonzero(protocol_matches.known_captions(cache)).tolist()
+    assert known_rows == sorted(caption for listed in own.values() for caption in listed)
+    cache.image_ids[3] = "31"
+    known_rows = np.flatnonzero(protocol_matches.known_captions(cache)).tolist()
+    assert known_rows == sorted(caption for image, listed in own.items() for caption in listed if image != 3)
+
+
+@pytest.mark.parametrize("way", ["t2i", "i2t"])
+def test_a_gallery_in_which_nothing_asks_is_refused(tmp_path, known, way):
+    cache = cache_of(tmp_path, "coco-karpathy")
+    caption = int(np.flatnonzero(cache.caption_images == 3)[0])
+    known(**({"t2i": {caption: [30]}, "i2t": {30: [caption]}} | {way: {}}))
+    with pytest.raises(UsageError) as caught:
+        make_protocol(cache, "coco-karpathy-eccv")
+    assert str(caught.value) == (
+        f"--protocol coco-karpathy-eccv: {cache.path} has too few usable images and captions for it."
+    )
+
+
+def test_the_same_gallery_with_other_matches_asks_other_questions(tmp_path, known):
+    cache = cache_of(tmp_path, "coco-karpathy")
+    caption = int(np.flatnonzero(cache.caption_images == 3)[0])
+    digests = set()
+    for image in (30, 40):
+        known(t2i={caption: [image]}, i2t={30: [caption]})
+        digests.add(protocol_digest(cache, make_protocol(cache, "coco-karpathy-cxc")))
+    assert len(digests) == 2

@@ -13,7 +13,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("name", "words", "ours", "files"),
     [
-        ("eval", ["--images", "40", "--width", "8"], "clipret, exact ranks", ["eval"]),
+        (
+            "eval",
+            ["--images", "40", "--captions", "203", "--width", "8", "--no-others"],
+            "clipret, exact ranks and all metrics",
+            ["eval"],
+        ),
         ("train", ["--images", "64", "--batch-size", "16"], "clipret", ["train"]),
         ("check", ["--share", "0.0005"], "clipret check", ["check"]),
         (

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clipret import __version__
-from clipret.cli import caches, data, evaluation, sweeps, training
+from clipret.cli import caches, comparison, data, evaluation, failures, reproduction, sweeps, training
 from clipret.cli.running import complain
 from clipret.errors import ClipretError
 
@@ -26,6 +26,8 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluation.evaluate)
+for command in (comparison.compare, failures.errors, reproduction.reproduce):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -8,9 +8,10 @@ import typer
 
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
-from clipret.config import PROTOCOLS, EvalConfig
-from clipret.display import metrics_tables
+from clipret.config import METRICS, PROTOCOLS, EvalConfig
+from clipret.config.columns import RSUM
 from clipret.display_curve import curve_tables, without_curve
+from clipret.display_metrics import metrics_tables
 from clipret.errors import UsageError
 
 _ELLIPSES = ("...", "…")
@@ -37,19 +38,34 @@ def evaluate(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Measure also on images that the head was trained on.")
     ] = EvalConfig.allow_leak,
-    k: Annotated[str, typer.Option("--k", help="The K of R@K and mAP@K, separated by commas.")] = ",".join(
-        map(str, EvalConfig.k)
-    ),
+    k: options.K = options.DEFAULT_K,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help=f"What the tables show, of {', '.join((*METRICS, RSUM))}; R is R@K at every K. metrics.json has all."
+        ),
+    ] = ",".join(EvalConfig.metrics),
+    resamples: Annotated[
+        int, typer.Option(help="Draws of images that the 95 % intervals are made from; 0: no intervals.")
+    ] = EvalConfig.resamples,
+    per_query: Annotated[
+        Path | None,
+        typer.Option(help="Also write every query's ranks and best items: FILE.parquet or FILE.csv.", metavar="FILE"),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Best items of a query that --per-query has.")] = EvalConfig.top,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the metrics.", show_default="metrics.json of the run")
     ] = None,
-    block: Annotated[int, typer.Option(help="Queries scored at once: memory, not results.")] = EvalConfig.block,
+    block: Annotated[int, typer.Option(help="Images scored at once: memory, not results.")] = EvalConfig.block,
+    precision: Annotated[
+        str, typer.Option(help="fp32, or tf32 or bf16: embeddings are rounded to that first.")
+    ] = EvalConfig.precision,
     device: options.Device = EvalConfig.device,
-    seed: options.seed("Accepted as by every command; evaluation draws nothing at random.") = EvalConfig.seed,
+    seed: options.seed("Decides the draws of images.") = EvalConfig.seed,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ):
-    """Stage 2: measure R@K, mAP@K and the median rank, zero-shot beside trained, both directions.
+    """Stage 2: measure R@K, mAP@K, MRR and others, zero-shot beside trained, both directions, with intervals.
 
     \b
     clipret eval
@@ -57,23 +73,18 @@ def evaluate(
     clipret eval --zero-shot --cache data/coco.h5
     clipret eval --protocol coco-karpathy-5k,coco-karpathy-1k
     clipret eval --wise-ft 0,0.1,...,1 --split val
+    clipret eval --metrics R@1,nDCG@10,mAP@R --per-query ranks.parquet
     """
-    protocols = tuple(filter(None, (protocol or "").split(",")))
-    given = {**locals(), "k": _whole_numbers(k), "protocol": protocols, "wise_ft": _alphas(wise_ft)}
+    protocols = options.words(protocol)
+    given = {**locals(), "k": options.whole_numbers(k), "protocol": protocols, "wise_ft": _alphas(wise_ft)}
+    given["metrics"] = options.words(metrics)
     config = config_from(EvalConfig, given)
     from clipret.evaluation import evaluate as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     measured = f"run {report['run']}, cache {report['cache']['path']}" if report["run"] and not quiet else None
-    tables = metrics_tables(without_curve(report)) + curve_tables(report)
+    tables = metrics_tables(without_curve(report), names=config.columns) + curve_tables(report)
     show(report, as_json=as_json, tables=tables, text=measured)
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise UsageError(f"--k is '{text}'; expected whole numbers separated by commas, such as 1,5,10.") from None
 
 
 def _alphas(text: str | None) -> tuple[float, ...]:

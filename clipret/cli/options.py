@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from clipret.config import EvalConfig
 from clipret.errors import UsageError
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks: the result and errors only.")]
@@ -12,6 +13,8 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
+K = Annotated[str, typer.Option("--k", help="The K of R@K and of every other metric that has one; commas between.")]
+DEFAULT_K = ",".join(map(str, EvalConfig.k))
 RunsDir = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 
 _DATA = "Data set"
@@ -62,6 +65,19 @@ SkipMissing = Annotated[
 def seed(does: str):
     """The option --seed, with what it decides."""
     return Annotated[int, typer.Option(help=does)]
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """What --k says. Raises UsageError."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"--k is '{text}'; expected whole numbers separated by commas, such as 1,5,10.") from None
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """What is between the commas; nothing where the option was not given."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
 def chosen(context: typer.Context) -> set[str]:

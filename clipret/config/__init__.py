@@ -15,17 +15,23 @@ from clipret.config.choices import (
     INITS,
     LOSSES,
     MARGIN_LOSSES,
+    METRICS,
+    METRICS_AT_K,
     PROTOCOLS,
     REDUCTIONS,
     SPLITS,
     TEMPERATURE_LOSSES,
     TRACKERS,
+    VALIDATION_METRICS,
     VIOLATIONS,
 )
 from clipret.config.commands import to_command, to_dict
+from clipret.config.comparison import CompareConfig
 from clipret.config.data import DatasetConfig, DownloadConfig, ExtractConfig
 from clipret.config.evaluation import EvalConfig
+from clipret.config.failures import FailuresConfig
 from clipret.config.margins import Margin
+from clipret.config.reproduction import ReproduceConfig
 from clipret.config.sweeps import SweepConfig
 from clipret.config.training import TrainConfig
 
@@ -40,18 +46,24 @@ __all__ = [
     "INITS",
     "LOSSES",
     "MARGIN_LOSSES",
+    "METRICS",
+    "METRICS_AT_K",
     "PROTOCOLS",
     "REDUCTIONS",
     "SPLITS",
     "TEMPERATURE_LOSSES",
     "TRACKERS",
+    "VALIDATION_METRICS",
     "VIOLATIONS",
+    "CompareConfig",
     "DatasetConfig",
     "DownloadConfig",
     "EvalConfig",
     "ExtractConfig",
+    "FailuresConfig",
     "Margin",
     "MergeConfig",
+    "ReproduceConfig",
     "SweepConfig",
     "TrainConfig",
     "VerifyConfig",

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 # Settings that a command takes by their place, without a name.
-_BY_PLACE = {"download": ("dataset",), "verify": ("cache",), "merge": ("caches",)}
+_BY_PLACE = {"download": ("dataset",), "verify": ("cache",), "merge": ("caches",), "compare": ("runs",)}
 
 
 def to_dict(config) -> dict:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipret.config.checks import as_paths, at_least, one_of, within
-from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLITS
+from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLITS, TRAIN_PRECISIONS
+from clipret.config.columns import check_cuts, check_metrics, columns, cut_of
 from clipret.errors import UsageError
 
 _MOST_ALPHAS = 101
@@ -22,11 +23,17 @@ class EvalConfig:
     protocol   names of protocols (protocols.py); none: the one that the data set is usually measured by
     split      the split that gives queries and gallery, for protocol `split`; None: test
     allow_leak measure also where the gallery holds images that the head was trained on
-    k          the K of R@K and mAP@K
+    k          the K of R@K, mAP@K and the others
+    metrics    what the tables show: names with their K (R@1), families without (R: at every K), names that have none
+               (MRR), rsum; metrics.json has all of them
+    resamples  draws of images that the 95 % intervals are made from; 0: none
+    per_query  file that every query's ranks and best items are written to, .parquet or .csv; None: nowhere
+    top        best items of a query that per_query has
     out        where the metrics are written; None: metrics.json in the run's folder, if there is one
-    block      queries scored at once; decides memory, not results
+    block      images scored at once; decides memory, not results
+    precision  of the embeddings that are ranked: fp32, or rounded to tf32 or bf16
     device     auto: CUDA where there is one
-    seed       nothing is drawn at random in evaluation; accepted as everywhere
+    seed       decides the draws of images
     """
 
     cache: Path | None = None
@@ -38,17 +45,20 @@ class EvalConfig:
     split: str | None = None
     allow_leak: bool = False
     k: tuple[int, ...] = (1, 5, 10)
+    metrics: tuple[str, ...] = ("R", "mAP@10", "MRR", "median_rank", "rsum")
+    resamples: int = 1000
+    per_query: Path | None = None
+    top: int = 10
     out: Path | None = None
     block: int = 512
+    precision: str = "fp32"
     device: str = "auto"
     seed: int = SEED
 
     def __post_init__(self):
-        as_paths(self, "cache", "head", "runs_dir", "out")
-        object.__setattr__(self, "k", tuple(sorted(set(self.k))))
-        if not self.k or min(self.k) < 1:
-            given = ",".join(map(str, self.k)) or "nothing"
-            raise UsageError(f"--k is {given}; expected whole numbers of at least 1, such as 1,5,10.")
+        as_paths(self, "cache", "head", "runs_dir", "out", "per_query")
+        object.__setattr__(self, "k", check_cuts(self.k))
+        object.__setattr__(self, "metrics", check_metrics(self.metrics))
         if self.zero_shot and self.head:
             raise UsageError("--zero-shot and --head contradict each other; give one of them.")
         if self.zero_shot and not self.cache:
@@ -64,8 +74,22 @@ class EvalConfig:
                     f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "
                     f"every protocol but `split` has images of its own."
                 )
-        at_least("block", self.block, low=1)
+        for option in ("block", "top"):
+            at_least(option, getattr(self, option), low=1)
+        for option in ("resamples", "seed"):
+            at_least(option, getattr(self, option), low=0)
+        one_of("precision", self.precision, allowed=TRAIN_PRECISIONS)
         one_of("device", self.device, allowed=DEVICES)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the metrics that are shown."""
+        return columns(self.metrics, k=self.k)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Every K that is measured: k, and those of the metrics that are shown."""
+        return tuple(sorted({*self.k, *filter(None, map(cut_of, self.metrics))}))
 
     def _check_alphas(self) -> None:
         for alpha in self.wise_ft:

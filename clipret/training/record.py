@@ -138,7 +138,9 @@ class Record:
         if not self._rows:
             return
         text = io.StringIO(newline="")
-        lines = csv.DictWriter(text, fieldnames=list(self._rows[0]), lineterminator="\n")
+        # What is gone on with may have other columns, of another version.
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        lines = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
         lines.writeheader()
         lines.writerows(self._rows)
         _replace(self.folder / runs.HISTORY, text.getvalue().encode())

@@ -1,0 +1,87 @@
+"""The command that compares heads: compare."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipret.cli import options
+from clipret.cli.running import config_from, run, show
+from clipret.config import PROTOCOLS
+from clipret.config.comparison import FORMATS, CompareConfig
+from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv, to_latex, to_markdown
+from clipret.errors import RunError
+
+_WRITERS = {
+    "markdown": lambda result: to_markdown(comparison_sheets(result)),
+    "latex": lambda result: to_latex(comparison_sheets(result)),
+    "csv": to_csv,
+    "json": lambda result: json.dumps(result, indent=2, ensure_ascii=False) + "\n",
+}
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Folders of runs, files that eval wrote, and the word zero-shot.", metavar="RUN RUN ..."),
+    ],
+    metrics: Annotated[
+        str, typer.Option(help="What is shown and tested: R@1, mAP@10, R (at every K), median_rank, rsum ...")
+    ] = ",".join(CompareConfig.metrics),
+    k: options.K = options.DEFAULT_K,
+    protocol: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.", show_default="the first that all have")
+    ] = CompareConfig.protocol,
+    resamples: Annotated[
+        int, typer.Option(help="Draws of images that intervals are made from.")
+    ] = CompareConfig.resamples,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = CompareConfig.level,
+    alpha: Annotated[
+        float, typer.Option(help="Chance, at most, that any difference is shown where there is none.")
+    ] = CompareConfig.alpha,
+    permutations: Annotated[
+        int, typer.Option(help="Sign flips that p-values are made from, at least.")
+    ] = CompareConfig.permutations,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the result: .md, .tex, .csv or .json.", show_default="nowhere")
+    ] = CompareConfig.out,
+    format: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FORMATS)}.", show_default="by --out, or table")
+    ] = CompareConfig.format,
+    seed: options.seed("Decides which images are drawn and which signs are flipped.") = CompareConfig.seed,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+):
+    """Stage 2: which of several heads is better, with intervals and a paired test of every difference.
+
+    Runs that differ in nothing but their seed are taken together.
+
+    \b
+    clipret compare runs/0001-margin-linear zero-shot
+    clipret compare runs/0001-margin-linear runs/0002-infonce-linear zero-shot --out table.tex
+    clipret compare runs/sweep-0001/*margin* runs/sweep-0001/*infonce* --metrics R@1,mAP@10,median_rank
+    """
+    given = {**locals(), "metrics": options.words(metrics), "k": options.whole_numbers(k)}
+    config = config_from(CompareConfig, given)
+    from clipret.comparison import compare as stage
+
+    result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
+    if config.out:
+        _write(config.out, _WRITERS[config.format](result))
+    if as_json or config.format == "table" or config.out:
+        written = f"written to {shlex.quote(str(config.out))}" if config.out and not quiet else None
+        show(result, as_json=as_json, tables=comparison_tables(result), text=written)
+    else:
+        typer.echo(_WRITERS[config.format](result), nl=False)
+
+
+def _write(out: Path, text: str) -> None:
+    """Atomically: a reader sees the old file or the whole new one."""
+    unfinished = out.with_name(out.name + ".part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(out)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None

@@ -1,0 +1,48 @@
+"""Which metrics are shown: the words that a user names them by."""
+
+from clipret.config.choices import METRICS, METRICS_AT_K
+from clipret.errors import UsageError
+
+RSUM = "rsum"
+
+
+def check_cuts(cuts: tuple[int, ...]) -> tuple[int, ...]:
+    """The K in ascending order, each once. Raises UsageError."""
+    if not cuts or min(cuts) < 1:
+        given = ",".join(map(str, cuts)) or "nothing"
+        raise UsageError(f"--k is {given}; expected whole numbers of at least 1, such as 1,5,10.")
+    return tuple(sorted(set(cuts)))
+
+
+def check_metrics(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words, each once: names with their K, families without, names that have none, and rsum. Raises UsageError."""
+    if not words:
+        raise UsageError("--metrics is nothing; expected names, such as R@1,R@10,rsum.")
+    for word in words:
+        if word not in (*METRICS, RSUM) and (cut_of(word) is None or family_of(word) not in METRICS_AT_K):
+            raise UsageError(
+                f"--metrics has '{word}'; expected of: {', '.join((*METRICS, RSUM))}; the first {len(METRICS_AT_K)} "
+                f"also with a K, such as R@1."
+            )
+    return tuple(dict.fromkeys(words))
+
+
+def columns(words: tuple[str, ...], *, k: tuple[int, ...]) -> tuple[str, ...]:
+    """The metrics' names, families written out at every K: such as R@1, R@5, R@10, rsum."""
+    names = []
+    for word in words:
+        names += [f"{word}@{cut}" for cut in k] if word in METRICS_AT_K else [word]
+    return tuple(dict.fromkeys(names))
+
+
+def family_of(name: str) -> str:
+    """R of R@1 and of rsum; a name without a K is a family itself."""
+    if name == RSUM:
+        return "R"
+    return name if cut_of(name) is None else name.rpartition("@")[0]
+
+
+def cut_of(name: str) -> int | None:
+    """The K of a name; None: it has none."""
+    cut = name.rpartition("@")[2]
+    return int(cut) if "@" in name and cut.isascii() and cut.isdecimal() and int(cut) > 0 else None

@@ -1,0 +1,96 @@
+"""Settings of comparisons, and of the intervals beside every figure."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipret.config.checks import as_paths, at_least, one_of
+from clipret.config.choices import METRICS, PROTOCOLS, SEED
+from clipret.config.columns import check_cuts, check_metrics, columns, cut_of, family_of
+from clipret.config.evaluation import EvalConfig
+from clipret.errors import UsageError
+
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+ZERO_SHOT = "zero-shot"
+LOWER_IS_BETTER = ("mean_rank", "median_rank")
+# What is said of a pair, a and b.
+A_BETTER, B_BETTER, NOT_SHOWN = "A better", "B better", "no difference shown"
+_SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Settings of stage 2, comparison.
+
+    runs          what is compared, two at least: folders of runs, files that eval wrote (metrics or ranks), and the
+                  word zero-shot, which is CLIP itself as the first of the others was measured beside it
+    metrics       what is shown and tested: names with their K (R@1, mAP@10), families without (R: at every K), names
+                  without a K (median_rank, MRR, ...), and rsum, over both directions
+    k             the K of families, and those that rsum adds up
+    protocol      by which protocol; None: the first that all were measured by
+    resamples     draws of images that intervals are made from
+    level         of the intervals
+    alpha         the chance, at most, that any difference is said to be shown where there is none
+    permutations  flips of the signs that p-values are made from, at least; more where the family of tests needs it
+    seed          decides the draws and flips
+    format        table, markdown, latex, csv or json; None: by out's suffix, or table
+    out           where the result is written; None: nowhere
+    """
+
+    runs: tuple[str, ...]
+    metrics: tuple[str, ...] = ("R", "rsum")
+    k: tuple[int, ...] = EvalConfig.k
+    protocol: str | None = None
+    resamples: int = 1000
+    level: float = 0.95
+    alpha: float = 0.05
+    permutations: int = 10_000
+    seed: int = SEED
+    format: str | None = None
+    out: Path | None = None
+
+    def __post_init__(self):
+        as_paths(self, "out")
+        object.__setattr__(self, "runs", tuple(str(word) for word in self.runs))
+        object.__setattr__(self, "k", check_cuts(self.k))
+        object.__setattr__(self, "metrics", check_metrics(self.metrics))
+        if len(self.runs) < 2:
+            given = self.runs[0] if self.runs else "nothing"
+            raise UsageError(f"there is {given} to compare; expected two runs or more, or a run and {ZERO_SHOT}.")
+        if self.protocol is not None:
+            one_of("protocol", self.protocol, allowed=PROTOCOLS)
+        at_least("resamples", self.resamples, low=100)
+        at_least("permutations", self.permutations, low=100)
+        at_least("seed", self.seed, low=0)
+        for option in ("level", "alpha"):
+            if not 0 < getattr(self, option) < 1:
+                raise UsageError(f"--{option} is {getattr(self, option)}; expected a value between 0 and 1.")
+        self._choose_format()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the metrics, families written out: such as R@1, R@5, R@10, rsum."""
+        return columns(self.metrics, k=self.k)
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families (METRICS) that the columns are of, R with rsum."""
+        families = {family_of(name) for name in self.columns}
+        return tuple(name for name in METRICS if name in families)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Every K that the columns need."""
+        return tuple(sorted({*self.k, *filter(None, map(cut_of, self.columns))}))
+
+    def _choose_format(self) -> None:
+        if self.format is not None:
+            one_of("format", self.format, allowed=FORMATS)
+            if self.out and self.format == "table":
+                raise UsageError(f"--format table is for a terminal; for --out take one of: {', '.join(FORMATS[1:])}.")
+            return
+        suffix = self.out.suffix.lower() if self.out else None
+        if suffix is not None and suffix not in _SUFFIXES:
+            raise UsageError(
+                f"--out is '{self.out}', whose suffix is of no format; expected {', '.join(_SUFFIXES)}, or --format."
+            )
+        object.__setattr__(self, "format", _SUFFIXES[suffix] if suffix else "table")

@@ -1,0 +1,99 @@
+"""What eval shows: a table for each protocol, metrics down and heads across, each figure with its interval."""
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from clipret.config.columns import RSUM
+
+_ASKS = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
+# Of whole ranks, not of shares.
+_RANKS = ("median_rank", "mean_rank")
+
+
+def metrics_tables(report: dict, *, names: tuple[str, ...]) -> tuple[Group, ...]:
+    """metrics.json as a table for each protocol.
+
+    names  of the metrics that are shown; rsum comes last
+    """
+    return tuple(_table({**report, **measured}, names=names) for measured in (report, *report.get("also", ())))
+
+
+def _table(measured: dict, *, names: tuple[str, ...]) -> Group:
+    protocol, cache, heads = measured["protocol"], measured["cache"], list(measured["results"])
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for head in [*heads, "gain"] if "trained" in heads else heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for way in _ASKS:
+        table.add_row(f"[bold]{way}[/bold]")
+        for name in names:
+            if name != RSUM:
+                table.add_row(f"  {name.replace('_rank', ' rank')}", *_cells(measured, name, way=way))
+        table.add_section()
+    if RSUM in names:
+        table.add_row(f"[bold]{RSUM}[/bold]", *_cells(measured, RSUM))
+    title = f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}"
+    # Not the table's own title and caption, which would be broken to its width.
+    return Group(Text(title, style="table.title"), table, Text(_footnote(measured), style="table.caption"))
+
+
+def _cells(measured: dict, name: str, *, way: str | None = None) -> list[str]:
+    """A metric of every head, and of the gain: way None is for what is of both directions."""
+    results = measured["rsum"] if way is None else {head: ways[way] for head, ways in measured["results"].items()}
+    values = {head: value if way is None else value[name] for head, value in results.items()}
+    intervals = measured["intervals"] or {"heads": {}, "gain": None}
+
+    def interval(found: dict | None) -> list[float] | None:
+        return None if found is None else found[name] if way is None else found[way][name]
+
+    cells = [_cell(name, value, interval(intervals["heads"].get(head))) for head, value in values.items()]
+    if "trained" in values:
+        gain = values["trained"] - values["zero-shot"]
+        cells.append(_cell(name, gain, interval(intervals["gain"]), sign=True))
+    return cells
+
+
+def _cell(name: str, value: float, interval: list[float] | None, *, sign: bool = False) -> str:
+    scale = 1 if name in (RSUM, *_RANKS) else 100
+    text = f"{scale * value:{'+' if sign else ''}.{3 if name == RSUM else 1}f}"
+    if interval is not None:
+        low, high = (f"{scale * end:.{2 if name == RSUM else 1}f}" for end in interval)
+        text += f" [dim]\\[{low}, {high}][/dim]"
+    return text
+
+
+def _footnote(measured: dict) -> str:
+    protocol, intervals = measured["protocol"], measured["intervals"]
+    lines = [
+        f"{way}: {protocol[way]['queries']:,} {asks} among {protocol[way]['gallery']:,} {among}"
+        + (f", mean of {protocol['folds']}" if protocol["folds"] > 1 else "")
+        for way, (asks, among) in _ASKS.items()
+    ]
+    lines.append(f"percent; ties count against us; mAP@K divides by {protocol['map_divisor']}(K, matching items)")
+    if intervals:
+        lines.append(
+            f"in brackets {100 * intervals['level']:.0f} % intervals over {intervals['resamples']:,} draws of images"
+            + ("; the gain's are paired" if intervals["gain"] else "")
+        )
+    return "\n".join([*lines, *caveats(measured)])
+
+
+def caveats(measured: dict) -> list[str]:
+    """What has to be known beside figures, as metrics.json has it: a line each, none where all is well."""
+    protocol, leakage, lines = measured["protocol"], measured["leakage"], []
+    if protocol["precision"] != "fp32":
+        lines.append(f"embeddings rounded to {protocol['precision']}")
+    left_out, images = protocol["images_left_out"], protocol["images"]
+    if left_out:
+        lines.append(
+            f"{images:,} of {images + left_out:,} images: {left_out:,} have no usable feature and are left out"
+        )
+    if protocol["remarks"]:
+        lines.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
+    if leakage and leakage["trained_on"]:
+        lines.append(f"LEAK: {leakage['trained_on']:,} of these {leakage['images']:,} images were trained on")
+    if leakage and not leakage["checked"]:
+        lines.append("leakage was not checked: there is no trained_on.npy beside the head")
+    return lines

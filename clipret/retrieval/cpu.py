@@ -1,0 +1,162 @@
+"""Counting on the CPU: tiles shared among threads, each with its own counts."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from clipret.products import Products, keep_freed_memory
+from clipret.progress import Progress, ProgressCallback
+from clipret.retrieval import kernels
+from clipret.retrieval.ranks import Positives
+from clipret.retrieval.ties import Edges
+
+# With 512 images a tile is 4 MiB. Narrower ones make the product slower, wider ones fall out of the caches.
+_CAPTIONS_AT_ONCE = 2048
+_MOST_KEPT = 31 << 20
+_NOTHING = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every tile is counted with: side "image" and "text" -> embeddings, direction -> pairs and their edges."""
+
+    embeddings: dict[str, torch.Tensor]
+    positives: dict[str, Positives]
+    edges: dict[str, Edges]
+    top: int
+
+    def counts(self) -> "_Counts":
+        rows = {"i2t": len(self.embeddings["image"]), "t2i": len(self.embeddings["text"])}
+        gallery = {"i2t": len(self.embeddings["text"]), "t2i": len(self.embeddings["image"])}
+        best = {}
+        for way, count in rows.items():
+            shape = (count, min(self.top, gallery[way]))
+            best[way] = (np.full(shape, -np.inf, dtype=np.float32), np.full(shape, _NOTHING, dtype=np.int64))
+        below = {way: np.zeros(len(pairs.queries), dtype=np.int32) for way, pairs in self.positives.items()}
+        return _Counts(below, best)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What one thread has counted.
+
+    below  direction -> (P,)
+    best   direction -> scores and items (rows, T) of the best seen
+    """
+
+    below: dict[str, np.ndarray]
+    best: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def count_on_cpu(
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    *,
+    positives: dict[str, Positives],
+    block: int,
+    top: int,
+    on_progress: ProgressCallback,
+) -> dict[str, tuple]:
+    """Direction -> how many items that do not match are below each pair's edge (P,), the best items (rows, T) or None.
+
+    All as engine.rank describes it.
+    """
+    sides = {"t2i": (texts.numpy(), images.numpy()), "i2t": (images.numpy(), texts.numpy())}
+    edges = {
+        way: Edges.of(kernels.dots(asking, gallery, positives[way].queries, positives[way].items))
+        for way, (asking, gallery) in sides.items()
+    }
+    work = _Work({"image": images, "text": texts}, positives, edges, top)
+    tiles = [
+        (slice(row, row + block), slice(column, column + _CAPTIONS_AT_ONCE))
+        for row in range(0, len(images), block)
+        for column in range(0, len(texts), _CAPTIONS_AT_ONCE)
+    ]
+    counted = _share(tiles, work, on_done=lambda done: on_progress(_progress(done, len(tiles), images=len(images))))
+    best = _merge(counted) if top else dict.fromkeys(positives)
+    below = counted[0].below
+    for each in counted[1:]:
+        for way, counts in below.items():
+            counts += each.below[way]
+    return {way: (below[way], best[way]) for way in positives}
+
+
+def _progress(done: int, tiles: int, *, images: int) -> Progress:
+    return Progress("ranking", images * done // tiles, images)
+
+
+def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[int], None]) -> list[_Counts]:
+    """Count all tiles, in as many threads as torch would use; on_done is called here, with how many are done."""
+    threads = min(torch.get_num_threads(), len(tiles))
+    counted = [work.counts() for _ in range(max(1, threads))]
+    if threads <= 1:
+        for done, tile in enumerate(tiles, start=1):
+            _count(tile, work, counted[0])
+            on_done(done)
+        return counted
+    # A tile's scores, the largest of what is asked for again and again, and not much more.
+    images, texts = tiles[0]
+    keep_freed_memory(min(4 * (images.stop - images.start) * (texts.stop - texts.start) + (1 << 20), _MOST_KEPT))
+    idle = list(counted)
+
+    def take(tile: tuple[slice, slice]) -> None:
+        # There are as many counts as threads.
+        counts = idle.pop()
+        _count(tile, work, counts)
+        idle.append(counts)
+
+    with _one_thread_each(threads) as pool:
+        for done, future in enumerate(as_completed([pool.submit(take, tile) for tile in tiles]), start=1):
+            future.result()
+            on_done(done)
+    return counted
+
+
+@contextmanager
+def _one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads let torch use one thread each; what has not begun when an error comes never does."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # Some of torch's libraries keep one number for all threads.
+        torch.set_num_threads(before)
+
+
+def _count(tile: tuple[slice, slice], work: _Work, counts: _Counts) -> None:
+    images, texts = (work.embeddings[side][span] for side, span in zip(("image", "text"), tile, strict=True))
+    scores = Products("cpu")(images[None], texts.T[None])[0].numpy()
+    images, texts = images.numpy(), texts.numpy()
+    for way, count, asking, gallery, (first, first_item) in (
+        ("i2t", kernels.count_rows, images, texts, (tile[0].start, tile[1].start)),
+        ("t2i", kernels.count_columns, texts, images, (tile[1].start, tile[0].start)),
+    ):
+        starts = work.positives[way].starts[first : first + len(asking) + 1]
+        pairs = slice(starts[0], starts[-1])
+        edges, below = work.edges[way], counts.below[way][pairs]
+        matching = work.positives[way].items[pairs] - first_item
+        count(scores, asking, gallery, starts - starts[0], matching, *edges.parts(pairs), below)
+    if work.top:
+        rows, columns = (
+            np.arange(span.start, span.start + size) for span, size in zip(tile, scores.shape, strict=True)
+        )
+        best = {
+            way: tuple(kept[span] for kept in counts.best[way]) for way, span in zip(("i2t", "t2i"), tile, strict=True)
+        }
+        kernels.keep_best(scores, rows, columns, best["i2t"], best["t2i"])
+
+
+def _merge(counted: list[_Counts]) -> dict[str, np.ndarray]:
+    """Direction -> (rows, T) the best items of what all threads have seen."""
+    merged = {}
+    for way in counted[0].best:
+        scores, items = (np.concatenate([each.best[way][part] for each in counted], axis=1) for part in (0, 1))
+        order = np.lexsort((items, -scores), axis=1)[:, : counted[0].best[way][0].shape[1]]
+        merged[way] = np.take_along_axis(items, order, axis=1)
+    return merged

@@ -1,0 +1,110 @@
+"""Counting with torch's own operations, for devices that have them; the same counts as on the CPU."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from clipret.products import Products
+from clipret.progress import Progress, ProgressCallback
+from clipret.retrieval.ranks import Positives
+from clipret.retrieval.ties import Edges
+
+_PAIRS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One direction's pairs, edges and counts, on the device; `starts` and `queries` also in memory."""
+
+    positives: Positives
+    slots: np.ndarray
+    edges: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    below: torch.Tensor
+
+    @classmethod
+    def of(cls, positives: Positives, edges: Edges, *, device: torch.device) -> "_Side":
+        slots = np.arange(len(positives.queries)) - positives.starts[positives.queries]
+        tensors = (torch.from_numpy(each).to(device) for each in (edges.edges, edges.low, edges.high))
+        return cls(positives, slots, *tensors, torch.zeros(len(slots), dtype=torch.int64, device=device))
+
+    def count(
+        self, scores: torch.Tensor, *, first: int, first_item: int, asking: torch.Tensor, gallery: torch.Tensor
+    ) -> None:
+        """Add what is below the edges of the rows from `first` on, of the items from first_item on.
+
+        scores (B, G), asking (B, E), gallery (G, E)
+        """
+        span = slice(*self.positives.starts[[first, first + len(scores)]])
+        own = self._own(span, first=first, first_item=first_item, items=scores.shape[1])
+        # Above every edge while the rows are counted.
+        held = scores[own]
+        scores[own] = torch.inf
+        slots = self.slots[span]
+        for slot in range(slots.max(initial=-1) + 1):
+            chosen = np.flatnonzero(slots == slot) + span.start
+            rows = torch.from_numpy(self.positives.queries[chosen] - first).to(scores.device)
+            pairs = torch.from_numpy(chosen).to(scores.device)
+            some = scores if len(chosen) == len(scores) else scores[rows]
+            less, perhaps = some < self.low[pairs, None], some < self.high[pairs, None]
+            self.below[pairs] += less.sum(1)
+            which, items = (perhaps & ~less).nonzero(as_tuple=True)
+            for part, found in zip(which.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
+                exact = (asking[rows[part]].double() * gallery[found].double()).sum(1)
+                self.below.index_add_(0, pairs[part], (exact < self.edges[pairs[part]]).long())
+        scores[own] = held
+
+    def _own(self, span: slice, *, first: int, first_item: int, items: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and columns of the pairs' own items that are among those scored."""
+        rows, columns = self.positives.queries[span] - first, self.positives.items[span] - first_item
+        here = (columns >= 0) & (columns < items)
+        return tuple(torch.from_numpy(each[here]).to(self.below.device) for each in (rows, columns))
+
+
+def count_by_torch(
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    *,
+    positives: dict[str, Positives],
+    block: int,
+    top: int,
+    on_progress: ProgressCallback,
+) -> dict[str, tuple]:
+    """What cpu.count_on_cpu returns, counted `block` images at a time with all captions."""
+    embeddings = {"t2i": (texts, images), "i2t": (images, texts)}
+    edges = {way: Edges.of(_dots(*embeddings[way], pairs=pairs)) for way, pairs in positives.items()}
+    sides = {way: _Side.of(pairs, edges[way], device=images.device) for way, pairs in positives.items()}
+    products, best_texts = Products(images.device.type), []
+    best_images = (
+        texts.new_empty((len(texts), 0)),
+        torch.empty((len(texts), 0), dtype=torch.int64, device=texts.device),
+    )
+    for start in range(0, len(images), block):
+        some = images[start : start + block]
+        scores = products(some[None], texts.T[None])[0]
+        sides["i2t"].count(scores, first=start, first_item=0, asking=some, gallery=texts)
+        sides["t2i"].count(scores.T, first=0, first_item=start, asking=texts, gallery=some)
+        if top:
+            best_texts.append(scores.sort(dim=1, descending=True, stable=True).indices[:, :top].cpu())
+            best_images = _keep_best(*best_images, scores.T, first=start, top=top)
+        on_progress(Progress("ranking", min(start + block, len(images)), len(images)))
+    best = {"t2i": best_images[1].cpu().numpy(), "i2t": torch.cat(best_texts).numpy()} if top else {}
+    return {way: (side.below.cpu().numpy(), best.get(way)) for way, side in sides.items()}
+
+
+def _dots(asking: torch.Tensor, gallery: torch.Tensor, *, pairs: Positives) -> np.ndarray:
+    found = []
+    for start in range(0, len(pairs.queries), _PAIRS_AT_ONCE):
+        span = slice(start, start + _PAIRS_AT_ONCE)
+        rows, items = (torch.from_numpy(side[span]).to(asking.device) for side in (pairs.queries, pairs.items))
+        found.append((asking[rows].double() * gallery[items].double()).sum(1).cpu().numpy())
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _keep_best(kept: torch.Tensor, items: torch.Tensor, scores: torch.Tensor, *, first: int, top: int) -> tuple:
+    """The best of the items kept and of those from `first` on; of equal ones the earlier, NaN before all."""
+    new = torch.arange(first, first + scores.shape[1], device=items.device).expand(len(scores), -1)
+    order = torch.cat([kept, scores], dim=1).sort(dim=1, descending=True, stable=True)
+    return order.values[:, :top], torch.cat([items, new], dim=1).gather(1, order.indices[:, :top])

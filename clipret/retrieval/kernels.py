@@ -1,0 +1,182 @@
+"""Compiled loops over a tile of scores: what is below each matching pair's edge, and the best items.
+
+An edge is a pair's score less the tolerance of ties, in float64. A tile's scores are float32, so each edge has two
+sides: what scores less than `low` is below it, what does not score less than `high` is not, and the few in between are
+decided by their score in float64. So counts depend neither on tiles nor on the order of sums in them.
+
+All comparisons ask "less than": they are false for NaN, which therefore counts against the pair.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numba
+import numpy as np
+
+# So many that what is read again, where a score is close to an edge, is little.
+_SCORES_AT_ONCE = 1024
+
+
+def _compiled(function: Callable, **settings) -> Callable:
+    """The function as machine code, without Python's lock; kept on disk where there is a place for it."""
+    try:
+        return numba.njit(nogil=True, cache=True, **settings)(function)
+    except RuntimeError:
+        # A read-only installation of a user without a home: compiled anew in each process.
+        return numba.njit(nogil=True, **settings)(function)
+
+
+# Sums in any order: without that they are made one number at a time.
+@partial(_compiled, fastmath={"reassoc", "contract"})
+def dot(left, right):
+    """Product of two rows, in float64."""
+    total = 0.0
+    for each in range(left.size):
+        total += np.float64(left[each]) * np.float64(right[each])
+    return total
+
+
+@_compiled
+def dots(left, right, left_rows, right_rows):
+    """(P,) float64 products of left[left_rows[p]] with right[right_rows[p]]."""
+    found = np.empty(left_rows.size, dtype=np.float64)
+    for pair in range(left_rows.size):
+        found[pair] = dot(left[left_rows[pair]], right[right_rows[pair]])
+    return found
+
+
+@_compiled
+def _below(scores, low, high):
+    """How many scores are less than low, and less than high."""
+    surely, perhaps = np.int32(0), np.int32(0)
+    for each in range(scores.size):
+        surely += np.int32(scores[each] < low)
+        perhaps += np.int32(scores[each] < high)
+    return surely, perhaps
+
+
+@_compiled
+def _settle(scores, low, high, edge, query, items):
+    """Of the scores from low to high, how many are below the edge. items (len(scores), E) are what was scored."""
+    count = 0
+    for each in range(scores.size):
+        if not scores[each] < low and scores[each] < high and dot(query, items[each]) < edge:
+            count += 1
+    return count
+
+
+@_compiled
+def _count_row(scores, pairs, query, items, low, high, edges, below):
+    for pair in range(pairs[0], pairs[1]):
+        for first in range(0, scores.size, _SCORES_AT_ONCE):
+            last = min(first + _SCORES_AT_ONCE, scores.size)
+            surely, perhaps = _below(scores[first:last], low[pair], high[pair])
+            below[pair] += surely
+            if surely != perhaps:
+                some = items[first:last]
+                below[pair] += _settle(scores[first:last], low[pair], high[pair], edges[pair], query, some)
+
+
+@_compiled
+def count_rows(tile, queries, items, starts, matching, low, high, edges, below):
+    """Add to `below` what each query's row of the tile has below its pairs' edges, its own matching items left out.
+
+    tile      (B, C) scores of queries (B, E) with items (C, E)
+    starts    (B + 1,) the pairs of each row
+    matching  (P,) column of each pair's item, which may be outside of the tile; low, high, edges, below (P,)
+    """
+    for row in range(tile.shape[0]):
+        scores, pairs = tile[row], (starts[row], starts[row + 1])
+        # Above every edge while the row is counted.
+        held = np.empty(pairs[1] - pairs[0], dtype=np.float32)
+        for place in range(held.size):
+            column = matching[pairs[0] + place]
+            if 0 <= column < scores.size:
+                held[place], scores[column] = scores[column], np.inf
+        _count_row(scores, pairs, queries[row], items, low, high, edges, below)
+        for place in range(held.size):
+            column = matching[pairs[0] + place]
+            if 0 <= column < scores.size:
+                scores[column] = held[place]
+
+
+@_compiled
+def _below_each(tile, low, high, surely, perhaps):
+    """As _below, for every column at once: low, high, surely, perhaps (C,)."""
+    for first in range(0, tile.shape[1], _SCORES_AT_ONCE):
+        last = min(first + _SCORES_AT_ONCE, tile.shape[1])
+        lows, highs, sure, may = low[first:last], high[first:last], surely[first:last], perhaps[first:last]
+        for row in range(tile.shape[0]):
+            scores = tile[row][first:last]
+            for each in range(scores.size):
+                sure[each] += np.int32(scores[each] < lows[each])
+                may[each] += np.int32(scores[each] < highs[each])
+
+
+@_compiled
+def _count_single_columns(tile, queries, items, starts, matching, low, high, edges, below):
+    height, width = tile.shape
+    lows, highs = np.full(width, -np.inf, dtype=np.float32), np.full(width, -np.inf, dtype=np.float32)
+    surely, perhaps = np.zeros(width, dtype=np.int32), np.zeros(width, dtype=np.int32)
+    held = np.empty(width, dtype=np.float32)
+    singles = np.flatnonzero(starts[1:] - starts[:-1] == 1)
+    for column in singles:
+        pair = starts[column]
+        lows[column], highs[column] = low[pair], high[pair]
+        if 0 <= matching[pair] < height:
+            held[column], tile[matching[pair], column] = tile[matching[pair], column], np.inf
+    _below_each(tile, lows, highs, surely, perhaps)
+    for column in singles:
+        pair = starts[column]
+        below[pair] += surely[column]
+        if surely[column] != perhaps[column]:
+            scores = tile[:, column].copy()
+            below[pair] += _settle(scores, low[pair], high[pair], edges[pair], queries[column], items)
+        if 0 <= matching[pair] < height:
+            tile[matching[pair], column] = held[column]
+
+
+@_compiled
+def count_columns(tile, queries, items, starts, matching, low, high, edges, below):
+    """As count_rows, for the tile's columns: tile (B, C), queries (C, E), items (B, E), starts (C + 1,).
+
+    Columns of a single pair, which captions are, are counted side by side; any other is copied and counted as a row.
+    """
+    _count_single_columns(tile, queries, items, starts, matching, low, high, edges, below)
+    for column in np.flatnonzero(starts[1:] - starts[:-1] > 1):
+        pairs, scores = (starts[column], starts[column + 1]), tile[:, column].copy()
+        for pair in range(pairs[0], pairs[1]):
+            if 0 <= matching[pair] < scores.size:
+                scores[matching[pair]] = np.inf
+        _count_row(scores, pairs, queries[column], items, low, high, edges, below)
+
+
+@_compiled
+def _insert(score, item, scores, items):
+    """Put an item where it belongs among the best, if it does: higher scores first, of equal ones the lower row."""
+    last = scores.size - 1
+    # A NaN counts as the highest of all scores: what cannot be ranked must not look well.
+    score = np.float32(np.inf) if np.isnan(score) else score
+    if score < scores[last] or (score == scores[last] and item > items[last]):
+        return
+    place = last
+    while place > 0 and (score > scores[place - 1] or (score == scores[place - 1] and item < items[place - 1])):
+        scores[place], items[place] = scores[place - 1], items[place - 1]
+        place -= 1
+    scores[place], items[place] = score, item
+
+
+@_compiled
+def keep_best(tile, row_items, column_items, row_best, column_best):
+    """Keep the best of a tile beside those found before.
+
+    row_items     (B,) and column_items (C,): what the rows and the columns are in the other direction's gallery
+    row_best      scores (B, T) float32 and items (B, T) int64, of the columns; column_best: (C, T), of the rows
+    """
+    for row in range(tile.shape[0]):
+        for column in range(tile.shape[1]):
+            score = tile[row, column]
+            if not score < row_best[0][row, -1]:
+                _insert(score, column_items[column], row_best[0][row], row_best[1][row])
+            if not score < column_best[0][column, -1]:
+                _insert(score, row_items[row], column_best[0][column], column_best[1][column])

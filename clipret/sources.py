@@ -1,0 +1,119 @@
+"""What a command measures, resolved in one way for all of them: a cache, a head and its run, protocols, leakage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipret import runs
+from clipret.cache import FeatureCache
+from clipret.errors import CacheMismatchError, LeakageError, UsageError
+from clipret.heads import Head, LinearHead, load_head, wise_ft
+from clipret.leakage import count_trained_on, image_digests
+from clipret.protocols import Protocol, default_protocol, make_protocol, split_protocol
+
+
+@dataclass(frozen=True)
+class Source:
+    """A cache, and perhaps a head, its run, and the fingerprint that the run expects of the cache.
+
+    cache        path of the features
+    head         path of the head's file; None: zero-shot alone
+    run          the run's folder; None: the head is in none
+    fingerprint  of the cache that the run was trained on; None: any cache will do
+    """
+
+    cache: Path
+    head: Path | None = None
+    run: Path | None = None
+    fingerprint: str | None = None
+
+
+def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_dir: Path) -> Source:
+    """What is meant by these settings, which are those of EvalConfig.
+
+    A cache that is given is taken whatever the run was trained on; otherwise it is the run's own, and its fingerprint
+    is expected to be the same.
+
+    Raises RunError when there is no run or its config cannot be read, and UsageError when a head is in no run's folder
+    and no cache is given.
+    """
+    if zero_shot:
+        return Source(cache)
+    head = head or runs.newest_run(runs_dir)
+    if head.is_dir():
+        head = head / runs.HEAD
+    run = head.parent if (head.parent / runs.CONFIG).exists() else None
+    if cache:
+        return Source(cache, head, run)
+    if run is None:
+        raise UsageError(f"{head} is not in a run's folder, so its cache is not known; give it with --cache FILE.")
+    trained_on = runs.read_config(run)["cache"]
+    return Source(Path(trained_on["path"]), head, run, trained_on["fingerprint"])
+
+
+def open_cache(source: Source) -> FeatureCache:
+    """The source's cache. Raises CacheError, and CacheMismatchError when the run was trained on another."""
+    cache = FeatureCache(source.cache)
+    if source.fingerprint not in (None, cache.fingerprint):
+        raise CacheMismatchError(
+            f"{cache.path} is not the cache that {source.run} was trained on: its fingerprint is "
+            f"{cache.fingerprint[:12]}, the run's {source.fingerprint[:12]}; give the one to measure with --cache."
+        )
+    return cache
+
+
+def load_heads(source: Source, cache: FeatureCache, *, alphas: tuple[float, ...] = ()) -> dict[str, Head]:
+    """{"zero-shot": ..., "trained": ...}, and between them a "wise-ft ALPHA" for each alpha; on the CPU.
+
+    Without a trained head zero-shot is all. Raises HeadError when the head's file cannot be used with this cache.
+    """
+    heads = {"zero-shot": LinearHead(cache.projections)}
+    if source.head:
+        weights = cache.inputs["weights_sha256"]
+        trained = load_head(source.head, projections=cache.projections, weights_sha256=weights)
+        for alpha in alphas:
+            heads[f"wise-ft {alpha:.12g}"] = wise_ft(trained, projections=cache.projections, alpha=alpha)
+        heads["trained"] = trained
+    return heads
+
+
+def describe_source(source: Source, cache: FeatureCache) -> dict:
+    """cache, run and head as metrics.json has them."""
+    return {
+        "cache": {
+            "path": str(source.cache),
+            "fingerprint": cache.fingerprint,
+            "model": cache.about["model"],
+            "dataset": cache.inputs["dataset"],
+        },
+        "run": str(source.run) if source.run else None,
+        "head": str(source.head) if source.head else None,
+    }
+
+
+def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str | None) -> list[Protocol]:
+    """The protocol `split` on the split that is given; else those of these names; else the data set's own.
+
+    Raises UsageError when the cache does not hold a protocol's images.
+    """
+    if split is not None:
+        return [split_protocol(cache, split=split)]
+    return [make_protocol(cache, name) for name in names or (default_protocol(cache),)]
+
+
+def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, allowed: bool) -> dict | None:
+    """How many of the protocol's images the head was trained on; None without a trained head.
+
+    Returns {"checked": whether the run tells, "trained_on": count or None, "images": number of images}. Raises
+    LeakageError when there are any, unless allowed.
+    """
+    if source.head is None:
+        return None
+    rows = protocol.image_rows
+    count = count_trained_on(source.head.parent / runs.TRAINED_ON, image_digests(cache, rows))
+    if count and not allowed:
+        raise LeakageError(
+            f"{count:,} of the {len(rows):,} {protocol.split} images were trained on by {source.run or source.head}: "
+            f"figures on them say nothing of new images. Measure on images held out from it, or see the figures "
+            f"all the same with --allow-leak."
+        )
+    return {"checked": count is not None, "trained_on": count, "images": len(rows)}

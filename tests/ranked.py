@@ -1,0 +1,76 @@
+"""Ranks made up, and folders of runs that have them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from clipret.config import TrainConfig, to_dict
+from clipret.rankings import ProtocolRankings, Ranking, Rankings, write_rankings
+from clipret.retrieval import Ranks
+
+
+def ranking(queries, *, images, gallery=1000):
+    """Of ranks listed query by query; a number stands for a list of one."""
+    lists = [[query] if np.isscalar(query) else sorted(query) for query in queries]
+    offsets = np.cumsum([0, *map(len, lists)])
+    return Ranking(Ranks(np.concatenate(lists).astype(np.int64), offsets, gallery), np.asarray(images, dtype=np.int64))
+
+
+def best_ranks(ranks, *, images):
+    """Of an array of best ranks, one matching item a query."""
+    ranks = np.asarray(ranks, dtype=np.int64)
+    return Ranking(Ranks(ranks, np.arange(len(ranks) + 1), 10**6), np.asarray(images, dtype=np.int64))
+
+
+def random_head(generator, *, counts, spread=20):
+    """Both directions of one fold: image i has counts[i] captions, which are its matching items too."""
+    owners = np.repeat(np.arange(len(counts)), counts)
+    asking = np.flatnonzero(counts)
+    texts = ranking(generator.integers(1, spread, len(owners)).tolist(), images=owners)
+    lists = [generator.choice(np.arange(1, spread + 1), counts[image], replace=False).tolist() for image in asking]
+    return {"t2i": (texts,), "i2t": (ranking(lists, images=asking),)}
+
+
+def joined(*heads):
+    """One head of several folds."""
+    return {way: tuple(head[way][0] for head in heads) for way in ("t2i", "i2t")}
+
+
+def described(head, *, name="split", split="test", digest="d", remarks=(), images=None):
+    """The protocol of a head's rankings, as metrics.json has it."""
+    captions = sum(fold.ranks.queries for fold in head["t2i"])
+    return {
+        "name": name,
+        "split": split,
+        "images": images or sum(fold.ranks.queries for fold in head["i2t"]),
+        "captions": captions,
+        "folds": len(head["t2i"]),
+        "remarks": list(remarks),
+        "digest": digest,
+    }
+
+
+def write_measured(folder: Path, protocols, *, cache=None, leakage=None, metrics="metrics.json", run=None):
+    """Ranks and metrics, as eval writes them: protocols is a list of (description, heads)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"path": "c.h5", "fingerprint": "f" * 64, "model": "tiny", "dataset": "made", **(cache or {})}
+    ranked = tuple(ProtocolRankings(description, heads) for description, heads in protocols)
+    ranks = "ranks.safetensors" if metrics == "metrics.json" else f"{Path(metrics).stem}.ranks.safetensors"
+    write_rankings(folder / ranks, Rankings(about, ranked))
+    leakage = leakage or {"checked": True, "trained_on": 0, "images": 5}
+    measured = [{"protocol": description, "leakage": leakage} for description, _ in protocols]
+    record = {"run": run or str(folder), **measured[0], "also": measured[1:]}
+    (folder / metrics).write_text(json.dumps(record))
+    return folder / metrics
+
+
+def write_run(folder: Path, trained, zero_shot, *, description=None, config=None, **measured):
+    """A run's folder whose head got `trained`; config: settings of its TrainConfig. Returns its path as text."""
+    write_measured(
+        folder, [(description or described(trained), {"zero-shot": zero_shot, "trained": trained})], **measured
+    )
+    settings = to_dict(TrainConfig(cache="c.h5", **(config or {})))
+    record = {"format": 1, "config": settings, "cache": {"path": "c.h5", "fingerprint": "f" * 64}}
+    (folder / "config.json").write_text(json.dumps(record))
+    return str(folder)

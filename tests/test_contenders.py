@@ -1,0 +1,279 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranked import described, random_head, write_measured, write_run
+
+from clipret.contenders import choose_protocol, make_groups, read_contenders
+from clipret.errors import RunError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def head(seed=0, images=6):
+    return random_head(np.random.default_rng(seed), counts=np.full(images, 2))
+
+
+def made(folder, **config):
+    """A run of these settings."""
+    return write_run(Path(folder), head(1), head(0), config=config)
+
+
+def labels(*words):
+    return [group.label for group in make_groups(read_contenders(words))]
+
+
+def test_a_run_is_named_by_its_folder_its_head_or_a_file_of_its():
+    made("runs/a")
+    for word in ("runs/a", "runs/a/", "runs/a/head.safetensors", "runs/a/metrics.json", "runs/a/ranks.safetensors"):
+        (found,) = read_contenders((word,))
+        assert (found.word, found.head, found.seed) == (word, "trained", 0)
+        assert found.ranks == Path("runs/a/ranks.safetensors")
+        assert found.settings["loss"] == "margin"
+        assert found.record["run"] == "runs/a"
+
+
+def test_a_file_that_eval_wrote_elsewhere_finds_its_run_and_its_ranks():
+    made("runs/a", seed=3)
+    heads = {"zero-shot": head(0), "trained": head(1)}
+    write_measured(Path("told"), [(described(head()), heads)], metrics="val.json", run="runs/a")
+    for word in ("told/val.json", "told/val.ranks.safetensors"):
+        (found,) = read_contenders((word,))
+        assert (found.ranks, found.seed) == (Path("told/val.ranks.safetensors"), 3)
+
+
+def test_a_file_of_zero_shot_alone_is_zero_shot_and_has_no_settings():
+    write_measured(Path("told"), [(described(head()), {"zero-shot": head()})], metrics="clip.json", run="")
+    (found,) = read_contenders(("told/clip.json",))
+    assert (found.head, found.settings, found.seed) == ("zero-shot", None, None)
+
+
+def test_ranks_without_metrics_or_a_run_are_enough():
+    made("runs/a")
+    Path("runs/a/metrics.json").unlink()
+    Path("runs/a/config.json").unlink()
+    (found,) = read_contenders(("runs/a/ranks.safetensors",))
+    assert (found.head, found.record, found.settings) == ("trained", None, None)
+    assert found.leakage("d") is None
+
+
+def test_zero_shot_is_that_of_the_first_other_one():
+    made("runs/a")
+    made("runs/b", lr=1e-3)
+    found = read_contenders(("zero-shot", "runs/b", "runs/a"))
+    assert [(each.word, each.ranks.parent.name, each.head) for each in found] == [
+        ("zero-shot", "b", "zero-shot"),
+        ("runs/b", "b", "trained"),
+        ("runs/a", "a", "trained"),
+    ]
+
+
+def test_settings_that_an_older_run_did_not_know_are_their_defaults():
+    made("runs/a", seed=1)
+    record = json.loads(Path("runs/a/config.json").read_text())
+    del record["config"]["ema"], record["config"]["warmup"]
+    Path("runs/a/config.json").write_text(json.dumps(record))
+    made("runs/b", seed=2)
+    made("runs/c", lr=1e-3)
+    assert [len(group.members) for group in make_groups(read_contenders(("runs/a", "runs/b", "runs/c")))] == [2, 1]
+
+
+def test_leakage_is_that_of_the_protocol():
+    heads, leak = {"zero-shot": head(0), "trained": head(1)}, {"checked": True, "trained_on": 2, "images": 6}
+    write_measured(Path("a"), [(described(head()), heads), (described(head(), digest="e"), heads)], leakage=leak)
+    (found,) = read_contenders(("a",))
+    assert found.leakage("e") == leak
+    assert found.leakage("x") is None
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("runs/b", "there is no runs/b; expected a run's folder, a file that clipret eval wrote, or zero-shot."),
+        (
+            "runs",
+            "runs is not a run: it has no config.json; expected the folder of a run, such as runs/a.",
+        ),
+        (
+            "empty",
+            "empty is not a run: it has no config.json; expected the folder of a run, a file that eval wrote, or "
+            "zero-shot.",
+        ),
+        ("new", "there is no new/ranks.safetensors; measure the run with: clipret eval --head new"),
+        (
+            "old.json",
+            "there is no old.ranks.safetensors beside old.json; measure again with: clipret eval --out old.json",
+        ),
+        ("torn.json", "torn.json cannot be read (JSONDecodeError: Expecting value: line 1 column 1 (char 0)); "),
+        ("other.json", "other.json is not what clipret eval writes; expected a metrics.json."),
+    ],
+)
+def test_what_was_not_measured_is_refused(word, message):
+    made("runs/a")
+    made("new")
+    Path("new/ranks.safetensors").unlink()
+    Path("empty").mkdir()
+    Path("old.json").write_text("{}")
+    for name, text in (("torn.json", ""), ("other.json", "{}")):
+        write_measured(Path(), [(described(head()), {"zero-shot": head()})], metrics=name)
+        Path(name).write_text(text)
+    with pytest.raises(RunError) as caught:
+        read_contenders((word, "runs/a"))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("runs/a", "runs/a"), "runs/a is the same head twice; give each once."),
+        (("runs/a", "runs/a/metrics.json"), "runs/a and runs/a/metrics.json are the same head twice; give each once."),
+        (("runs/a", "zero-shot", "zero-shot"), "zero-shot is the same head twice; give each once."),
+        (("zero-shot", "zero-shot"), "zero-shot is there twice and no run; give at least one run to compare it with."),
+    ],
+)
+def test_the_same_head_twice_is_refused(words, message):
+    made("runs/a")
+    with pytest.raises(UsageError) as caught:
+        read_contenders(words)
+    assert str(caught.value) == message
+
+
+def test_runs_that_differ_in_their_seed_and_places_alone_are_one_group():
+    made("runs/a", seed=0)
+    made("runs/b", seed=1, name="b", runs_dir="elsewhere", device="cpu", features="host")
+    made("runs/c", seed=1, loss="infonce")
+    groups = make_groups(read_contenders(("runs/a", "runs/c", "zero-shot", "runs/b")))
+    assert [[each.word for each in group.members] for group in groups] == [
+        ["runs/a", "runs/b"],
+        ["runs/c"],
+        ["zero-shot"],
+    ]
+    assert [group.label for group in groups] == ["loss=margin", "loss=infonce", "zero-shot"]
+
+
+@pytest.mark.parametrize("about", [{"fingerprint": "0"}, {"model": "large"}])
+def test_runs_on_other_features_are_not_other_seeds(about):
+    made("runs/a", seed=0)
+    write_run(Path("runs/b"), head(1), head(0), config={"seed": 1}, cache=about)
+    assert len(make_groups(read_contenders(("runs/a", "runs/b")))) == 2
+
+
+def test_the_same_seed_twice_is_refused():
+    for name in ("a", "b", "c"):
+        made(f"runs/{name}", seed=int(name != "a"))
+    with pytest.raises(UsageError) as caught:
+        make_groups(read_contenders(("runs/a", "runs/b", "runs/c", "zero-shot")))
+    assert str(caught.value) == (
+        "runs/b and runs/c have the same settings and the same seed, 1: they are one result; give one of them."
+    )
+
+
+def test_seeds_of_one_configuration_alone_are_nothing_to_compare():
+    made("runs/a", seed=0)
+    made("runs/b", seed=1)
+    with pytest.raises(UsageError) as caught:
+        make_groups(read_contenders(("runs/a", "runs/b")))
+    assert str(caught.value) == (
+        "runs/a, runs/b differ in nothing but their seeds; give something to compare them with, such as zero-shot."
+    )
+
+
+def test_labels_are_the_fewest_settings_that_tell_the_groups_apart():
+    made("runs/a")
+    made("runs/b", loss="infonce", lr=1e-3)
+    made("runs/c", lr=1e-3, ema=0.9)
+    made("runs/d", lr=1e-3)
+    assert labels("runs/a", "runs/b") == ["loss=margin", "loss=infonce"]
+    assert labels("runs/a", "runs/b", "runs/c") == [
+        "loss=margin lr=0.0001",
+        "loss=infonce lr=0.001",
+        "loss=margin lr=0.001",
+    ]
+    assert labels("runs/c", "runs/d") == ["ema=0.9", "ema=none"]
+    assert labels("runs/b", "runs/c", "runs/d")[1:] == ["loss=margin ema=0.9", "loss=margin ema=none"]
+
+
+def test_what_has_no_settings_of_its_own_is_named_by_its_file_or_run():
+    made("runs/a")
+    made("runs/b", seed=1)
+    assert labels("runs/a", "runs/b", "zero-shot") == ["a +1", "zero-shot"]
+    Path("runs/b/config.json").unlink()
+    assert labels("runs/b/metrics.json", "zero-shot", "runs/a") == ["metrics.json", "zero-shot", "a"]
+
+
+def test_a_model_tells_runs_apart_where_settings_do_not():
+    made("runs/a")
+    write_run(Path("runs/b"), head(1), head(0), cache={"model": "large"})
+    assert labels("runs/a", "runs/b") == ["model=tiny", "model=large"]
+
+
+def test_where_no_few_settings_tell_them_apart_runs_are_named():
+    made("runs/a")
+    write_run(Path("runs/b"), head(1), head(0), cache={"fingerprint": "0"})
+    assert labels("runs/a", "runs/b") == ["a", "b"]
+
+
+def test_the_protocol_is_the_first_that_all_have():
+    heads = {"zero-shot": head(0), "trained": head(1)}
+    one, two = described(head(), name="coco-val2017"), described(head(), name="coco-val2017-all", digest="e")
+    write_measured(Path("a"), [(one, heads), (two, heads)])
+    write_measured(Path("b"), [(two, heads)])
+    found = read_contenders(("a", "b"))
+    assert choose_protocol(found, None) == "coco-val2017-all"
+    assert choose_protocol(found[:1], None) == "coco-val2017"
+    assert choose_protocol(found[:1], "coco-val2017-all") == "coco-val2017-all"
+    assert found[0].ranked("coco-val2017-all").protocol == two
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            None,
+            "b was measured by coco-val2017-all, a by coco-val2017; measure it the same way with: "
+            "clipret eval --head b --protocol coco-val2017",
+        ),
+        (
+            "coco-val2017",
+            "b was measured by coco-val2017-all; measure it the same way with: "
+            "clipret eval --head b --protocol coco-val2017",
+        ),
+    ],
+)
+def test_other_protocols_are_refused(name, message):
+    heads = {"zero-shot": head(0), "trained": head(1)}
+    write_measured(Path("a"), [(described(head(), name="coco-val2017"), heads)])
+    write_measured(Path("b"), [(described(head(), name="coco-val2017-all"), heads)])
+    with pytest.raises(UsageError) as caught:
+        choose_protocol(read_contenders(("a", "b")), name)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"split": "val"}, "test and val"),
+        ({"images": 1005}, "6 images and 1,005 images"),
+        ({"captions": 11}, "12 captions and 11 captions"),
+        ({"folds": 5}, "1 galleries and 5 galleries"),
+        ({}, "6 images and 12 captions each, but not the same ones"),
+    ],
+)
+def test_other_questions_are_refused_with_what_differs(change, told):
+    made("runs/a")
+    made("runs/b", lr=1e-3)
+    found = read_contenders(("runs/a", "runs/b"))
+    other = found[1].rankings.protocols[0]
+    other = replace(other, protocol={**other.protocol, **change, "digest": "e"})
+    found[1] = replace(found[1], rankings=replace(found[1].rankings, protocols=(other,)))
+    with pytest.raises(UsageError) as caught:
+        choose_protocol(found, None)
+    assert str(caught.value) == (
+        f"runs/a and runs/b were not asked the same by protocol split: {told}; "
+        f"measure both on the same images and captions."
+    )

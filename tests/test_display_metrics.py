@@ -1,0 +1,120 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from clipret.display_metrics import metrics_tables
+
+NAMES = ("R@1", "mAP@1", "median_rank", "rsum")
+
+
+def report(*, leakage=None, intervals=True, **protocol):
+    metrics = {"R@1": 0.5, "mAP@1": 0.5, "median_rank": 2.0, "R@5": 0.75}
+    better = {"R@1": 0.625, "mAP@1": 0.45, "median_rank": 1.0, "R@5": 0.75}
+    counts = {"t2i": {"queries": 1234, "gallery": 56}, "i2t": {"queries": 56, "gallery": 1234}}
+
+    def around(values, rsum):
+        ways = {way: {name: [value - 0.01, value + 0.01] for name, value in values.items()} for way in ("t2i", "i2t")}
+        return {**ways, "rsum": [rsum - 0.5, rsum + 0.5]}
+
+    gain = {name: better[name] - metrics[name] for name in metrics}
+    heads = {"zero-shot": around(metrics, 2.5), "trained": around(better, 2.75)}
+    return {
+        "protocol": {
+            "name": "split",
+            "split": "test",
+            "images": 56,
+            "images_left_out": 0,
+            "folds": 1,
+            "map_divisor": "min",
+            "precision": "fp32",
+            "remarks": [],
+            **counts,
+            **protocol,
+        },
+        "cache": {"dataset": "emoji", "model": "tiny-emoji"},
+        "leakage": leakage or {"checked": True, "trained_on": 0, "images": 56},
+        "results": {"zero-shot": {"t2i": metrics, "i2t": metrics}, "trained": {"t2i": better, "i2t": better}},
+        "rsum": {"zero-shot": 2.5, "trained": 2.75},
+        "intervals": {"level": 0.95, "resamples": 1000, "heads": heads, "gain": around(gain, 0.25)}
+        if intervals
+        else None,
+    }
+
+
+def shown(made, names=NAMES):
+    console = Console(file=io.StringIO(), width=80)
+    for table in metrics_tables(made, names=names):
+        console.print(table)
+    return console.file.getvalue()
+
+
+def rows(text):
+    """First word -> the rest, of each line; of both directions, the last."""
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+
+
+def test_the_table_shows_percent_counts_protocol_gain_and_intervals():
+    text = shown(report())
+    assert "emoji test, tiny-emoji, protocol split" in text
+    assert "t2i: 1,234 captions among 56 images" in text
+    assert "i2t: 56 images among 1,234 captions" in text
+    assert text.count("R@1") == 2
+    found = {name: " ".join(words) for name, words in rows(text).items()}
+    assert found["R@1"] == "50.0 [49.0, 51.0] 62.5 [61.5, 63.5] +12.5 [11.5, 13.5]"
+    assert found["mAP@1"] == "50.0 [49.0, 51.0] 45.0 [44.0, 46.0] -5.0 [-6.0, -4.0]"
+    assert found["median"] == "rank 2.0 [2.0, 2.0] 1.0 [1.0, 1.0] -1.0 [-1.0, -1.0]"
+    assert found["rsum"] == "2.500 [2.00, 3.00] 2.750 [2.25, 3.25] +0.250 [-0.25, 0.75]"
+    assert max(map(len, text.splitlines())) <= 80
+    assert "in brackets 95 % intervals over 1,000 draws of images; the gain's are paired" in text
+    assert not any(word in text for word in ("left out", "comparable", "LEAK", "leakage", "mean of", "rounded", "R@5"))
+
+
+def test_without_intervals_the_figures_stand_alone():
+    text = shown(report(intervals=False))
+    assert rows(text)["R@1"] == ["50.0", "62.5", "+12.5"]
+    assert "[" not in text
+    assert "brackets" not in text
+
+
+def test_zero_shot_alone_has_no_gain():
+    made = report()
+    del made["results"]["trained"], made["rsum"]["trained"]
+    made["intervals"]["gain"] = None
+    text = shown(made)
+    assert rows(text)["R@1"] == ["50.0", "[49.0,", "51.0]"]
+    assert "gain" not in text.split()
+
+
+def test_only_the_metrics_asked_for_are_shown():
+    found = rows(shown(report(), names=("R@5",)))
+    assert "R@5" in found
+    assert not {"R@1", "rsum", "median"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"images_left_out": 3}, "56 of 59 images: 3 have no usable feature and are left out"),
+        ({"remarks": ["x", "y"]}, "not comparable with published figures: x; y"),
+        ({"folds": 5}, "among 56 images, mean of 5"),
+        ({"precision": "bf16"}, "embeddings rounded to bf16"),
+        (
+            {"leakage": {"checked": True, "trained_on": 7, "images": 56}},
+            "LEAK: 7 of these 56 images were trained on",
+        ),
+        (
+            {"leakage": {"checked": False, "trained_on": None, "images": 56}},
+            "leakage was not checked: there is no trained_on.npy beside the head",
+        ),
+    ],
+)
+def test_the_table_says_what_a_reader_must_know(changes, said):
+    assert said in " ".join(shown(report(**changes)).split())
+
+
+def test_further_protocols_have_tables_of_their_own():
+    also = {name: value for name, value in report(name="coco-karpathy-1k").items() if name != "cache"}
+    text = shown({**report(), "also": [also]})
+    assert "protocol split" in text
+    assert "protocol coco-karpathy-1k" in text
