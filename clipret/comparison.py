@@ -6,12 +6,12 @@ from math import ceil
 
 import numpy as np
 
+from clipret.config import DIRECTIONS
 from clipret.config.columns import RSUM
 from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN, ZERO_SHOT, CompareConfig
 from clipret.contenders import Contender, Group, choose_protocol, make_groups, read_contenders
 from clipret.intervals import FoldTable, resample, tabulate
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.rankings import DIRECTIONS
 from clipret.significance import Estimate, Evidence, contrast, estimate, flip_p_values, holm, pick
 
 

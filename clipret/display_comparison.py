@@ -5,10 +5,12 @@ All are made from the same sheets of text. CSV is made for programs, and has pla
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -16,9 +18,10 @@ from rich.text import Text
 from clipret.config.columns import RSUM
 from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN
 
-# Columns of figures that fit a terminal of 100 beside a label, and pairs that are shown there whole.
-_MOST_COLUMNS = 7
+# Pairs that are shown whole in a terminal, and what a label has at least of a line there.
 _MOST_PAIRS = 10
+_LABEL_WIDTH = 20
+_EDGES, _VERDICT = 2, "verdict"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--",
@@ -49,23 +52,34 @@ def comparison_sheets(result: dict) -> tuple[Sheet, Sheet]:
     return _figures(result), _differences(result)
 
 
-def comparison_tables(result: dict) -> tuple[Group, ...]:
-    """The sheets for a terminal: figures in several tables where they are too many columns.
+@dataclass(frozen=True)
+class Fitted:
+    """A sheet in as many tables as its columns need at the width of the terminal, each with the labels."""
 
-    Of many pairs only the differences that are shown.
-    """
+    sheet: Sheet
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
+        parts, room = [], 0
+        for place, width in enumerate(_widths(self.sheet)[1:], start=1):
+            if width > room:
+                parts.append([0])
+                room = options.max_width - _label_width(self.sheet) - _EDGES
+            parts[-1].append(place)
+            room -= width
+        for part in parts:
+            yield _table(self.sheet, columns=part, notes=self.sheet.notes if part is parts[-1] else ())
+
+
+def comparison_tables(result: dict) -> tuple[Fitted | Group, ...]:
+    """The sheets for a terminal; of many pairs only the differences that are shown."""
     figures, differences = comparison_sheets(result)
-    count, starts = len(figures.header) - 1, range(1, len(figures.header), _MOST_COLUMNS)
-    parts = [[0, *range(start, min(start + _MOST_COLUMNS, count + 1))] for start in starts]
-    tables = [_table(figures, columns=part, notes=figures.notes if part is parts[-1] else ()) for part in parts]
     notes = differences.notes
     if len(differences.blocks) > _MOST_PAIRS:
         # The verdict is the last cell.
         rows = tuple(row for block in differences.blocks for row in block if row[-1].text != NOT_SHOWN)
         notes = (f"of {len(differences.blocks)} pairs only the differences that are shown; all with --json", *notes)
         differences = Sheet(differences.title, differences.header, (rows,) if rows else ())
-    tables.append(_table(differences, columns=list(range(len(differences.header))), notes=notes))
-    return tuple(tables)
+    return Fitted(figures), _table(differences, columns=list(range(len(differences.header))), notes=notes)
 
 
 def to_markdown(sheets: tuple[Sheet, ...]) -> str:
@@ -172,7 +186,7 @@ def _differences(result: dict) -> Sheet:
         told = (f"{a} - {b}", _heading(pair["direction"], metric), _figure(metric, pair["difference"], sign=True))
         cells = (*told, f"{low} to {high}", _chance(pair["p"]), _chance(pair["p_holm"]), verdict)
         blocks.setdefault(told[0], []).append(tuple(map(Cell, cells)))
-    header = ("", "metric", "difference", f"{100 * result['level']:g} % interval", "p", "p (Holm)", "verdict")
+    header = ("", "metric", "gain", f"{100 * result['level']:g} % interval", "p", "p (Holm)", _VERDICT)
     return Sheet("differences", header, tuple(map(tuple, blocks.values())), tuple(_test_notes(result)))
 
 
@@ -234,16 +248,36 @@ def _table(sheet: Sheet, *, columns: list[int], notes: tuple[str, ...]) -> Group
     table = Table(title=escape(sheet.title), title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.collapse_padding = True
     for place in columns:
-        # A figure may not be broken; the label gives way.
-        told = {"justify": "right", "no_wrap": True} if place else {"overflow": "fold"}
-        # Directions above their metrics, as mean rank is wider than its figures.
-        table.add_column(escape(sheet.header[place].replace("2t ", "2t\n").replace("2i ", "2i\n")), **told)
+        # A figure may not be broken; a label and a verdict give way.
+        words = sheet.header[place] == _VERDICT
+        label = {"min_width": _label_width(sheet), "no_wrap": _widths(sheet)[0] - 2 <= _LABEL_WIDTH}
+        told = {"justify": "right", "no_wrap": not words} if place else label
+        table.add_column(escape(_stacked(sheet.header[place])), **told)
     for block in sheet.blocks:
         for row in block:
             table.add_row(*(_rich_cell(row[place]) for place in columns))
         table.add_section()
     # Not the table's caption, which would be broken to the width of the table.
     return Group(table, Text("\n".join(notes) + "\n", style="table.caption")) if notes else Group(table)
+
+
+def _stacked(heading: str) -> str:
+    """Directions above their metrics and the like, where headings are wider than what is below them."""
+    return heading.replace("2t ", "2t\n").replace("2i ", "2i\n").replace(" (", "\n(")
+
+
+def _widths(sheet: Sheet) -> list[int]:
+    """Of each column, with the space before it."""
+    rows = [row for block in sheet.blocks for row in block]
+    lines = [
+        [*_stacked(name).split("\n"), *(text for row in rows for text in (row[place].text, row[place].under))]
+        for place, name in enumerate(sheet.header)
+    ]
+    return [max(map(cell_len, column)) + 2 for column in lines]
+
+
+def _label_width(sheet: Sheet) -> int:
+    return min(_LABEL_WIDTH, _widths(sheet)[0] - 2)
 
 
 def _rich_cell(cell: Cell) -> str:

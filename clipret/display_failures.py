@@ -11,11 +11,11 @@ from clipret.display_metrics import caveats
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SIDES = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
-# Columns of text, so that tables fit a line of 100.
+# Columns of text at most, so that tables fit a line of 100; in a narrower one they are broken.
 _QUERY, _EXPECTED, _INSTEAD = {"t2i": 30, "i2t": 18}, {"t2i": 16, "i2t": 24}, {"t2i": 24, "i2t": 26}
 _CHANGED, _HUB = 36, 60
-# So that titles and notes are not broken.
-_LEAST_WIDTH = 88
+# So that most titles and notes are not broken.
+_LEAST_WIDTH = 78
 
 
 def failures_tables(report: dict) -> tuple[Table, ...]:
@@ -49,7 +49,7 @@ def _worst_table(way: str, found: dict, *, report: dict) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for heading in ("query", "expected", "instead"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold")
     for query in found["worst"]:
         ranks = (f"{query['ranks'][head]:,}" for head in heads)
         expected = _lines([_name(item, way, expected=True) for item in query["expected"]], width=_EXPECTED[way])
@@ -68,7 +68,7 @@ def _changes_table(way: str, changed: dict) -> Table:
     for heading in ("zero-shot", "trained"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("query", "trained head's best wrong"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold")
     for name in ("most_improved", "most_worsened"):
         table.add_row("", "", Text(name.replace("_", " ") if changed[name] else f"none {name[5:]}", style="bold"), "")
         for query in changed[name]:
@@ -86,7 +86,7 @@ def _hubs_table(way: str, hubs: dict, *, report: dict) -> Table:
         f"{way}: hubs, {_SIDES[way][1]} in the top {top} of many queries",
         note=f"N_{top}: queries that have an item in their top {top}; skewness 0: spread evenly, high: a few are hubs",
     )
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     rows = {
@@ -135,7 +135,9 @@ def _breakdown_table(way: str, found: dict, *, report: dict) -> Table:
 
 
 def _table(title: str, *, note: str) -> Table:
-    return Table(title=title, caption=note, caption_justify="left", box=box.SIMPLE, min_width=_LEAST_WIDTH)
+    table = Table(title=title, caption=note, caption_justify="left", box=box.SIMPLE, min_width=_LEAST_WIDTH)
+    table.collapse_padding, table.pad_edge = True, False
+    return table
 
 
 def _figures(results: dict, heads: list[str]) -> list[str]:

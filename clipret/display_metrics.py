@@ -6,10 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from clipret.config.columns import RSUM
+from clipret.config.comparison import LOWER_IS_BETTER
 
 _ASKS = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
-# Of whole ranks, not of shares.
-_RANKS = ("median_rank", "mean_rank")
 
 
 def metrics_tables(report: dict, *, names: tuple[str, ...]) -> tuple[Group, ...]:
@@ -48,19 +47,23 @@ def _cells(measured: dict, name: str, *, way: str | None = None) -> list[str]:
     def interval(found: dict | None) -> list[float] | None:
         return None if found is None else found[name] if way is None else found[way][name]
 
-    cells = [_cell(name, value, interval(intervals["heads"].get(head))) for head, value in values.items()]
+    # Beside each other two heads and the gain fit a line of 80.
+    between = " " if len(values) <= 2 else "\n"
+    cells = [
+        _cell(name, value, interval(intervals["heads"].get(head)), between=between) for head, value in values.items()
+    ]
     if "trained" in values:
         gain = values["trained"] - values["zero-shot"]
-        cells.append(_cell(name, gain, interval(intervals["gain"]), sign=True))
+        cells.append(_cell(name, gain, interval(intervals["gain"]), between=between, sign=True))
     return cells
 
 
-def _cell(name: str, value: float, interval: list[float] | None, *, sign: bool = False) -> str:
-    scale = 1 if name in (RSUM, *_RANKS) else 100
+def _cell(name: str, value: float, interval: list[float] | None, *, between: str, sign: bool = False) -> str:
+    scale = 1 if name in (RSUM, *LOWER_IS_BETTER) else 100
     text = f"{scale * value:{'+' if sign else ''}.{3 if name == RSUM else 1}f}"
     if interval is not None:
         low, high = (f"{scale * end:.{2 if name == RSUM else 1}f}" for end in interval)
-        text += f" [dim]\\[{low}, {high}][/dim]"
+        text += f"{between}[dim]\\[{low}, {high}][/dim]"
     return text
 
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 _HEADINGS = ("ours", "published", "difference", "")
+_NARROW = {"box": box.SIMPLE, "pad_edge": False, "collapse_padding": True}
 
 
 def reproduction_tables(report: dict) -> tuple[Table, ...]:
@@ -18,9 +19,10 @@ def reproduction_tables(report: dict) -> tuple[Table, ...]:
         title=escape(f"{cache['path']}: {cache['dataset']}, {cache['recognised']}"),
         caption=escape(_footnote(report)),
         caption_justify="left",
-        box=box.SIMPLE,
+        **_NARROW,
     )
-    table.add_column("", no_wrap=True)
+    # In a narrow terminal it is the names that are broken, and no figure.
+    table.add_column("", overflow="fold")
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report["rows"]:
@@ -101,10 +103,8 @@ def _published_table(rows: list[dict], *, remark: str | None) -> Table:
         remarks.setdefault(row["remark"], {})[_heading(row)] = None
     told = [f"{'; '.join(headings)}: {text}" for text, headings in remarks.items() if text]
     lines = [f"percent; {rows[0]['citation']}", *filter(None, [remark]), *told]
-    table = Table(
-        title=escape(rows[0]["source"]), caption=escape("\n".join(lines)), caption_justify="left", box=box.SIMPLE
-    )
-    table.add_column("", no_wrap=True)
+    table = Table(title=escape(rows[0]["source"]), caption=escape("\n".join(lines)), caption_justify="left", **_NARROW)
+    table.add_column("", overflow="fold")
     table.add_column("metric", no_wrap=True)
     for heading in ("i2t", "t2i"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -6,11 +6,10 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from clipret.config import TrainConfig
+from clipret.config import DIRECTIONS, TrainConfig
 
 _MOST_ROWS = 20
 _CUTS = ("R@1", "R@5", "R@10")
-_DIRECTIONS = ("t2i", "i2t")
 
 
 def sweep_tables(result: dict) -> tuple[Table, ...]:
@@ -84,7 +83,7 @@ def _validation(entry: dict) -> str:
 def _tests(figures: dict | None) -> tuple[str, ...]:
     if figures is None:
         return ("", "", "")
-    recalls = (_percent(figures[way]["R@1"]) for way in _DIRECTIONS)
+    recalls = (_percent(figures[way]["R@1"]) for way in DIRECTIONS)
     return (*recalls, _spread(figures["rsum"], digits=3))
 
 
@@ -102,7 +101,7 @@ def _test_table(result: dict) -> Table:
     table.add_column("", no_wrap=True)
     for name in ("zero-shot", "chosen", "gain"):
         table.add_column(name, justify="right", no_wrap=True)
-    for way in _DIRECTIONS:
+    for way in DIRECTIONS:
         for cut in _CUTS:
             gain = 100 * (after[way][cut]["mean"] - before[way][cut]["mean"])
             table.add_row(f"{way} {cut}", _percent(before[way][cut]), _percent(after[way][cut]), f"{gain:+.1f}")

@@ -3,23 +3,29 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 
 from clipret import runs
 from clipret.cache import FeatureCache
-from clipret.config import METRICS, CompareConfig, EvalConfig
+from clipret.config import DIRECTIONS, METRICS, CompareConfig, EvalConfig
 from clipret.devices import choose_device
-from clipret.errors import RunError
 from clipret.heads import Head
 from clipret.intervals import name_intervals, resample, tabulate
 from clipret.measurement import Gallery
 from clipret.metrics import rsum, summarise
 from clipret.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols import Protocol, protocol_digest
-from clipret.rankings import DIRECTIONS, ProtocolRankings, Ranking, Rankings, rankings_path, write_rankings
-from clipret.sources import check_leakage, choose_protocols, describe_source, find_source, load_heads, open_cache
+from clipret.protocols import Protocol
+from clipret.rankings import ProtocolRankings, Ranking, Rankings, rankings_path, write_rankings
+from clipret.sources import (
+    check_leakage,
+    choose_protocols,
+    describe_protocol,
+    describe_source,
+    find_source,
+    load_heads,
+    open_cache,
+)
 
 # Scores of a gallery that take so long that progress is shown: a quarter of COCO's 5,000 x 25,010.
 _LONG = 1 << 25
@@ -70,7 +76,9 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         write_per_query(config.per_query, _per_query(cache, zip(protocols, ranked, strict=True)))
     out = config.out or (source.run / runs.METRICS if source.run else None)
     if out:
-        _write(out, report, rankings=Rankings(report["cache"], tuple(ranked)))
+        with runs.written(out):
+            write_rankings(rankings_path(out), Rankings(report["cache"], tuple(ranked)))
+            runs.write_json(out, report)
     return report
 
 
@@ -96,7 +104,7 @@ def _rank(
             ranks = gallery.rank(head.to(device), device=device, on_progress=tell if long else silent, **settings)
             for way, ranking in found[name].items():
                 ranking.append(Ranking(ranks[way], gallery.query_images(ranks[way], direction=way)))
-    described = {**protocol.describe(), "precision": config.precision, "digest": protocol_digest(cache, protocol)}
+    described = describe_protocol(cache, protocol, precision=config.precision)
     return ProtocolRankings(
         described, {name: {way: tuple(folds) for way, folds in ways.items()} for name, ways in found.items()}
     )
@@ -135,11 +143,3 @@ def _per_query(cache: FeatureCache, measured: Iterable[tuple[Protocol, ProtocolR
                 for number, (fold, ranking) in enumerate(zip(protocol.folds, folds, strict=True)):
                     names = {"protocol": protocol.name, "direction": way, "head": head}
                     yield per_query_table(cache, fold, number, ranks=ranking.ranks, **names)
-
-
-def _write(out: Path, report: dict, *, rankings: Rankings) -> None:
-    try:
-        write_rankings(rankings_path(out), rankings)
-        runs.write_json(out, report)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None

@@ -3,23 +3,27 @@
 Shape suffixes: Q queries of all folds, G items of a gallery, T best items of a query.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from clipret import runs
 from clipret.cache import FeatureCache
-from clipret.config.failures import FailuresConfig
+from clipret.config import DIRECTIONS, FailuresConfig
 from clipret.devices import choose_device
-from clipret.errors import RunError
 from clipret.measurement import Gallery
 from clipret.metrics import per_query
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols import Protocol, protocol_digest
+from clipret.protocols import Protocol
 from clipret.queries import Queries
-from clipret.rankings import DIRECTIONS
 from clipret.retrieval import Ranks
-from clipret.sources import check_leakage, choose_protocols, describe_source, find_source, load_heads, open_cache
+from clipret.sources import (
+    check_leakage,
+    choose_protocols,
+    describe_protocol,
+    describe_source,
+    find_source,
+    load_heads,
+    open_cache,
+)
 
 ERRORS = "errors.json"
 # More than a query's wrong items that are named, for matching ones may stand among the best in a tie.
@@ -66,11 +70,7 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
     report = {
         "format": runs.FORMAT,
         **describe_source(source, cache),
-        "protocol": {
-            **protocol.describe(),
-            "precision": config.precision,
-            "digest": protocol_digest(cache, protocol),
-        },
+        "protocol": describe_protocol(cache, protocol, precision=config.precision),
         "leakage": leakage,
         "heads": list(heads),
         "top": config.top,
@@ -80,7 +80,8 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
     }
     out = config.out or (source.run / ERRORS if source.run else None)
     if out:
-        _write(out, report)
+        with runs.written(out):
+            runs.write_json(out, report)
     return report
 
 
@@ -241,10 +242,3 @@ def _breakdown(by: np.ndarray, values: dict[str, dict[str, np.ndarray]]) -> dict
         span = {"low": float(low), "high": float(high)}
         entries.append({**span, "queries": len(chosen), "few": len(chosen) < _FEW, "results": results})
     return {"bins": entries, "left_out": len(by) - len(known)}
-
-
-def _write(out: Path, report: dict) -> None:
-    try:
-        runs.write_json(out, report)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None

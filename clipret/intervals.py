@@ -13,11 +13,11 @@ from math import ceil
 
 import numpy as np
 
-from clipret.config import METRICS
+from clipret.config import DIRECTIONS, METRICS
 from clipret.config.columns import RSUM
 from clipret.config.comparison import CompareConfig
 from clipret.metrics import per_query
-from clipret.rankings import DIRECTIONS, Ranking
+from clipret.rankings import Ranking
 
 MEDIAN = "median_rank"
 # Weights that are held at once, draws x images: 32 MiB.

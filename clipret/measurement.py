@@ -132,8 +132,7 @@ class Gallery:
 
     def query_images(self, ranks: Ranks, *, direction: str) -> np.ndarray:
         """(Q,) position of the image that each query is of: itself in i2t, its caption's in t2i."""
-        rows = np.arange(ranks.queries) if ranks.rows is None else ranks.rows
-        return self.caption_images[rows] if direction == "t2i" else rows
+        return self.caption_images[ranks.asking] if direction == "t2i" else ranks.asking
 
     def _features(self, device: str) -> tuple:
         if _is_large(self.images, self.texts):

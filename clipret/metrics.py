@@ -81,6 +81,7 @@ class _Sums:
         self._ideal_gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(1 + places))])
 
     def at(self, family: str, cut: int) -> np.ndarray:
+        """(Q,) of a family that has a K."""
         if family == "R":
             return (self._first <= cut).astype(np.float64)
         within = self._ranks <= cut
@@ -97,6 +98,7 @@ class _Sums:
         return self._sum(np.where(within, self._place / self._ranks, 0.0)) / divisors[family]()
 
     def whole(self, name: str) -> np.ndarray:
+        """(Q,) of one that has none."""
         if name == "MRR":
             return 1 / self._first
         if name in ("mean_rank", "median_rank"):

@@ -11,7 +11,6 @@ import numpy as np
 from clipret.cache import FeatureCache
 from clipret.errors import RunError, UsageError
 from clipret.protocols import Fold
-from clipret.queries import query_rows
 from clipret.retrieval import Ranks
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def per_query_table(
 
     if ranks.top is None:
         raise ValueError("the ranks are without their best items; rank with top=10 or so")
-    rows, of_captions = query_rows(ranks), direction == "t2i"
+    rows, of_captions = ranks.asking, direction == "t2i"
     images = fold.caption_images[rows] if of_captions else rows
     image_ids, caption_ids = (
         pa.array([names[row] for row in kept], pa.string())

@@ -48,7 +48,7 @@ class Queries:
                 counts = np.bincount(fold.caption_images, minlength=images)
                 sums = np.bincount(fold.caption_images, weights=words, minlength=images)
                 words = np.where(counts > 0, sums / np.maximum(1, counts), np.nan)
-            lengths.append(words[query_rows(ranks)])
+            lengths.append(words[ranks.asking])
         return np.concatenate(lengths)
 
     def describe(self, query: int) -> dict:
@@ -59,7 +59,7 @@ class Queries:
         """
         number = int(np.searchsorted(self._starts, query, side="right")) - 1
         fold, ranks, place = self.folds[number], self.ranks[self.shown][number], query - self._starts[number]
-        row, best = query_rows(ranks)[place], ranks.top[place]
+        row, best = ranks.asking[place], ranks.top[place]
         matching = matching_items(fold, row, way=self.way)
         wrong = best[~np.isin(best, matching)][: min(_NAMED, ranks.first[place] - 1)]
         asked = _name_caption if self.way == "t2i" else _name_image
@@ -76,11 +76,6 @@ class Queries:
         """An item of a fold's gallery."""
         named = _name_image if self.way == "t2i" else _name_caption
         return named(self.cache, self.folds[number], position)
-
-
-def query_rows(ranks: Ranks) -> np.ndarray:
-    """(Q,) positions in the fold of what asks."""
-    return np.arange(ranks.queries) if ranks.rows is None else ranks.rows
 
 
 def matching_items(fold: Fold, row: int, *, way: str) -> np.ndarray:

@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from clipret import runs
+from clipret.config import DIRECTIONS
 from clipret.errors import RunError
 from clipret.retrieval import Ranks
 
 FORMAT = 1
-DIRECTIONS = ("t2i", "i2t")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clipret.errors import RunError
@@ -53,6 +55,15 @@ def newest_run(runs_dir: Path) -> Path:
             f"or evaluate CLIP itself with: clipret eval --zero-shot --cache FILE"
         )
     return max(heads, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
+
+
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """What is done within writes to a place that --out names. Raises RunError when it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -8,7 +8,7 @@ from clipret.cache import FeatureCache
 from clipret.errors import CacheMismatchError, LeakageError, UsageError
 from clipret.heads import Head, LinearHead, load_head, wise_ft
 from clipret.leakage import count_trained_on, image_digests
-from clipret.protocols import Protocol, default_protocol, make_protocol, split_protocol
+from clipret.protocols import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ def describe_source(source: Source, cache: FeatureCache) -> dict:
         "run": str(source.run) if source.run else None,
         "head": str(source.head) if source.head else None,
     }
+
+
+def describe_protocol(cache: FeatureCache, protocol: Protocol, *, precision: str) -> dict:
+    """The protocol as metrics.json has it: with the digest of its questions, and what embeddings were rounded to."""
+    return {**protocol.describe(), "precision": precision, "digest": protocol_digest(cache, protocol)}
 
 
 def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str | None) -> list[Protocol]:

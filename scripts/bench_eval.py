@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from benchmark import PeakMebibytes, compare
 
+from clipret import EvalConfig
 from clipret.metrics import summarise
 from clipret.products import Products, keep_freed_memory
 from clipret.retrieval import Matches, rank
+from clipret.retrieval.cpu import CAPTIONS_AT_ONCE
 
 _K = 10
 _FLOOR = "bare product, tile by tile"
@@ -66,12 +68,13 @@ def ours(work: Work) -> None:
 def tiles(work: Work) -> None:
     """The product alone, in tiles and threads as the ranks are counted in; nothing is kept of it."""
     keep_freed_memory()
-    spans = [(row, column) for row in range(0, len(work.images), 512) for column in range(0, len(work.texts), 4096)]
+    high, wide = EvalConfig.block, CAPTIONS_AT_ONCE
+    spans = [(row, column) for row in range(0, len(work.images), high) for column in range(0, len(work.texts), wide)]
     multiply, threads = Products("cpu"), torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
         def product(span: tuple[int, int]) -> None:
-            images, texts = work.images[span[0] : span[0] + 512], work.texts[span[1] : span[1] + 4096]
+            images, texts = work.images[span[0] : span[0] + high], work.texts[span[1] : span[1] + wide]
             multiply(images[None], texts.T[None])
 
         list(pool.map(product, spans))

@@ -82,7 +82,7 @@ def test_the_list_needs_no_cache(run):
     status, out, err = run("--list")
     assert (status, err) == (0, "")
     assert "    for coco-karpathy-5k zero-shot" in out.splitlines()
-    assert "57.94/81.20/87.92   37.09/61.62/71.47" in out
+    assert "57.94/81.20/87.92 37.09/61.62/71.47" in " ".join(out.split())
     assert json.loads(run("--list", "--json")[1]) == list_published()
 
 

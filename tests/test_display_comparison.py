@@ -107,7 +107,8 @@ def test_notes_are_of_what_is_there(result):
 
 def test_differences_have_their_interval_their_tests_and_a_verdict(result):
     lines = drawn(result)
-    assert "metric difference 95 % interval p p (Holm) verdict" in lines
+    start = lines.index("p")
+    assert lines[start + 1] == "metric gain 95 % interval p (Holm) verdict"
     assert "1 - 2 t2i R@1 +3.1 -1.2 to +3.6 <0.001 <0.001 1 better" in lines
     assert "1 - 2 rsum +0.012 -0.012 to +0.036 0.200 0.400 no difference shown" in lines
     assert "2 - 3 t2i mean rank 0.0 0.0 to 0.0 0.004 0.010 3 better" in lines
@@ -134,8 +135,9 @@ def test_only_what_is_better_than_every_other_is_bold(result):
     ]
 
 
-def test_everything_fits_a_hundred_columns(result):
-    console = Console(file=io.StringIO(), width=100)
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_everything_fits_the_terminal_with_a_label_at_every_row(result, width):
+    console = Console(file=io.StringIO(), width=width)
     result["groups"][0]["label"] = "loss=margin margin=0.2 lr=0.0003"
     for each in result["groups"]:
         for what in ("values", "intervals", "spread"):
@@ -145,9 +147,17 @@ def test_everything_fits_a_hundred_columns(result):
     for table in comparison_tables(result):
         console.print(table)
     text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= width
     # A label takes more lines, a figure does not.
     assert text.count("48.8–58.8") == 6
+    assert "…" not in text
+    tables = text.count("test, protocol split")
+    assert tables == {80: 2, 100: 2, 200: 1}[width]
+    figures, differences = text.split("differences", maxsplit=1)
+    for number in (1, 2, 3):
+        assert sum(line.startswith(f" {number} ") for line in figures.splitlines()) == tables
+    for pair in ("1 - 2", "1 - 3", "2 - 3"):
+        assert sum(line.startswith(f" {pair} ") for line in differences.splitlines()) == text.count(pair) > 1
     assert "…" not in text
 
 

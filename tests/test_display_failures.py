@@ -95,8 +95,8 @@ def report():
     }
 
 
-def raw_lines(report):
-    console = Console(file=io.StringIO(), width=100)
+def raw_lines(report, *, width=100):
+    console = Console(file=io.StringIO(), width=width)
     for table in failures_tables(report):
         console.print(table)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
@@ -208,6 +208,16 @@ def test_long_and_strange_captions_and_files_are_cut_to_one_line_of_100_columns(
     assert "…" in drawing
     if text.startswith("["):
         assert "[bold]not markup[/bold] :smile:" in drawing
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal(report):
+    lines = raw_lines(report, width=80)
+    assert max(map(cell_len, lines)) <= 80
+    assert not [line for line in lines if "…" in line]
+    wide = [" ".join(line.split()) for line in raw_lines(report)]
+    narrow = [" ".join(line.split()) for line in lines]
+    assert [line for line in narrow if "→" in line] == [line for line in wide if "→" in line]
+    assert "zero-shot trained query trained head's best wrong" in narrow
 
 
 def test_an_image_without_a_caption_is_called_by_its_file(report):

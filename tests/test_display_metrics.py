@@ -70,6 +70,18 @@ def test_the_table_shows_percent_counts_protocol_gain_and_intervals():
     assert not any(word in text for word in ("left out", "comparable", "LEAK", "leakage", "mean of", "rounded", "R@5"))
 
 
+def test_a_third_head_has_its_intervals_below_so_that_all_fits_80_columns():
+    made = report()
+    for part in (made["results"], made["rsum"], made["intervals"]["heads"]):
+        part["wise-ft 0.5"] = part["zero-shot"]
+    text = shown(made)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    place = lines.index("R@1 50.0 62.5 50.0 +12.5")
+    assert lines[place + 1] == "[49.0, 51.0] [61.5, 63.5] [49.0, 51.0] [11.5, 13.5]"
+
+
 def test_without_intervals_the_figures_stand_alone():
     text = shown(report(intervals=False))
     assert rows(text)["R@1"] == ["50.0", "62.5", "+12.5"]

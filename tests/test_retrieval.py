@@ -13,7 +13,7 @@ def counting(request, monkeypatch):
     """Each way of counting, on the CPU; with tiles of 5 captions, and two threads where there are threads."""
     if request.param == "torch":
         monkeypatch.setattr(engine, "count_on_cpu", cuda.count_by_torch)
-    monkeypatch.setattr(cpu, "_CAPTIONS_AT_ONCE", 5)
+    monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
 
@@ -155,7 +155,7 @@ def duplicated(generator, count, width=512):
 @pytest.mark.parametrize("captions_at_once", [1, 4, 30, 4096])
 def test_duplicates_tie_whatever_tile_they_fall_in(block, captions_at_once, monkeypatch):
     """Each of a pair of equals stands behind the other: their ranks are equal, in both directions."""
-    monkeypatch.setattr(cpu, "_CAPTIONS_AT_ONCE", captions_at_once)
+    monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", captions_at_once)
     images, texts = duplicated(np.random.default_rng(3), 90)
     found = rank_both_directions(images, texts, caption_images=np.arange(90), block=block)
     for ranks in found.values():
@@ -304,7 +304,7 @@ def test_progress_counts_images_up_to_all_of_them():
 
 
 def test_an_interruption_ends_the_threads_and_leaves_torch_its_own(monkeypatch):
-    monkeypatch.setattr(cpu, "_CAPTIONS_AT_ONCE", 2)
+    monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", 2)
     counted = []
     count = cpu._count
     monkeypatch.setattr(cpu, "_count", lambda *tile: counted.append(count(*tile)))

@@ -12,7 +12,7 @@ from clipret.cli.running import config_from, run, show
 from clipret.config import PROTOCOLS
 from clipret.config.comparison import FORMATS, CompareConfig
 from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv, to_latex, to_markdown
-from clipret.errors import RunError
+from clipret.runs import written
 
 _WRITERS = {
     "markdown": lambda result: to_markdown(comparison_sheets(result)),
@@ -80,8 +80,6 @@ def compare(
 def _write(out: Path, text: str) -> None:
     """Atomically: a reader sees the old file or the whole new one."""
     unfinished = out.with_name(out.name + ".part")
-    try:
+    with written(out):
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(out)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None

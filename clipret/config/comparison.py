@@ -40,7 +40,7 @@ class CompareConfig:
     metrics: tuple[str, ...] = ("R", "rsum")
     k: tuple[int, ...] = EvalConfig.k
     protocol: str | None = None
-    resamples: int = 1000
+    resamples: int = EvalConfig.resamples
     level: float = 0.95
     alpha: float = 0.05
     permutations: int = 10_000

@@ -1,13 +1,12 @@
 """Stage 2: features.h5, and perhaps a run -> its figures beside the published ones."""
 
-from pathlib import Path
 from statistics import fmean
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config.reproduction import ReproduceConfig
 from clipret.devices import choose_device
-from clipret.errors import RunError, UsageError
+from clipret.errors import UsageError
 from clipret.heads import Head, LinearHead, load_head
 from clipret.measurement import Gallery
 from clipret.metrics import summarise
@@ -70,7 +69,8 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
         "passed": all(row["passed"] for row in rows),
     }
     if config.out:
-        _write(config.out, report)
+        with runs.written(config.out):
+            runs.write_json(config.out, report)
     return report
 
 
@@ -184,10 +184,3 @@ def _compare(measured: Measured, *, tolerance: float) -> dict:
     explanations = explain(measured, tolerance=tolerance)
     described = describe_row(measured.match.row)
     return {**described, "figures": figures, "passed": measured.passed, "explanations": explanations}
-
-
-def _write(out: Path, report: dict) -> None:
-    try:
-        runs.write_json(out, report)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None

@@ -15,7 +15,7 @@ from clipret.retrieval.ranks import Positives
 from clipret.retrieval.ties import Edges
 
 # With 512 images a tile is 4 MiB. Narrower ones make the product slower, wider ones fall out of the caches.
-_CAPTIONS_AT_ONCE = 2048
+CAPTIONS_AT_ONCE = 2048
 _MOST_KEPT = 31 << 20
 _NOTHING = np.iinfo(np.int64).max
 
@@ -30,6 +30,7 @@ class _Work:
     top: int
 
     def counts(self) -> "_Counts":
+        """Nothing counted yet."""
         rows = {"i2t": len(self.embeddings["image"]), "t2i": len(self.embeddings["text"])}
         gallery = {"i2t": len(self.embeddings["text"]), "t2i": len(self.embeddings["image"])}
         best = {}
@@ -72,9 +73,9 @@ def count_on_cpu(
     }
     work = _Work({"image": images, "text": texts}, positives, edges, top)
     tiles = [
-        (slice(row, row + block), slice(column, column + _CAPTIONS_AT_ONCE))
+        (slice(row, row + block), slice(column, column + CAPTIONS_AT_ONCE))
         for row in range(0, len(images), block)
-        for column in range(0, len(texts), _CAPTIONS_AT_ONCE)
+        for column in range(0, len(texts), CAPTIONS_AT_ONCE)
     ]
     counted = _share(tiles, work, on_done=lambda done: on_progress(_progress(done, len(tiles), images=len(images))))
     best = _merge(counted) if top else dict.fromkeys(positives)
@@ -141,7 +142,7 @@ def _count(tile: tuple[slice, slice], work: _Work, counts: _Counts) -> None:
         pairs = slice(starts[0], starts[-1])
         edges, below = work.edges[way], counts.below[way][pairs]
         matching = work.positives[way].items[pairs] - first_item
-        count(scores, asking, gallery, starts - starts[0], matching, *edges.parts(pairs), below)
+        count(scores, asking, gallery, starts - starts[0], matching, edges.parts(pairs), below)
     if work.top:
         rows, columns = (
             np.arange(span.start, span.start + size) for span, size in zip(tile, scores.shape, strict=True)

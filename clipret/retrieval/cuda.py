@@ -26,6 +26,7 @@ class _Side:
 
     @classmethod
     def of(cls, positives: Positives, edges: Edges, *, device: torch.device) -> "_Side":
+        """Nothing counted yet."""
         slots = np.arange(len(positives.queries)) - positives.starts[positives.queries]
         tensors = (torch.from_numpy(each).to(device) for each in (edges.edges, edges.low, edges.high))
         return cls(positives, slots, *tensors, torch.zeros(len(slots), dtype=torch.int64, device=device))

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from clipret.config import EvalConfig
+from clipret.config import DIRECTIONS, EvalConfig
 from clipret.progress import ProgressCallback, silent
 from clipret.retrieval.cpu import count_on_cpu
 from clipret.retrieval.cuda import count_by_torch
 from clipret.retrieval.ranks import Positives, Ranks
 
-DIRECTIONS = ("t2i", "i2t")
 _TF32_DROPPED_BITS = 13
 
 

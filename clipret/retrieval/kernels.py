@@ -66,7 +66,8 @@ def _settle(scores, low, high, edge, query, items):
 
 
 @_compiled
-def _count_row(scores, pairs, query, items, low, high, edges, below):
+def _count_row(scores, pairs, query, items, edges, below):
+    low, high, exact = edges
     for pair in range(pairs[0], pairs[1]):
         for first in range(0, scores.size, _SCORES_AT_ONCE):
             last = min(first + _SCORES_AT_ONCE, scores.size)
@@ -74,16 +75,18 @@ def _count_row(scores, pairs, query, items, low, high, edges, below):
             below[pair] += surely
             if surely != perhaps:
                 some = items[first:last]
-                below[pair] += _settle(scores[first:last], low[pair], high[pair], edges[pair], query, some)
+                below[pair] += _settle(scores[first:last], low[pair], high[pair], exact[pair], query, some)
 
 
 @_compiled
-def count_rows(tile, queries, items, starts, matching, low, high, edges, below):
+def count_rows(tile, queries, items, starts, matching, edges, below):
     """Add to `below` what each query's row of the tile has below its pairs' edges, its own matching items left out.
 
     tile      (B, C) scores of queries (B, E) with items (C, E)
     starts    (B + 1,) the pairs of each row
-    matching  (P,) column of each pair's item, which may be outside of the tile; low, high, edges, below (P,)
+    matching  (P,) column of each pair's item, which may be outside of the tile
+    edges     low, high and edges (P,) as ties.Edges has them
+    below     (P,)
     """
     for row in range(tile.shape[0]):
         scores, pairs = tile[row], (starts[row], starts[row + 1])
@@ -93,7 +96,7 @@ def count_rows(tile, queries, items, starts, matching, low, high, edges, below):
             column = matching[pairs[0] + place]
             if 0 <= column < scores.size:
                 held[place], scores[column] = scores[column], np.inf
-        _count_row(scores, pairs, queries[row], items, low, high, edges, below)
+        _count_row(scores, pairs, queries[row], items, edges, below)
         for place in range(held.size):
             column = matching[pairs[0] + place]
             if 0 <= column < scores.size:
@@ -114,7 +117,8 @@ def _below_each(tile, low, high, surely, perhaps):
 
 
 @_compiled
-def _count_single_columns(tile, queries, items, starts, matching, low, high, edges, below):
+def _count_single_columns(tile, queries, items, starts, matching, edges, below):
+    low, high, exact = edges
     height, width = tile.shape
     lows, highs = np.full(width, -np.inf, dtype=np.float32), np.full(width, -np.inf, dtype=np.float32)
     surely, perhaps = np.zeros(width, dtype=np.int32), np.zeros(width, dtype=np.int32)
@@ -131,24 +135,24 @@ def _count_single_columns(tile, queries, items, starts, matching, low, high, edg
         below[pair] += surely[column]
         if surely[column] != perhaps[column]:
             scores = tile[:, column].copy()
-            below[pair] += _settle(scores, low[pair], high[pair], edges[pair], queries[column], items)
+            below[pair] += _settle(scores, low[pair], high[pair], exact[pair], queries[column], items)
         if 0 <= matching[pair] < height:
             tile[matching[pair], column] = held[column]
 
 
 @_compiled
-def count_columns(tile, queries, items, starts, matching, low, high, edges, below):
+def count_columns(tile, queries, items, starts, matching, edges, below):
     """As count_rows, for the tile's columns: tile (B, C), queries (C, E), items (B, E), starts (C + 1,).
 
     Columns of a single pair, which captions are, are counted side by side; any other is copied and counted as a row.
     """
-    _count_single_columns(tile, queries, items, starts, matching, low, high, edges, below)
+    _count_single_columns(tile, queries, items, starts, matching, edges, below)
     for column in np.flatnonzero(starts[1:] - starts[:-1] > 1):
         pairs, scores = (starts[column], starts[column + 1]), tile[:, column].copy()
         for pair in range(pairs[0], pairs[1]):
             if 0 <= matching[pair] < scores.size:
                 scores[matching[pair]] = np.inf
-        _count_row(scores, pairs, queries[column], items, low, high, edges, below)
+        _count_row(scores, pairs, queries[column], items, edges, below)
 
 
 @_compiled

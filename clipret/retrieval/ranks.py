@@ -36,6 +36,11 @@ class Ranks:
         return self.ranks[self.offsets[:-1]]
 
     @property
+    def asking(self) -> np.ndarray:
+        """(Q,) rows of the queries among their side's embeddings."""
+        return np.arange(self.queries) if self.rows is None else self.rows
+
+    @property
     def positives(self) -> np.ndarray:
         """(Q,) number of matching items of each query."""
         return np.diff(self.offsets)

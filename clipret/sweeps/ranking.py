@@ -4,11 +4,11 @@ import math
 from collections import Counter
 from statistics import fmean, stdev
 
+from clipret.config import DIRECTIONS
 from clipret.metrics import rsum
 from clipret.sweeps.folder import Sweep
 
 _CUTS = ("R@1", "R@5", "R@10")
-_DIRECTIONS = ("t2i", "i2t")
 
 
 def spread(values: list[float]) -> dict[str, float | None]:
@@ -67,7 +67,7 @@ def measured_figures(reports: list[dict], *, head: str) -> dict:
     head     whose figures: trained or zero-shot
     """
     found = [report["results"][head] for report in reports]
-    figures = {way: {cut: spread([each[way][cut] for each in found]) for cut in _CUTS} for way in _DIRECTIONS}
+    figures = {way: {cut: spread([each[way][cut] for each in found]) for cut in _CUTS} for way in DIRECTIONS}
     return {**figures, "rsum": spread([rsum(each) for each in found])}
 
 
