@@ -2,31 +2,50 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from clipret import TrainConfig, train
+from clipret.cache import FeatureCache
 from clipret.training import loop
 
-STATUS = Path("/proc/self/status")
+
+def held() -> int:
+    """KiB of the process that are its own, not a file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
-def resident() -> int:
-    """MiB that the process holds now, mapped files included."""
-    lines = STATUS.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) >> 10
+def mapped(path: Path) -> int:
+    """KiB of the file that are mapped into the process now."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            inside = rest[-1] == str(path)
+        elif inside and name == "Rss:":
+            found += int(rest[0])
+    return found
 
 
 def main() -> None:
     cache, runs, limit = sys.argv[1:]
+    path = Path(cache).resolve()
     loop._REPORT_EVERY_SECONDS = 0.2
     torch.set_num_threads(1)
-    seen, started = [], time.perf_counter()
+    own, before, after = [], [], []
+    let_go = FeatureCache.let_go
+
+    def watched(self):
+        before.append(mapped(path))
+        let_go(self)
+        after.append(mapped(path))
+
+    FeatureCache.let_go = watched
     config = TrainConfig(cache, runs_dir=runs, epochs=1, batch_size=1024, memory_limit=float(limit))
-    result = train(config, on_progress=lambda progress: seen.append(resident()))
-    sys.stdout.write(json.dumps({**result, "resident": seen, "wall": time.perf_counter() - started}))
+    result = train(config, on_progress=lambda progress: own.append(held()))
+    sys.stdout.write(json.dumps({**result, "own": own, "mapped_before": before, "mapped_after": after}))
 
 
 if __name__ == "__main__":

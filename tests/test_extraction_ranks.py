@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -75,10 +76,12 @@ def test_several_processes_make_the_cache_that_one_makes_byte_for_byte(options, 
     assert not (tmp_path / "several.h5.shards").exists()
 
 
-def test_a_killed_process_is_restarted_and_the_cache_is_the_same(options, whole, tmp_path):
+# `last`: torchrun's store outlives the restart, and holds that the other process had come to the end of its share.
+@pytest.mark.parametrize("batches", [6, "last"])
+def test_a_killed_process_is_restarted_and_the_cache_is_the_same(options, whole, tmp_path, batches):
     marker = tmp_path / "killed"
     script = Path(__file__).parent / "child_rank.py"
-    done = torchrun(2, script, marker, 1, 6, *options("several.h5"), restarts=1)
+    done = torchrun(2, script, marker, 1, batches, *options("several.h5"), restarts=1)
     assert marker.exists(), "the process was killed on the way"
     assert done.returncode == 0, done.stderr
     assert arrays(tmp_path / "several.h5") == arrays(whole)
@@ -198,11 +201,11 @@ def test_processes_own_whole_blocks_of_rows_that_follow_each_other(total, count)
         assert max(sizes) - min(sizes) <= 1
 
 
-def in_threads(count, body):
+def in_threads(count, body, *, store=None):
     """What `body` returns in each of several processes, here threads, with one store."""
     from concurrent.futures import ThreadPoolExecutor
 
-    store = distributed.HashStore()
+    store = store or distributed.HashStore()
     togethers = [Together(Rank(index, count, index, count), store) for index in range(count)]
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(body, range(count), togethers))
@@ -238,6 +241,44 @@ def test_no_process_goes_on_before_all_have_come_and_the_first_leaves_last(monke
         last_to_come = max(place for place, event in enumerate(events) if event == (number, "comes"))
         assert last_to_come < events.index((number, "goes"))
     assert events[-1] == (3, 0)
+
+
+def test_what_processes_of_an_earlier_start_have_said_is_not_heard(monkeypatch):
+    monkeypatch.setattr(ranks, "_POLL_SECONDS", 0.001)
+    store, arrived = distributed.HashStore(), []
+    both = threading.Barrier(2)
+
+    def killed(index, together):
+        together.meet()
+        assert together.share(lambda: np.array([0, 0]), count=2).tolist() == [0, 0]
+        # The third is killed before it comes to the others, which wait for it.
+        if index < 2:
+            together._ask("add", "round 1", 1)
+            both.wait()
+
+    def restarted(index, together):
+        time.sleep(0.02 * index)
+        together.meet()
+        assert together.share(lambda: np.array([0, 1, 0]), count=3).tolist() == [0, 1, 0]
+        time.sleep(0.05 * index)
+        arrived.append(index)
+        together.wait()
+        assert len(arrived) == 3
+        together.leave()
+
+    in_threads(3, killed, store=store)
+    in_threads(3, restarted, store=store)
+
+
+def test_a_process_that_nobody_answers_waits_where_it_can_be_interrupted(monkeypatch):
+    monkeypatch.setattr(ranks, "_POLL_SECONDS", 0.001)
+    store = distributed.HashStore()
+    for index in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            Together(Rank(index, 2), store, on_progress=StopAfter(3)).meet()
+    # Both have been here, but at different times.
+    with pytest.raises(KeyboardInterrupt):
+        Together(Rank(0, 2), store, on_progress=StopAfter(3)).meet()
 
 
 def test_the_first_process_of_a_machine_loads_the_model_before_the_others(monkeypatch):

@@ -6,6 +6,7 @@ that torchrun keeps is only asked whether all are done.
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,40 @@ class Together:
         self._rank, self._store, self._rounds = rank, store, 0
         self._on_progress = on_progress
 
+    def meet(self) -> None:
+        """Return once every process of this start has called this; from then on they hear only each other.
+
+        torchrun's store outlives a restart, and with it what killed processes have said. So each says a word that no
+        other ever says, the first answers every word with its own, and what follows is said under that one. Its torch
+        has no number for a start that is the same on all machines: TORCHELASTIC_RESTART_COUNT goes up only where a
+        process died.
+        """
+        if self._rank.count == 1:
+            return
+        own = uuid.uuid4().hex
+        common = self._welcome(own) if self._rank.index == 0 else self._introduce(own)
+        self._store = distributed.PrefixStore(common, self._store)
+
+    def _welcome(self, own: str) -> str:
+        """Answer until every other process has heard it; a word from an earlier start may be found before its own."""
+        absent = set(range(1, self._rank.count))
+        while absent:
+            for index in sorted(absent):
+                if self._found(f"heard {index}") == own:
+                    absent.remove(index)
+                elif word := self._found(f"word {index}"):
+                    self._ask("set", f"answer to {word}", own)
+            if absent:
+                self._pause(self._rank.count - len(absent))
+        return own
+
+    def _introduce(self, own: str) -> str:
+        self._ask("set", f"word {self._rank.index}", own)
+        while not (common := self._found(f"answer to {own}")):
+            self._pause(1)
+        self._ask("set", f"heard {self._rank.index}", common)
+        return common
+
     def wait(self) -> None:
         """Return once every process has called this. Raises CacheError when torchrun's store is gone."""
         if self._rank.count > 1:
@@ -104,7 +139,7 @@ class Together:
                 self._ask("set", f"piece {number}", piece)
             self._ask("set", "pieces", str(len(pieces)))
             return values
-        while not self._ask("check", ["pieces"]):
+        while self._found("pieces") is None:
             self._pause(1)
         pieces = [self._ask("get", f"piece {number}") for number in range(int(self._ask("get", "pieces")))]
         rows, values = np.frombuffer(b"".join(pieces), dtype="<i8").reshape(2, -1)
@@ -127,6 +162,10 @@ class Together:
         time.sleep(_POLL_SECONDS)
         self._on_progress(Progress("processes", there, self._rank.count))
 
+    def _found(self, key: str) -> str | None:
+        """What is said there, without waiting for it."""
+        return self._ask("get", key).decode() if self._ask("check", [key]) else None
+
     def _ask(self, what: str, *values):
         try:
             return getattr(self._store, what)(*values)
@@ -146,8 +185,9 @@ def joined(rank: Rank, *, on_progress: ProgressCallback = silent) -> Iterator[To
     store = None
     if rank.count > 1:
         # The store alone, and no process group: its processes would have to reach each other, and nothing is computed
-        # together. Its keys are apart for every restart.
+        # together.
         store, _, _ = next(distributed.rendezvous("env://"))
     together = Together(rank, store, on_progress=on_progress)
+    together.meet()
     yield together
     together.leave()
