@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from zlib import crc32
 
@@ -12,7 +11,6 @@ import h5py
 import numpy as np
 import pytest
 from caches import IMAGE_COPIES, MADE, PROBLEMS, TEXT_COPIES, Disk, Killed, arrays, features_of, fill
-from conftest import contents
 
 from clipret.cache import (
     DONE,
@@ -343,20 +341,6 @@ def test_a_second_writer_may_come_when_the_first_has_gone(tmp_path, monkeypatch)
     with open_writer(path, MADE), pytest.raises(CacheLockedError, match="another process is writing"):
         write(path)
     write(path)
-
-
-def test_writing_costs_little_beside_encoding(tmp_path):
-    """A hundred thousand rows in a few seconds, in any order."""
-    made = contents(images=20_000, dims=(64, 64, 12))
-    order = np.random.default_rng(0).permutation(len(made.captions))
-    features = np.ones((128, 64), dtype=np.float16)
-    with open_writer(tmp_path / "made.h5", made) as writer:
-        started = time.perf_counter()
-        for start in range(0, len(order), 128):
-            rows = order[start : start + 128]
-            writer.write_texts(rows, features=features[: len(rows)], tokens=np.full(len(rows), 9))
-        rate = len(order) / (time.perf_counter() - started)
-    assert rate > 5_000
 
 
 @pytest.mark.skipif(not hasattr(os, "pwrite"), reason="there is only the other way")
