@@ -1,6 +1,7 @@
 """What is compared: words of the command line -> ranks of a head, whose settings and seed it has, and a name for it."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, fields
 from itertools import combinations
@@ -9,12 +10,15 @@ from pathlib import Path
 from clipret import runs
 from clipret.config import TrainConfig
 from clipret.config.comparison import ZERO_SHOT
+from clipret.config.evaluation import wise_ft_name
 from clipret.errors import RunError, UsageError
 from clipret.rankings import ProtocolRankings, Rankings, rankings_path, read_rankings
 
 # What decides neither the head nor its figures.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
 _MOST_SETTINGS = 3
+# A run, and how far from CLIP's own head to its own.
+_BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,11 @@ class Contender:
 
     word        as the user gave it
     ranks       the file of its ranks
-    head        its name there: trained, or zero-shot
+    head        its name there: trained, wise-ft ALPHA, or zero-shot
     rankings    what that file holds
     record      what the metrics.json beside it says; None: there is none
-    settings    of its training (TrainConfig's), without seed and places; None: zero-shot, or its run is not there
+    settings    of its training (TrainConfig's), without seed and places, and wise-ft, its ALPHA; None: zero-shot, or
+                its run is not there
     seed        of its training; None where settings are
     trained_on  fingerprint of the cache that it was trained on; None where settings are
     """
@@ -94,7 +99,7 @@ def choose_protocol(contenders: list[Contender], name: str | None) -> str:
             told += f", {contenders[0].word} by {', '.join(measured[0])}"
         raise UsageError(
             f"{contenders[lacking].word} was {told}; measure it the same way with: "
-            f"clipret eval --head {contenders[lacking].word} --protocol {wanted[0]}"
+            f"{_measuring(contenders[lacking].word)} --protocol {wanted[0]}"
         )
     questions = [each.ranked(shared[0]).protocol for each in contenders]
     for each, other in zip(contenders[1:], questions[1:], strict=True):
@@ -131,19 +136,43 @@ def make_groups(contenders: list[Contender]) -> list[Group]:
 
 
 def _read(word: str) -> Contender:
-    metrics, ranks = _places(word)
+    place, alpha = _split(word)
+    metrics, ranks = _places(place)
     if metrics.exists() and not ranks.exists() and not (metrics.parent / runs.CONFIG).exists():
         raise RunError(f"there is no {ranks} beside {metrics}; measure again with: clipret eval --out {metrics}")
     rankings, record = read_rankings(ranks), _record(metrics)
-    head = "trained" if "trained" in rankings.protocols[0].heads else ZERO_SHOT
+    measured = rankings.protocols[0].heads
+    head = "trained" if "trained" in measured else ZERO_SHOT
+    if alpha is not None:
+        head = wise_ft_name(alpha)
+        if head not in measured:
+            raise RunError(f"{place} was not measured as {head}; measure it with: {_measuring(word)}")
     run = _run(metrics, record) if head != ZERO_SHOT else None
     if run is None:
         return Contender(word, ranks, head, rankings, record)
     content = runs.read_config(run)
     defaults = {field.name: field.default for field in fields(TrainConfig)}
     settings = {name: content["config"].get(name, default) for name, default in defaults.items() if name not in _APART}
+    settings["wise-ft"] = alpha
     seed = content["config"].get("seed", TrainConfig.seed)
     return Contender(word, ranks, head, rankings, record, settings, seed, content["cache"]["fingerprint"])
+
+
+def _split(word: str) -> tuple[str, float | None]:
+    """A run's word and alpha of RUN@ALPHA; of any other word, that word and None."""
+    told = None if Path(word).exists() else _BETWEEN.fullmatch(word)
+    if told is None:
+        return word, None
+    try:
+        return told["run"], float(told["alpha"])
+    except ValueError:
+        return word, None
+
+
+def _measuring(word: str) -> str:
+    """The command that measures what a word means."""
+    place, alpha = _split(word)
+    return f"clipret eval --head {place}" + ("" if alpha is None else f" --wise-ft {alpha:.12g}")
 
 
 def _places(word: str) -> tuple[Path, Path]:

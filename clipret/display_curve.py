@@ -3,7 +3,8 @@
 from rich import box
 from rich.table import Table
 
-_PREFIX = "wise-ft "
+from clipret.config.evaluation import WISE_FT
+
 _BAR_WIDTH = 20
 
 
@@ -26,7 +27,7 @@ def _cut(measured: dict) -> dict:
 
 def _curve(measured: dict) -> dict[str, dict]:
     """The curve's heads, by alpha."""
-    found = {name: result for name, result in measured["results"].items() if name.startswith(_PREFIX)}
+    found = {name: result for name, result in measured["results"].items() if name.startswith(WISE_FT)}
     return found if len(found) > 1 else {}
 
 
@@ -40,7 +41,7 @@ def _curve_table(measured: dict) -> Table | None:
     table = Table(
         title=f"wise-ft, {protocol['split']}, protocol {protocol['name']}",
         caption=f"alpha 0 is zero-shot, 1 is trained; {recall} in percent\n"
-        f"best alpha {best.removeprefix(_PREFIX)}, chosen on this split: elsewhere expect less",
+        f"best alpha {best.removeprefix(WISE_FT)}, chosen on this split: elsewhere expect less",
         caption_justify="left",
         box=box.SIMPLE,
     )
@@ -50,7 +51,7 @@ def _curve_table(measured: dict) -> Table | None:
     for name, directions in curve.items():
         bar = "█" * max(1, round(_BAR_WIDTH * (sums[name] - low) / span)) if span else ""
         table.add_row(
-            name.removeprefix(_PREFIX),
+            name.removeprefix(WISE_FT),
             *(f"{100 * directions[direction][recall]:.1f}" for direction in ("t2i", "i2t")),
             f"{sums[name]:.3f}",
             f"{bar} best" if name == best else bar,

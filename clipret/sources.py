@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clipret import runs
 from clipret.cache import FeatureCache
+from clipret.config.evaluation import wise_ft_name
 from clipret.errors import CacheMismatchError, LeakageError, UsageError
 from clipret.heads import Head, LinearHead, load_head, wise_ft
 from clipret.leakage import count_trained_on, image_digests
@@ -71,7 +72,7 @@ def load_heads(source: Source, cache: FeatureCache, *, alphas: tuple[float, ...]
         weights = cache.inputs["weights_sha256"]
         trained = load_head(source.head, projections=cache.projections, weights_sha256=weights)
         for alpha in alphas:
-            heads[f"wise-ft {alpha:.12g}"] = wise_ft(trained, projections=cache.projections, alpha=alpha)
+            heads[wise_ft_name(alpha)] = wise_ft(trained, projections=cache.projections, alpha=alpha)
         heads["trained"] = trained
     return heads
 

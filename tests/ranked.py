@@ -65,11 +65,14 @@ def write_measured(folder: Path, protocols, *, cache=None, leakage=None, metrics
     return folder / metrics
 
 
-def write_run(folder: Path, trained, zero_shot, *, description=None, config=None, **measured):
-    """A run's folder whose head got `trained`; config: settings of its TrainConfig. Returns its path as text."""
-    write_measured(
-        folder, [(description or described(trained), {"zero-shot": zero_shot, "trained": trained})], **measured
-    )
+def write_run(folder: Path, trained, zero_shot, *, between=None, description=None, config=None, **measured):
+    """A run's folder whose head got `trained`; returns its path as text.
+
+    between  further heads by name, such as wise-ft 0.5
+    config   settings of its TrainConfig
+    """
+    heads = {"zero-shot": zero_shot, **(between or {}), "trained": trained}
+    write_measured(folder, [(description or described(trained), heads)], **measured)
     settings = to_dict(TrainConfig(cache="c.h5", **(config or {})))
     record = {"format": 1, "config": settings, "cache": {"path": "c.h5", "fingerprint": "f" * 64}}
     (folder / "config.json").write_text(json.dumps(record))

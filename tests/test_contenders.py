@@ -73,6 +73,27 @@ def test_zero_shot_is_that_of_the_first_other_one():
     ]
 
 
+def test_a_head_between_zero_shot_and_trained_is_named_by_its_alpha():
+    for folder, seed in (("runs/a", 0), ("runs/b", 1)):
+        write_run(Path(folder), head(1), head(0), between={"wise-ft 0.5": head(2)}, config={"seed": seed})
+    for word in ("runs/a@0.5", "runs/a/metrics.json@.5", "runs/a/ranks.safetensors@0.50"):
+        (found,) = read_contenders((word,))
+        assert (found.word, found.head, found.seed, found.settings["wise-ft"]) == (word, "wise-ft 0.5", 0, 0.5)
+    words = ("runs/a", "runs/a@0.5", "runs/b@0.5", "zero-shot")
+    groups = make_groups(read_contenders(words))
+    assert [(group.label, [each.word for each in group.members]) for group in groups] == [
+        ("wise-ft=none", ["runs/a"]),
+        ("wise-ft=0.5", ["runs/a@0.5", "runs/b@0.5"]),
+        ("zero-shot", ["zero-shot"]),
+    ]
+
+
+def test_a_folder_whose_name_has_an_at_sign_is_itself():
+    made("runs/a@0.5")
+    (found,) = read_contenders(("runs/a@0.5",))
+    assert (found.head, found.settings["wise-ft"]) == ("trained", None)
+
+
 def test_settings_that_an_older_run_did_not_know_are_their_defaults():
     made("runs/a", seed=1)
     record = json.loads(Path("runs/a/config.json").read_text())
@@ -104,6 +125,11 @@ def test_leakage_is_that_of_the_protocol():
             "empty is not a run: it has no config.json; expected the folder of a run, a file that eval wrote, or "
             "zero-shot.",
         ),
+        (
+            "runs/a@0.7",
+            "runs/a was not measured as wise-ft 0.7; measure it with: clipret eval --head runs/a --wise-ft 0.7",
+        ),
+        ("runs/a@0.5.5", "there is no runs/a@0.5.5; expected a run's folder, a file that clipret eval wrote, or "),
         ("new", "there is no new/ranks.safetensors; measure the run with: clipret eval --head new"),
         (
             "old.json",
@@ -133,11 +159,12 @@ def test_what_was_not_measured_is_refused(word, message):
         (("runs/a", "runs/a"), "runs/a is the same head twice; give each once."),
         (("runs/a", "runs/a/metrics.json"), "runs/a and runs/a/metrics.json are the same head twice; give each once."),
         (("runs/a", "zero-shot", "zero-shot"), "zero-shot is the same head twice; give each once."),
+        (("runs/a@0.5", "runs/a@.5"), "runs/a@0.5 and runs/a@.5 are the same head twice; give each once."),
         (("zero-shot", "zero-shot"), "zero-shot is there twice and no run; give at least one run to compare it with."),
     ],
 )
 def test_the_same_head_twice_is_refused(words, message):
-    made("runs/a")
+    write_run(Path("runs/a"), head(1), head(0), between={"wise-ft 0.5": head(2)})
     with pytest.raises(UsageError) as caught:
         read_contenders(words)
     assert str(caught.value) == message
@@ -228,6 +255,13 @@ def test_the_protocol_is_the_first_that_all_have():
     assert choose_protocol(found[:1], None) == "coco-val2017"
     assert choose_protocol(found[:1], "coco-val2017-all") == "coco-val2017-all"
     assert found[0].ranked("coco-val2017-all").protocol == two
+
+
+def test_the_command_that_measures_a_head_of_wise_ft_the_same_way_has_its_alpha():
+    write_run(Path("a"), head(), head(), description=described(head(), name="coco-val2017"))
+    write_run(Path("b"), head(1), head(), between={"wise-ft 0.5": head(2)})
+    with pytest.raises(UsageError, match=r"with: clipret eval --head b --wise-ft 0\.5 --protocol coco-val2017$"):
+        choose_protocol(read_contenders(("a", "b@0.5")), None)
 
 
 @pytest.mark.parametrize(

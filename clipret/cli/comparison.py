@@ -25,7 +25,10 @@ _WRITERS = {
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Folders of runs, files that eval wrote, and the word zero-shot.", metavar="RUN RUN ..."),
+        typer.Argument(
+            help="Folders of runs, files that eval wrote, and the word zero-shot; RUN@0.5 is its head of wise-ft 0.5.",
+            metavar="RUN RUN ...",
+        ),
     ],
     metrics: Annotated[
         str, typer.Option(help="What is shown and tested: R@1, mAP@10, R (at every K), median_rank, rsum ...")

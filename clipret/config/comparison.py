@@ -21,8 +21,9 @@ _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 class CompareConfig:
     """Settings of stage 2, comparison.
 
-    runs          what is compared, two at least: folders of runs, files that eval wrote (metrics or ranks), and the
-                  word zero-shot, which is CLIP itself as the first of the others was measured beside it
+    runs          what is compared, two at least: folders of runs, files that eval wrote (metrics or ranks), either with
+                  @ALPHA for the head of wise-ft ALPHA that was measured beside it, and the word zero-shot, which is
+                  CLIP itself as the first of the others was measured beside it
     metrics       what is shown and tested: names with their K (R@1, mAP@10), families without (R: at every K), names
                   without a K (median_rank, MRR, ...), and rsum, over both directions
     k             the K of families, and those that rsum adds up

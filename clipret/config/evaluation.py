@@ -8,7 +8,14 @@ from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLITS, T
 from clipret.config.columns import check_cuts, check_metrics, columns, cut_of
 from clipret.errors import UsageError
 
+# How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.
+WISE_FT = "wise-ft "
 _MOST_ALPHAS = 101
+
+
+def wise_ft_name(alpha: float) -> str:
+    """The name of the head at that alpha: wise-ft 0.5."""
+    return f"{WISE_FT}{alpha:.12g}"
 
 
 @dataclass(frozen=True)
