@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from clipret.retrieval import TIE_TOLERANCE, Matches, cpu, cuda, engine, rank, rank_both_directions
-from clipret.retrieval.ties import SLACK
+from clipret.retrieval.ties import slack
 
 
 @pytest.fixture(params=["cpu", "torch"])
@@ -201,7 +201,8 @@ def test_scores_within_the_slack_are_looked_at_again_and_not_trusted(monkeypatch
 
     def noisy(self, left, right):
         product = torch.bmm(left, right)
-        return product + torch.tensor(noise.uniform(-0.8 * SLACK, 0.8 * SLACK, size=product.shape), dtype=torch.float32)
+        most = 0.8 * slack(left.shape[-1])
+        return product + torch.tensor(noise.uniform(-most, most, size=product.shape), dtype=torch.float32)
 
     monkeypatch.setattr("clipret.products.Products.__call__", noisy)
     generator = np.random.default_rng(1)
@@ -209,13 +210,39 @@ def test_scores_within_the_slack_are_looked_at_again_and_not_trusted(monkeypatch
     check(close_unit_vectors(generator, 30), close_unit_vectors(generator, len(owners)), own_pairs(owners), block=7)
 
 
-def test_products_in_float32_are_off_by_less_than_the_slack():
+def alike(generator, kind, *, rows, width):
+    """Unit vectors whose products have terms that are alike, so that rounding errors in float32 add up."""
+    made = {
+        "normal": lambda: generator.normal(size=(rows, width)),
+        "constant": lambda: np.ones((rows, width)),
+        "signs": lambda: generator.choice([-1.0, 1.0], size=(rows, width)),
+        "whole numbers": lambda: generator.integers(1, 10, size=(rows, width)),
+    }
+    return unit(made[kind]())
+
+
+@pytest.mark.usefixtures("counting")
+@pytest.mark.parametrize("kind", ["constant", "signs", "whole numbers"])
+@pytest.mark.parametrize("width", [640, 1000, 1280])
+def test_equal_embeddings_tie_also_where_float32_sums_them_badly(kind, width):
     generator = np.random.default_rng(0)
-    for width in (64, 512, 1024):
-        images, texts = unit(generator.normal(size=(512, width))), unit(generator.normal(size=(4096, width)))
-        texts[:512] = images
-        product = cpu.Products("cpu")(images[None], texts.T[None])[0]
-        assert (product.double() - images.double() @ texts.double().T).abs().max() < SLACK
+    images = alike(generator, kind, rows=60, width=width)
+    images = torch.cat([images, images])
+    found = check(images, images.clone(), own_pairs(np.arange(120)))
+    for ranks in found.values():
+        assert (ranks.ranks >= 2).all()
+        if kind == "constant":
+            assert (ranks.ranks == 120).all()
+
+
+@pytest.mark.parametrize("kind", ["normal", "constant", "signs", "whole numbers"])
+@pytest.mark.parametrize("width", [1, 64, 512, 640, 1024, 1059, 1280])
+def test_products_in_float32_are_off_by_less_than_the_slack(kind, width):
+    generator = np.random.default_rng(0)
+    images, texts = (alike(generator, kind, rows=rows, width=width) for rows in (512, 4096))
+    texts[:512] = images
+    product = cpu.Products("cpu")(images[None], texts.T[None])[0]
+    assert (product.double() - images.double() @ texts.double().T).abs().max() < slack(width)
 
 
 @pytest.mark.usefixtures("counting")

@@ -68,7 +68,9 @@ def count_on_cpu(
     """
     sides = {"t2i": (texts.numpy(), images.numpy()), "i2t": (images.numpy(), texts.numpy())}
     edges = {
-        way: Edges.of(kernels.dots(asking, gallery, positives[way].queries, positives[way].items))
+        way: Edges.of(
+            kernels.dots(asking, gallery, positives[way].queries, positives[way].items), width=images.shape[1]
+        )
         for way, (asking, gallery) in sides.items()
     }
     work = _Work({"image": images, "text": texts}, positives, edges, top)
@@ -107,8 +109,10 @@ def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[
     def take(tile: tuple[slice, slice]) -> None:
         # There are as many counts as threads.
         counts = idle.pop()
-        _count(tile, work, counts)
-        idle.append(counts)
+        try:
+            _count(tile, work, counts)
+        finally:
+            idle.append(counts)
 
     with _one_thread_each(threads) as pool:
         for done, future in enumerate(as_completed([pool.submit(take, tile) for tile in tiles]), start=1):

@@ -75,7 +75,9 @@ def count_by_torch(
 ) -> dict[str, tuple]:
     """What cpu.count_on_cpu returns, counted `block` images at a time with all captions."""
     embeddings = {"t2i": (texts, images), "i2t": (images, texts)}
-    edges = {way: Edges.of(_dots(*embeddings[way], pairs=pairs)) for way, pairs in positives.items()}
+    edges = {
+        way: Edges.of(_dots(*embeddings[way], pairs=pairs), width=images.shape[1]) for way, pairs in positives.items()
+    }
     sides = {way: _Side.of(pairs, edges[way], device=images.device) for way, pairs in positives.items()}
     products, best_texts = Products(images.device.type), []
     best_images = (

@@ -107,5 +107,6 @@ def _rounded(embeddings: torch.Tensor, precision: str) -> torch.Tensor:
     if precision == "tf32":
         half = 1 << (_TF32_DROPPED_BITS - 1)
         bits = (embeddings.contiguous().view(torch.int32) + half) >> _TF32_DROPPED_BITS << _TF32_DROPPED_BITS
-        return bits.view(torch.float32)
+        # Adding may take a NaN to zero.
+        return torch.where(embeddings.isfinite(), bits.view(torch.float32), embeddings)
     return embeddings.float()
