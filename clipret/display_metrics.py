@@ -35,13 +35,13 @@ def _table(measured: dict, *, names: tuple[str, ...]) -> Group:
         table.add_row(f"[bold]{RSUM}[/bold]", *_cells(measured, RSUM))
     title = f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}"
     # Not the table's own title and caption, which would be broken to its width.
-    return Group(Text(title, style="table.title"), table, Text(_footnote(measured), style="table.caption"))
+    return Group(Text(title, style="table.title"), table, Text(_footnote(measured, names), style="table.caption"))
 
 
 def _cells(measured: dict, name: str, *, way: str | None = None) -> list[str]:
     """A metric of every head, and of the gain: way None is for what is of both directions."""
-    results = measured["rsum"] if way is None else {head: ways[way] for head, ways in measured["results"].items()}
-    values = {head: value if way is None else value[name] for head, value in results.items()}
+    results = measured["results"]
+    values = {head: measured["rsum"][head] if way is None else ways[way][name] for head, ways in results.items()}
     intervals = measured["intervals"] or {"heads": {}, "gain": None}
 
     def interval(found: dict | None) -> list[float] | None:
@@ -67,14 +67,16 @@ def _cell(name: str, value: float, interval: list[float] | None, *, between: str
     return text
 
 
-def _footnote(measured: dict) -> str:
+def _footnote(measured: dict, names: tuple[str, ...]) -> str:
     protocol, intervals = measured["protocol"], measured["intervals"]
     lines = [
         f"{way}: {protocol[way]['queries']:,} {asks} among {protocol[way]['gallery']:,} {among}"
         + (f", mean of {protocol['folds']}" if protocol["folds"] > 1 else "")
         for way, (asks, among) in _ASKS.items()
     ]
-    lines.append(f"percent; ties count against us; mAP@K divides by {protocol['map_divisor']}(K, matching items)")
+    divided = any(name.startswith("mAP@") and name != "mAP@R" for name in names)
+    divisor = f"; mAP@K divides by {protocol['map_divisor']}(K, matching items)" if divided else ""
+    lines.append(f"percent; ties count against us{divisor}")
     if intervals:
         lines.append(
             f"in brackets {100 * intervals['level']:.0f} % intervals over {intervals['resamples']:,} draws of images"

@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from clipret.display_curve import without_curve
 from clipret.display_metrics import metrics_tables
 
 NAMES = ("R@1", "mAP@1", "median_rank", "rsum")
@@ -130,3 +131,18 @@ def test_further_protocols_have_tables_of_their_own():
     text = shown({**report(), "also": [also]})
     assert "protocol split" in text
     assert "protocol coco-karpathy-1k" in text
+
+
+def test_heads_of_a_curve_leave_the_rsum_too():
+    made = report()
+    for alpha, value in (("wise-ft 0", 1.0), ("wise-ft 0.5", 1.5)):
+        for part in (made["results"], made["intervals"]["heads"]):
+            part[alpha] = part["zero-shot"]
+        made["rsum"] = {alpha: value, **made["rsum"]}
+    expected = shown(report())
+    assert shown(without_curve(made)) == expected
+
+
+def test_the_divisor_is_told_where_there_is_something_that_it_divides():
+    assert "mAP@K divides by min(K, matching items)" in shown(report())
+    assert "divides" not in shown(report(), names=("R@1", "rsum"))
