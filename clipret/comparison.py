@@ -11,6 +11,7 @@ from clipret.config.columns import RSUM
 from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN, ZERO_SHOT, CompareConfig
 from clipret.contenders import Contender, Group, choose_protocol, make_groups, read_contenders
 from clipret.intervals import FoldTable, resample, tabulate
+from clipret.outputs import check_place
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.significance import Estimate, Evidence, contrast, estimate, flip_p_values, holm, pick
 
@@ -36,6 +37,8 @@ def compare(config: CompareConfig, *, on_progress: ProgressCallback = silent) ->
 
     Raises UsageError when these cannot be compared, and RunError when there is nothing to compare or to read.
     """
+    if config.out:
+        check_place("out", config.out)
     contenders = read_contenders(config.runs)
     protocol = choose_protocol(contenders, config.protocol)
     groups = make_groups(contenders)

@@ -13,6 +13,7 @@ from clipret.heads import Head
 from clipret.intervals import name_intervals, resample, tabulate
 from clipret.measurement import Gallery
 from clipret.metrics import rsum, summarise
+from clipret.outputs import check_place, written
 from clipret.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols import Protocol
@@ -52,6 +53,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
     trained on and config.allow_leak is not set.
     """
+    if config.out:
+        check_place("out", config.out, suffixes=(".json",), own=runs.METRICS)
     if config.per_query:
         check_per_query_path(config.per_query)
     device = choose_device(config.device)
@@ -76,7 +79,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         write_per_query(config.per_query, _per_query(cache, zip(protocols, ranked, strict=True)))
     out = config.out or (source.run / runs.METRICS if source.run else None)
     if out:
-        with runs.written(out):
+        with written(out):
             write_rankings(rankings_path(out), Rankings(report["cache"], tuple(ranked)))
             runs.write_json(out, report)
     return report

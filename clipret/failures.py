@@ -11,6 +11,7 @@ from clipret.config import DIRECTIONS, FailuresConfig
 from clipret.devices import choose_device
 from clipret.measurement import Gallery
 from clipret.metrics import per_query
+from clipret.outputs import check_place, written
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols import Protocol
 from clipret.queries import Queries
@@ -25,7 +26,6 @@ from clipret.sources import (
     open_cache,
 )
 
-ERRORS = "errors.json"
 # More than a query's wrong items that are named, for matching ones may stand among the best in a tie.
 _LEAST_TOP = 10
 _MOST_BINS = 5
@@ -59,6 +59,8 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
 
     It is written to config.out, or as errors.json into the run's folder when there is one. Raises what evaluation does.
     """
+    if config.out:
+        check_place("out", config.out, suffixes=(".json",), own=runs.ERRORS)
     device = choose_device(config.device)
     source = find_source(cache=config.cache, head=config.head, zero_shot=config.zero_shot, runs_dir=config.runs_dir)
     cache = open_cache(source)
@@ -78,9 +80,9 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
             way: _describe(Queries(cache, protocol.folds, way, ranks[way]), config=config) for way in DIRECTIONS
         },
     }
-    out = config.out or (source.run / ERRORS if source.run else None)
+    out = config.out or (source.run / runs.ERRORS if source.run else None)
     if out:
-        with runs.written(out):
+        with written(out):
             runs.write_json(out, report)
     return report
 

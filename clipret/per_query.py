@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipret import runs
 from clipret.cache import FeatureCache
-from clipret.errors import RunError, UsageError
+from clipret.errors import UsageError
+from clipret.outputs import check_place, written
 from clipret.protocols import Fold
 from clipret.retrieval import Ranks
 
@@ -26,12 +28,7 @@ def check_per_query_path(path: Path) -> None:
     Raises UsageError when the suffix is neither .parquet nor .csv, when the folder is not there, and when pyarrow is
     not installed.
     """
-    if path.suffix not in _SUFFIXES:
-        raise UsageError(f"--per-query is '{path}'; expected a file that ends with {' or '.join(_SUFFIXES)}.")
-    if path.is_dir():
-        raise UsageError(f"--per-query is '{path}', a folder; expected a file.")
-    if not path.parent.is_dir():
-        raise UsageError(f"--per-query is '{path}', but there is no folder {path.parent}; make it first.")
+    check_place("per-query", path, suffixes=_SUFFIXES)
     try:
         import pyarrow  # noqa: F401
     except ImportError:
@@ -93,17 +90,9 @@ def write_per_query(path: Path, tables: Iterable["pyarrow.Table"]) -> None:
     there is no table, and RunError when the file cannot be written; what was there before then stays.
     """
     check_per_query_path(path)
-    unfinished = path.with_name(path.name + ".part")
     write = _write_parquet if path.suffix == ".parquet" else _write_csv
-    try:
+    with written(path, option="per-query"), runs.replaced(path) as unfinished:
         write(unfinished, iter(tables))
-        unfinished.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; give another place with --per-query."
-        ) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _write_parquet(path: Path, tables: Iterator["pyarrow.Table"]) -> None:

@@ -80,9 +80,8 @@ def write_rankings(path: Path, rankings: Rankings) -> None:
             for ranked in rankings.protocols
         ],
     }
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(save(tensors, metadata={"clipret": json.dumps(about, ensure_ascii=False)}))
-    unfinished.replace(path)
+    with runs.replaced(path) as unfinished:
+        unfinished.write_bytes(save(tensors, metadata={"clipret": json.dumps(about, ensure_ascii=False)}))
 
 
 def read_rankings(path: Path) -> Rankings:

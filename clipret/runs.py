@@ -11,7 +11,8 @@ from clipret.errors import RunError
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
 TRAINED_ON = "trained_on.npy"
-RANKS = "ranks.safetensors"
+RANKS, ERRORS = "ranks.safetensors", "errors.json"
+SWEEP = ("sweep.json", "sweep.csv")
 FORMAT = 1
 
 
@@ -58,19 +59,20 @@ def newest_run(runs_dir: Path) -> Path:
 
 
 @contextmanager
-def written(out: Path) -> Iterator[None]:
-    """What is done within writes to a place that --out names. Raises RunError when it cannot be written."""
+def replaced(path: Path) -> Iterator[Path]:
+    """A path to write a file to, which takes the place of `path` when all went well: nobody sees half of it."""
+    unfinished = path.with_name(path.name + ".part")
     try:
-        yield
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}; give another place with --out.") from None
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON atomically: a reader sees the old file or the whole new one."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with replaced(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_result(run: Path) -> dict | None:

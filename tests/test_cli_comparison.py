@@ -115,8 +115,8 @@ def test_format_overrules_the_suffix(run):
         ([*WORDS, "--k", "x"], 2, "--k is 'x'; expected whole numbers separated by commas, such as 1,5,10."),
         (
             [*WORDS, "--out", "no/told.md", "-q"],
-            1,
-            "cannot write no/told.md: No such file or directory; give another place with --out.",
+            2,
+            "--out is 'no/told.md', but there is no folder no; make it first.",
         ),
     ],
 )

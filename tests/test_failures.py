@@ -376,12 +376,19 @@ def test_what_eval_refuses_is_refused(run, path, tmp_path):
         find_failures(FailuresConfig())
 
 
-def test_a_place_that_cannot_be_written_is_said(path):
-    with pytest.raises(RunError) as caught:
+def test_a_place_that_cannot_be_written_is_said(path, monkeypatch):
+    with pytest.raises(UsageError) as caught:
         find_failures(FailuresConfig(cache=path, zero_shot=True, out="nowhere/here.json"))
-    assert str(caught.value) == (
-        "cannot write nowhere/here.json: No such file or directory; give another place with --out."
-    )
+    assert str(caught.value) == "--out is 'nowhere/here.json', but there is no folder nowhere; make it first."
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError) as caught:
+        find_failures(FailuresConfig(cache=path, zero_shot=True, out="here.json"))
+    assert str(caught.value) == "cannot write here.json: No space left on device; give another place with --out."
+    assert not list(Path().glob("here*"))
 
 
 @pytest.mark.parametrize(

@@ -214,10 +214,10 @@ def test_the_comparison_is_written_where_it_is_asked_for(small, tmp_path):
     path, out = small("flickr30k"), tmp_path / "here.json"
     report = reproduce(ReproduceConfig(cache=path, out=out))
     assert json.loads(out.read_text()) == report
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(UsageError) as caught:
         reproduce(ReproduceConfig(cache=path, out=tmp_path / "nowhere" / "here.json"))
     assert str(caught.value) == (
-        f"cannot write {tmp_path}/nowhere/here.json: No such file or directory; give another place with --out."
+        f"--out is '{tmp_path}/nowhere/here.json', but there is no folder {tmp_path}/nowhere; make it first."
     )
 
 

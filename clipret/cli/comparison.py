@@ -12,7 +12,8 @@ from clipret.cli.running import config_from, run, show
 from clipret.config import PROTOCOLS
 from clipret.config.comparison import FORMATS, CompareConfig
 from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv, to_latex, to_markdown
-from clipret.runs import written
+from clipret.outputs import written
+from clipret.runs import replaced
 
 _WRITERS = {
     "markdown": lambda result: to_markdown(comparison_sheets(result)),
@@ -82,7 +83,5 @@ def compare(
 
 def _write(out: Path, text: str) -> None:
     """Atomically: a reader sees the old file or the whole new one."""
-    unfinished = out.with_name(out.name + ".part")
-    with written(out):
+    with written(out), replaced(out) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(out)

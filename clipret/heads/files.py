@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 from clipret.errors import HeadError
 from clipret.heads.modules import AdapterHead, Head, LinearHead
+from clipret.runs import replaced
 
 FORMAT = "1"
 _KINDS = (LinearHead.kind, AdapterHead.kind)
@@ -30,10 +31,9 @@ def save_head(head: Head, *, path: Path, metadata: dict[str, str]) -> None:
         "widths": f"image {image}, text {text}, embedding {width}",
         **head.settings,
     }
-    unfinished = path.with_name(path.name + ".part")
-    # safetensors' own save_file makes files that nobody but their owner can read.
-    unfinished.write_bytes(save(tensors, metadata=known | metadata))
-    unfinished.replace(path)
+    with replaced(path) as unfinished:
+        # safetensors' own save_file makes files that nobody but their owner can read.
+        unfinished.write_bytes(save(tensors, metadata=known | metadata))
 
 
 def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256: str) -> Head:

@@ -10,6 +10,7 @@ from clipret.errors import UsageError
 from clipret.heads import Head, LinearHead, load_head
 from clipret.measurement import Gallery
 from clipret.metrics import summarise
+from clipret.outputs import check_place, written
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.published import DIRECTIONS, ZERO_SHOT, describe_row, family_of, published_models
 from clipret.reproduction.deviations import Figure, Measured, explain
@@ -44,6 +45,8 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
 
     Raises UsageError when there is no row that the cache answers, RunError, CacheError or HeadError.
     """
+    if config.out:
+        check_place("out", config.out, suffixes=(".json",))
     device = choose_device(config.device)
     cache, run = FeatureCache(config.cache), find_run(config.head)
     recognised = _require_model(cache)
@@ -69,7 +72,7 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
         "passed": all(row["passed"] for row in rows),
     }
     if config.out:
-        with runs.written(config.out):
+        with written(config.out):
             runs.write_json(config.out, report)
     return report
 

@@ -14,7 +14,7 @@ from clipret.config.sweeps import SweepConfig
 from clipret.errors import RunError, UsageError
 from clipret.sweeps.combining import in_use, varied
 
-STATE, TABLE = "sweep.json", "sweep.csv"
+STATE, TABLE = runs.SWEEP
 FORMAT = 1
 _LONGEST_NAME = 100
 
@@ -80,7 +80,7 @@ class Sweep:
         lines = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         lines.writeheader()
         lines.writerows(rows)
-        self._write(TABLE, lambda path: _replace(path, text.getvalue()))
+        self._write(TABLE, lambda path: _write_text(path, text.getvalue()))
 
     def _row(self, config: TrainConfig, result: dict, *, place: int, spread: dict) -> dict[str, Any]:
         error = self.failed.get(config.name, "")
@@ -148,7 +148,6 @@ def read_sweep(path: Path) -> Sweep:
         ) from None
 
 
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+def _write_text(path: Path, text: str) -> None:
+    with runs.replaced(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

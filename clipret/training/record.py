@@ -143,7 +143,8 @@ class Record:
         lines = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
         lines.writeheader()
         lines.writerows(self._rows)
-        _replace(self.folder / runs.HISTORY, text.getvalue().encode())
+        with runs.replaced(self.folder / runs.HISTORY) as unfinished:
+            unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
 
     def _save_checkpoint(self, state: State) -> None:
         known = {
@@ -155,7 +156,8 @@ class Record:
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         metadata = {"format": _CHECKPOINT_FORMAT, "known": json.dumps(known)}
-        _replace(self.folder / runs.CHECKPOINT, save(tensors, metadata=metadata))
+        with runs.replaced(self.folder / runs.CHECKPOINT) as unfinished:
+            unfinished.write_bytes(save(tensors, metadata=metadata))
 
     def restore(self) -> State | None:
         """Take up the run where its last checkpoint was; returns the state, None when there is no checkpoint yet.
@@ -179,9 +181,3 @@ class Record:
                 f"its first epoch."
             ) from None
         return state
-
-
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
