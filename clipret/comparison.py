@@ -9,7 +9,8 @@ import numpy as np
 from clipret.config import DIRECTIONS
 from clipret.config.columns import RSUM
 from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN, ZERO_SHOT, CompareConfig
-from clipret.contenders import Contender, Group, choose_protocol, make_groups, read_contenders
+from clipret.contenders import Contender, choose_protocol, read_contenders
+from clipret.groups import Group, make_groups
 from clipret.intervals import FoldTable, resample, tabulate
 from clipret.outputs import check_place
 from clipret.progress import Progress, ProgressCallback, silent
@@ -180,7 +181,7 @@ def _pairs(sides: list[tuple[dict, dict]], contrasts: list[Estimate], *, columns
 def _remarks(every: list[Contender], protocol: dict) -> list[str]:
     remarks = []
     for each in every:
-        leakage = each.leakage(protocol["digest"]) if each.head != ZERO_SHOT else None
+        leakage = each.ranked(protocol["name"]).leakage if each.head != ZERO_SHOT else None
         if leakage and leakage["trained_on"]:
             remarks.append(
                 f"LEAK: {each.word} was trained on {leakage['trained_on']:,} of these {leakage['images']:,} images"

@@ -1,8 +1,9 @@
-"""What is compared: words of the command line -> ranks of a head, whose settings and seed it has, and a name for it."""
+"""What is compared: words of the command line -> ranks of a head, and the settings and the seed of its training."""
 
+import hashlib
 import json
 import re
-from collections import Counter
+import shlex
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
@@ -10,13 +11,12 @@ from pathlib import Path
 from clipret import runs
 from clipret.config import TrainConfig
 from clipret.config.comparison import ZERO_SHOT
-from clipret.config.evaluation import wise_ft_name
+from clipret.config.evaluation import WISE_FT, wise_ft_name
 from clipret.errors import RunError, UsageError
-from clipret.rankings import ProtocolRankings, Rankings, rankings_path, read_rankings
+from clipret.rankings import ProtocolRankings, Rankings, Trained, rankings_path, read_rankings
 
 # What decides neither the head nor its figures.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
-_MOST_SETTINGS = 3
 # A run, and how far from CLIP's own head to its own.
 _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 
@@ -25,46 +25,34 @@ _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 class Contender:
     """One head that was measured.
 
-    word        as the user gave it
-    ranks       the file of its ranks
-    head        its name there: trained, wise-ft ALPHA, or zero-shot
-    rankings    what that file holds
-    record      what the metrics.json beside it says; None: there is none
-    settings    of its training (TrainConfig's), without seed and places, and wise-ft, its ALPHA; None: zero-shot, or
-                its run is not there
-    seed        of its training; None where settings are
-    trained_on  fingerprint of the cache that it was trained on; None where settings are
+    word      as the user gave it
+    ranks     the file of its ranks
+    head      its name there: trained, wise-ft ALPHA, or zero-shot
+    rankings  what that file holds
+    settings  of its training (TrainConfig's), without seed and places, and wise-ft, its ALPHA; None: zero-shot, or the
+              head was in no run's folder
+    seed      of its training; None where settings are
     """
 
     word: str
     ranks: Path
     head: str
     rankings: Rankings
-    record: dict | None = None
     settings: dict | None = None
     seed: int | None = None
-    trained_on: str | None = None
 
     def ranked(self, protocol: str) -> ProtocolRankings:
         """By the protocol of that name."""
         return next(found for found in self.rankings.protocols if found.protocol["name"] == protocol)
 
-    def leakage(self, digest: str) -> dict | None:
-        """What metrics.json says of the head's training images in the gallery of this digest; None: nothing."""
-        measured = [self.record, *self.record.get("also", ())] if self.record else []
-        found = (part["leakage"] for part in measured if part["protocol"].get("digest") == digest)
-        return next(found, None)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Heads that differ in nothing but their seeds.
-
-    label    shortest settings that tell it from the other groups, or the name of a run
-    """
-
-    label: str
-    members: tuple[Contender, ...]
+    @property
+    def command(self) -> str:
+        """What measures it."""
+        trained = None if self.head == ZERO_SHOT else self.rankings.trained
+        if trained is None:
+            return _eval_command("--zero-shot", "--cache", self.rankings.cache["path"])
+        alpha = self.head.removeprefix(WISE_FT) if self.head.startswith(WISE_FT) else None
+        return _eval_command("--head", trained.run or trained.head, *(("--wise-ft", alpha) if alpha else ()))
 
 
 def read_contenders(words: tuple[str, ...]) -> list[Contender]:
@@ -74,7 +62,7 @@ def read_contenders(words: tuple[str, ...]) -> list[Contender]:
     found = []
     for word in words:
         if word == ZERO_SHOT and first is not None:
-            found.append(Contender(word, first.ranks, ZERO_SHOT, first.rankings, first.record))
+            found.append(Contender(word, first.ranks, ZERO_SHOT, first.rankings))
         elif word == ZERO_SHOT:
             raise UsageError(f"{ZERO_SHOT} is there twice and no run; give at least one run to compare it with.")
         else:
@@ -93,74 +81,72 @@ def choose_protocol(contenders: list[Contender], name: str | None) -> str:
     wanted = [name] if name else measured[0]
     shared = [candidate for candidate in wanted if all(candidate in names for names in measured)]
     if not shared:
-        lacking = next(place for place, names in enumerate(measured) if not set(wanted) & set(names))
+        lacking = next(place for place, names in enumerate(measured) if wanted[0] not in names)
         told = f"measured by {', '.join(measured[lacking])}"
         if name is None:
             told += f", {contenders[0].word} by {', '.join(measured[0])}"
         raise UsageError(
             f"{contenders[lacking].word} was {told}; measure it the same way with: "
-            f"{_measuring(contenders[lacking].word)} --protocol {wanted[0]}"
+            f"{contenders[lacking].command} --protocol {wanted[0]}"
         )
     questions = [each.ranked(shared[0]).protocol for each in contenders]
     for each, other in zip(contenders[1:], questions[1:], strict=True):
+        pair = f"{contenders[0].word} and {each.word}"
         if other["digest"] != questions[0]["digest"]:
             raise UsageError(
-                f"{contenders[0].word} and {each.word} were not asked the same by protocol {shared[0]}: "
-                f"{_difference(questions[0], other)}; measure both on the same images and captions."
+                f"{pair} were not asked the same by protocol {shared[0]}: {_difference(questions[0], other)}; "
+                f"measure both on the same images and captions."
+            )
+        if other["precision"] != questions[0]["precision"]:
+            raise UsageError(
+                f"{pair} were ranked as {questions[0]['precision']} and {other['precision']}; measure both at the same "
+                f"--precision."
             )
     return shared[0]
 
 
-def make_groups(contenders: list[Contender]) -> list[Group]:
-    """Those whose settings, caches and model are equal, pooled over their seeds; in the order of their first members.
-
-    Raises UsageError when two members have the same seed, or when there is but one group.
-    """
-    pooled: dict[str, list[Contender]] = {}
-    for each in contenders:
-        pooled.setdefault(_key(each), []).append(each)
-    for members in pooled.values():
-        for earlier, later in combinations(members, 2):
-            if earlier.seed == later.seed:
-                raise UsageError(
-                    f"{earlier.word} and {later.word} have the same settings and the same seed, {earlier.seed}: "
-                    f"they are one result; give one of them."
-                )
-    groups = list(pooled.values())
-    if len(groups) == 1:
-        raise UsageError(
-            f"{', '.join(each.word for each in contenders)} differ in nothing but their seeds; "
-            f"give something to compare them with, such as {ZERO_SHOT}."
-        )
-    return [Group(label, tuple(members)) for label, members in zip(_labels(groups), groups, strict=True)]
-
-
 def _read(word: str) -> Contender:
-    place, alpha = _split(word)
-    metrics, ranks = _places(place)
-    if metrics.exists() and not ranks.exists() and not (metrics.parent / runs.CONFIG).exists():
-        raise RunError(f"there is no {ranks} beside {metrics}; measure again with: clipret eval --out {metrics}")
-    rankings, record = read_rankings(ranks), _record(metrics)
+    told, alpha = _split(word)
+    ranks = _ranks_of(told)
+    try:
+        rankings = read_rankings(ranks)
+    except FileNotFoundError:
+        raise RunError(f"{told} was not measured; measure it with: {_eval_command('--head', told)}") from None
+    trained = rankings.trained
     measured = rankings.protocols[0].heads
-    head = "trained" if "trained" in measured else ZERO_SHOT
+    head = "trained" if trained else ZERO_SHOT
+    if trained:
+        _require_as_measured(told, ranks, trained)
     if alpha is not None:
         head = wise_ft_name(alpha)
         if head not in measured:
-            raise RunError(f"{place} was not measured as {head}; measure it with: {_measuring(word)}")
-    run = _run(metrics, record) if head != ZERO_SHOT else None
-    if run is None:
-        return Contender(word, ranks, head, rankings, record)
-    content = runs.read_config(run)
+            how = _eval_command(
+                "--head", trained.run or trained.head if trained else told, "--wise-ft", f"{alpha:.12g}"
+            )
+            raise RunError(f"{told} was not measured as {head}; measure it with: {how}")
+    if trained is None or trained.config is None:
+        return Contender(word, ranks, head, rankings)
     defaults = {field.name: field.default for field in fields(TrainConfig)}
-    settings = {name: content["config"].get(name, default) for name, default in defaults.items() if name not in _APART}
+    settings = {name: trained.config.get(name, default) for name, default in defaults.items() if name not in _APART}
     settings["wise-ft"] = alpha
-    seed = content["config"].get("seed", TrainConfig.seed)
-    return Contender(word, ranks, head, rankings, record, settings, seed, content["cache"]["fingerprint"])
+    return Contender(word, ranks, head, rankings, settings, trained.config.get("seed", TrainConfig.seed))
+
+
+def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
+    """The head beside the ranks is the one that was measured."""
+    head = ranks.parent / runs.HEAD
+    if ranks.name != runs.RANKS or not head.exists():
+        return
+    if hashlib.sha256(head.read_bytes()).hexdigest() != trained.sha256:
+        raise RunError(
+            f"{word} was trained on since it was measured; measure it again with: "
+            f"{_eval_command('--head', str(ranks.parent))}"
+        )
 
 
 def _split(word: str) -> tuple[str, float | None]:
     """A run's word and alpha of RUN@ALPHA; of any other word, that word and None."""
-    told = None if Path(word).exists() else _BETWEEN.fullmatch(word)
+    told = None if _exists(Path(word)) else _BETWEEN.fullmatch(word)
     if told is None:
         return word, None
     try:
@@ -169,47 +155,65 @@ def _split(word: str) -> tuple[str, float | None]:
         return word, None
 
 
-def _measuring(word: str) -> str:
-    """The command that measures what a word means."""
-    place, alpha = _split(word)
-    return f"clipret eval --head {place}" + ("" if alpha is None else f" --wise-ft {alpha:.12g}")
+def _eval_command(*words: str) -> str:
+    return shlex.join(["clipret", "eval", *words])
 
 
-def _places(word: str) -> tuple[Path, Path]:
-    """The metrics and the ranks that a word means. Raises RunError when there is no such thing."""
+def _ranks_of(word: str) -> Path:
+    """The file of the ranks that a word means, which may not be there. Raises RunError when there is no such thing."""
     path = Path(word)
-    if path.name == runs.HEAD:
-        path = path.parent
-    if path.is_dir():
-        if not (path / runs.CONFIG).exists() and not (path / runs.RANKS).exists():
-            inside = next((entry.parent for entry in sorted(path.glob(f"*/{runs.CONFIG}"))), None)
-            told = f", such as {inside}" if inside else f", a file that eval wrote, or {ZERO_SHOT}"
-            raise RunError(f"{path} is not a run: it has no {runs.CONFIG}; expected the folder of a run{told}.")
-        return path / runs.METRICS, path / runs.RANKS
-    if not path.exists():
+    if path.name == runs.HEAD and path.with_name(runs.RANKS).exists():
+        return path.with_name(runs.RANKS)
+    if not _exists(path):
         raise RunError(f"there is no {path}; expected a run's folder, a file that clipret eval wrote, or {ZERO_SHOT}.")
-    if path.suffix != Path(runs.RANKS).suffix:
-        return path, rankings_path(path)
-    stem = path.name.removesuffix(runs.RANKS).rstrip(".")
-    return path.with_name(f"{stem}.json" if stem else runs.METRICS), path
+    if path.is_dir():
+        return _ranks_in(path)
+    if path.name == runs.HEAD:
+        return path.with_name(runs.RANKS)
+    if path.name.endswith(runs.RANKS):
+        return path
+    report = _report(path)
+    ranks = rankings_path(path)
+    if not ranks.exists():
+        what = ("--head", report["head"]) if report["head"] else ("--zero-shot", "--cache", report["cache"]["path"])
+        how = _eval_command(*what, "--out", str(path))
+        raise RunError(f"there is no {ranks} beside {path}; measure again with: {how}")
+    return ranks
 
 
-def _record(metrics: Path) -> dict | None:
+def _ranks_in(folder: Path) -> Path:
+    if not (folder / runs.CONFIG).exists() and not (folder / runs.RANKS).exists():
+        inside = next((entry.parent for entry in sorted(folder.glob(f"*/{runs.CONFIG}"))), None)
+        told = f", such as {inside}" if inside else f", a file that eval wrote, or {ZERO_SHOT}"
+        raise RunError(f"{folder} is not a run: it has no {runs.CONFIG}; expected the folder of a run{told}.")
+    if not (folder / runs.RANKS).exists() and not (folder / runs.HEAD).exists():
+        raise RunError(
+            f"{folder} has neither ranks nor a head: a sweep keeps the best heads and measures the best one; give it "
+            f"--test-all to compare all, or a larger --keep-heads to measure some."
+        )
+    return folder / runs.RANKS
+
+
+def _report(path: Path) -> dict:
+    """What a file of eval's says. Raises RunError when it is another."""
+    refused = f"{path} is not what clipret eval writes; expected a run's folder, or a metrics.json."
+    if path.suffix != Path(runs.METRICS).suffix:
+        raise RunError(refused)
     try:
-        record = json.loads(metrics.read_text(encoding="utf-8"))
-        if {"run", "protocol", "leakage"} <= set(record):
-            return record
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, OSError) as error:
-        raise RunError(f"{metrics} cannot be read ({type(error).__name__}: {error}); measure again.") from None
-    raise RunError(f"{metrics} is not what clipret eval writes; expected a metrics.json.")
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}); measure again.") from None
+    if not isinstance(report, dict) or not {"results", "head", "cache"} <= set(report):
+        raise RunError(refused)
+    return report
 
 
-def _run(metrics: Path, record: dict | None) -> Path | None:
-    """The folder of the run that was measured, where it is still there."""
-    told = [Path(record["run"])] if record and record["run"] else []
-    return next((run for run in (metrics.parent, *told) if (run / runs.CONFIG).exists()), None)
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # A name that is too long for any file.
+        return False
 
 
 def _refuse_same(earlier: Contender, later: Contender) -> None:
@@ -224,47 +228,3 @@ def _difference(ours: dict, theirs: dict) -> str:
         if ours[name] != theirs[name]:
             return f"{words.format(ours[name])} and {words.format(theirs[name])}"
     return f"{ours['images']:,} images and {ours['captions']:,} captions each, but not the same ones"
-
-
-def _key(each: Contender) -> str:
-    if each.settings is None:
-        return str((each.ranks.resolve(), each.head))
-    measured = each.rankings.cache
-    return json.dumps([each.settings, each.trained_on, measured["fingerprint"], measured["model"]], sort_keys=True)
-
-
-def _labels(groups: list[list[Contender]]) -> list[str]:
-    names = [_name(members) for members in groups]
-    told = _settings_told([members[0] for members in groups])
-    labels = [told[place] or name for place, name in enumerate(names)]
-    counted = Counter(labels)
-    return [label if counted[label] == 1 else name for label, name in zip(labels, names, strict=True)]
-
-
-def _name(members: list[Contender]) -> str:
-    first = members[0]
-    name = first.word if first.word == ZERO_SHOT else Path(first.word).name
-    return name if len(members) == 1 else f"{name} +{len(members) - 1}"
-
-
-def _settings_told(firsts: list[Contender]) -> list[str | None]:
-    """The fewest settings that tell all groups that have some from each other; None where that takes too many."""
-    known = [
-        {"loss": None, "head": None, "lr": None, **each.settings, "model": each.rankings.cache["model"]}
-        for each in firsts
-        if each.settings is not None
-    ]
-    differing = [name for name in (known[0] if known else ()) if len({str(each[name]) for each in known}) > 1]
-    for size in range(1, _MOST_SETTINGS + 1):
-        for chosen in combinations(differing, size):
-            told = [" ".join(f"{name}={_setting(each[name])}" for name in chosen) for each in known]
-            if len(set(told)) == len(known):
-                labels = iter(told)
-                return [next(labels) if each.settings is not None else None for each in firsts]
-    return [None] * len(firsts)
-
-
-def _setting(value) -> str:
-    if value is None:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)

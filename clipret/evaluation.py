@@ -23,6 +23,7 @@ from clipret.sources import (
     choose_protocols,
     describe_protocol,
     describe_source,
+    describe_trained,
     find_source,
     load_heads,
     open_cache,
@@ -60,13 +61,14 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     device = choose_device(config.device)
     source = find_source(cache=config.cache, head=config.head, zero_shot=config.zero_shot, runs_dir=config.runs_dir)
     cache = open_cache(source)
-    heads = load_heads(source, cache, alphas=config.wise_ft)
+    heads, trained = load_heads(source, cache, alphas=config.wise_ft), describe_trained(source)
     protocols = choose_protocols(cache, names=config.protocol, split=config.split)
     # All before the first measurement: a refusal must not cost the time of the others.
     leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
     measured, ranked = [], []
     for protocol, leakage in zip(protocols, leaks, strict=True):
-        ranked.append(_rank(cache, protocol, heads=heads, device=device, config=config, on_progress=on_progress))
+        found = _rank(cache, protocol, heads=heads, device=device, config=config, on_progress=on_progress)
+        ranked.append(replace(found, leakage=leakage))
         measured.append({"protocol": ranked[-1].protocol, "leakage": leakage, **_figures(ranked[-1], config)})
         on_progress(Progress("protocols", len(measured), len(protocols)))
     report = {
@@ -80,7 +82,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     out = config.out or (source.run / runs.METRICS if source.run else None)
     if out:
         with written(out):
-            write_rankings(rankings_path(out), Rankings(report["cache"], tuple(ranked)))
+            write_rankings(rankings_path(out), Rankings(report["cache"], tuple(ranked), trained))
             runs.write_json(out, report)
     return report
 

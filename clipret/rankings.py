@@ -1,10 +1,13 @@
-"""Ranks in a file beside metrics.json: what intervals and comparisons are made from, without features or a head.
+"""Ranks in a file beside metrics.json: all that intervals and comparisons are made from.
 
-A ranks.safetensors holds, of every protocol, fold and direction, whose the queries are, and of every head their ranks.
+A ranks.safetensors holds, of every protocol, fold and direction, whose the queries are, and of every head their ranks;
+and what is to be known of the trained head: its settings, its file's digest, and what leakage was found. So nothing
+else has to be there still, or be as it was.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from clipret.config import DIRECTIONS
 from clipret.errors import RunError
 from clipret.retrieval import Ranks
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,30 @@ class ProtocolRankings:
 
     protocol  as metrics.json describes it, with `digest`: equal digests have the same queries, items and matches
     heads     head's name (zero-shot, trained ...) -> direction -> one Ranking a fold
+    leakage   as in metrics.json; None for zero-shot alone
     """
 
     protocol: dict
     heads: dict[str, dict[str, tuple[Ranking, ...]]]
+    leakage: dict | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The head that was measured as trained.
+
+    head         its file, as it was named then
+    sha256       of that file
+    run          the run's folder, as it was named then; None: the head was in none
+    config       the run's settings (TrainConfig's fields); None without a run
+    fingerprint  of the cache that the run was trained on; None without a run
+    """
+
+    head: str
+    sha256: str
+    run: str | None = None
+    config: dict | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +72,12 @@ class Rankings:
 
     cache      path, fingerprint, model, dataset, as in metrics.json
     protocols  the first is the one that metrics.json shows first
+    trained    None for zero-shot alone
     """
 
     cache: dict
     protocols: tuple[ProtocolRankings, ...]
+    trained: Trained | None = None
 
 
 def rankings_path(metrics: Path) -> Path:
@@ -75,47 +100,58 @@ def write_rankings(path: Path, rankings: Rankings) -> None:
     about = {
         "format": FORMAT,
         "cache": rankings.cache,
+        "trained": asdict(rankings.trained) if rankings.trained else None,
         "protocols": [
-            {"protocol": ranked.protocol, "heads": list(ranked.heads), "folds": ranked.protocol["folds"]}
+            {"protocol": ranked.protocol, "leakage": ranked.leakage, "heads": list(ranked.heads)}
             for ranked in rankings.protocols
         ],
     }
+    told = json.dumps(about, ensure_ascii=False)
     with runs.replaced(path) as unfinished:
-        unfinished.write_bytes(save(tensors, metadata={"clipret": json.dumps(about, ensure_ascii=False)}))
+        unfinished.write_bytes(save(tensors, metadata={"clipret": told, "sha256": _digest(told, tensors)}))
 
 
 def read_rankings(path: Path) -> Rankings:
-    """Raises RunError when there is no such file or it is not one of this format."""
+    """Raises FileNotFoundError, and RunError when it is not what write_rankings has written."""
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["clipret"])
-            if about["format"] == FORMAT:
-                numbered = enumerate(about["protocols"])
-                return Rankings(about["cache"], tuple(_protocol(file, number, entry) for number, entry in numbered))
+            metadata = file.metadata() or {}
+            about = json.loads(metadata["clipret"])
+            if about["format"] != FORMAT:
+                raise RunError(f"{path} is not of format {FORMAT}; measure again with this clipret: clipret eval")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != _digest(metadata["clipret"], tensors):
+            raise ValueError("its checksum does not match")
     except FileNotFoundError:
-        raise RunError(f"there is no {path}; measure the run with: clipret eval --head {path.parent}") from None
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise RunError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); measure the run again with: "
-            f"clipret eval --head {path.parent}"
+            f"{path} cannot be read ({type(error).__name__}: {error}); measure again with: clipret eval"
         ) from None
-    raise RunError(f"{path} is not of format {FORMAT}; measure the run again with: clipret eval --head {path.parent}")
+    protocols = tuple(_protocol(tensors, number, entry) for number, entry in enumerate(about["protocols"]))
+    return Rankings(about["cache"], protocols, Trained(**about["trained"]) if about["trained"] else None)
 
 
-def _protocol(file, number: int, entry: dict) -> ProtocolRankings:
+def _digest(told: str, tensors: dict[str, np.ndarray]) -> str:
+    found = hashlib.sha256(told.encode())
+    for name in sorted(tensors):
+        found.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        found.update(np.ascontiguousarray(tensors[name]))
+    return found.hexdigest()
+
+
+def _protocol(tensors: dict[str, np.ndarray], number: int, entry: dict) -> ProtocolRankings:
     def ranking(place: str, head: str) -> Ranking:
         ranks = Ranks(
-            ranks=file.get_tensor(f"{place}/ranks/{head}").astype(np.int64),
-            offsets=file.get_tensor(f"{place}/offsets"),
-            gallery=int(file.get_tensor(f"{place}/gallery")[0]),
+            ranks=tensors[f"{place}/ranks/{head}"].astype(np.int64),
+            offsets=tensors[f"{place}/offsets"],
+            gallery=int(tensors[f"{place}/gallery"][0]),
         )
-        return Ranking(ranks, file.get_tensor(f"{place}/images").astype(np.int64))
+        return Ranking(ranks, tensors[f"{place}/images"].astype(np.int64))
 
+    folds = range(entry["protocol"]["folds"])
     heads = {
-        head: {
-            direction: tuple(ranking(f"{number}/{fold}/{direction}", head) for fold in range(entry["folds"]))
-            for direction in DIRECTIONS
-        }
+        head: {way: tuple(ranking(f"{number}/{fold}/{way}", head) for fold in folds) for way in DIRECTIONS}
         for head in entry["heads"]
     }
-    return ProtocolRankings(entry["protocol"], heads)
+    return ProtocolRankings(entry["protocol"], heads, entry["leakage"])

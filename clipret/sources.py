@@ -1,5 +1,6 @@
 """What a command measures, resolved in one way for all of them: a cache, a head and its run, protocols, leakage."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from clipret.errors import CacheMismatchError, LeakageError, UsageError
 from clipret.heads import Head, LinearHead, load_head, wise_ft
 from clipret.leakage import count_trained_on, image_digests
 from clipret.protocols import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
+from clipret.rankings import Trained
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,17 @@ def describe_source(source: Source, cache: FeatureCache) -> dict:
         "run": str(source.run) if source.run else None,
         "head": str(source.head) if source.head else None,
     }
+
+
+def describe_trained(source: Source) -> Trained | None:
+    """What is kept of the head beside its ranks; None without a trained head. Raises RunError."""
+    if source.head is None:
+        return None
+    sha256 = hashlib.sha256(source.head.read_bytes()).hexdigest()
+    if source.run is None:
+        return Trained(str(source.head), sha256)
+    record = runs.read_config(source.run)
+    return Trained(str(source.head), sha256, str(source.run), record["config"], record["cache"]["fingerprint"])
 
 
 def describe_protocol(cache: FeatureCache, protocol: Protocol, *, precision: str) -> dict:

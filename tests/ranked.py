@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clipret.config import TrainConfig, to_dict
-from clipret.rankings import ProtocolRankings, Ranking, Rankings, write_rankings
+from clipret.rankings import ProtocolRankings, Ranking, Rankings, Trained, rankings_path, write_rankings
 from clipret.retrieval import Ranks
 
 
@@ -37,7 +37,7 @@ def joined(*heads):
     return {way: tuple(head[way][0] for head in heads) for way in ("t2i", "i2t")}
 
 
-def described(head, *, name="split", split="test", digest="d", remarks=(), images=None):
+def described(head, *, name="split", split="test", digest="d", precision="fp32", remarks=(), images=None):
     """The protocol of a head's rankings, as metrics.json has it."""
     captions = sum(fold.ranks.queries for fold in head["t2i"])
     return {
@@ -47,20 +47,27 @@ def described(head, *, name="split", split="test", digest="d", remarks=(), image
         "captions": captions,
         "folds": len(head["t2i"]),
         "remarks": list(remarks),
+        "precision": precision,
         "digest": digest,
     }
 
 
-def write_measured(folder: Path, protocols, *, cache=None, leakage=None, metrics="metrics.json", run=None):
-    """Ranks and metrics, as eval writes them: protocols is a list of (description, heads)."""
+def write_measured(folder: Path, protocols, *, cache=None, leakage=None, metrics="metrics.json", run=None, config=None):
+    """Ranks and metrics, as eval writes them: protocols is a list of (description, heads).
+
+    run     of the head, which is in it
+    config  of that run
+    """
     folder.mkdir(parents=True, exist_ok=True)
     about = {"path": "c.h5", "fingerprint": "f" * 64, "model": "tiny", "dataset": "made", **(cache or {})}
-    ranked = tuple(ProtocolRankings(description, heads) for description, heads in protocols)
-    ranks = "ranks.safetensors" if metrics == "metrics.json" else f"{Path(metrics).stem}.ranks.safetensors"
-    write_rankings(folder / ranks, Rankings(about, ranked))
-    leakage = leakage or {"checked": True, "trained_on": 0, "images": 5}
-    measured = [{"protocol": description, "leakage": leakage} for description, _ in protocols]
-    record = {"run": run or str(folder), **measured[0], "also": measured[1:]}
+    trained = None
+    if "trained" in protocols[0][1]:
+        leakage = leakage or {"checked": True, "trained_on": 0, "images": 5}
+        run = run or str(folder)
+        trained = Trained(f"{run}/head.safetensors", "0" * 64, run, config, "f" * 64)
+    ranked = tuple(ProtocolRankings(description, heads, leakage) for description, heads in protocols)
+    write_rankings(rankings_path(folder / metrics), Rankings(about, ranked, trained))
+    record = {"run": run, "head": trained and trained.head, "cache": about, "results": {}}
     (folder / metrics).write_text(json.dumps(record))
     return folder / metrics
 
@@ -72,8 +79,8 @@ def write_run(folder: Path, trained, zero_shot, *, between=None, description=Non
     config   settings of its TrainConfig
     """
     heads = {"zero-shot": zero_shot, **(between or {}), "trained": trained}
-    write_measured(folder, [(description or described(trained), heads)], **measured)
     settings = to_dict(TrainConfig(cache="c.h5", **(config or {})))
+    write_measured(folder, [(description or described(trained), heads)], config=settings, **measured)
     record = {"format": 1, "config": settings, "cache": {"path": "c.h5", "fingerprint": "f" * 64}}
     (folder / "config.json").write_text(json.dumps(record))
     return str(folder)

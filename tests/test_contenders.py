@@ -1,4 +1,4 @@
-import json
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from ranked import described, random_head, write_measured, write_run
 
-from clipret.contenders import choose_protocol, make_groups, read_contenders
+from clipret.config import TrainConfig, to_dict
+from clipret.contenders import choose_protocol, read_contenders
 from clipret.errors import RunError, UsageError
+from clipret.groups import make_groups
+from clipret.rankings import read_rankings, write_rankings
 
 
 @pytest.fixture(autouse=True)
@@ -35,22 +38,43 @@ def test_a_run_is_named_by_its_folder_its_head_or_a_file_of_its():
         assert (found.word, found.head, found.seed) == (word, "trained", 0)
         assert found.ranks == Path("runs/a/ranks.safetensors")
         assert found.settings["loss"] == "margin"
-        assert found.record["run"] == "runs/a"
+        assert found.command == "clipret eval --head runs/a"
 
 
-def test_a_file_that_eval_wrote_elsewhere_finds_its_run_and_its_ranks():
-    made("runs/a", seed=3)
+def test_ranks_elsewhere_have_the_settings_of_the_run_that_was_measured_whatever_run_is_there():
+    settings = to_dict(TrainConfig(cache="c.h5", loss="infonce", seed=3))
     heads = {"zero-shot": head(0), "trained": head(1)}
-    write_measured(Path("told"), [(described(head()), heads)], metrics="val.json", run="runs/a")
-    for word in ("told/val.json", "told/val.ranks.safetensors"):
-        (found,) = read_contenders((word,))
-        assert (found.ranks, found.seed) == (Path("told/val.ranks.safetensors"), 3)
+    made("runs/a", loss="triplet")
+    for folder in (Path("told"), Path("runs/a")):
+        write_measured(folder, [(described(head()), heads)], metrics="val.json", run="runs/gone", config=settings)
+        for word in (f"{folder}/val.json", f"{folder}/val.ranks.safetensors"):
+            (found,) = read_contenders((word,))
+            assert found.ranks == folder / "val.ranks.safetensors"
+            assert (found.settings["loss"], found.seed) == ("infonce", 3)
+
+
+def test_a_head_that_was_trained_on_since_it_was_measured_is_refused():
+    made("runs/a")
+    path, ranks = Path("runs/a/head.safetensors"), Path("runs/a/ranks.safetensors")
+    path.write_bytes(b"measured")
+    rankings = read_rankings(ranks)
+    sha256 = hashlib.sha256(b"measured").hexdigest()
+    write_rankings(ranks, replace(rankings, trained=replace(rankings.trained, sha256=sha256)))
+    read_contenders(("runs/a",))
+    path.write_bytes(b"trained on")
+    for word in ("runs/a", "runs/a/metrics.json"):
+        with pytest.raises(RunError) as caught:
+            read_contenders((word,))
+        assert str(caught.value) == (
+            f"{word} was trained on since it was measured; measure it again with: clipret eval --head runs/a"
+        )
 
 
 def test_a_file_of_zero_shot_alone_is_zero_shot_and_has_no_settings():
-    write_measured(Path("told"), [(described(head()), {"zero-shot": head()})], metrics="clip.json", run="")
+    write_measured(Path("told"), [(described(head()), {"zero-shot": head()})], metrics="clip.json")
     (found,) = read_contenders(("told/clip.json",))
     assert (found.head, found.settings, found.seed) == ("zero-shot", None, None)
+    assert found.command == "clipret eval --zero-shot --cache c.h5"
 
 
 def test_ranks_without_metrics_or_a_run_are_enough():
@@ -58,8 +82,7 @@ def test_ranks_without_metrics_or_a_run_are_enough():
     Path("runs/a/metrics.json").unlink()
     Path("runs/a/config.json").unlink()
     (found,) = read_contenders(("runs/a/ranks.safetensors",))
-    assert (found.head, found.record, found.settings) == ("trained", None, None)
-    assert found.leakage("d") is None
+    assert (found.head, found.seed, found.settings["loss"]) == ("trained", 0, "margin")
 
 
 def test_zero_shot_is_that_of_the_first_other_one():
@@ -96,20 +119,13 @@ def test_a_folder_whose_name_has_an_at_sign_is_itself():
 
 def test_settings_that_an_older_run_did_not_know_are_their_defaults():
     made("runs/a", seed=1)
-    record = json.loads(Path("runs/a/config.json").read_text())
-    del record["config"]["ema"], record["config"]["warmup"]
-    Path("runs/a/config.json").write_text(json.dumps(record))
+    rankings = read_rankings(Path("runs/a/ranks.safetensors"))
+    known = {name: value for name, value in rankings.trained.config.items() if name not in ("ema", "warmup")}
+    older = replace(rankings, trained=replace(rankings.trained, config=known))
+    write_rankings(Path("runs/a/ranks.safetensors"), older)
     made("runs/b", seed=2)
     made("runs/c", lr=1e-3)
     assert [len(group.members) for group in make_groups(read_contenders(("runs/a", "runs/b", "runs/c")))] == [2, 1]
-
-
-def test_leakage_is_that_of_the_protocol():
-    heads, leak = {"zero-shot": head(0), "trained": head(1)}, {"checked": True, "trained_on": 2, "images": 6}
-    write_measured(Path("a"), [(described(head()), heads), (described(head(), digest="e"), heads)], leakage=leak)
-    (found,) = read_contenders(("a",))
-    assert found.leakage("e") == leak
-    assert found.leakage("x") is None
 
 
 @pytest.mark.parametrize(
@@ -130,23 +146,45 @@ def test_leakage_is_that_of_the_protocol():
             "runs/a was not measured as wise-ft 0.7; measure it with: clipret eval --head runs/a --wise-ft 0.7",
         ),
         ("runs/a@0.5.5", "there is no runs/a@0.5.5; expected a run's folder, a file that clipret eval wrote, or "),
-        ("new", "there is no new/ranks.safetensors; measure the run with: clipret eval --head new"),
+        ("new", "new was not measured; measure it with: clipret eval --head new"),
+        (
+            "swept",
+            "swept has neither ranks nor a head: a sweep keeps the best heads and measures the best one; give it "
+            "--test-all to compare all, or a larger --keep-heads to measure some.",
+        ),
         (
             "old.json",
-            "there is no old.ranks.safetensors beside old.json; measure again with: clipret eval --out old.json",
+            "there is no old.ranks.safetensors beside old.json; measure again with: clipret eval --zero-shot --cache "
+            "c.h5 --out old.json",
         ),
+        ("runs/a/config.json", "runs/a/config.json is not what clipret eval writes; expected a run's folder, or a "),
+        ("c.h5", "c.h5 is not what clipret eval writes; expected a run's folder, or a metrics.json."),
+        ("a" * 300, f"there is no {'a' * 300}; expected a run's folder, a file that clipret eval wrote, or "),
         ("torn.json", "torn.json cannot be read (JSONDecodeError: Expecting value: line 1 column 1 (char 0)); "),
-        ("other.json", "other.json is not what clipret eval writes; expected a metrics.json."),
+        ("other.json", "other.json is not what clipret eval writes; expected a run's folder, or a metrics.json."),
+        ("list.json", "list.json is not what clipret eval writes; expected a run's folder, or a metrics.json."),
+        ("deep.json", "deep.json cannot be read (RecursionError: "),
     ],
 )
 def test_what_was_not_measured_is_refused(word, message):
     made("runs/a")
     made("new")
     Path("new/ranks.safetensors").unlink()
+    Path("new/head.safetensors").touch()
+    made("swept")
+    Path("swept/ranks.safetensors").unlink()
     Path("empty").mkdir()
-    Path("old.json").write_text("{}")
-    for name, text in (("torn.json", ""), ("other.json", "{}")):
+    Path("c.h5").touch()
+    texts = {
+        "torn.json": "",
+        "other.json": "{}",
+        "list.json": '["results", "head", "cache"]',
+        "deep.json": "[" * 100_000,
+    }
+    for name in ("old.json", *texts):
         write_measured(Path(), [(described(head()), {"zero-shot": head()})], metrics=name)
+    Path("old.ranks.safetensors").unlink()
+    for name, text in texts.items():
         Path(name).write_text(text)
     with pytest.raises(RunError) as caught:
         read_contenders((word, "runs/a"))
@@ -225,12 +263,17 @@ def test_labels_are_the_fewest_settings_that_tell_the_groups_apart():
     assert labels("runs/b", "runs/c", "runs/d")[1:] == ["loss=margin ema=0.9", "loss=margin ema=none"]
 
 
-def test_what_has_no_settings_of_its_own_is_named_by_its_file_or_run():
+def test_what_has_no_settings_of_its_own_is_named_by_its_run_or_file(monkeypatch):
     made("runs/a")
     made("runs/b", seed=1)
     assert labels("runs/a", "runs/b", "zero-shot") == ["a +1", "zero-shot"]
-    Path("runs/b/config.json").unlink()
-    assert labels("runs/b/metrics.json", "zero-shot", "runs/a") == ["metrics.json", "zero-shot", "a"]
+    assert labels("runs/b/metrics.json", "zero-shot") == ["b", "zero-shot"]
+    for folder, seed in (("one", 0), ("two", 1)):
+        write_measured(Path(folder), [(described(head()), {"zero-shot": head(seed)})], metrics="clip.json")
+    assert labels("one/clip.json", "runs/a") == ["clip.json", "a"]
+    assert labels("one/clip.json", "two/clip.json") == ["one/clip.json", "two/clip.json"]
+    monkeypatch.chdir("runs/a")
+    assert labels(".", "zero-shot") == ["a", "zero-shot"]
 
 
 def test_a_model_tells_runs_apart_where_settings_do_not():
@@ -286,6 +329,29 @@ def test_other_protocols_are_refused(name, message):
     with pytest.raises(UsageError) as caught:
         choose_protocol(read_contenders(("a", "b")), name)
     assert str(caught.value) == message
+
+
+def test_protocols_that_overlap_in_pairs_alone_are_refused():
+    heads = {"zero-shot": head(0), "trained": head(1)}
+    one, two = described(head(), name="coco-val2017"), described(head(), name="split")
+    for folder, protocols in (("a", [one, two]), ("b", [one]), ("c", [two])):
+        write_measured(Path(folder), [(each, heads) for each in protocols])
+    with pytest.raises(UsageError) as caught:
+        choose_protocol(read_contenders(("a", "b", "c")), None)
+    assert str(caught.value) == (
+        "c was measured by split, a by coco-val2017, split; measure it the same way with: "
+        "clipret eval --head c --protocol coco-val2017"
+    )
+
+
+def test_heads_ranked_at_other_precisions_are_refused():
+    made("runs/a")
+    write_run(Path("runs/b"), head(1), head(0), description=described(head(1), precision="bf16"))
+    with pytest.raises(UsageError) as caught:
+        choose_protocol(read_contenders(("runs/a", "runs/b")), None)
+    assert str(caught.value) == (
+        "runs/a and runs/b were ranked as fp32 and bf16; measure both at the same --precision."
+    )
 
 
 @pytest.mark.parametrize(

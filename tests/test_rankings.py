@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from clipret.errors import RunError
-from clipret.rankings import ProtocolRankings, Ranking, Rankings, rankings_path, read_rankings, write_rankings
+from clipret.rankings import ProtocolRankings, Ranking, Rankings, Trained, rankings_path, read_rankings, write_rankings
 from clipret.retrieval import Ranks
 
 
@@ -27,18 +27,20 @@ def made(*, folds=2, heads=("zero-shot", "wise-ft 0.5", "trained")):
             )
             for way, several in shapes.items()
         }
-    protocol = ProtocolRankings({"name": "é", "folds": folds, "digest": "0f"}, ranked)
-    return Rankings({"path": "c.h5", "model": "ViT-B/32"}, (protocol, protocol))
+    leakage = {"checked": True, "trained_on": 0, "images": 9}
+    protocol = ProtocolRankings({"name": "é", "folds": folds, "digest": "0f"}, ranked, leakage)
+    trained = Trained("runs/a/head.safetensors", "0f", "runs/a", {"lr": 1e-4, "seed": 3}, "f0")
+    return Rankings({"path": "c.h5", "model": "ViT-B/32"}, (protocol, protocol), trained)
 
 
 def test_what_is_written_is_read_again(tmp_path):
     rankings, path = made(), tmp_path / "ranks.safetensors"
     write_rankings(path, rankings)
     found = read_rankings(path)
-    assert found.cache == rankings.cache
+    assert (found.cache, found.trained) == (rankings.cache, rankings.trained)
     assert len(found.protocols) == 2
     for written, read in zip(rankings.protocols, found.protocols, strict=True):
-        assert read.protocol == written.protocol
+        assert (read.protocol, read.leakage) == (written.protocol, written.leakage)
         assert list(read.heads) == list(written.heads)
         for head, directions in written.heads.items():
             for way, folds in directions.items():
@@ -61,20 +63,28 @@ def error_of(path):
     return str(caught.value)
 
 
-def test_no_file_says_how_to_get_one(tmp_path):
-    path = tmp_path / "run" / "ranks.safetensors"
-    assert error_of(path) == f"there is no {path}; measure the run with: clipret eval --head {path.parent}"
+def test_no_file_is_left_to_the_caller(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_rankings(tmp_path / "ranks.safetensors")
 
 
 def test_a_file_of_another_kind_or_format_says_what_to_do(tmp_path):
     path = tmp_path / "ranks.safetensors"
     path.write_bytes(b"rubbish")
     assert error_of(path).startswith(f"{path} cannot be read (SafetensorError: ")
-    assert error_of(path).endswith(f"; measure the run again with: clipret eval --head {tmp_path}")
+    assert error_of(path).endswith("; measure again with: clipret eval")
     save_file({"x": np.zeros(1)}, path)
     assert error_of(path).startswith(f"{path} cannot be read (KeyError: 'clipret')")
-    save_file({"x": np.zeros(1)}, path, metadata={"clipret": json.dumps({"format": 2})})
-    assert error_of(path) == f"{path} is not of format 1; measure the run again with: clipret eval --head {tmp_path}"
+    for told, error in (
+        ("[]", "TypeError"),
+        ("{}", "KeyError"),
+        ("[" * 100_000, "RecursionError"),
+        ("x", "JSONDecode"),
+    ):
+        save_file({"x": np.zeros(1)}, path, metadata={"clipret": told})
+        assert error_of(path).startswith(f"{path} cannot be read ({error}")
+    save_file({"x": np.zeros(1)}, path, metadata={"clipret": json.dumps({"format": 1})})
+    assert error_of(path) == f"{path} is not of format 2; measure again with this clipret: clipret eval"
 
 
 def test_a_file_that_lost_its_end_is_refused(tmp_path):
@@ -82,3 +92,27 @@ def test_a_file_that_lost_its_end_is_refused(tmp_path):
     write_rankings(path, made())
     path.write_bytes(path.read_bytes()[:-10])
     assert "cannot be read" in error_of(path)
+
+
+def test_a_bit_that_turned_in_the_ranks_is_refused(tmp_path):
+    path = tmp_path / "ranks.safetensors"
+    write_rankings(path, made())
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for place in np.random.default_rng(0).choice(np.arange(start, len(whole)), 50, replace=False):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << (place % 8)
+        path.write_bytes(broken)
+        assert error_of(path).startswith(
+            f"{path} cannot be read (ValueError: its checksum does not match); measure again"
+        )
+
+
+def test_what_is_told_beside_the_ranks_is_not_to_be_edited(tmp_path):
+    path = tmp_path / "ranks.safetensors"
+    write_rankings(path, made())
+    whole = path.read_bytes()
+    for before, after in ((b"ViT-B/32", b"ViT-B/16"), (b"zero-shot", b"zero-shop"), (b"runs/a", b"runs/b")):
+        assert before in whole
+        path.write_bytes(whole.replace(before, after))
+        assert "cannot be read (" in error_of(path)
