@@ -8,8 +8,17 @@ import numpy as np
 
 from clipret.config import DIRECTIONS
 from clipret.config.columns import RSUM
-from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN, ZERO_SHOT, CompareConfig
+from clipret.config.comparison import (
+    A_BETTER,
+    B_BETTER,
+    LOWER_IS_BETTER,
+    MOST_FLIPS,
+    NOT_SHOWN,
+    ZERO_SHOT,
+    CompareConfig,
+)
 from clipret.contenders import Contender, choose_protocol, read_contenders
+from clipret.errors import UsageError
 from clipret.groups import Group, make_groups
 from clipret.intervals import FoldTable, resample, tabulate
 from clipret.outputs import check_place
@@ -89,8 +98,7 @@ def _add_flips(
     """Put the p-values of two heads alone where they are missing: place -> the two heads. Returns the flips made."""
     if not alone:
         return None
-    # Enough that the smallest p-value there is stays well below alpha after the correction.
-    flips = max(config.permutations, ceil(10 * len(contrasts) * len(columns) / config.alpha))
+    flips = _flips(len(contrasts) * len(columns), config)
 
     def tell(done: int) -> None:
         on_progress(Progress("flips", done, flips))
@@ -101,6 +109,17 @@ def _add_flips(
     for place, p_values in zip(alone, tested, strict=True):
         contrasts[place] = replace(contrasts[place], p=p_values)
     return flips
+
+
+def _flips(tests: int, config: CompareConfig) -> int:
+    """Enough that the smallest p-value there is stays well below alpha after the correction. Raises UsageError."""
+    needed = 10 * tests / config.alpha
+    if needed > MOST_FLIPS:
+        raise UsageError(
+            f"--alpha {config.alpha:g} over {tests:,} tests needs {needed:,.0f} flips, more than {MOST_FLIPS:,}; give "
+            f"a larger --alpha, fewer --metrics, or fewer runs."
+        )
+    return max(config.permutations, ceil(needed))
 
 
 def _columns(config: CompareConfig) -> tuple[tuple[int | None, str], ...]:

@@ -114,7 +114,7 @@ def flip_p_values(
 
     observed = statistics(np.ones((1, len(shares))))[0]
     beyond, done = np.zeros(observed.shape), 0
-    for signs in _signs(len(shares), flips, seed=seed):
+    for signs in _signs(len(shares), flips, seed=seed, width=observed.size):
         beyond += (statistics(signs) >= observed - _TIE).sum(0)
         done += len(signs)
         on_block(done)
@@ -186,10 +186,10 @@ def _median_difference(tables: list[FoldTable], signs: np.ndarray, *, pair: tupl
     return total / len(tables)
 
 
-def _signs(images: int, flips: int, *, seed: int) -> Iterator[np.ndarray]:
-    """(B, I) of -1 and 1 at a time, the same however many that is."""
+def _signs(images: int, flips: int, *, seed: int, width: int = 0) -> Iterator[np.ndarray]:
+    """(B, I) of -1 and 1 at a time, the same however many that is: so few that (B, width) is no more memory."""
     generator, words = np.random.default_rng((seed, images)), -(-images // 64)
-    block = max(1, _HELD_SIGNS // images)
+    block = max(1, _HELD_SIGNS // max(images, width))
     for start in range(0, flips, block):
         rows = min(block, flips - start)
         bits = generator.integers(0, 2**64, size=(rows, words), dtype=np.uint64).view(np.uint8)

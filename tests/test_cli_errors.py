@@ -107,7 +107,7 @@ BAD_INPUTS = {
         "nan.h5: features of 36 image rows are not finite, the first of row 0; the cache is damaged: delete it and "
         "extract again.",
     ),
-    "K of 0": ("eval --k 0", 2, "--k is 0; expected whole numbers of at least 1, such as 1,5,10."),
+    "K of 0": ("eval --k 0", 2, "--k is 0; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
     "K of letters": ("eval --k one", 2, "--k is 'one'; expected whole numbers separated by commas, such as 1,5,10."),
     "margin below -1": ("train --cache made.h5 --margin -1.5", 2, "--margin is -1.5; expected a value from -1 to 1."),
     "margin schedule beyond 1": (

@@ -110,6 +110,18 @@ def test_enough_flips_are_made_that_the_corrected_p_values_can_be_small():
     assert result["flips"] == 20_000
 
 
+def test_more_flips_than_anybody_waits_for_are_refused():
+    made("runs/a", good(1))
+    with pytest.raises(UsageError) as caught:
+        compared("runs/a", "zero-shot", metrics=("R@1",), alpha=1e-9)
+    assert str(caught.value) == (
+        "--alpha 1e-09 over 2 tests needs 20,000,000,000 flips, more than 10,000,000; give a larger --alpha, fewer "
+        "--metrics, or fewer runs."
+    )
+    with pytest.raises(UsageError, match="needs inf flips"):
+        compared("runs/a", "zero-shot", metrics=("R@1",), alpha=5e-324)
+
+
 def test_seeds_are_averaged_and_their_spread_is_told():
     for seed in (0, 1, 2):
         made(f"runs/{seed}", good(10 + seed), seed=seed)
@@ -198,8 +210,8 @@ def test_progress_is_told_of_flips():
     [
         ({"runs": ()}, "there is nothing to compare; expected two runs or more, or a run and zero-shot."),
         ({"runs": ("a",)}, "there is a to compare; expected two runs or more, or a run and zero-shot."),
-        ({"k": ()}, "--k is nothing; expected whole numbers of at least 1, such as 1,5,10."),
-        ({"k": (0, 1)}, "--k is 0,1; expected whole numbers of at least 1, such as 1,5,10."),
+        ({"k": ()}, "--k is nothing; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
+        ({"k": (0, 1)}, "--k is 0,1; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
         ({"metrics": ()}, "--metrics is nothing; expected names, such as R@1,R@10,rsum."),
         *(
             (
@@ -209,8 +221,8 @@ def test_progress_is_told_of_flips():
             )
             for word in ("r", "R@0", "R@x", "R@", "MRR@5", "@5", "rsum@1", "R@²")
         ),
-        ({"resamples": 99}, "--resamples is 99; expected 100 or more."),
-        ({"permutations": 1}, "--permutations is 1; expected 100 or more."),
+        ({"resamples": 99}, "--resamples is 99; expected a value from 100 to 1,000,000."),
+        ({"permutations": 1}, "--permutations is 1; expected a value from 100 to 10,000,000."),
         ({"seed": -1}, "--seed is -1; expected 0 or more."),
         ({"level": 1.0}, "--level is 1.0; expected a value between 0 and 1."),
         ({"alpha": 0.0}, "--alpha is 0.0; expected a value between 0 and 1."),

@@ -30,9 +30,12 @@ def test_what_is_no_metric_is_refused_with_those_there_are(word):
     ("settings", "said"),
     [
         ({"metrics": ()}, "--metrics is nothing; expected names, such as R@1,R@10,rsum."),
-        ({"k": ()}, "--k is nothing; expected whole numbers of at least 1, such as 1,5,10."),
-        ({"k": (0, 5)}, "--k is 0,5; expected whole numbers of at least 1, such as 1,5,10."),
-        ({"resamples": -1}, "--resamples is -1; expected 0 or more."),
+        ({"k": ()}, "--k is nothing; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
+        ({"k": (0, 5)}, "--k is 0,5; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
+        ({"k": (10**10,)}, f"--k is {10**10}; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
+        ({"resamples": -1}, "--resamples is -1; expected 0 for none, or a value from 100 to 1,000,000."),
+        ({"resamples": 1}, "--resamples is 1; expected 0 for none, or a value from 100 to 1,000,000."),
+        ({"resamples": 10**20}, f"--resamples is {10**20}; expected 0 for none, or a value from 100 to 1,000,000."),
         ({"top": 0}, "--top is 0; expected 1 or more."),
         ({"precision": "fp16"}, "--precision is 'fp16'; expected one of: fp32, tf32, bf16."),
     ],
@@ -41,3 +44,10 @@ def test_bad_settings_of_evaluation_are_refused(settings, said):
     with pytest.raises(UsageError) as caught:
         EvalConfig(**settings)
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("cut", ["0", "1000000001", "9" * 5000, "²", "-1", ""])
+def test_a_cut_that_is_of_no_gallery_makes_no_name_of_a_metric(cut):
+    with pytest.raises(UsageError, match=rf"^--metrics has 'R@{cut}'; expected of: "):
+        EvalConfig(metrics=(f"R@{cut}",))
+    assert EvalConfig(metrics=("R@1000000000",)).cuts[-1] == 1_000_000_000

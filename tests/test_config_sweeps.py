@@ -63,7 +63,7 @@ def test_seeds_are_a_count_or_a_list(given, seeds):
         ({"seeds": "x"}, "--seeds is 'x'; expected how many, such as 3, or which, such as 0,5,7."),
         ({"seeds": ""}, "--seeds is ''; expected how many, such as 3, or which, such as 0,5,7."),
         ({"seeds": 0}, "--seeds is '0', which is none; expected how many, such as 3, or which, such as 0,5,7."),
-        ({"seeds": "0,-1"}, "--seeds is -1; expected a value from 0 to 9223372036854775807."),
+        ({"seeds": "0,-1"}, "--seeds is -1; expected a value from 0 to 9,223,372,036,854,775,807."),
         ({"random": 0}, "--random is 0; expected 1 or more."),
         ({"keep_heads": 0}, "--keep-heads is 0; expected 1 or more."),
         ({"stack": 0}, "--stack is 0; expected 1 or more."),

@@ -34,4 +34,8 @@ def above(option: str, value, *, low, at_most) -> None:
 def within(option: str, value, *, low, high) -> None:
     """The value is from `low` to `high`."""
     if not low <= value <= high:
-        raise UsageError(f"--{option} is {value}; expected a value from {low} to {high}.")
+        raise UsageError(f"--{option} is {value}; expected a value from {_told(low)} to {_told(high)}.")
+
+
+def _told(bound) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else str(bound)

@@ -4,13 +4,15 @@ from clipret.config.choices import METRICS, METRICS_AT_K
 from clipret.errors import UsageError
 
 RSUM = "rsum"
+# Of no gallery.
+_MOST_CUT = 1_000_000_000
 
 
 def check_cuts(cuts: tuple[int, ...]) -> tuple[int, ...]:
     """The K in ascending order, each once. Raises UsageError."""
-    if not cuts or min(cuts) < 1:
+    if not cuts or min(cuts) < 1 or max(cuts) > _MOST_CUT:
         given = ",".join(map(str, cuts)) or "nothing"
-        raise UsageError(f"--k is {given}; expected whole numbers of at least 1, such as 1,5,10.")
+        raise UsageError(f"--k is {given}; expected whole numbers from 1 to {_MOST_CUT:,}, such as 1,5,10.")
     return tuple(sorted(set(cuts)))
 
 
@@ -45,4 +47,6 @@ def family_of(name: str) -> str:
 def cut_of(name: str) -> int | None:
     """The K of a name; None: it has none."""
     cut = name.rpartition("@")[2]
-    return int(cut) if "@" in name and cut.isascii() and cut.isdecimal() and int(cut) > 0 else None
+    if "@" not in name or not cut.isascii() or not cut.isdecimal() or len(cut) > len(str(_MOST_CUT)):
+        return None
+    return int(cut) if 0 < int(cut) <= _MOST_CUT else None

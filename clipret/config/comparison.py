@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import as_paths, at_least, one_of
+from clipret.config.checks import as_paths, at_least, one_of, within
 from clipret.config.choices import METRICS, PROTOCOLS, SEED
 from clipret.config.columns import check_cuts, check_metrics, columns, cut_of, family_of
-from clipret.config.evaluation import EvalConfig
+from clipret.config.evaluation import LEAST_RESAMPLES, MOST_RESAMPLES, EvalConfig
 from clipret.errors import UsageError
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 ZERO_SHOT = "zero-shot"
+# An hour of two cores, more or less.
+MOST_FLIPS = 10_000_000
 LOWER_IS_BETTER = ("mean_rank", "median_rank")
 # What is said of a pair, a and b.
 A_BETTER, B_BETTER, NOT_SHOWN = "A better", "B better", "no difference shown"
@@ -59,8 +61,8 @@ class CompareConfig:
             raise UsageError(f"there is {given} to compare; expected two runs or more, or a run and {ZERO_SHOT}.")
         if self.protocol is not None:
             one_of("protocol", self.protocol, allowed=PROTOCOLS)
-        at_least("resamples", self.resamples, low=100)
-        at_least("permutations", self.permutations, low=100)
+        within("resamples", self.resamples, low=LEAST_RESAMPLES, high=MOST_RESAMPLES)
+        within("permutations", self.permutations, low=100, high=MOST_FLIPS)
         at_least("seed", self.seed, low=0)
         for option in ("level", "alpha"):
             if not 0 < getattr(self, option) < 1:

@@ -11,6 +11,8 @@ from clipret.errors import UsageError
 # How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.
 WISE_FT = "wise-ft "
 _MOST_ALPHAS = 101
+# Fewer draws say nothing of the ends of an interval, and more nothing further.
+LEAST_RESAMPLES, MOST_RESAMPLES = 100, 1_000_000
 
 
 def wise_ft_name(alpha: float) -> str:
@@ -83,8 +85,12 @@ class EvalConfig:
                 )
         for option in ("block", "top"):
             at_least(option, getattr(self, option), low=1)
-        for option in ("resamples", "seed"):
-            at_least(option, getattr(self, option), low=0)
+        if self.resamples != 0 and not LEAST_RESAMPLES <= self.resamples <= MOST_RESAMPLES:
+            raise UsageError(
+                f"--resamples is {self.resamples}; expected 0 for none, or a value from {LEAST_RESAMPLES} to "
+                f"{MOST_RESAMPLES:,}."
+            )
+        at_least("seed", self.seed, low=0)
         one_of("precision", self.precision, allowed=TRAIN_PRECISIONS)
         one_of("device", self.device, allowed=DEVICES)
 
