@@ -1,73 +1,24 @@
-"""What a comparison shows: figures with intervals, and every pair's test, as tables for a terminal, Markdown or LaTeX.
+"""What a comparison shows: figures with intervals, and every pair's test, as sheets of text.
 
-All are made from the same sheets of text. CSV is made for programs, and has plain numbers.
+CSV is made for programs, and has plain numbers.
 """
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group
 
 from clipret.config.columns import RSUM
 from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN
+from clipret.display_sheets import VERDICT, Cell, Fitted, Sheet, sheet_table
 
-# Pairs that are shown whole in a terminal, and what a label has at least of a line there.
+# Pairs that are shown whole in a terminal.
 _MOST_PAIRS = 10
-_LABEL_WIDTH = 20
-_EDGES, _VERDICT = 2, "verdict"
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure: its text, what stands below it or in brackets behind it, and whether it stands out."""
-
-    text: str
-    under: str = ""
-    bold: bool = False
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table: column names, blocks of rows, and lines below. The first column is a label."""
-
-    title: str
-    header: tuple[str, ...]
-    blocks: tuple[tuple[tuple[Cell, ...], ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 def comparison_sheets(result: dict) -> tuple[Sheet, Sheet]:
     """What compare returned: the figures of the groups, and the differences of the pairs."""
     return _figures(result), _differences(result)
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A sheet in as many tables as its columns need at the width of the terminal, each with the labels."""
-
-    sheet: Sheet
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
-        parts, room = [], 0
-        for place, width in enumerate(_widths(self.sheet)[1:], start=1):
-            if width > room:
-                parts.append([0])
-                room = options.max_width - _label_width(self.sheet) - _EDGES
-            parts[-1].append(place)
-            room -= width
-        for part in parts:
-            yield _table(self.sheet, columns=part, notes=self.sheet.notes if part is parts[-1] else ())
 
 
 def comparison_tables(result: dict) -> tuple[Fitted | Group, ...]:
@@ -79,39 +30,7 @@ def comparison_tables(result: dict) -> tuple[Fitted | Group, ...]:
         rows = tuple(row for block in differences.blocks for row in block if row[-1].text != NOT_SHOWN)
         notes = (f"of {len(differences.blocks)} pairs only the differences that are shown; all with --json", *notes)
         differences = Sheet(differences.title, differences.header, (rows,) if rows else ())
-    return Fitted(figures), _table(differences, columns=list(range(len(differences.header))), notes=notes)
-
-
-def to_markdown(sheets: tuple[Sheet, ...]) -> str:
-    """The sheets as tables of GitHub's Markdown."""
-    lines = []
-    for sheet in sheets:
-        lines += [f"**{_markdown(sheet.title)}**", "", _markdown_row(sheet.header)]
-        lines.append(_markdown_row(["---", *["---:"] * (len(sheet.header) - 1)]))
-        for block in sheet.blocks:
-            lines += [_markdown_row([_markdown_cell(cell) for cell in row]) for row in block]
-        lines += ["", *(f"{_markdown(note)}  " for note in sheet.notes), ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def to_latex(sheets: tuple[Sheet, ...]) -> str:
-    r"""The sheets as LaTeX tables; they need \usepackage{booktabs}."""
-    lines = ["% \\usepackage{booktabs}"]
-    for sheet in sheets:
-        lines += [r"\begin{table}", r"\centering", rf"\caption{{{_latex(sheet.title)}}}"]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(sheet.header) - 1)}}}", r"\toprule"]
-        lines.append(_latex_row([_latex(name) for name in sheet.header]))
-        for block in sheet.blocks:
-            lines.append(r"\midrule")
-            for row in block:
-                lines.append(_latex_row([rf"\textbf{{{_latex(c.text)}}}" if c.bold else _latex(c.text) for c in row]))
-                if any(cell.under for cell in row):
-                    under = [rf"{{\scriptsize {_latex(cell.under)}}}" if cell.under else "" for cell in row]
-                    lines.append(_latex_row(under))
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par{{\footnotesize {_latex('; '.join(sheet.notes))}\par}}"] if sheet.notes else []
-        lines += [r"\end{table}", ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return Fitted(figures), sheet_table(differences, columns=list(range(len(differences.header))), notes=notes)
 
 
 def to_csv(result: dict) -> str:
@@ -154,10 +73,11 @@ def _figures(result: dict) -> Sheet:
         rows.append(tuple(cells))
     header = ("", *(_heading(direction, metric) for direction, metric in columns))
     title = f"{protocol['split']}, protocol {protocol['name']}"
-    return Sheet(title, header, (tuple(rows),), tuple(_figure_notes(result)))
+    marked = any(cell.bold for row in rows for cell in row)
+    return Sheet(title, header, (tuple(rows),), tuple(_figure_notes(result, marked=marked)))
 
 
-def _figure_notes(result: dict) -> list[str]:
+def _figure_notes(result: dict, *, marked: bool) -> list[str]:
     protocol, groups = result["protocol"], result["groups"]
     units = f"percent; rsum from 0 to {2 * len(result['k'])}" if RSUM in result["metrics"] else "percent"
     folds = f", mean of {protocol['folds']} galleries" if protocol["folds"] > 1 else ""
@@ -169,7 +89,8 @@ def _figure_notes(result: dict) -> list[str]:
         notes.append("±: standard deviation over seeds; intervals of several seeds cover other seeds too")
     if any(len(group["seeds"]) == 1 for group in groups):
         notes.append("a run of one seed stands for itself, not for its settings")
-    notes.append("bold: shown to be better than every other")
+    if marked:
+        notes.append("bold: shown to be better than every other")
     models = list(dict.fromkeys(group["model"] for group in groups))
     if len(models) > 1:
         notes.append("models: " + ", ".join(f"{place} {each['model']}" for place, each in enumerate(groups, start=1)))
@@ -186,7 +107,7 @@ def _differences(result: dict) -> Sheet:
         told = (f"{a} - {b}", _heading(pair["direction"], metric), _figure(metric, pair["difference"], sign=True))
         cells = (*told, f"{low} to {high}", _chance(pair["p"]), _chance(pair["p_holm"]), verdict)
         blocks.setdefault(told[0], []).append(tuple(map(Cell, cells)))
-    header = ("", "metric", "gain", f"{100 * result['level']:g} % interval", "p", "p (Holm)", _VERDICT)
+    header = ("", "metric", "gain", f"{100 * result['level']:g} % interval", "p", "p (Holm)", VERDICT)
     return Sheet("differences", header, tuple(map(tuple, blocks.values())), tuple(_test_notes(result)))
 
 
@@ -242,68 +163,3 @@ def _figure(metric: str, value: float, *, sign: bool = False) -> str:
 
 def _chance(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _table(sheet: Sheet, *, columns: list[int], notes: tuple[str, ...]) -> Group:
-    table = Table(title=escape(sheet.title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.collapse_padding = True
-    for place in columns:
-        # A figure may not be broken; a label and a verdict give way.
-        words = sheet.header[place] == _VERDICT
-        label = {"min_width": _label_width(sheet), "no_wrap": _widths(sheet)[0] - 2 <= _LABEL_WIDTH}
-        told = {"justify": "right", "no_wrap": not words} if place else label
-        table.add_column(escape(_stacked(sheet.header[place])), **told)
-    for block in sheet.blocks:
-        for row in block:
-            table.add_row(*(_rich_cell(row[place]) for place in columns))
-        table.add_section()
-    # Not the table's caption, which would be broken to the width of the table.
-    return Group(table, Text("\n".join(notes) + "\n", style="table.caption")) if notes else Group(table)
-
-
-def _stacked(heading: str) -> str:
-    """Directions above their metrics and the like, where headings are wider than what is below them."""
-    return heading.replace("2t ", "2t\n").replace("2i ", "2i\n").replace(" (", "\n(")
-
-
-def _widths(sheet: Sheet) -> list[int]:
-    """Of each column, with the space before it."""
-    rows = [row for block in sheet.blocks for row in block]
-    lines = [
-        [*_stacked(name).split("\n"), *(text for row in rows for text in (row[place].text, row[place].under))]
-        for place, name in enumerate(sheet.header)
-    ]
-    return [max(map(cell_len, column)) + 2 for column in lines]
-
-
-def _label_width(sheet: Sheet) -> int:
-    return min(_LABEL_WIDTH, _widths(sheet)[0] - 2)
-
-
-def _rich_cell(cell: Cell) -> str:
-    text = f"[bold]{escape(cell.text)}[/bold]" if cell.bold else escape(cell.text)
-    return f"{text}\n[dim]{escape(cell.under)}[/dim]" if cell.under else text
-
-
-def _markdown_cell(cell: Cell) -> str:
-    text = f"**{_markdown(cell.text)}**" if cell.bold else _markdown(cell.text)
-    return f"{text} ({_markdown(cell.under)})" if cell.under else text
-
-
-def _markdown_row(words) -> str:
-    return f"| {' | '.join(words)} |"
-
-
-def _markdown(text: str) -> str:
-    # What Markdown would read as its own.
-    for sign in ("\\", "|", "*", "_", "<", "`", "["):
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def _latex_row(words: list[str]) -> str:
-    return " & ".join(words) + r" \\"
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from clipret.display_metrics import caveats
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+# Of terminals, and of the direction of writing, which would turn what follows in the line.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 _SIDES = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
 # Columns of text at most, so that tables fit a line of 100; in a narrower one they are broken.
 _QUERY, _EXPECTED, _INSTEAD = {"t2i": 30, "i2t": 18}, {"t2i": 16, "i2t": 24}, {"t2i": 24, "i2t": 26}

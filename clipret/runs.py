@@ -49,6 +49,8 @@ def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
 
 def newest_run(runs_dir: Path) -> Path:
     """The run below runs_dir that was trained last. Raises RunError when there is none."""
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise RunError(f"{runs_dir} is not a folder; give another --runs-dir.")
     heads = list(runs_dir.glob(f"*/{HEAD}"))
     if not heads:
         raise RunError(

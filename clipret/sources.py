@@ -7,7 +7,7 @@ from pathlib import Path
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config.evaluation import wise_ft_name
-from clipret.errors import CacheMismatchError, LeakageError, UsageError
+from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
 from clipret.heads import Head, LinearHead, load_head, wise_ft
 from clipret.leakage import count_trained_on, image_digests
 from clipret.protocols import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
@@ -45,6 +45,8 @@ def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_
     if head.is_dir():
         head = head / runs.HEAD
     run = head.parent if (head.parent / runs.CONFIG).exists() else None
+    if not head.exists():
+        raise RunError(_no_head(head))
     if cache:
         return Source(cache, head, run)
     if run is None:
@@ -53,8 +55,23 @@ def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_
     return Source(Path(trained_on["path"]), head, run, trained_on["fingerprint"])
 
 
+def _no_head(head: Path) -> str:
+    folder = head.parent
+    swept = sorted(folder.glob(f"*/{runs.HEAD}")) if (folder / runs.SWEEP[0]).exists() else []
+    if swept:
+        return f"{folder} is a sweep and no run; give one of its runs, such as --head {swept[0].parent}"
+    if (folder / runs.CONFIG).exists():
+        return f"{folder} has no head: its training has not come so far, or the sweep it is of has not kept its head."
+    return f"there is no head at {head}; expected a {runs.HEAD} written by clipret train."
+
+
 def open_cache(source: Source) -> FeatureCache:
     """The source's cache. Raises CacheError, and CacheMismatchError when the run was trained on another."""
+    if source.fingerprint is not None and not source.cache.exists():
+        raise CacheError(
+            f"there is no cache at {source.cache}, where it was when {source.run} was trained; give its place with "
+            f"--cache FILE."
+        )
     cache = FeatureCache(source.cache)
     if source.fingerprint not in (None, cache.fingerprint):
         raise CacheMismatchError(

@@ -9,7 +9,8 @@ from ranked import random_head, write_run
 
 from clipret.comparison import compare
 from clipret.config.comparison import CompareConfig
-from clipret.display_comparison import comparison_sheets, to_csv, to_latex, to_markdown
+from clipret.display_comparison import comparison_sheets, to_csv
+from clipret.display_sheets import to_latex, to_markdown
 
 COUNTS = np.tile([1, 2, 3], 15)
 

@@ -6,7 +6,8 @@ import io
 import pytest
 from rich.console import Console
 
-from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv, to_latex, to_markdown
+from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv
+from clipret.display_sheets import to_latex, to_markdown
 
 
 def nested(recall, mean_rank, rsum):

@@ -1,5 +1,7 @@
 """The engine against a naive sort in float64, on the CPU's path and on torch's."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -332,12 +334,20 @@ def test_progress_counts_images_up_to_all_of_them():
 
 def test_an_interruption_ends_the_threads_and_leaves_torch_its_own(monkeypatch):
     monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", 2)
-    counted = []
+    counted, stopped = [], threading.Event()
     count = cpu._count
-    monkeypatch.setattr(cpu, "_count", lambda *tile: counted.append(count(*tile)))
+
+    def counts(*tile):
+        # After the first tile the others wait, so that they cannot all be done before the interruption comes.
+        if counted:
+            stopped.wait(10)
+        counted.append(count(*tile))
+
+    monkeypatch.setattr(cpu, "_count", counts)
     threads = torch.get_num_threads()
 
     def stop(progress):
+        stopped.set()
         raise KeyboardInterrupt
 
     try:
@@ -349,3 +359,26 @@ def test_an_interruption_ends_the_threads_and_leaves_torch_its_own(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert len(counted) < 200 * 200
+
+
+def test_an_error_in_a_thread_is_not_hidden_by_the_next_tile(monkeypatch):
+    monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+
+    def fails(*tile):
+        raise MemoryError
+
+    monkeypatch.setattr(cpu, "_count", fails)
+    images = random_unit_vectors(np.random.default_rng(0), 40)
+    with pytest.raises(MemoryError):
+        rank_both_directions(images, images, caption_images=np.arange(40), block=2)
+
+
+@pytest.mark.usefixtures("counting")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_nan_of_any_bits_stays_one_at_every_precision(precision):
+    images = torch.eye(5)
+    images[2] = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    found = rank_both_directions(images, torch.eye(5), caption_images=np.arange(5), precision=precision)
+    assert found["t2i"].ranks.tolist() == [2, 2, 5, 2, 2]

@@ -61,7 +61,9 @@ def test_p_values_count_the_flips_that_a_plain_loop_counts():
 
 def test_flips_are_fair_and_the_same_in_any_blocks(monkeypatch):
     signs = np.concatenate(list(significance._signs(70, 2000, seed=0)))
-    assert all(len(block) * 10_000 <= significance._HELD_SIGNS for block in significance._signs(70, 2000, seed=0, width=10_000))
+    assert all(
+        len(block) * 10_000 <= significance._HELD_SIGNS for block in significance._signs(70, 2000, seed=0, width=10_000)
+    )
     assert signs.shape == (2000, 70)
     assert set(np.unique(signs)) == {-1.0, 1.0}
     assert np.abs(signs.mean(0)).max() < 0.1

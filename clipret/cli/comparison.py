@@ -11,7 +11,8 @@ from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import PROTOCOLS
 from clipret.config.comparison import FORMATS, CompareConfig
-from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv, to_latex, to_markdown
+from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv
+from clipret.display_sheets import to_latex, to_markdown
 from clipret.outputs import written
 from clipret.runs import replaced
 

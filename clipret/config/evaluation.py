@@ -107,7 +107,9 @@ class EvalConfig:
     def _check_alphas(self) -> None:
         for alpha in self.wise_ft:
             within("wise-ft", alpha, low=0, high=1)
-        object.__setattr__(self, "wise_ft", tuple(sorted(set(self.wise_ft))))
+        # Each name once.
+        alphas = {wise_ft_name(alpha): alpha for alpha in sorted(self.wise_ft, reverse=True)}
+        object.__setattr__(self, "wise_ft", tuple(sorted(alphas.values())))
         if len(self.wise_ft) > _MOST_ALPHAS:
             raise UsageError(f"--wise-ft has {len(self.wise_ft):,} values; expected at most {_MOST_ALPHAS}.")
         if self.wise_ft and self.zero_shot:

@@ -151,7 +151,7 @@ def _of_the_differences(measured: Measured, *, tolerance: float) -> list[str]:
     figures, source, reasons = measured.figures, measured.match.row.source, []
     if source.spread and measured.furthest <= tolerance + source.spread:
         reasons.append(source.remark)
-    if all(figure.difference < 0 for figure in figures):
+    if measured.run is None and all(figure.difference < 0 for figure in figures):
         reasons.append(
             f"all {len(figures)} figures are lower, which weights, activation, preprocessing or decoding that are not "
             f"CLIP's do"
