@@ -200,6 +200,9 @@ def _pairs(sides: list[tuple[dict, dict]], contrasts: list[Estimate], *, columns
 def _remarks(every: list[Contender], protocol: dict) -> list[str]:
     remarks = []
     for each in every:
+        trained = each.rankings.trained
+        if each.head != ZERO_SHOT and trained.finished is False:
+            remarks.append(f"{each.word} was unfinished when it was measured")
         leakage = each.ranked(protocol["name"]).leakage if each.head != ZERO_SHOT else None
         if leakage and leakage["trained_on"]:
             remarks.append(

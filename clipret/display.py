@@ -116,8 +116,11 @@ def _notes(result: dict) -> list[str]:
     return notes
 
 
-def training_summary(result: dict) -> str:
-    """What train returned, in words."""
+def training_summary(result: dict, *, evaluation: str) -> str:
+    """What train returned, in words.
+
+    evaluation  the command that measures its run
+    """
     where = (
         f"{result['run']}: {result['steps']:,} steps on {result['train_images']:,} images in {result['seconds']:.1f} s"
     )
@@ -129,7 +132,7 @@ def training_summary(result: dict) -> str:
     notes = [f"Note: {remark}." for remark in result["remarks"]]
     if result["features"] != "device":
         notes.append(f"Features were read from the {_PLACES[result['features']]}, batch by batch.")
-    return "\n".join([f"{where}; {chosen}.", *notes, "Next: clipret eval"])
+    return "\n".join([f"{where}; {chosen}.", *notes, f"Next: {evaluation}"])
 
 
 def _amount(value: float, unit: str) -> str:

@@ -88,6 +88,8 @@ def _footnote(measured: dict, names: tuple[str, ...]) -> str:
 def caveats(measured: dict) -> list[str]:
     """What has to be known beside figures, as metrics.json has it: a line each, none where all is well."""
     protocol, leakage, lines = measured["protocol"], measured["leakage"], []
+    if measured["finished"] is False:
+        lines.append("the run is unfinished: its training was interrupted, or goes on")
     if protocol["precision"] != "fp32":
         lines.append(f"embeddings rounded to {protocol['precision']}")
     left_out, images = protocol["images_left_out"], protocol["images"]

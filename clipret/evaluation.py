@@ -38,7 +38,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
 
     on_progress  called after each protocol, with phase "protocols", and while a large gallery is ranked
 
-    Returns what metrics.json holds: format, cache, run and head (None for zero-shot alone), and of the first protocol
+    Returns what metrics.json holds: format, cache, run and head (None for zero-shot alone), finished (whether the run's
+    training had come to its end), and of the first protocol
 
         protocol   name, split, counts, tie rule, mAP's divisor, precision, digest of the queries and items, remarks
         leakage    None for zero-shot alone; else checked and trained_on, how many of its images the head was trained on

@@ -57,6 +57,7 @@ class Trained:
     run          the run's folder, as it was named then; None: the head was in none
     config       the run's settings (TrainConfig's fields); None without a run
     fingerprint  of the cache that the run was trained on; None without a run
+    finished     whether the run had come to its end; None without a run
     """
 
     head: str
@@ -64,6 +65,7 @@ class Trained:
     run: str | None = None
     config: dict | None = None
     fingerprint: str | None = None
+    finished: bool | None = None
 
 
 @dataclass(frozen=True)

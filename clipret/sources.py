@@ -97,7 +97,7 @@ def load_heads(source: Source, cache: FeatureCache, *, alphas: tuple[float, ...]
 
 
 def describe_source(source: Source, cache: FeatureCache) -> dict:
-    """cache, run and head as metrics.json has them."""
+    """cache, run, whether it is finished (None without one) and head as metrics.json has them."""
     return {
         "cache": {
             "path": str(source.cache),
@@ -106,6 +106,7 @@ def describe_source(source: Source, cache: FeatureCache) -> dict:
             "dataset": cache.inputs["dataset"],
         },
         "run": str(source.run) if source.run else None,
+        "finished": _is_finished(source.run) if source.run else None,
         "head": str(source.head) if source.head else None,
     }
 
@@ -118,7 +119,12 @@ def describe_trained(source: Source) -> Trained | None:
     if source.run is None:
         return Trained(str(source.head), sha256)
     record = runs.read_config(source.run)
-    return Trained(str(source.head), sha256, str(source.run), record["config"], record["cache"]["fingerprint"])
+    trained_on = record["cache"]["fingerprint"]
+    return Trained(str(source.head), sha256, str(source.run), record["config"], trained_on, _is_finished(source.run))
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / runs.RESULT).exists()
 
 
 def describe_protocol(cache: FeatureCache, protocol: Protocol, *, precision: str) -> dict:

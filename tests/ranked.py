@@ -64,7 +64,7 @@ def write_measured(folder: Path, protocols, *, cache=None, leakage=None, metrics
     if "trained" in protocols[0][1]:
         leakage = leakage or {"checked": True, "trained_on": 0, "images": 5}
         run = run or str(folder)
-        trained = Trained(f"{run}/head.safetensors", "0" * 64, run, config, "f" * 64)
+        trained = Trained(f"{run}/head.safetensors", "0" * 64, run, config, "f" * 64, finished=True)
     ranked = tuple(ProtocolRankings(description, heads, leakage) for description, heads in protocols)
     write_rankings(rankings_path(folder / metrics), Rankings(about, ranked, trained))
     record = {"run": run, "head": trained and trained.head, "cache": about, "results": {}}

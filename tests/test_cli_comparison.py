@@ -1,6 +1,9 @@
 """The command compare, from the words to what is shown and written; runs of real trainings among them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +168,13 @@ def test_the_help_has_examples(run):
     status, out, _ = run("compare", "--help")
     assert status == 0
     assert "clipret compare runs/0001-margin-linear zero-shot" in out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_encoding_without_our_characters_costs_no_result(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "clipret", "compare", *WORDS]
+    done = subprocess.run([*command, "-q"], env=environment, capture_output=True, check=True)
+    assert b"1 loss=margin" in done.stdout
+    told = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True).stdout
+    assert json.loads(told.decode(encoding)) == compare(CompareConfig(runs=WORDS))

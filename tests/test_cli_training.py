@@ -116,3 +116,16 @@ def test_an_interrupted_training_tells_the_command_that_goes_on_and_that_does(ru
     assert out.startswith("runs/0001-margin-linear: ")
     assert json.loads((folder / "result.json").read_text())["epochs"] == done + 3
     assert run("eval", "-q")[0] == 0
+
+
+def test_the_next_command_measures_the_run_that_was_trained(run, tmp_path):
+    write_cache(tmp_path / "made.h5")
+    words = ("train", "--cache", "made.h5", "--epochs", "1")
+    assert run(*words)[1].splitlines()[-1] == "Next: clipret eval"
+    assert run(*words, "--runs-dir", "else where")[1].splitlines()[-1] == (
+        "Next: clipret eval --head 'else where/0001-margin-linear'"
+    )
+    assert run(*words, "--name", "b")[1].splitlines()[-1] == "Next: clipret eval"
+    assert run("train", "--resume", "runs/0001-margin-linear")[1].splitlines()[-1] == (
+        "Next: clipret eval --head runs/0001-margin-linear"
+    )

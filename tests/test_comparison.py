@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from clipret.config.comparison import CompareConfig
 from clipret.errors import UsageError
 from clipret.intervals import bootstrap_intervals, tabulate
 from clipret.metrics import rsum, summarise
+from clipret.rankings import read_rankings, write_rankings
 from clipret.significance import flip_p_values, holm
 
 COUNTS = np.tile([1, 2, 3, 5], 12)
@@ -179,6 +181,15 @@ def test_the_seed_decides_the_result():
     first, again, other = (compared("runs/a", "zero-shot", seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first["pairs"][0]["interval"] != other["pairs"][0]["interval"]
+
+
+def test_a_run_that_was_unfinished_is_compared_with_a_remark():
+    made("runs/a", good(1))
+    path = Path("runs/a/ranks.safetensors")
+    rankings = read_rankings(path)
+    write_rankings(path, replace(rankings, trained=replace(rankings.trained, finished=False)))
+    result = compared("runs/a", "zero-shot", metrics=("R@1",))
+    assert result["remarks"] == ["runs/a was unfinished when it was measured"]
 
 
 def test_runs_that_saw_the_images_are_compared_with_a_remark():

@@ -154,11 +154,13 @@ def test_a_training_is_summed_up_also_without_val():
         "features": "device",
         "remarks": [],
     }
-    assert "kept epoch 3, val rsum 4.500 (zero-shot 4.250)" in training_summary(result)
-    assert "kept the last epoch, 3: the cache has no val split" in training_summary({**result, "val_rsum": None})
-    more = training_summary({**result, "features": "disk", "remarks": ["it was cold"]}).splitlines()
+    assert "kept epoch 3, val rsum 4.500 (zero-shot 4.250)" in training_summary(result, evaluation="clipret eval")
+    unchosen = training_summary({**result, "val_rsum": None}, evaluation="clipret eval")
+    assert "kept the last epoch, 3: the cache has no val split" in unchosen
+    noted = {**result, "features": "disk", "remarks": ["it was cold"]}
+    more = training_summary(noted, evaluation="clipret eval --head a").splitlines()
     assert more[1:] == [
         "Note: it was cold.",
         "Features were read from the cache's file, batch by batch.",
-        "Next: clipret eval",
+        "Next: clipret eval --head a",
     ]

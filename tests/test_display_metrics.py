@@ -34,6 +34,7 @@ def report(*, leakage=None, intervals=True, **protocol):
             **protocol,
         },
         "cache": {"dataset": "emoji", "model": "tiny-emoji"},
+        "finished": True,
         "leakage": leakage or {"checked": True, "trained_on": 0, "images": 56},
         "results": {"zero-shot": {"t2i": metrics, "i2t": metrics}, "trained": {"t2i": better, "i2t": better}},
         "rsum": {"zero-shot": 2.5, "trained": 2.75},
@@ -97,6 +98,12 @@ def test_zero_shot_alone_has_no_gain():
     text = shown(made)
     assert rows(text)["R@1"] == ["50.0", "[49.0,", "51.0]"]
     assert "gain" not in text.split()
+
+
+def test_an_unfinished_run_is_called_so():
+    assert "the run is unfinished: its training was interrupted, or goes on" in shown({**report(), "finished": False})
+    for finished in (True, None):
+        assert "unfinished" not in shown({**report(), "finished": finished})
 
 
 def test_only_the_metrics_asked_for_are_shown():

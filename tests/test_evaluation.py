@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from clipret.errors import CacheError, CacheMismatchError, RunError, UsageError
 from clipret.heads import LinearHead
 from clipret.measurement import Gallery, StoredRows, embed
 from clipret.protocols import protocol_digest, split_protocol
+from clipret.rankings import read_rankings
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_metrics_json_is_the_documented_one(run, cache_path):
     }
     assert report["leakage"] == {"checked": True, "trained_on": 0, "images": 12}
     assert "also" not in report
-    assert report["run"] == run
+    assert (report["run"], report["finished"]) == (run, True)
     assert report["cache"]["fingerprint"] == FeatureCache(cache_path).fingerprint
     assert list(report["results"]) == ["zero-shot", "trained"]
     names = [f"{family}@{k}" for family in ("R", "mAP", "mAP_hits", "mAP_all", "recall", "nDCG") for k in (1, 5, 10)]
@@ -113,12 +115,58 @@ def test_the_newest_run_is_taken_and_an_unfinished_one_is_not(run, cache_path):
     assert evaluate(EvalConfig(head=f"{run}/head.safetensors"))["run"] == run
 
 
+def test_a_run_that_has_not_come_to_its_end_is_called_unfinished(run):
+    Path(run, "result.json").unlink()
+    assert evaluate(EvalConfig())["finished"] is False
+    assert read_rankings(Path(run, "ranks.safetensors")).trained.finished is False
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("runs/typo", "there is no head at runs/typo; expected a head.safetensors written by clipret train."),
+        ("made.h5/x", "there is no head at made.h5/x; expected a head.safetensors written by clipret train."),
+        ("swept", "swept is a sweep and no run; give one of its runs, such as --head swept/0001-margin-linear"),
+        (
+            "swept/dropped",
+            "swept/dropped has no head: its training has not come so far, or the sweep it is of has not kept its head.",
+        ),
+    ],
+)
+def test_a_head_that_is_not_there_is_said(run, head, message):
+    shutil.copytree(run, "swept/0001-margin-linear")
+    shutil.copytree(run, "swept/dropped")
+    Path("swept/dropped/head.safetensors").unlink()
+    Path("swept/sweep.json").write_text("{}")
+    for cache in (None, "made.h5"):
+        with pytest.raises(RunError) as caught:
+            evaluate(EvalConfig(head=head, cache=cache))
+        assert str(caught.value) == message
+
+
+def test_a_cache_that_was_moved_is_asked_for(run, cache_path):
+    cache_path.rename("moved.h5")
+    with pytest.raises(CacheError) as caught:
+        evaluate(EvalConfig())
+    assert str(caught.value) == (
+        f"there is no cache at {cache_path}, where it was when {run} was trained; give its place with --cache FILE."
+    )
+    assert evaluate(EvalConfig(cache="moved.h5"))["run"] == run
+
+
+def test_runs_below_a_file_are_refused(run):
+    with pytest.raises(
+        RunError, match=r"^runs/0001-margin-linear/config.json is not a folder; give another --runs-dir"
+    ):
+        evaluate(EvalConfig(runs_dir=f"{run}/config.json"))
+
+
 def test_a_bare_head_needs_a_cache_and_leaves_no_file_unless_asked(run, cache_path, tmp_path):
     Path(run, "head.safetensors").rename("alone.safetensors")
     with pytest.raises(UsageError, match=r"alone.safetensors is not in a run's folder.*--cache FILE"):
         evaluate(EvalConfig(head="alone.safetensors"))
     report = evaluate(EvalConfig(head="alone.safetensors", cache=cache_path))
-    assert report["run"] is None
+    assert (report["run"], report["finished"]) == (None, None)
     assert not (tmp_path / "metrics.json").exists()
     evaluate(EvalConfig(head="alone.safetensors", cache=cache_path, out="here.json"))
     assert json.loads((tmp_path / "here.json").read_text()) == report

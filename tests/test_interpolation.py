@@ -81,6 +81,10 @@ def test_evaluation_measures_every_alpha_beside_zero_shot_and_trained(cache_path
     assert evaluate(EvalConfig(cache=cache_path, head=alone))["results"]["trained"] == results["wise-ft 0.5"]
 
 
+def test_alphas_of_one_name_are_one():
+    assert len(EvalConfig(wise_ft=(0.1, 0.1 + 1e-14, 0.2)).wise_ft) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

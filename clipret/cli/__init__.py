@@ -47,6 +47,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 for an error, 2 for bad usage, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding does not have is no reason to lose a result.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         return app(arguments or ["--help"], standalone_mode=False) or 0
     except ClipretError as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 
 import typer
@@ -46,7 +47,8 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
 def show(result: dict, *, as_json: bool, text: str | None = None, tables: tuple[RenderableType, ...] = ()) -> None:
     """Print the result as JSON, or the tables and the text."""
     if as_json:
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=not utf8))
         return
     console = Console()
     # Wide enough for the tables where there is no terminal to ask.

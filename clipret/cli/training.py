@@ -131,7 +131,19 @@ def train(
         settings = _first(given) if config is None else repeated_config(config, changes=changes)
 
         result = run(stage, settings, quiet=quietly, on_interrupt=_way_on(settings))
-    show(result, as_json=as_json, text=result["run"] if quiet else training_summary(result))
+    show(
+        result,
+        as_json=as_json,
+        text=result["run"] if quiet else training_summary(result, evaluation=_evaluation(result["run"])),
+    )
+
+
+def _evaluation(run: str) -> str:
+    """The command that measures a run: without its name where it is the one that would be taken."""
+    from clipret.runs import newest_run
+
+    newest = Path(run).parent == TrainConfig.runs_dir and newest_run(TrainConfig.runs_dir) == Path(run)
+    return "clipret eval" if newest else f"clipret eval --head {shlex.quote(run)}"
 
 
 def _way_on(settings: TrainConfig) -> Callable[[], str]:
