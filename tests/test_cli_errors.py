@@ -107,6 +107,19 @@ BAD_INPUTS = {
         "nan.h5: features of 36 image rows are not finite, the first of row 0; the cache is damaged: delete it and "
         "extract again.",
     ),
+    **{
+        f"a path that is too long: {words[:20]}": (
+            words,
+            2,
+            f"the path is longer than any that there can be: {words.split()[-1]}",
+        )
+        for words in (
+            f"eval --cache made.h5 --zero-shot --out {'a' * 300}.json",
+            f"eval --head {'a' * 300}",
+            f"train --cache {'a' * 300}",
+            f"info {'a' * 300}",
+        )
+    },
     "K of 0": ("eval --k 0", 2, "--k is 0; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
     "K of letters": ("eval --k one", 2, "--k is 'one'; expected whole numbers separated by commas, such as 1,5,10."),
     "margin below -1": ("train --cache made.h5 --margin -1.5", 2, "--margin is -1.5; expected a value from -1 to 1."),

@@ -1,5 +1,6 @@
 """The command line: typer commands over the stages. The only place that prints, prompts or exits."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -58,6 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except _UsageFault as fault:
         complain(f"{fault.format_message()} (clipret --help tells more)")
+        return 2
+    except OSError as error:
+        # The one that asking whether there is such a file ends in, of a path that is given.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        complain(f"the path is longer than any that there can be: {error.filename}")
         return 2
     except (typer.Abort, KeyboardInterrupt):
         complain("interrupted")
