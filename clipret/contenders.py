@@ -12,6 +12,7 @@ from clipret import runs
 from clipret.config import TrainConfig
 from clipret.config.comparison import ZERO_SHOT
 from clipret.config.evaluation import WISE_FT, wise_ft_name
+from clipret.config.use import in_use
 from clipret.errors import RunError, UsageError
 from clipret.rankings import ProtocolRankings, Rankings, Trained, rankings_path, read_rankings
 
@@ -127,7 +128,9 @@ def _read(word: str) -> Contender:
     if trained is None or trained.config is None:
         return Contender(word, ranks, head, rankings)
     defaults = {field.name: field.default for field in fields(TrainConfig)}
-    settings = {name: trained.config.get(name, default) for name, default in defaults.items() if name not in _APART}
+    # What a run has no use for, such as the margin of InfoNCE, is no difference.
+    used = {name: value for name, value in trained.config.items() if in_use(trained.config, name)}
+    settings = {name: used.get(name, default) for name, default in defaults.items() if name not in _APART}
     settings["wise-ft"] = alpha
     return Contender(word, ranks, head, rankings, settings, trained.config.get("seed", TrainConfig.seed))
 

@@ -221,6 +221,15 @@ def test_runs_that_differ_in_their_seed_and_places_alone_are_one_group():
     assert [group.label for group in groups] == ["loss=margin", "loss=infonce", "zero-shot"]
 
 
+def test_settings_that_a_run_has_no_use_for_are_no_difference():
+    made("runs/a", loss="infonce", margin="0.3")
+    made("runs/b", loss="infonce", margin="0.1", adapter_reduction=8, seed=1)
+    made("runs/c", margin="0.3")
+    groups = make_groups(read_contenders(("runs/a", "runs/b", "runs/c")))
+    assert [len(group.members) for group in groups] == [2, 1]
+    assert [group.label for group in groups] == ["loss=infonce", "loss=margin"]
+
+
 @pytest.mark.parametrize("about", [{"fingerprint": "0"}, {"model": "large"}])
 def test_runs_on_other_features_are_not_other_seeds(about):
     made("runs/a", seed=0)

@@ -1,6 +1,5 @@
 """Axes -> the configurations to train, no two of which are the same training."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -10,25 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from clipret.config import MARGIN_LOSSES, TEMPERATURE_LOSSES, TrainConfig
+from clipret.config import TrainConfig
 from clipret.config.sweeps import SWEPT, Axes, Range, SweepConfig, read_axes
+from clipret.config.use import USED_WITH, in_use
 from clipret.errors import UsageError
 
-# Setting -> the setting that decides whether it is of any use, and with which values it is.
-_USED_WITH = {
-    "ridge": ("init", ("ridge",)),
-    "adapter_reduction": ("head", ("adapter",)),
-    "adapter_ratio": ("head", ("adapter",)),
-    "adapter_relu": ("head", ("adapter",)),
-    "margin": ("loss", MARGIN_LOSSES),
-    "reduction": ("loss", ("margin",)),
-    "violation": ("loss", ("triplet",)),
-    "temperature": ("loss", TEMPERATURE_LOSSES),
-    "epochs": ("steps", (None,)),
-    "step_epochs": ("schedule", ("step",)),
-    "step_factor": ("schedule", ("step",)),
-}
-_DEFAULTS = {each.name: each.default for each in dataclasses.fields(TrainConfig) if each.name in SWEPT}
 # Beyond it nobody waits for a grid; what is asked for is a random search.
 _MOST_COMBINATIONS = 100_000
 # Draws for each configuration wanted; after so many there are hardly any that were not drawn yet.
@@ -66,11 +51,6 @@ def configurations(config: SweepConfig) -> list[TrainConfig]:
     if config.random > len(found):
         raise _too_few(config.random, found=len(found))
     return [found[place] for place in sorted(generator.permutation(len(found))[: config.random])]
-
-
-def in_use(config: TrainConfig, name: str) -> bool:
-    """Whether the setting makes a difference to a training with this config."""
-    return _in_use(vars(config), name)
 
 
 def varied(configs: list[TrainConfig]) -> list[str]:
@@ -124,7 +104,7 @@ def _load(path: Path) -> Any:
 
 def _refuse_useless(grid: list[Axes]) -> None:
     """A setting that no combination has a use for was given by mistake."""
-    for name, (decider, values) in _USED_WITH.items():
+    for name, (decider, values) in USED_WITH.items():
         having = [axes for axes in grid if name in axes]
         if having and not any(_may_use(axes, decider, values=values) for axes in having):
             words = " or ".join("none" if value is None else str(value) for value in values)
@@ -134,13 +114,8 @@ def _refuse_useless(grid: list[Axes]) -> None:
 
 
 def _may_use(axes: Axes, decider: str, *, values: tuple) -> bool:
-    chosen = axes.get(decider, (_DEFAULTS[decider],))
+    chosen = axes.get(decider, (getattr(TrainConfig, decider),))
     return not isinstance(chosen, Range) and any(value in values for value in chosen)
-
-
-def _in_use(settings: Mapping[str, Any], name: str) -> bool:
-    decider, values = _USED_WITH.get(name, (None, ()))
-    return decider is None or settings.get(decider, _DEFAULTS[decider]) in values
 
 
 def _product(axes: Axes) -> Iterator[dict[str, Any]]:
@@ -148,7 +123,7 @@ def _product(axes: Axes) -> Iterator[dict[str, Any]]:
 
 
 def _build(chosen: dict[str, Any], *, config: SweepConfig) -> TrainConfig:
-    used = {name: value for name, value in chosen.items() if _in_use(chosen, name)}
+    used = {name: value for name, value in chosen.items() if in_use(chosen, name)}
     return TrainConfig(config.cache, memory_limit=config.memory_limit, device=config.device, **used)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from clipret import runs
 from clipret.config import TrainConfig, to_dict
 from clipret.config.sweeps import SweepConfig
+from clipret.config.use import in_use
 from clipret.errors import RunError, UsageError
-from clipret.sweeps.combining import in_use, varied
+from clipret.sweeps.combining import varied
 
 STATE, TABLE = runs.SWEEP
 FORMAT = 1
@@ -55,7 +56,7 @@ class Sweep:
 
     def settings(self, config: TrainConfig) -> dict[str, Any]:
         """What the configurations differ in, of one of them; None where the setting is of no use to it, or is none."""
-        return {name: getattr(config, name) if in_use(config, name) else None for name in self.varied}
+        return {name: getattr(config, name) if in_use(vars(config), name) else None for name in self.varied}
 
     def save(self) -> None:
         """Write sweep.json. Raises RunError when it cannot be written."""

@@ -12,11 +12,12 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import EvalConfig, TrainConfig, to_command
 from clipret.config.sweeps import SWEPT, SweepConfig
+from clipret.config.use import in_use
 from clipret.errors import CacheMismatchError, TrainingError, UsageError
 from clipret.evaluation import evaluate
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols import default_protocol, make_protocol, split_protocol
-from clipret.sweeps.combining import configurations, in_use
+from clipret.sweeps.combining import configurations
 from clipret.sweeps.folder import Sweep, make_folder, read_sweep
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
 from clipret.training import train_many
@@ -169,7 +170,7 @@ def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_p
 
 def _told(configs: list[TrainConfig], name: str) -> bool:
     """Whether a setting that all share is worth telling: it is of use to one of them."""
-    return any(in_use(config, name) for config in configs)
+    return any(in_use(vars(config), name) for config in configs)
 
 
 def _measure(
