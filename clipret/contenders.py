@@ -1,6 +1,5 @@
 """What is compared: words of the command line -> ranks of a head, and the settings and the seed of its training."""
 
-import hashlib
 import json
 import re
 import shlex
@@ -14,7 +13,7 @@ from clipret.config.comparison import ZERO_SHOT
 from clipret.config.evaluation import WISE_FT, wise_ft_name
 from clipret.config.use import in_use
 from clipret.errors import RunError, UsageError
-from clipret.rankings import ProtocolRankings, Rankings, Trained, rankings_path, read_rankings
+from clipret.rankings import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
 
 # What decides neither the head nor its figures.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
@@ -140,7 +139,7 @@ def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
     head = ranks.parent / runs.HEAD
     if ranks.name != runs.RANKS or not head.exists():
         return
-    if hashlib.sha256(head.read_bytes()).hexdigest() != trained.sha256:
+    if head_digest(head) != trained.sha256:
         raise RunError(
             f"{word} was trained on since it was measured; measure it again with: "
             f"{_eval_command('--head', str(ranks.parent))}"
@@ -149,7 +148,7 @@ def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
 
 def _split(word: str) -> tuple[str, float | None]:
     """A run's word and alpha of RUN@ALPHA; of any other word, that word and None."""
-    told = None if _exists(Path(word)) else _BETWEEN.fullmatch(word)
+    told = None if Path(word).exists() else _BETWEEN.fullmatch(word)
     if told is None:
         return word, None
     try:
@@ -165,14 +164,12 @@ def _eval_command(*words: str) -> str:
 def _ranks_of(word: str) -> Path:
     """The file of the ranks that a word means, which may not be there. Raises RunError when there is no such thing."""
     path = Path(word)
-    if path.name == runs.HEAD and path.with_name(runs.RANKS).exists():
+    if path.name == runs.HEAD and (path.exists() or path.with_name(runs.RANKS).exists()):
         return path.with_name(runs.RANKS)
-    if not _exists(path):
+    if not path.exists():
         raise RunError(f"there is no {path}; expected a run's folder, a file that clipret eval wrote, or {ZERO_SHOT}.")
     if path.is_dir():
         return _ranks_in(path)
-    if path.name == runs.HEAD:
-        return path.with_name(runs.RANKS)
     if path.name.endswith(runs.RANKS):
         return path
     report = _report(path)
@@ -209,14 +206,6 @@ def _report(path: Path) -> dict:
     if not isinstance(report, dict) or not {"results", "head", "cache"} <= set(report):
         raise RunError(refused)
     return report
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        # A name that is too long for any file.
-        return False
 
 
 def _refuse_same(earlier: Contender, later: Contender) -> None:

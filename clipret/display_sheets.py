@@ -91,6 +91,7 @@ def to_latex(sheets: tuple[Sheet, ...]) -> str:
 
 
 def sheet_table(sheet: Sheet, *, columns: list[int], notes: tuple[str, ...]) -> Group:
+    """Some columns of a sheet as a table for a terminal, with notes below it."""
     table = Table(title=escape(sheet.title), title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.collapse_padding = True
     for place in columns:

@@ -82,6 +82,11 @@ class Rankings:
     trained: Trained | None = None
 
 
+def head_digest(path: Path) -> str:
+    """What Trained.sha256 is of a head's file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def rankings_path(metrics: Path) -> Path:
     """Where the ranks are kept that a file of metrics was made from: beside it."""
     return metrics.with_name(runs.RANKS if metrics.name == runs.METRICS else f"{metrics.stem}.{runs.RANKS}")

@@ -1,6 +1,5 @@
 """What a command measures, resolved in one way for all of them: a cache, a head and its run, protocols, leakage."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunErro
 from clipret.heads import Head, LinearHead, load_head, wise_ft
 from clipret.leakage import count_trained_on, image_digests
 from clipret.protocols import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
-from clipret.rankings import Trained
+from clipret.rankings import Trained, head_digest
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def describe_trained(source: Source) -> Trained | None:
     """What is kept of the head beside its ranks; None without a trained head. Raises RunError."""
     if source.head is None:
         return None
-    sha256 = hashlib.sha256(source.head.read_bytes()).hexdigest()
+    sha256 = head_digest(source.head)
     if source.run is None:
         return Trained(str(source.head), sha256)
     record = runs.read_config(source.run)

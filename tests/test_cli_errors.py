@@ -118,6 +118,7 @@ BAD_INPUTS = {
             f"eval --head {'a' * 300}",
             f"train --cache {'a' * 300}",
             f"info {'a' * 300}",
+            f"compare zero-shot {'a' * 300}",
         )
     },
     "K of 0": ("eval --k 0", 2, "--k is 0; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),

@@ -1,4 +1,3 @@
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from clipret.config import TrainConfig, to_dict
 from clipret.contenders import choose_protocol, read_contenders
 from clipret.errors import RunError, UsageError
 from clipret.groups import make_groups
-from clipret.rankings import read_rankings, write_rankings
+from clipret.rankings import head_digest, read_rankings, write_rankings
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +57,7 @@ def test_a_head_that_was_trained_on_since_it_was_measured_is_refused():
     path, ranks = Path("runs/a/head.safetensors"), Path("runs/a/ranks.safetensors")
     path.write_bytes(b"measured")
     rankings = read_rankings(ranks)
-    sha256 = hashlib.sha256(b"measured").hexdigest()
+    sha256 = head_digest(path)
     write_rankings(ranks, replace(rankings, trained=replace(rankings.trained, sha256=sha256)))
     read_contenders(("runs/a",))
     path.write_bytes(b"trained on")
@@ -159,7 +158,6 @@ def test_settings_that_an_older_run_did_not_know_are_their_defaults():
         ),
         ("runs/a/config.json", "runs/a/config.json is not what clipret eval writes; expected a run's folder, or a "),
         ("c.h5", "c.h5 is not what clipret eval writes; expected a run's folder, or a metrics.json."),
-        ("a" * 300, f"there is no {'a' * 300}; expected a run's folder, a file that clipret eval wrote, or "),
         ("torn.json", "torn.json cannot be read (JSONDecodeError: Expecting value: line 1 column 1 (char 0)); "),
         ("other.json", "other.json is not what clipret eval writes; expected a run's folder, or a metrics.json."),
         ("list.json", "list.json is not what clipret eval writes; expected a run's folder, or a metrics.json."),

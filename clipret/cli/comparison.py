@@ -66,7 +66,8 @@ def compare(
     \b
     clipret compare runs/0001-margin-linear zero-shot
     clipret compare runs/0001-margin-linear runs/0002-infonce-linear zero-shot --out table.tex
-    clipret sweep --cache data/emoji.h5 --loss margin,infonce --test-all; clipret compare runs/sweep-0001/*-*
+    clipret sweep --cache data/emoji.h5 --loss margin,infonce --test-all
+    clipret compare runs/sweep-0001/*-*
     """
     given = {**locals(), "metrics": options.words(metrics), "k": options.whole_numbers(k)}
     config = config_from(CompareConfig, given)
