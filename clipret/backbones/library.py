@@ -2,8 +2,11 @@
 
 import importlib.metadata
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 from clipret.errors import BackboneError
 
@@ -26,14 +29,22 @@ def import_clip() -> ModuleType:
     return clip
 
 
-def load_quietly(name_or_path: str, *, device: str, download_root: Path | None = None):
-    """clip.load of the plain modules: (model, preprocess)."""
+def build_clip(weights: dict[str, torch.Tensor]) -> tuple[torch.nn.Module, Callable]:
+    """clip's model on the CPU, with weights rounded to float16 where clip rounds them, and its preprocessing."""
     clip = import_clip()
+    model = clip.model.build_model(dict(weights))
+    return model, clip.clip._transform(model.visual.input_resolution)
+
+
+def fetch_published(name: str, *, root: Path | None) -> tuple[Path, str]:
+    """The file of one of OpenAI's models, downloaded when it is missing, and its sha256, which clip has compared."""
+    clip = import_clip()
+    url = clip.clip._MODELS[name]
     with warnings.catch_warnings():
-        # TorchScript archives are how OpenAI publishes; that torch deprecates them is nothing a user can act on.
+        # That a damaged file is fetched again is nothing a user can act on.
         warnings.simplefilter("ignore")
-        root = str(download_root) if download_root else None
-        return clip.load(name_or_path, device=device, jit=False, download_root=root)
+        path = clip.clip._download(url, str(root or Path("~/.cache/clip").expanduser()))
+    return Path(path), url.split("/")[-2]
 
 
 def library_version() -> str:

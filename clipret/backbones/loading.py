@@ -2,13 +2,16 @@
 
 import hashlib
 import importlib.resources
+import stat
+import threading
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from clipret.backbones.library import import_clip, library_version, load_quietly
+from clipret.backbones.checkpoints import load_checkpoint
+from clipret.backbones.library import fetch_published, import_clip, library_version
 from clipret.backbones.openai import Backbone
 from clipret.config import BUNDLED_MODELS
 from clipret.devices import require_bfloat16
@@ -45,7 +48,7 @@ def load_backbone(
             name, url=clip.clip._MODELS[name], device=device, root=download_root
         )
     else:
-        sha256, (model, preprocess) = _load_file(name, known=clip.available_models(), device=device)
+        sha256, (model, preprocess) = _load_file(name, published=clip.available_models(), device=device)
     if precision != "float16":
         # clip's float16 on CUDA stays the reference of float16 alone.
         model.float()
@@ -65,7 +68,7 @@ def _chosen_precision(precision: str, *, device: torch.device) -> str:
 
 def _load_published(name: str, *, url: str, device: str, root: Path | None) -> tuple[str, tuple]:
     try:
-        loaded = load_quietly(name, device=device, download_root=root)
+        path, sha256 = fetch_published(name, root=root)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise BackboneError(
             f"cannot download the weights of {name}: {getattr(error, 'reason', error)}. "
@@ -76,36 +79,47 @@ def _load_published(name: str, *, url: str, device: str, root: Path | None) -> t
             f"cannot load the weights of {name}: {str(error).splitlines()[0]}; "
             f"delete {Path(url).name} in the download folder, or give another one with --download-root."
         ) from error
-    # clip has compared the file with the sha256 in its address.
-    return url.split("/")[-2], loaded
+    return sha256, load_checkpoint(path, device=device)
 
 
-def _load_file(name: str, *, known: list[str], device: str) -> tuple[str, tuple]:
+def _load_file(name: str, *, published: list[str], device: str) -> tuple[str, tuple]:
     if name in BUNDLED_MODELS:
         path = Path(str(importlib.resources.files("clipret") / "assets" / f"{name}.pt"))
     else:
         path = Path(name)
-    if not path.is_file():
-        expected = ", ".join([*known, *BUNDLED_MODELS])
-        raise BackboneError(f"unknown model '{name}'; expected one of {expected}, or the path of a CLIP checkpoint.")
+    _require_file(path, expected=", ".join([*published, *BUNDLED_MODELS]))
     # Hashed by another thread meanwhile: neither needs the interpreter much.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        sha256 = thread.submit(_sha256, path)
+        stop = threading.Event()
+        sha256 = thread.submit(_sha256, path, stop=stop)
         try:
-            loaded = load_quietly(str(path), device=device)
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0][:120]
-            raise BackboneError(
-                f"{path} is not a readable CLIP checkpoint ({type(error).__name__}: {reason}); "
-                f"expected an OpenAI state dict or TorchScript archive, whole."
-            ) from error
+            loaded = load_checkpoint(path, device=device)
+        except BaseException:
+            stop.set()
+            raise
         return sha256.result(), loaded
 
 
-def _sha256(path: Path) -> str:
+def _require_file(path: Path, *, expected: str) -> None:
+    """Before anything is read: a pipe would wait for its writer, and a device need not end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise BackboneError(f"cannot read {path}: {error.strerror}.") from None
+        raise BackboneError(
+            f"unknown model '{path}'; expected one of {expected}, or the path of a CLIP checkpoint."
+        ) from None
+    if stat.S_ISDIR(mode):
+        raise BackboneError(f"--model {path} is a folder; give the checkpoint in it, or one of {expected}.")
+    if not stat.S_ISREG(mode):
+        raise BackboneError(f"--model {path} is a pipe or a device; give a checkpoint's file, or one of {expected}.")
+
+
+def _sha256(path: Path, *, stop: threading.Event) -> str:
     digest, buffer = hashlib.sha256(), bytearray(1 << 20)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
-        while size := file.readinto(view):
+        while not stop.is_set() and (size := file.readinto(view)):
             digest.update(view[:size])
     return digest.hexdigest()
