@@ -35,6 +35,7 @@ def expected_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     )
     embedding = sizes.of("text_projection", rank=2)[1]
     sizes.require(vocabulary=text[1], positions=text[0])
+    _require_heads("text", width)
     try:
         with torch.device("meta"):
             model = import_clip().model.CLIP(embedding, *vision, *text)
@@ -52,6 +53,7 @@ def _transformer_sizes(sizes: "_Sizes") -> tuple:
             f"has a vision transformer {width} wide, as open_clip's {_OTHER_HEADS[width]}, whose attention heads are "
             f"wider than the 64 of clip's models; clip would compute other features than that model does"
         )
+    _require_heads("vision", width)
     positions = sizes.of("visual.positional_embedding", rank=2)[0]
     layers = sum(name.startswith("visual.") and name.endswith(".attn.in_proj_weight") for name in sizes.shapes)
     return patch * round((positions - 1) ** 0.5), layers, width, patch
@@ -66,6 +68,11 @@ def _resnet_sizes(sizes: "_Sizes") -> tuple:
         for layer in (1, 2, 3, 4)
     ]
     return 32 * round((positions - 1) ** 0.5), tuple(blocks), width, None
+
+
+def _require_heads(tower: str, width: int) -> None:
+    if width < 64 or width % (width // 64):
+        raise ValueError(f"has a {tower} transformer {width:,} wide, which has no attention heads of 64 as clip's have")
 
 
 class _Sizes:

@@ -173,7 +173,7 @@ def _require_kinds(stored: dict, *, prefix: str) -> None:
         kind = value.kind if isinstance(value, StoredTensor) else value.path
         if kind not in _FLOATS:
             raise ValueError(
-                f"holds {_shown(prefix + name)} as {_shown(kind)}; expected {', '.join(_FLOATS[:-1])} or {_FLOATS[-1]}; "
+                f"holds {_shown(prefix + name)} as {_shown(kind)}; expected float16, bfloat16, float32 or float64; "
                 f"convert the weights and save them again"
             )
 

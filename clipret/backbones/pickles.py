@@ -145,7 +145,7 @@ class _Machine(pickle._Unpickler):
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(values)
 
-    dispatch = _AS_THEY_ARE | {  # noqa: RUF012
+    dispatch = _AS_THEY_ARE | {
         pickle.REDUCE[0]: call,
         pickle.NEWOBJ[0]: call,
         pickle.NEWOBJ_EX[0]: call_with_names,

@@ -18,11 +18,11 @@ DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32)
 }
-_SAFETENSORS_KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64"}
+_SAFETENSORS_KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
 # Deflated weights shrink to half; whole rows of zeros, to nothing.
 _MOST_INFLATION = 16
 _OTHER_ORDER = "was written by a machine of the other byte order; save it again on one like this"
-_LEGACY_BEGINS = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_LEGACY_NUMBER = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _OTHER_FILES = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the file that it stands for; fetch that: git lfs pull"),
     (b"<", "is a web page, not a checkpoint; download the file itself, by a link that needs no login"),
@@ -53,7 +53,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         if begin.startswith(b"PK"):
             with _zip_of(file) as archive:
                 yield _ZipTensors(archive, size=os.fstat(file.fileno()).st_size)
-        elif begin.startswith(_LEGACY_BEGINS):
+        elif begin.startswith(b"\x80") and _LEGACY_NUMBER in begin:
             yield _LegacyTensors(file)
         elif begin[8:9] == b"{":
             with _safetensors_of(path) as opened:
