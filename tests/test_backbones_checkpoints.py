@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -120,6 +121,7 @@ def test_an_openai_name_is_fetched_and_checked_by_clip_and_read_by_clipret(forms
     monkeypatch.setitem(clip.clip._MODELS, "RN50", f"https://nowhere.invalid/{sha256}/RN50.pt")
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("an archive's code was run"))
     backbone = load_backbone("RN50", download_root=tmp_path)
+    assert b"HalfStorage" in content
     assert backbone.weights_sha256 == sha256
     assert same(backbone.model, load(forms["resnet", "state dict"]))
 
@@ -136,7 +138,7 @@ WRAPPINGS = {
     "open_clip": lambda state: {"name": "run", "state_dict": prefixed(state, "module."), "scaler": {"scale": 2.0}},
     "Lightning": lambda state: {
         "state_dict": prefixed(state, "model.") | {"loss.weight": torch.zeros(3)},
-        "hyper_parameters": {"path": argparse.Namespace()},
+        "hyper_parameters": {"path": Path("x"), "names": {"a", ("b",)}, "losses": np.zeros(3), "dtype": torch.half},
     },
     "DeepSpeed": lambda state: {"module": prefixed(state, "module.clip.")},
     "a loss beside it": lambda state: state | {"logit_bias": torch.zeros(()), "classifier.weight": torch.zeros(2)},
@@ -157,8 +159,9 @@ def split(state):
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_what_trainers_wrap_a_state_dict_in_is_taken_off(wrapping, forms, state, tmp_path):
-    torch.save(WRAPPINGS[wrapping](state), tmp_path / "saved.pt")
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_what_trainers_wrap_a_state_dict_in_is_taken_off(wrapping, protocol, forms, state, tmp_path):
+    torch.save(WRAPPINGS[wrapping](state), tmp_path / "saved.pt", pickle_protocol=protocol)
     assert same(load(tmp_path / "saved.pt"), load(forms["transformer", "state dict"]))
 
 
@@ -179,7 +182,7 @@ SAVED = {
     ),
     "no tensors": (
         lambda state: {"epoch": 3},
-        "holds no tensors; save a CLIP's weights by torch.save(model.state_dict(), PATH).",
+        "holds no tensors by name; save a CLIP's weights by torch.save(model.state_dict(), PATH).",
     ),
     "two models": (
         lambda state: {"state_dict": state, "ema": prefixed(state, "module.")},
@@ -202,6 +205,12 @@ SAVED = {
         "lacks module.visual.transformer.resblocks.0.ln_1.weight, module.visual.transformer.resblocks.1.ln_1.weight, "
         "module.transformer.resblocks.0.ln_1.weight and 1 more; expected every tensor of clip's model, by OpenAI's "
         "names.",
+    ),
+    "a tower of another library": (
+        lambda state: {name if name.startswith("visual.") else f"text.{name}": value for name, value in state.items()},
+        "holds 62 tensors by other names (text.positional_embedding, text.text_projection and 60 more); expected "
+        "OpenAI's, as in visual.conv1.weight, token_embedding.weight, ln_final.weight, text_projection. --model takes "
+        "OpenAI's published models by name, without a file.",
     ),
     "a size missing": (
         lambda state: {name: value for name, value in state.items() if name != "visual.proj"},
@@ -310,6 +319,10 @@ OTHER_FILES = {
         b"\n<!DOCTYPE html><title>Not found</title>",
         "is a web page, not a checkpoint; download the file itself, by a link that needs no login.",
     ),
+    "page behind a mark": (
+        b"\xef\xbb\xbf<HTML>",
+        "is a web page, not a checkpoint; download the file itself, by a link that needs no login.",
+    ),
     "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as features caches are; --model takes the weights of an encoder."),
     "gzip": (b"\x1f\x8b\x08\x00", "is compressed by gzip; unpack it first: gunzip."),
     "pickle": (
@@ -349,7 +362,8 @@ def test_what_is_no_regular_file_is_never_read(tmp_path):
         tmp_path
         / "pipe": f"--model {tmp_path}/pipe is a pipe or a device; give a checkpoint's file, or one of {names}",
         "/dev/zero": f"--model /dev/zero is a pipe or a device; give a checkpoint's file, or one of {names}",
-        "/proc/self/mem": r"cannot read /proc/self/mem: Input/output error\.",
+        "/proc/self/mem": r"/proc/self/mem is empty; copy or download it again\.$",
+        "/proc/kmsg": r"/proc/kmsg is empty; copy or download it again\.$",
         "a\0b": f"unknown model 'a\0b'; expected one of {names}",
         "x" * 5000: f"unknown model 'x*'; expected one of {names}",
     }.items():
@@ -389,7 +403,9 @@ def test_a_pickle_runs_nothing(place, protocol, zipped, state, tmp_path):
         if isinstance(content, dict) and "state_dict" in content:
             load(tmp_path / "x.pt")
         else:
-            with pytest.raises(BackboneError, match=r"holds no tensors;|holds visual\.proj as \w+\.(system|exec);"):
+            with pytest.raises(
+                BackboneError, match=r"holds no tensors by name;|holds visual\.proj as \w+\.(system|exec);"
+            ):
                 load(tmp_path / "x.pt")
     assert not marker.exists()
 
@@ -420,7 +436,7 @@ def test_an_archives_own_code_is_not_run(tmp_path, run):
     status, _, errors = run("extract", "--dataset", "emoji", "--model", "evil.pt", "--out", "o.h5")
     assert (status, errors) == (
         1,
-        "error: evil.pt holds no tensors; save a CLIP's weights by torch.save(model.state_dict(), PATH).\n",
+        "error: evil.pt holds no tensors by name; save a CLIP's weights by torch.save(model.state_dict(), PATH).\n",
     )
     assert not marker.exists()
 
@@ -454,27 +470,31 @@ def huge_clip():
 
 
 BOMBS = {
-    "zeros for a pickle": (bytes(1 << 27), "declares 134,217,728 bytes for x/data.pkl, more than a checkpoint has."),
-    "memo": (huge_memo(), "holds no tensors; save a CLIP's weights by torch.save(model.state_dict(), PATH)."),
+    "zeros for a pickle": (
+        bytes(1 << 27),
+        "holds 134,217,728 bytes of objects beside its tensors; at most 4,194,304 are read: save the weights alone, by "
+        "torch.save(model.state_dict(), PATH).",
+    ),
+    "memo": (huge_memo(), "holds no tensors by name; save a CLIP's weights by torch.save(model.state_dict(), PATH)."),
     "depth": (
         nested_lists(1 << 18),
-        "holds no tensors; save a CLIP's weights by torch.save(model.state_dict(), PATH).",
+        "holds no tensors by name; save a CLIP's weights by torch.save(model.state_dict(), PATH).",
     ),
     "a deep key": (
         b"\x80\x02}" + b")" + b"\x85" * (1 << 18) + b"Ns.",
-        "holds no tensors; save a CLIP's weights by torch.save(model.state_dict(), PATH).",
+        "holds no tensors by name; save a CLIP's weights by torch.save(model.state_dict(), PATH).",
     ),
     "modules": (modules_in_modules(60), "holds a TorchScript module of more or deeper parts than any CLIP."),
     "a long word": (
         b"\x80\x02\x8d" + (1 << 40).to_bytes(8, "little") + b"a.",
-        "is damaged: the pickle in it cannot be read; copy or download it again.",
+        "is damaged, or not as torch saves: the pickle in it cannot be read; copy it again.",
     ),
     "names": (
         pickled(
-            {f"visual.conv{row}.weight": Declared((1,)) for row in range(1, 10_001)}
+            {f"visual.conv{row}.weight": Declared((1,)) for row in range(1, 4001)}
             | {name: Declared((1,)) for name in ("text_projection", "token_embedding.weight", "ln_final.weight")}
         ),
-        "holds 10,003 tensors, more than any CLIP.",
+        "holds 4,003 tensors, more than any CLIP.",
     ),
     "declared sizes": (
         huge_clip(),
@@ -572,3 +592,20 @@ def test_loading_warns_of_nothing(form, forms, capfd):
         warnings.simplefilter("always")
         load_backbone(str(forms["transformer", form]))
     assert (caught, *capfd.readouterr()) == ([], "", "")
+
+
+def test_the_command_line_prints_the_line(state, tmp_path, run):
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><title>Not found</title>")
+    torch.save({"state_dict": {"visual.proj": torch.zeros(2)}}, tmp_path / "part.pt")
+    torch.save({"state_dict": changed(state, logit_scale=torch.tensor(1j))}, tmp_path / "complex.pt")
+    for name, message in {
+        "page.pt": "is a web page, not a checkpoint; download the file itself, by a link that needs no login.",
+        "part.pt": "holds a tensor by other names (visual.proj); expected OpenAI's, as in visual.conv1.weight, "
+        "token_embedding.weight, ln_final.weight, text_projection. --model takes OpenAI's published models by name, "
+        "without a file.",
+        "complex.pt": "holds logit_scale as complex64; expected float16, bfloat16, float32 or float64; convert the "
+        "weights and save them again.",
+    }.items():
+        status, output, errors = run("extract", "--dataset", "emoji", "--model", name, "--out", "o.h5")
+        assert (status, output, errors) == (1, "", f"error: {name} {message}\n")
+        assert not (tmp_path / "o.h5").exists()

@@ -10,7 +10,7 @@ Shape = tuple[int, ...]
 
 # With clip's text mask of context length squared, this is 64 MiB.
 _MOST_POSITIONS = 4096
-_MOST_TENSORS = 10_000
+_MOST_TENSORS = 4000
 _VOCABULARY = 49408
 # Width of a vision transformer -> the model of open_clip that has it; their attention heads are wider than clip's 64.
 _OTHER_HEADS = {1280: "ViT-H-14", 1408: "ViT-g-14", 1664: "ViT-bigG-14"}

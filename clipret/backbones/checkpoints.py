@@ -11,11 +11,11 @@ import torch
 from clipret.backbones.architecture import expected_shapes
 from clipret.backbones.library import build_clip
 from clipret.backbones.pickles import StandIn, StoredTensor
-from clipret.backbones.tensor_files import DTYPES, TensorFile, open_tensors
+from clipret.backbones.tensor_files import DTYPES, MOST_INFLATION, TensorFile, open_tensors
 from clipret.errors import BackboneError
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-# Every CLIP has these, under one prefix; one of them may be missing.
+# Every CLIP has these under one prefix: the first of them, and at least two of the others.
 _ANCHORS = ("visual.conv1.weight", "token_embedding.weight", "ln_final.weight", "text_projection")
 # What decides on features and the head; tensors of other names, such as a loss's, do not.
 _HEAD = ("text_projection", "logit_scale")
@@ -25,7 +25,6 @@ _CONSTANTS = ("attn_mask", "position_ids", "num_batches_tracked")
 _MOST_LETTERS = 500
 # Dicts in dicts that are looked through, and objects of a TorchScript archive.
 _MOST_DEPTH, _MOST_OBJECTS = 4, 20_000
-_MOST_INFLATION = 16
 
 
 def load_checkpoint(path: Path, *, device: str) -> tuple[torch.nn.Module, Callable]:
@@ -81,13 +80,15 @@ def _read_clip(file: TensorFile, *, size: int) -> dict[str, torch.Tensor]:
     _require_names(stored, expected=expected, prefix=state.prefix)
     _require_shapes(stored, expected=expected, prefix=state.prefix)
     declared = sum(math.prod(value.shape) * DTYPES[value.kind].itemsize for value in stored.values())
-    if declared > _MOST_INFLATION * size:
+    if declared > MOST_INFLATION * size:
         raise ValueError(f"declares tensors of {declared:,} bytes, which a file of {size:,} bytes does not hold")
     return {name: file.read(value) for name, value in stored.items()}
 
 
 def _find_state(root: object) -> _State:
     """The one CLIP that a file holds; raises ValueError when it holds none or several."""
+    if isinstance(root, StandIn) and root.path.startswith("__torch__."):
+        root = _script_state(root)
     tensors, modules, states = [], [], []
     for where, values in _dicts_of(root):
         states += [_State(where, prefix, values) for prefix in _prefixes(values)]
@@ -105,24 +106,24 @@ def _find_state(root: object) -> _State:
             f"where that is, save its weights: torch.save(model.state_dict(), PATH)"
         )
     if not tensors:
-        raise ValueError("holds no tensors; save a CLIP's weights by torch.save(model.state_dict(), PATH)")
+        raise ValueError("holds no tensors by name; save a CLIP's weights by torch.save(model.state_dict(), PATH)")
+    count = f"{len(tensors):,} tensors" if len(tensors) > 1 else "a tensor"
     kind = "Hugging Face's names" if any("vision_model." in name for name in tensors) else "other names"
     raise ValueError(
-        f"holds {len(tensors):,} tensors by {kind} ({_listed(tensors, most=2)}); expected OpenAI's, as in "
+        f"holds {count} by {kind} ({_listed(tensors, most=2)}); expected OpenAI's, as in "
         f"{', '.join(_ANCHORS)}. --model takes OpenAI's published models by name, without a file"
     )
 
 
 def _dicts_of(root: object) -> Iterator[tuple[str, dict]]:
-    """The dicts in a file, each once, with the keys on the way to it; a TorchScript module is the dict of its state."""
+    """The dicts in a file, each once, with the keys on the way to it."""
     visited, waiting = set(), [("", root, 0)]
     while waiting:
         where, value, depth = waiting.pop()
         if id(value) in visited or not isinstance(value, dict | StandIn):
             continue
         visited.add(id(value))
-        if isinstance(value, StandIn):
-            value = _script_state(value) if value.path.startswith("__torch__.") else value.items
+        value = value.items if isinstance(value, StandIn) else value
         yield where, value
         if depth < _MOST_DEPTH:
             parts = [(key, part) for key, part in value.items() if isinstance(part, dict | StandIn)]
@@ -148,8 +149,13 @@ def _script_state(module: StandIn) -> dict[str, StoredTensor]:
 
 def _prefixes(values: dict) -> list[str]:
     """What stands before the names of a CLIP in a dict: "", "module.", "model." and the like."""
-    ends = [name.removesuffix(anchor) for anchor in _ANCHORS for name in values if name.endswith(anchor)]
-    return [prefix for prefix in dict.fromkeys(ends) if prefix[-1:] in ("", ".") and ends.count(prefix) >= 3]
+    first, *others = _ANCHORS
+    prefixes = [name.removesuffix(first) for name in values if name.endswith(first)]
+    return [
+        prefix
+        for prefix in prefixes
+        if prefix[-1:] in ("", ".") and sum(prefix + anchor in values for anchor in others) >= 2
+    ]
 
 
 def _is_module(value: object) -> bool:

@@ -31,7 +31,7 @@ def load_backbone(
     """Load a frozen CLIP.
 
     name_or_path   one of OpenAI's names (downloaded by clip when missing), a bundled model, or the path of a
-                   checkpoint: a plain state dict or a TorchScript archive
+                   checkpoint in a form that load_checkpoint takes
     device         cpu or cuda
     precision      fp32, fp16 (CUDA only), bf16, or auto: fp32 on the CPU and, as clip loads it, fp16 on CUDA
     compiled       whether torch.compile makes kernels of the towers
@@ -103,17 +103,20 @@ def _load_file(name: str, *, published: list[str], device: str) -> tuple[str, tu
 def _require_file(path: Path, *, expected: str) -> None:
     """Before anything is read: a pipe would wait for its writer, and a device need not end."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except (OSError, ValueError) as error:
         if isinstance(error, PermissionError):
             raise BackboneError(f"cannot read {path}: {error.strerror}.") from None
         raise BackboneError(
             f"unknown model '{path}'; expected one of {expected}, or the path of a CLIP checkpoint."
         ) from None
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(status.st_mode):
         raise BackboneError(f"--model {path} is a folder; give the checkpoint in it, or one of {expected}.")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise BackboneError(f"--model {path} is a pipe or a device; give a checkpoint's file, or one of {expected}.")
+    # What the kernel shows as a file has no size either, and reading it may wait for ever.
+    if status.st_size == 0:
+        raise BackboneError(f"{path} is empty; copy or download it again.")
 
 
 def _sha256(path: Path, *, stop: threading.Event) -> str:

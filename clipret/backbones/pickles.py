@@ -74,7 +74,7 @@ def read_pickle(file: io.BytesIO, *, storages: dict[str, str] | None = None) -> 
         return _Machine(file, storages={} if storages is None else storages).load()
     except Exception as error:
         # Damage can end in any error of this machine, which has no state but its own.
-        raise ValueError("is damaged: the pickle in it cannot be read; copy or download it again") from error
+        raise ValueError("is damaged, or not as torch saves: the pickle in it cannot be read; copy it again") from error
 
 
 _INSTRUCTIONS = """
@@ -154,6 +154,11 @@ class _Machine(pickle._Unpickler):
         pickle.SETITEMS[0]: set_items,
         pickle.APPEND[0]: append_one,
         pickle.APPENDS[0]: append_many,
+        # Sets would hash what they hold, and nobody asks for what is in one; bytearrays would take what they claim.
+        pickle.EMPTY_SET[0]: pickle._Unpickler.load_empty_list,
+        pickle.ADDITEMS[0]: append_many,
+        pickle.FROZENSET[0]: pickle._Unpickler.load_tuple,
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8,
     }
 
 

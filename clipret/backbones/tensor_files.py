@@ -19,14 +19,16 @@ DTYPES = {
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32)
 }
 _SAFETENSORS_KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
-# Deflated weights shrink to half; whole rows of zeros, to nothing.
-_MOST_INFLATION = 16
+# How many times its size a file may hold: deflated weights shrink to half, but whole rows of zeros to nothing.
+MOST_INFLATION = 16
 _OTHER_ORDER = "was written by a machine of the other byte order; save it again on one like this"
 _LEGACY_NUMBER = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_PAGE = "is a web page, not a checkpoint; download the file itself, by a link that needs no login"
 _OTHER_FILES = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the file that it stands for; fetch that: git lfs pull"),
-    (b"<", "is a web page, not a checkpoint; download the file itself, by a link that needs no login"),
-    (b"\x89HDF", "is an HDF5 file, as features caches are; --model takes the weights of an encoder"),
+    (b"<!doctype", _PAGE),
+    (b"<html", _PAGE),
+    (b"\x89hdf", "is an HDF5 file, as features caches are; --model takes the weights of an encoder"),
     (b"\x1f\x8b", "is compressed by gzip; unpack it first: gunzip"),
     (b"\x80", "is a pickle that torch.save did not write; save the weights by torch.save(model.state_dict(), PATH)"),
 )
@@ -63,10 +65,8 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
 
 
 def _describe(begin: bytes) -> str:
-    if not begin:
-        return "is empty; copy or download it again"
     for start, description in _OTHER_FILES:
-        if begin.lstrip().startswith(start):
+        if begin.lower().removeprefix(b"\xef\xbb\xbf").lstrip().startswith(start):
             return description
     return f"is no checkpoint: it begins with {begin[:12]!r}"
 
@@ -97,7 +97,7 @@ class _ZipTensors:
 
     def __init__(self, archive: zipfile.ZipFile, *, size: int):
         self._archive = archive
-        self._left = _MOST_INFLATION * size
+        self._left = MOST_INFLATION * size
         self._storages: dict[str, bytearray] = {}
         pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -108,6 +108,12 @@ class _ZipTensors:
         order = f"{self._folder}byteorder"
         if order in archive.namelist() and self._content(order, most=16) != b"little":
             raise ValueError(_OTHER_ORDER)
+        size = archive.getinfo(pickles[0]).file_size
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"holds {size:,} bytes of objects beside its tensors; at most {MOST_BYTES:,} are read: save the "
+                f"weights alone, by torch.save(model.state_dict(), PATH)"
+            )
         self.root = read_pickle(io.BytesIO(self._content(pickles[0], most=MOST_BYTES)))
 
     def read(self, tensor: StoredTensor) -> torch.Tensor:
