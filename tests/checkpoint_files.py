@@ -6,8 +6,11 @@ import struct
 import warnings
 import zipfile
 
+import safetensors.torch
 import torch
-from conftest import random_clip
+from conftest import TOWERS, random_clip
+
+from clipret.backbones.checkpoints import load_checkpoint
 
 
 def uneven_clip(family):
@@ -71,6 +74,43 @@ def save_script(path, *, marker):
         for entry in old.infolist():
             new.writestr(entry, old.read(entry).replace(b'"MARKER"', f'"{marker}"'.encode()))
     return path
+
+
+def saved_forms(folder):
+    """(family, form) -> the path of a checkpoint."""
+    paths = {}
+    for family in TOWERS:
+        model = uneven_clip(family)
+        state = model.state_dict()
+        for form in ("state dict", "legacy", "safetensors", "archive"):
+            paths[family, form] = folder / f"{family} {form}.pt"
+        torch.save(state, paths[family, "state dict"])
+        torch.save(state, paths[family, "legacy"], _use_new_zipfile_serialization=False)
+        safetensors.torch.save_file(state, paths[family, "safetensors"])
+        save_archive(model, paths[family, "archive"])
+    return paths
+
+
+def load(path):
+    return load_checkpoint(path, device="cpu")[0]
+
+
+def same(model, other):
+    """Whether two models have equal weights, to the bit; how many batches trained them changes no feature."""
+    weights, others = model.state_dict(), other.state_dict()
+    return weights.keys() == others.keys() and all(
+        weights[name].dtype == others[name].dtype and torch.equal(weights[name], others[name])
+        for name in weights
+        if not name.endswith("num_batches_tracked")
+    )
+
+
+def prefixed(state, prefix):
+    return {prefix + name: value for name, value in state.items()}
+
+
+def changed(state, **tensors):
+    return state | {name.replace("__", "."): value for name, value in tensors.items()}
 
 
 class Call:
@@ -158,3 +198,11 @@ def nested_lists(depth):
 def huge_memo():
     """A pickle that asks for a memo of 2^32 objects."""
     return b"\x80\x02Nr" + struct.pack("<I", 2**32 - 1) + b"."
+
+
+def modules_in_modules(depth):
+    """A TorchScript module that holds the same module twice, and so on: 2^depth of them by their names."""
+    one = b"c__torch__.M\nM\n)\x81"
+    return (
+        b"\x80\x02" + one + b"q\x00" + b"".join(one + b"}(U\x01ah\x00U\x01bh\x00ubq\x00" for _ in range(depth)) + b"."
+    )

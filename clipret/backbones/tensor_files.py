@@ -21,6 +21,8 @@ DTYPES = {
 _SAFETENSORS_KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
 # How many times its size a file may hold: deflated weights shrink to half, but whole rows of zeros to nothing.
 MOST_INFLATION = 16
+# 250,000 entries, which zipfile makes half a GiB of; a checkpoint has one for each of its tensors.
+_MOST_DIRECTORY = 16 << 20
 _OTHER_ORDER = "was written by a machine of the other byte order; save it again on one like this"
 _LEGACY_NUMBER = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _PAGE = "is a web page, not a checkpoint; download the file itself, by a link that needs no login"
@@ -74,10 +76,14 @@ def _describe(begin: bytes) -> str:
 @contextlib.contextmanager
 def _zip_of(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     try:
-        archive = zipfile.ZipFile(file)
+        end = zipfile._EndRecData(file)
+        size = end[zipfile._ECD_SIZE] if end else 0
+        archive = zipfile.ZipFile(file) if size <= _MOST_DIRECTORY else None
     except Exception as error:
         # A damaged directory ends in any error of zipfile.
         raise ValueError("is cut short or damaged: its zip directory cannot be read; copy it again") from error
+    if archive is None:
+        raise ValueError(f"declares a zip directory of {size:,} bytes, more than a checkpoint has")
     with archive:
         yield archive
 
