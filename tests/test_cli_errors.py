@@ -339,8 +339,9 @@ BAD_INPUTS = {
     "foreign checkpoint": (
         "extract --dataset emoji --model foreign.pt",
         1,
-        "foreign.pt is not a readable CLIP checkpoint (KeyError: 'visual.layer1.0.conv1.weight'); expected an OpenAI "
-        "state dict or TorchScript archive, whole.",
+        "foreign.pt holds a tensor by other names (weight); expected OpenAI's, as in visual.conv1.weight, "
+        "token_embedding.weight, ln_final.weight, text_projection. --model takes OpenAI's published models by name, "
+        "without a file.",
     ),
     "split rule of another data set": (
         "check --dataset emoji --split karpathy",

@@ -14,7 +14,6 @@ from clipret.backbones.pickles import StandIn, StoredTensor
 from clipret.backbones.tensor_files import DTYPES, MOST_INFLATION, TensorFile, open_tensors
 from clipret.errors import BackboneError
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 # Every CLIP has these under one prefix: the first of them, and at least two of the others.
 _ANCHORS = ("visual.conv1.weight", "token_embedding.weight", "ln_final.weight", "text_projection")
 # What decides on features and the head; tensors of other names, such as a loss's, do not.
@@ -177,7 +176,7 @@ def _require_names(stored: dict, *, expected: dict, prefix: str) -> None:
 def _require_kinds(stored: dict, *, prefix: str) -> None:
     for name, value in stored.items():
         kind = value.kind if isinstance(value, StoredTensor) else value.path
-        if kind not in _FLOATS:
+        if kind not in DTYPES:
             raise ValueError(
                 f"holds {_shown(prefix + name)} as {_shown(kind)}; expected float16, bfloat16, float32 or float64; "
                 f"convert the weights and save them again"

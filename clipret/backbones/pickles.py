@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 # A state dict of CLIP takes 0.1 MiB, and 1 MiB with an optimizer's state. A hostile byte costs up to 130 in memory.
 MOST_BYTES = 4 << 20
 
+# A key is a number; messages name it.
+_MOST_LETTERS = 100
+
 _STORAGE_KINDS = {
     "Half": "float16",
     "BFloat16": "bfloat16",
@@ -104,7 +107,7 @@ class _Machine(pickle._Unpickler):
             return Global(pid[1].path)
         name, key = pid[1].path.split(".")[-1].removesuffix("Storage"), pid[2]
         # The sixth is of views of storages, which no torch has written since 2017.
-        if pid[0] != "storage" or type(key) is not str or pid[5:] not in ((), (None,)):
+        if pid[0] != "storage" or type(key) is not str or len(key) > _MOST_LETTERS or pid[5:] not in ((), (None,)):
             raise ValueError("an unknown kind of storage")
         kind = self._storages[key] = _STORAGE_KINDS.get(name, name)
         return StoredTensor(kind, key=key)

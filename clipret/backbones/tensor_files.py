@@ -15,8 +15,7 @@ from clipret.backbones.pickles import MOST_BYTES, StoredTensor, read_pickle
 
 # What can be read, by the name of its dtype.
 DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32)
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
 _SAFETENSORS_KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
 # How many times its size a file may hold: deflated weights shrink to half, but whole rows of zeros to nothing.
@@ -93,7 +92,7 @@ def _safetensors_of(path: Path) -> Iterator:
     try:
         opened = safetensors.safe_open(str(path), framework="pt")
     except safetensors.SafetensorError as error:
-        raise ValueError(f"is cut short or damaged: {str(error).splitlines()[0]}; copy it again") from error
+        raise ValueError(f"is cut short or damaged: {str(error).splitlines()[0][:200]}; copy it again") from error
     with opened:
         yield opened
 
@@ -145,7 +144,7 @@ class _ZipTensors:
             raise
         except Exception as error:
             # A damaged entry ends in any error of zipfile and of what inflates.
-            raise ValueError(f"is damaged: {name} in it cannot be read ({error}); copy it again") from error
+            raise ValueError(f"is damaged: {name} in it cannot be read ({str(error)[:200]}); copy it again") from error
         if not whole:
             raise ValueError(f"is cut short: {name} in it ends early; copy it again")
         return content
@@ -161,7 +160,7 @@ class _LegacyTensors:
         if not isinstance(machine, dict) or machine.get("little_endian") is not True:
             raise ValueError(_OTHER_ORDER)
         if not isinstance(keys, list) or not all(type(key) is str and key in kinds for key in keys):
-            raise ValueError("is damaged: its list of storages is none; copy or download it again")
+            raise ValueError("is damaged: the list of its storages cannot be read; copy it again")
         self._places = self._find_storages(begin.tell(), kinds={key: kinds[key] for key in keys})
         self._storages: dict[str, bytearray] = {}
 
@@ -207,7 +206,7 @@ class _SafeTensors:
 def _item_size(kind: str) -> int:
     dtype = getattr(torch, kind, None)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"holds a storage of an unknown kind: {kind}")
+        raise ValueError(f"holds a storage of an unknown kind: {kind[:80]!r}")
     return dtype.itemsize
 
 
