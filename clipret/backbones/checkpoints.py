@@ -23,7 +23,7 @@ _READ = ("visual.", "transformer.", "token_embedding", "positional_embedding", "
 _CONSTANTS = ("attn_mask", "position_ids", "num_batches_tracked")
 _MOST_LETTERS = 500
 # Dicts in dicts that are looked through, and objects of a TorchScript archive.
-_MOST_DEPTH, _MOST_OBJECTS = 4, 20_000
+_MOST_DEPTH, _MOST_OBJECTS = 4, 50_000
 
 
 def load_checkpoint(path: Path, *, device: str) -> tuple[torch.nn.Module, Callable]:
