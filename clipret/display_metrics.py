@@ -97,10 +97,27 @@ def caveats(measured: dict) -> list[str]:
         lines.append(
             f"{images:,} of {images + left_out:,} images: {left_out:,} have no usable feature and are left out"
         )
+    lines += _best(protocol)
     if protocol["remarks"]:
         lines.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
     if leakage and leakage["trained_on"]:
         lines.append(f"LEAK: {leakage['trained_on']:,} of these {leakage['images']:,} images were trained on")
     if leakage and not leakage["checked"]:
         lines.append("leakage was not checked: there is no trained_on.npy beside the head")
+    return lines
+
+
+def _best(protocol: dict) -> list[str]:
+    """What no head can exceed, where that shows in a figure, and the protocol that asks for no more than there is."""
+    best = (protocol.get("best_reachable") or {}).items()
+    short = []
+    for way, figures in best:
+        below = [f"{name} {100 * value:.1f}" for name, value in figures.items() if value < 0.9995]
+        short += [f"{way} {', '.join(below)}"] if below else []
+    if not short:
+        return []
+    lines = [f"the best that any head can reach here, as several images share captions: {', '.join(short)}"]
+    if protocol["name"] == "split":
+        split = "" if protocol["split"] == "test" else f" --split {protocol['split']}"
+        lines.append(f"where equal captions should match all their images: --protocol split-equal-texts{split}")
     return lines

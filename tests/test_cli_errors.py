@@ -397,14 +397,15 @@ BAD_INPUTS = {
     "unknown protocol": (
         "eval --protocol split,coco",
         2,
-        "--protocol is 'coco'; expected one of: split, coco-val2017, coco-val2017-all, coco-karpathy-5k, "
-        "coco-karpathy-5k-first5, coco-karpathy-1k, coco-karpathy-cxc, coco-karpathy-eccv, flickr30k-karpathy-1k.",
+        "--protocol is 'coco'; expected one of: split, split-equal-texts, coco-val2017, coco-val2017-all, "
+        "coco-karpathy-5k, coco-karpathy-5k-first5, coco-karpathy-1k, coco-karpathy-cxc, coco-karpathy-eccv, "
+        "flickr30k-karpathy-1k.",
     ),
     "split beside a protocol": (
         "eval --protocol coco-val2017 --split val",
         2,
-        "--split val and --protocol coco-val2017 contradict each other; every protocol but `split` has images of its "
-        "own.",
+        "--split val and --protocol coco-val2017 contradict each other; every protocol but split and "
+        "split-equal-texts has images of its own.",
     ),
     "protocol of another data set": (
         "eval --zero-shot --cache made.h5 --protocol coco-val2017",
