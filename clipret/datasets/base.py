@@ -108,7 +108,8 @@ def split_container(name: str) -> tuple[str, str]:
 def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset:
     """What a reader found, checked and with the user's choice of captions.
 
-    Captions that are empty, or so to CLIP, are dropped, with a remark; of the others the first captions_per_image of each image are kept.
+    Captions that are empty, or so to CLIP, are dropped, with a remark; of the others the first captions_per_image of
+    each image are kept.
 
     Raises DatasetError on an id that two images share, on a file that leaves the root and on text that no cache holds.
     """
