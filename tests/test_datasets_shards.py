@@ -374,7 +374,7 @@ def test_given_splits_that_are_not_there_are_refused(tmp_path):
     path = write_shard(tmp_path / "x.tar", {"1.jpg": IMAGE, "1.txt": "x"})
     assert refusal(path, split="given") == (
         f"--split is 'given', and {path} does not say which split its images are in; expected a field `split` in every "
-        f".json, or use --split hash."
+        f".json, or shards named after splits, or use --split hash."
     )
 
 

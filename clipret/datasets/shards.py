@@ -1,12 +1,13 @@
 """WebDataset shards: tar files in which an image and its captions have the same name but for the ending."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
-from clipret.datasets.base import RetrievalDataset, own_splits, split_code
+from clipret.datasets.base import RetrievalDataset, own_splits, split_code, split_container
 from clipret.datasets.parsing import counted, json_of, listed, shortened, text_of
 from clipret.datasets.shard_files import common_folder, find_shards, shards_name
 from clipret.datasets.shard_samples import IMAGE_ENDINGS, RULE, Sample, Samples, read_samples
@@ -32,7 +33,13 @@ class _Columns:
     lacking: list[str] = field(default_factory=list)
 
 
-def load_shards(config: DatasetConfig) -> RetrievalDataset:
+def load_shards(
+    config: DatasetConfig,
+    *,
+    shards: list[Path] | None = None,
+    name: str | None = None,
+    remarks: tuple[str, ...] = (),
+) -> RetrievalDataset:
     """Read the samples of the shards that config.dataset names: a file, a glob, or a pattern with braces.
 
     A sample is every member with the same name up to the first dot after the last slash, wherever they are in the
@@ -41,14 +48,20 @@ def load_shards(config: DatasetConfig) -> RetrievalDataset:
     texts. The .json may have `split` and `id` as well, under the names in config.columns; the id is the key otherwise.
     An image without captions stays in the gallery; captions without an image are left out.
 
+    Where no .json says a split, that of shards whose names or folders do, as train-0001.tar or train/0001.tar, and not
+    all the same one; else 80/10/10 by a hash of the id.
+
     config.root  folder that config.dataset starts from; the working folder by default
+    shards       the shards themselves, where config.dataset is the folder that they are in
+    name         of the data set; by default that of the shards
+    remarks      to be said before all others
 
     The root of the data set is the folder that the shards have in common. Opens no image; reads each shard's headers.
 
     Raises DatasetError when a shard is missing or malformed, when no sample has an image or none a caption, and when
     samples contradict each other.
     """
-    shards = find_shards(config)
+    shards = find_shards(config) if shards is None else shards
     root = common_folder(shards)
     columns, homes, left = _Columns(), {}, _LeftOut()
     for shard in shards:
@@ -59,10 +72,12 @@ def load_shards(config: DatasetConfig) -> RetrievalDataset:
         _read_samples(samples, shard=shard, root=root, config=config, columns=columns)
     _require_some(columns, left, config=config)
     columns = _drop_splitless(columns, left)
-    given = _given_splits(columns, config)
-    splits, rule = own_splits(columns.ids, config, given=given, hint="a field `split` in every .json")
+    given = _given_splits(columns, config) or _named_splits(columns.files)
+    splits, rule = own_splits(
+        columns.ids, config, given=given, hint="a field `split` in every .json, or shards named after splits"
+    )
     return RetrievalDataset(
-        name=shards_name(config, root),
+        name=name or shards_name(config, root),
         root=root,
         image_ids=columns.ids,
         image_files=columns.files,
@@ -70,7 +85,7 @@ def load_shards(config: DatasetConfig) -> RetrievalDataset:
         captions=[text for captions in columns.captions for text in captions],
         caption_images=np.repeat(np.arange(len(columns.ids)), [len(captions) for captions in columns.captions]),
         split_rule=rule,
-        remarks=left.remarks,
+        remarks=(*remarks, *left.remarks),
     )
 
 
@@ -230,6 +245,20 @@ def _drop_splitless(columns: _Columns, left: _LeftOut) -> _Columns:
     kept = [row for row in range(len(columns.ids)) if row not in silent]
     names = ("ids", "files", "splits", "captions")
     return _Columns(**{name: [getattr(columns, name)[row] for row in kept] for name in names})
+
+
+def _named_splits(files: list[str]) -> list[int] | None:
+    """The splits that the names of the shards tell, all of them and more than one; else None."""
+    shards = [split_container(file)[0] for file in files]
+    code_of = {shard: _split_in(shard) for shard in dict.fromkeys(shards)}
+    codes = set(code_of.values())
+    return None if None in codes or len(codes) < 2 else [code_of[shard] for shard in shards]
+
+
+def _split_in(shard: str) -> int | None:
+    """The split in the name of a shard, or of the folder that it is in: the first word of either."""
+    words = (re.split(r"[-_.\d]", part)[0] for part in reversed(shard.split("/")))
+    return next((code for code in map(split_code, words) if code is not None), None)
 
 
 def _given_splits(columns: _Columns, config: DatasetConfig) -> list[int] | None:
