@@ -97,7 +97,7 @@ def caveats(measured: dict) -> list[str]:
         lines.append(
             f"{images:,} of {images + left_out:,} images: {left_out:,} have no usable feature and are left out"
         )
-    lines += _best(protocol)
+    lines += reachable_notes(protocol)
     if protocol["remarks"]:
         lines.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
     if leakage and leakage["trained_on"]:
@@ -107,8 +107,11 @@ def caveats(measured: dict) -> list[str]:
     return lines
 
 
-def _best(protocol: dict) -> list[str]:
-    """What no head can exceed, where that shows in a figure, and the protocol that asks for no more than there is."""
+def reachable_notes(protocol: dict) -> list[str]:
+    """What no head can exceed, where that shows in a figure, and the protocol that asks for no more than there is.
+
+    protocol  as metrics.json has it
+    """
     best = (protocol.get("best_reachable") or {}).items()
     short = []
     for way, figures in best:

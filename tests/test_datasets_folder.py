@@ -1,8 +1,5 @@
-import io
-import tarfile
-
 import pytest
-from own_data import METADATA, METADATA_CSV, lines, load, make
+from own_data import METADATA, METADATA_CSV, lines, load, make, write_shard
 
 from clipret.config import SPLITS
 
@@ -275,16 +272,6 @@ def test_tables_that_are_not_read_are_told(tmp_path):
     )
 
 
-def shard(number):
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for ending in ("jpg", "txt"):
-            info = tarfile.TarInfo(f"{number}.{ending}")
-            info.size = 1
-            tar.addfile(info, io.BytesIO(b"x"))
-    return content.getvalue()
-
-
 @pytest.mark.parametrize(
     ("places", "splits"),
     [
@@ -297,10 +284,9 @@ def shard(number):
     ],
 )
 def test_a_folder_of_shards_is_read_as_these(tmp_path, places, splits):
-    folder = make(
-        tmp_path / "made {1,2}[3]",
-        {**{place: shard(key) for key, place in enumerate(places)}, "README.md": "x", "sizes.json": "{}"},
-    )
+    folder = make(tmp_path / "made {1,2}[3]", {"README.md": "x", "sizes.json": "{}"})
+    for key, place in enumerate(places):
+        write_shard(folder / place, {f"{key}.jpg": b"not opened", f"{key}.txt": "a caption"})
     dataset = load(folder)
     assert dataset.name == "made {1,2}[3]"
     assert len(dataset.image_files) == len(dataset.captions) == 2

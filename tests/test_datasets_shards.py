@@ -1,9 +1,6 @@
-import io
-import json
-import tarfile
-
 import numpy as np
 import pytest
+from own_data import write_shard
 
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.base import finish, split_by_hash
@@ -13,21 +10,6 @@ from clipret.errors import DatasetError
 IMAGE = b"not opened"
 RULE = "a sample is all members with the same name up to the first dot"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-def write_shard(path, members):
-    """members: name -> bytes, text, or what becomes JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            if isinstance(content, str):
-                content = content.encode()
-            elif not isinstance(content, bytes):
-                content = json.dumps(content).encode()
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def load(pattern, **settings):
@@ -218,6 +200,11 @@ def test_empty_captions_are_left_out_and_told(tmp_path):
             f"1 samples have more than one .txt, first 1: 1.txt, 1.TXT; {RULE}: expected one .txt in each.",
         ),
         (
+            {"a.1.jpg": IMAGE, "a.2.txt": "x"},
+            f"1 samples have an image and a caption of other names, first a: a.1.jpg, a.2.txt; {RULE}: expected no "
+            f"further numbers, or the same.",
+        ),
+        (
             {"1.input.jpg": IMAGE, "1.a.json": {"caption": "x"}, "1.b.json": {"caption": "y"}},
             f"1 samples have more than one .json, first 1: 1.a.json, 1.b.json; {RULE}: expected one .json in each.",
         ),
@@ -288,6 +275,13 @@ def test_one_sample_without_an_image_is_left_out_with_a_remark(tmp_path):
     assert dataset.remarks == (
         "2 samples have no image, .jpg, .jpeg, .png or .webp, and were left out: x.tar/2, x.tar/3",
     )
+
+
+def test_a_shard_without_samples_beside_others_is_told(tmp_path):
+    write_shard(tmp_path / "0.tar", {})
+    write_shard(tmp_path / "1.tar", {"1.jpg": IMAGE, "1.txt": "x"})
+    dataset = load(tmp_path / "*.tar")
+    assert (captions_of(dataset), dataset.remarks) == ({"1": ["x"]}, ("1 shards have no samples: 0.tar",))
 
 
 def test_an_image_alone_among_samples_with_splits_is_left_out_with_a_remark(tmp_path):

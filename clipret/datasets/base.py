@@ -123,7 +123,7 @@ def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset
     remarks = list(dataset.remarks)
     if not filled.all():
         empty = np.flatnonzero(~filled)
-        where = listed(dataset.image_ids[dataset.caption_images[row]] for row in empty)
+        where = listed(dict.fromkeys(dataset.image_ids[dataset.caption_images[row]] for row in empty))
         remarks.append(f"left out {counted(len(empty), 'empty caption')}, of {where}")
     keep = np.flatnonzero(filled)
     if config.captions_per_image is not None:

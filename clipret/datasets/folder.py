@@ -1,5 +1,6 @@
 """A folder of images with their captions: in tables, in a text file beside each image, or in shards."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -110,12 +111,11 @@ def _require_own_root(config: DatasetConfig) -> None:
 def _what_else(folder: Path, listing: Listing) -> str:
     """What of the folder could be given instead, and what of it was not looked at."""
     tables = [name for name in listing.files if ending(name) in (*ENDINGS, ".json")]
-    shards = [name for name in listing.files if ending(name) == ".tar"]
+    shards = [name for name in listing.files if ".tar" in name.rpartition("/")[2].lower()]
     said = ""
-    if tables:
-        said += f" It has {listed(tables)}: give the one with the captions, as --dataset {folder / tables[0]}"
-    elif shards:
-        said += f" It has {listed(shards)}: give the shards, as --dataset {folder / shards[0]}"
+    if names := tables or shards:
+        what = "the one with the captions" if tables else "the shards"
+        said = f" It has {listed(names)}: give {what}, as --dataset {shlex.quote(str(folder / names[0]))}"
     if listing.links:
         said += f" Left out: {listed(listing.links)}, which lead out of it or nowhere."
     return said

@@ -79,11 +79,8 @@ def caption_tables(folder: Path, listing: Listing) -> dict[str, int | None]:
     """
     by_split: dict[int, list[str]] = {}
     single = []
-    # As of metadata, links out of the folder may be tables.
-    for name in sorted([*listing.files, *listing.links], key=parts):
+    for name in listing.files:
         file = PurePosixPath(name).name
-        if not (folder / name).is_file():
-            continue
         match = _SPLIT_TABLE.fullmatch(file)
         if match and match[3].lower() in ENDINGS and split_code(match[1]) is not None:
             by_split.setdefault(split_code(match[1]), []).append(name)

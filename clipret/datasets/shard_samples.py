@@ -69,7 +69,8 @@ def read_samples(shard: Path) -> Samples:
     Of what follows the last dot says what the member is. Where a plain member, 0001.jpg, is there, dotted ones such as
     0001.mask.png are of no concern.
 
-    Raises DatasetError when there are no samples, and when one has several images, or several captions of one kind.
+    Raises DatasetError when a sample has several images, several captions of one kind, or an image and a caption whose
+    names differ in more than words.
     """
     members: dict[str, _Members] = {}
     strays, endings = [], set()
@@ -81,8 +82,6 @@ def read_samples(shard: Path) -> Samples:
             continue
         endings.add(ending)
         members.setdefault(f"{folder}{slash}{stem}", _Members()).add(name, ending)
-    if not members:
-        raise DatasetError(f"{shard} has no samples; expected members such as 0001.jpg and 0001.txt.")
     images = {key: own.of("image") for key, own in members.items()}
     texts = {key: own.of(*_CAPTIONS) for key, own in members.items()}
     _require_one(shard, "image", {key: names.get("image", []) for key, (names, _) in images.items()})
@@ -97,6 +96,7 @@ def read_samples(shard: Path) -> Samples:
         )
         for key in members
     ]
+    _require_pairs(shard, samples)
     return Samples(samples, strays, endings)
 
 
@@ -108,3 +108,24 @@ def _require_one(shard: Path, what: str, names: dict[str, list[str]]) -> None:
             f"{shard}: {len(several):,} samples have more than one {what}, first {key}: {listed(own)}; {RULE}: "
             f"expected one {what} in each."
         )
+
+
+def _require_pairs(shard: Path, samples: list[Sample]) -> None:
+    """Raise DatasetError where a.1.jpg and a.2.txt would be a sample; a.input.jpg and a.output.txt are one."""
+    odd = []
+    for sample in samples:
+        if sample.image and sample.dotted:
+            middles = {_middle(name, sample.key) for name in (sample.image, *sample.texts.values())} - {""}
+            if len(middles) > 1 and any(character.isdigit() for middle in middles for character in middle):
+                odd.append(sample)
+    if odd:
+        first = odd[0]
+        raise DatasetError(
+            f"{shard}: {len(odd):,} samples have an image and a caption of other names, first {first.key}: "
+            f"{listed([first.image, *first.texts.values()])}; {RULE}: expected no further numbers, or the same."
+        )
+
+
+def _middle(name: str, key: str) -> str:
+    """What is between the first dot and the last: `input` of 0001.input.jpg, none of 0001.jpg."""
+    return name[len(key) :].rpartition(".")[0]

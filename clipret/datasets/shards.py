@@ -93,7 +93,7 @@ class _LeftOut:
     """What of the shards is in no sample, or is not read as it is named."""
 
     def __init__(self):
-        self._strays, self._imageless, self._dotted = [], [], []
+        self._strays, self._imageless, self._dotted, self._empty = [], [], [], []
         self.splitless: list[str] = []
         self.endings: set[str] = set()
 
@@ -103,11 +103,13 @@ class _LeftOut:
         self._imageless += [f"{shard.name}/{sample.key}" for sample in found.samples if not sample.image]
         self._dotted += [f"{shard.name}/{sample.image}" for sample in found.samples if sample.image and sample.dotted]
         self.endings |= found.endings
+        self._empty += [] if found.samples else [shard.name]
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """In words; none where there is nothing."""
         counted = (
+            ("shards have no samples", self._empty),
             ("members of shards are of no sample, by their names", self._strays),
             (f"samples have no image, {IMAGE_ENDINGS}, and were left out", self._imageless),
             ("samples have no .json that says their split, and were left out", self.splitless),
@@ -127,6 +129,8 @@ def _require_new(samples: list[Sample], *, shard: Path, homes: dict[str, Path]) 
 
 
 def _require_some(columns: _Columns, left: _LeftOut, *, config: DatasetConfig) -> None:
+    if not left.endings:
+        raise DatasetError(f"{config.dataset} has no samples; expected members such as 0001.jpg and 0001.txt.")
     endings = listed(sorted(f".{ending}" for ending in left.endings))
     if not columns.ids:
         raise DatasetError(
