@@ -8,6 +8,8 @@ from rich.text import Text
 from clipret.config.columns import RSUM
 from clipret.config.comparison import LOWER_IS_BETTER
 
+# The best reachable figure below which another protocol is advised: a rare pair of equal captions asks for none.
+_ADVISED_BELOW = 0.99
 _ASKS = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
 
 
@@ -112,7 +114,7 @@ def reachable_notes(protocol: dict) -> list[str]:
 
     protocol  as metrics.json has it
     """
-    best = (protocol.get("best_reachable") or {}).items()
+    best = list((protocol.get("best_reachable") or {}).items())
     short = []
     for way, figures in best:
         below = [f"{name} {100 * value:.1f}" for name, value in figures.items() if value < 0.9995]
@@ -120,7 +122,8 @@ def reachable_notes(protocol: dict) -> list[str]:
     if not short:
         return []
     lines = [f"the best that any head can reach here, as several images share captions: {', '.join(short)}"]
-    if protocol["name"] == "split":
+    worst = min(value for _, figures in best for value in figures.values())
+    if protocol["name"] == "split" and worst < _ADVISED_BELOW:
         split = "" if protocol["split"] == "test" else f" --split {protocol['split']}"
         lines.append(f"where equal captions should match all their images: --protocol split-equal-texts{split}")
     return lines

@@ -57,8 +57,8 @@ BAD_INPUTS = {
         "check --dataset hub",
         1,
         "hub/data/train-00000-of-00001.parquet: column `image` holds the images themselves (struct<bytes: binary, "
-        "path: string>), which are not read from Parquet yet; write them to files, and give a table of their paths, a folder "
-        "or .tar shards.",
+        "path: string>), which are not read from Parquet yet; write them to files, and give a table of their paths, a "
+        "folder or .tar shards.",
     ),
     "folder with a table of another name": (
         "check --dataset shop",

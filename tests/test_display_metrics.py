@@ -168,5 +168,7 @@ def test_what_no_head_can_exceed_is_said_below_the_table_with_the_protocol_that_
     assert caveats_of() == [said, advice]
     assert caveats_of(split="val") == [said, f"{advice} --split val"]
     assert caveats_of(name="coco-val2017") == [said]
+    rare = {"t2i": {"R@1": 0.998}, "i2t": {"R@1": 1.0}}
+    assert caveats(report(best_reachable=rare)) == [f"{said.partition(': ')[0]}: t2i R@1 99.8"]
     assert caveats(report(best_reachable={"t2i": {"R@1": 0.9996}, "i2t": {"R@1": 1.0}})) == []
     assert caveats(report(best_reachable=None)) == []
