@@ -203,7 +203,8 @@ def test_links_that_metadata_names_are_images_of_the_data_set(tmp_path):
     ],
 )
 def test_flickrs_captions_are_read_with_images_in_a_folder_of_their_own(tmp_path, name, content):
-    folder = make(tmp_path / "made", {"Images/1.jpg": "", "Images/2.jpg": "", "Images/3.jpg": "", name: content})
+    images = {f"Images/{number}.jpg": "" for number in (1, 2, 3)}
+    folder = make(tmp_path / "made", {**images, name: content, "Flickr8k.lemma.token.txt": "1.jpg#0\tone"})
     dataset = load(folder)
     assert of_images(dataset) == {"Images/1.jpg": ["one", "a, b"], "Images/2.jpg": ["two"]}
     assert dataset.missing_rows().tolist() == []

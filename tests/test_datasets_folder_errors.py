@@ -160,6 +160,17 @@ def test_a_malformed_folder_is_one_clear_line(tmp_path, files, message):
     assert str(caught.value) == message.replace("PATH", str(folder))
 
 
+def test_gigabytes_of_captions_are_not_read(tmp_path):
+    folder = make(tmp_path / "made", ONE)
+    with (folder / "a.txt").open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(DatasetError) as caught:
+        load(folder)
+    assert str(caught.value) == (
+        f"{folder}/a.txt has 3,221,225,472 bytes, over 16,777,216; expected the captions of one image."
+    )
+
+
 def test_a_folder_of_nothing_but_links_says_so(tmp_path):
     (tmp_path / "x.jpg").touch()
     (tmp_path / "made").mkdir()

@@ -1,3 +1,5 @@
+import tarfile
+
 import numpy as np
 import pytest
 from own_data import write_shard
@@ -282,6 +284,21 @@ def test_a_shard_without_samples_beside_others_is_told(tmp_path):
     write_shard(tmp_path / "1.tar", {"1.jpg": IMAGE, "1.txt": "x"})
     dataset = load(tmp_path / "*.tar")
     assert (captions_of(dataset), dataset.remarks) == ({"1": ["x"]}, ("1 shards have no samples: 0.tar",))
+
+
+@pytest.mark.parametrize("ending", ["txt", "json"])
+def test_gigabytes_of_captions_are_not_read(tmp_path, ending):
+    info = tarfile.TarInfo(f"1.{ending}")
+    info.size = 3 << 30
+    path = write_shard(tmp_path / "x.tar", {"1.jpg": IMAGE})
+    # Over the end of what is there: the image's header, its block, and the end.
+    with path.open("r+b") as file:
+        file.seek(1024)
+        file.write(info.tobuf())
+        file.truncate(4 << 30)
+    assert refusal(path) == (
+        f"{path}/1.{ending} has 3,221,225,472 bytes, over 16,777,216; expected the captions of one image."
+    )
 
 
 def test_an_image_alone_among_samples_with_splits_is_left_out_with_a_remark(tmp_path):

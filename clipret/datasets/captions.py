@@ -5,13 +5,25 @@ import html
 import re
 import sys
 import unicodedata
+from pathlib import Path
 
 from clipret.config import DatasetConfig
+from clipret.errors import DatasetError
 
 # Letters and symbols that are drawn as nothing: the fillers of Hangul, and Braille without a dot.
 _UNDRAWN = "\u115f\u1160\u2800\u3164\uffa0"
 # Three letters in a row are no spelling of a character that shows nothing, in whatever encoding it was misread.
 _WORD = re.compile(rf"[^\W\d_{_UNDRAWN}]{{3}}")
+
+
+# The captions of one image in a text file of their own are some lines; what is longer is no such file.
+_MOST_BYTES = 16 << 20
+
+
+def require_short(path: Path, size: int) -> None:
+    """Raise DatasetError when a file of so many bytes, or a member of a shard, is too long for one image's captions."""
+    if size > _MOST_BYTES:
+        raise DatasetError(f"{path} has {size:,} bytes, over {_MOST_BYTES:,}; expected the captions of one image.")
 
 
 def clean_caption(caption: str, how: str) -> str:

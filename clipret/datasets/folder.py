@@ -7,6 +7,7 @@ import numpy as np
 
 from clipret.config import DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits
+from clipret.datasets.captions import require_short
 from clipret.datasets.folder_files import (
     IMAGE_ENDINGS,
     Listing,
@@ -19,7 +20,7 @@ from clipret.datasets.folder_files import (
     list_files,
 )
 from clipret.datasets.folder_tables import SPLIT_HINT, caption_tables, load_tables, metadata_files
-from clipret.datasets.parsing import counted, listed, read_text
+from clipret.datasets.parsing import counted, is_there, listed, read_text
 from clipret.datasets.rows import ENDINGS
 from clipret.errors import DatasetError
 
@@ -137,6 +138,8 @@ def _by_stem(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
+    # What cannot be looked at cannot be read either, which is said then.
+    require_short(path, path.stat().st_size if is_there(path) else 0)
     return [line for line in read_text(path).split("\n") if line.strip()]
 
 

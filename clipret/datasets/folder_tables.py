@@ -31,8 +31,9 @@ SPLIT_HINT = "all images in folders named train, val and test"
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _METADATA_COLUMNS = {"image": ("file_name",), "caption": ("text", "caption", "captions")}
 _TABLE_COLUMNS = {"image": ("image", "file_name"), "caption": ("caption", "captions", "text")}
-# As Kaggle's Flickr8k and Flickr30k, and Flickr8k of its authors, have their captions.
-_FLICKR = re.compile(r"captions\.txt|results\.csv|.*\.token(\.txt)?", re.IGNORECASE)
+# As Kaggle's Flickr8k and Flickr30k, and Flickr8k of its authors, have their captions; these have a
+# file of lemmas too, which are no captions.
+_FLICKR = re.compile(r"captions\.txt|results\.csv|(?!.*lemma).*\.token(\.txt)?", re.IGNORECASE)
 # train.csv, and a hub's train-00000-of-00003.parquet.
 _SPLIT_TABLE = re.compile(r"([^.]+?)(-\d+-of-\d+)?(\.[^.]+)")
 # Names that tell where a table's paths start.

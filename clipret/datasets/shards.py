@@ -8,6 +8,7 @@ import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits, split_code, split_container
+from clipret.datasets.captions import require_short
 from clipret.datasets.parsing import counted, json_of, listed, shortened, text_of
 from clipret.datasets.shard_files import common_folder, find_shards, shards_name
 from clipret.datasets.shard_samples import IMAGE_ENDINGS, RULE, Sample, Samples, read_samples
@@ -153,6 +154,7 @@ def _read_samples(samples: list[Sample], *, shard: Path, root: Path, config: Dat
             contents = {}
             for ending, name in sample.texts.items():
                 offset, size = index[name]
+                require_short(shard / name, size)
                 file.seek(offset)
                 contents[ending] = file.read(size)
             info = _Info(sample, shard=shard, content=contents.get("json"), config=config)
