@@ -105,7 +105,7 @@ MALFORMED_CSV = {
     ),
     "no-captions": (
         f"{HEAD}a.jpg,\nb.jpg, \n",
-        "data set 'made' at ROOT has no captions; extraction needs at least one.",
+        "data set 'made' at ROOT has no captions: all 2 are empty, or show nothing.",
     ),
 }
 MALFORMED_JSON_LINES = {

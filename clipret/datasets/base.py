@@ -121,6 +121,11 @@ def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset
         dtype=bool,
     )
     remarks = list(dataset.remarks)
+    if not filled.any():
+        raise DatasetError(
+            f"data set '{dataset.name}' at {dataset.root} has no captions: all {len(filled):,} are empty, or "
+            f"show nothing."
+        )
     if not filled.all():
         empty = np.flatnonzero(~filled)
         where = listed(dict.fromkeys(dataset.image_ids[dataset.caption_images[row]] for row in empty))
