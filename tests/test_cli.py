@@ -188,5 +188,5 @@ def test_check_reads_what_tools_leave_and_says_how(run, tmp_path):
     }
     for dataset, said in remarks.items():
         status, out, _ = run("check", "--dataset", dataset if "." in dataset else f"./{dataset}", "--json")
-        found = json.loads(out)
-        assert (status, found["remarks"], found["captions"], found["missing"]["images"]) == (0, said, 1, 0)
+        report = json.loads(out)
+        assert (status, report["remarks"], report["captions"], report["missing"]["images"]) == (0, said, 1, 0)

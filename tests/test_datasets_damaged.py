@@ -68,8 +68,8 @@ def folder(draw):
     files = {}
     for _ in range(draw.randint(1, 8)):
         name = draw.choice(NAMES)
-        made = shard(draw) if name.endswith(".tar") else draw.choice(TABLES if draw.random() < 0.7 else TEXTS)
-        files[f"{draw.choice(PLACES)}{name}"] = made
+        content = shard(draw) if name.endswith(".tar") else draw.choice(TABLES if draw.random() < 0.7 else TEXTS)
+        files[f"{draw.choice(PLACES)}{name}"] = content
     return files
 
 
@@ -79,10 +79,9 @@ def test_whatever_a_shard_or_a_folder_holds_it_is_read_or_refused_in_one_line(tm
     draw = random.Random(seed)
     refusals, read = [], 0
     for number in range(500):
-        place = tmp_path / "made"
-        made = make(place, folder(draw) if number % 2 else {"x.tar": shard(draw)})
+        place = make(tmp_path / "folder", folder(draw) if number % 2 else {"x.tar": shard(draw)})
         try:
-            load(made if number % 2 else made / "x.tar")
+            load(place if number % 2 else place / "x.tar")
             read += 1
         except ClipretError as error:
             refusals.append(str(error))

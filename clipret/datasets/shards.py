@@ -66,9 +66,9 @@ def load_shards(
     root = common_folder(shards)
     columns, homes, left = _Columns(), {}, _LeftOut()
     for shard in shards:
-        found = read_samples(shard)
-        samples = [sample for sample in found.samples if sample.image]
-        left.add(found, shard=shard)
+        members = read_samples(shard)
+        samples = [sample for sample in members.samples if sample.image]
+        left.add(members, shard=shard)
         _require_new(samples, shard=shard, homes=homes)
         _read_samples(samples, shard=shard, root=root, config=config, columns=columns)
     _require_some(columns, left, config=config)
@@ -98,13 +98,13 @@ class _LeftOut:
         self.splitless: list[str] = []
         self.endings: set[str] = set()
 
-    def add(self, found: Samples, *, shard: Path) -> None:
+    def add(self, members: Samples, *, shard: Path) -> None:
         """Take note of one shard's."""
-        self._strays += [f"{shard.name}/{name}" for name in found.strays]
-        self._imageless += [f"{shard.name}/{sample.key}" for sample in found.samples if not sample.image]
-        self._dotted += [f"{shard.name}/{sample.image}" for sample in found.samples if sample.image and sample.dotted]
-        self.endings |= found.endings
-        self._empty += [] if found.samples else [shard.name]
+        self._strays += [f"{shard.name}/{name}" for name in members.strays]
+        self._imageless += [f"{shard.name}/{sample.key}" for sample in members.samples if not sample.image]
+        self._dotted += [f"{shard.name}/{sample.image}" for sample in members.samples if sample.image and sample.dotted]
+        self.endings |= members.endings
+        self._empty += [] if members.samples else [shard.name]
 
     @property
     def remarks(self) -> tuple[str, ...]:
