@@ -10,6 +10,7 @@ from rich.console import Group
 
 from clipret.config.columns import RSUM
 from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN
+from clipret.display_metrics import reachable_notes
 from clipret.display_sheets import VERDICT, Cell, Fitted, Sheet, sheet_table
 
 # Pairs that are shown whole in a terminal.
@@ -94,7 +95,7 @@ def _figure_notes(result: dict, *, marked: bool) -> list[str]:
     models = list(dict.fromkeys(group["model"] for group in groups))
     if len(models) > 1:
         notes.append("models: " + ", ".join(f"{place} {each['model']}" for place, each in enumerate(groups, start=1)))
-    return notes + list(result["remarks"])
+    return [*notes, *reachable_notes(protocol), *result["remarks"]]
 
 
 def _differences(result: dict) -> Sheet:

@@ -8,6 +8,8 @@ from rich.text import Text
 from clipret.config.columns import RSUM
 from clipret.config.comparison import LOWER_IS_BETTER
 
+# The best reachable figure below which another protocol is advised: a rare pair of equal captions asks for none.
+_ADVISED_BELOW = 0.99
 _ASKS = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
 
 
@@ -97,10 +99,31 @@ def caveats(measured: dict) -> list[str]:
         lines.append(
             f"{images:,} of {images + left_out:,} images: {left_out:,} have no usable feature and are left out"
         )
+    lines += reachable_notes(protocol)
     if protocol["remarks"]:
         lines.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
     if leakage and leakage["trained_on"]:
         lines.append(f"LEAK: {leakage['trained_on']:,} of these {leakage['images']:,} images were trained on")
     if leakage and not leakage["checked"]:
         lines.append("leakage was not checked: there is no trained_on.npy beside the head")
+    return lines
+
+
+def reachable_notes(protocol: dict) -> list[str]:
+    """What no head can exceed, where that shows in a figure, and the protocol that asks for no more than there is.
+
+    protocol  as metrics.json has it
+    """
+    best = list((protocol.get("best_reachable") or {}).items())
+    short = []
+    for way, figures in best:
+        below = [f"{name} {100 * value:.1f}" for name, value in figures.items() if value < 0.9995]
+        short += [f"{way} {', '.join(below)}"] if below else []
+    if not short:
+        return []
+    lines = [f"the best that any head can reach here, as several images share captions: {', '.join(short)}"]
+    worst = min(value for _, figures in best for value in figures.values())
+    if protocol["name"] == "split" and worst < _ADVISED_BELOW:
+        split = "" if protocol["split"] == "test" else f" --split {protocol['split']}"
+        lines.append(f"where equal captions should match all their images: --protocol split-equal-texts{split}")
     return lines

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipret.config import DIRECTIONS, TrainConfig
+from clipret.display_metrics import reachable_notes
 
 _MOST_ROWS = 20
 _CUTS = ("R@1", "R@5", "R@10")
@@ -92,9 +93,14 @@ def _test_table(result: dict) -> Table:
     before, after = result["zero_shot"]["test"], chosen["test"]
     settings = ", ".join(f"{name} {_setting(value)}" for name, value in chosen["settings"].items() if value is not None)
     choice = "the best by validation" if result["test_all"] else "chosen by validation, then measured"
+    notes = [
+        f"percent; ties count against us; {choice}",
+        *([f"chosen: {settings}"] if settings else []),
+        *reachable_notes(protocol),
+    ]
     table = Table(
         title=f"{protocol['split']}, protocol {protocol['name']}",
-        caption=escape(f"percent; ties count against us; {choice}" + (f"\nchosen: {settings}" if settings else "")),
+        caption=escape("\n".join(notes)),
         caption_justify="left",
         box=box.SIMPLE,
     )

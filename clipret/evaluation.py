@@ -110,7 +110,7 @@ def _rank(
             ranks = gallery.rank(head.to(device), device=device, on_progress=tell if long else silent, **settings)
             for way, ranking in found[name].items():
                 ranking.append(Ranking(ranks[way], gallery.query_images(ranks[way], direction=way)))
-    described = describe_protocol(cache, protocol, precision=config.precision)
+    described = describe_protocol(cache, protocol, precision=config.precision, k=config.cuts)
     return ProtocolRankings(
         described, {name: {way: tuple(folds) for way, folds in ways.items()} for name, ways in found.items()}
     )

@@ -1,6 +1,7 @@
 """Protocols: named rules that turn a cache's images into queries, galleries and matching pairs.
 
     split                     any split of any cache, all captions
+    split-equal-texts         the same, but captions that are the same text match all images that have one of them
     coco-val2017              val2017, first five captions of an image: what the reference implementation measured on
     coco-val2017-all          val2017, all captions
     coco-karpathy-5k          Karpathy's 5,000 test images, all 25,010 captions
@@ -21,16 +22,16 @@ for its matches; Crisscrossed Captions (Parekh et al., EACL 2021) for its own.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clipret.cache import FeatureCache
-from clipret.config import SPLITS
+from clipret.config import SPLIT_PROTOCOLS, SPLITS
 from clipret.counting import caption_places
 from clipret.errors import UsageError
 from clipret.karpathy_ids import karpathy_test_ids
-from clipret.protocol_matches import OTHERWISE, known_captions, known_matches
+from clipret.protocol_matches import OTHERWISE, equal_text_matches, known_captions, known_matches
 
 FIRST_CAPTIONS = 5
 
@@ -142,13 +143,13 @@ def default_protocol(cache: FeatureCache) -> str:
 
 
 def make_protocol(cache: FeatureCache, name: str) -> Protocol:
-    """The protocol of that name (config.PROTOCOLS) on a cache; `split` means its test split.
+    """The protocol of that name (config.PROTOCOLS) on a cache; those of any split are of its test split.
 
     Raises UsageError when the cache does not hold the protocol's images, and DatasetError when the protocol needs the
     package `eccv-caption` and it is not installed.
     """
-    if name == "split":
-        return split_protocol(cache, split="test")
+    if name in SPLIT_PROTOCOLS:
+        return split_protocol(cache, split="test", name=name)
     rule, planned, usable = _RULES[name], _planned_rows(cache, name), cache.usable
     captions = _planned_captions(cache, rule)
     # Cut before images are left out, so that a missing image never moves another one to another gallery.
@@ -161,13 +162,15 @@ def make_protocol(cache: FeatureCache, name: str) -> Protocol:
     return Protocol(name, "test", folds, left_out=int(np.sum(~usable[planned])), remarks=remarks)
 
 
-def split_protocol(cache: FeatureCache, *, split: str) -> Protocol:
-    """Protocol `split`: every usable image of a split, with all its captions.
+def split_protocol(cache: FeatureCache, *, split: str, name: str = "split") -> Protocol:
+    """A protocol of config.SPLIT_PROTOCOLS: every usable image of a split, with all its captions.
 
-    t2i: every caption asks for its image among the images. i2t: every image with a caption asks for any of its captions
-    among the captions.
+    split              t2i: every caption asks for its image among the images. i2t: every image with a caption asks for
+                       any of its captions among the captions.
+    split-equal-texts  the same queries and galleries; a caption matches every image that has a caption of the same
+                       text, and an image every caption of a text that it has. Case and spaces make no difference.
 
-    Raises UsageError when the split has no images or no captions.
+    Raises UsageError when the split has no images or no captions, or too many of them match.
     """
     in_split = cache.image_splits == SPLITS.index(split)
     fold = _fold(cache, np.flatnonzero(in_split & cache.usable), captions=np.ones(len(cache.text_states), dtype=bool))
@@ -177,7 +180,9 @@ def split_protocol(cache: FeatureCache, *, split: str) -> Protocol:
             f"split '{split}' has {len(fold.image_rows)} usable images and {len(fold.text_rows)} captions; "
             f"images a split in this cache: {counts}."
         )
-    return Protocol("split", split, (fold,), left_out=int(np.sum(in_split & ~cache.usable)))
+    if name == "split-equal-texts":
+        fold = replace(fold, matches=equal_text_matches(cache, fold.text_rows, caption_images=fold.caption_images))
+    return Protocol(name, split, (fold,), left_out=int(np.sum(in_split & ~cache.usable)))
 
 
 def protocol_digest(cache: FeatureCache, protocol: Protocol) -> str:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from clipret import runs
 from clipret.cache import FeatureCache
-from clipret.config.evaluation import wise_ft_name
+from clipret.config.evaluation import EvalConfig, wise_ft_name
 from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
 from clipret.heads import Head, LinearHead, load_head, wise_ft
 from clipret.leakage import count_trained_on, image_digests
+from clipret.protocol_bounds import best_reachable
 from clipret.protocols import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 from clipret.rankings import Trained, head_digest
 
@@ -126,18 +127,28 @@ def _is_finished(run: Path) -> bool:
     return (run / runs.RESULT).exists()
 
 
-def describe_protocol(cache: FeatureCache, protocol: Protocol, *, precision: str) -> dict:
-    """The protocol as metrics.json has it: with the digest of its questions, and what embeddings were rounded to."""
-    return {**protocol.describe(), "precision": precision, "digest": protocol_digest(cache, protocol)}
+def describe_protocol(
+    cache: FeatureCache, protocol: Protocol, *, precision: str, k: tuple[int, ...] = EvalConfig.k
+) -> dict:
+    """The protocol as metrics.json has it.
+
+    With the digest of its questions, what embeddings were rounded to, and at these K the best that any head can reach.
+    """
+    return {
+        **protocol.describe(),
+        "precision": precision,
+        "digest": protocol_digest(cache, protocol),
+        "best_reachable": best_reachable(cache, protocol, k=k),
+    }
 
 
 def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str | None) -> list[Protocol]:
-    """The protocol `split` on the split that is given; else those of these names; else the data set's own.
+    """The protocols of these names, on the split where one is given; none: `split` on it, else the data set's own.
 
     Raises UsageError when the cache does not hold a protocol's images.
     """
     if split is not None:
-        return [split_protocol(cache, split=split)]
+        return [split_protocol(cache, split=split, name=name) for name in names or ("split",)]
     return [make_protocol(cache, name) for name in names or (default_protocol(cache),)]
 
 

@@ -1,6 +1,8 @@
 """Data sets of one's own as files, and what reads them."""
 
+import io
 import json
+import tarfile
 
 import pyarrow
 import pyarrow.parquet
@@ -45,3 +47,18 @@ def make(folder, files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write(folder / name, content)
     return folder
+
+
+def write_shard(path, members):
+    """members: name -> bytes, text, or what becomes JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            if isinstance(content, str):
+                content = content.encode()
+            elif not isinstance(content, bytes):
+                content = json.dumps(content).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_coco
+from own_data import make, write_shard
 
 import clipret
 from clipret.config import ExtractConfig, to_command
@@ -169,3 +170,23 @@ def test_ctrl_c_exits_130_with_the_command_that_resumes(run, coco, monkeypatch):
     assert message == "error: interrupted; finished rows are kept; go on with"
     status, out, _ = run(*command.split())
     assert (status, "80 images and 480 captions, 0 and 480 of them now" in out) == (0, True)
+
+
+def test_check_reads_what_tools_leave_and_says_how(run, tmp_path):
+    rule = "a sample is all members with the same name up to the first dot, and these were read by their last endings"
+    write_shard(tmp_path / "dots.tar", {"t v1.0.jpg": b"", "t v1.0.txt": "dot"})
+    write_shard(tmp_path / "bare.tar", {"1.jpg": b"", "1.txt": "dot", "2.jpg": b""})
+    write_shard(tmp_path / "shards" / "0.tar", {"1.jpg": b"", "1.txt": "dot"})
+    make(tmp_path / "flickr8k", {"Images/0.jpg": "", "captions.txt": "image,caption\n0.jpg,dot\n"})
+    make(tmp_path / "blank", {"0.jpg": "", "0.txt": "dot\n&nbsp;\n"})
+    remarks = {
+        "dots.tar": [f"1 samples have dots in their names; {rule}: dots.tar/t v1.0.jpg"],
+        "bare.tar": ["1 image without a caption, in the gallery only"],
+        "shards": ["read as 1 shard: 0.tar"],
+        "flickr8k": ["the paths in captions.txt start from Images, where these images are"],
+        "blank": ["left out 1 empty caption, of 0.jpg"],
+    }
+    for dataset, said in remarks.items():
+        status, out, _ = run("check", "--dataset", dataset if "." in dataset else f"./{dataset}", "--json")
+        report = json.loads(out)
+        assert (status, report["remarks"], report["captions"], report["missing"]["images"]) == (0, said, 1, 0)

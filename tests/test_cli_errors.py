@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import contents, write_cache, write_coco
+from own_data import make, write_shard
 
 from clipret.cache import open_writer
 from clipret.heads import LinearHead, save_head
@@ -46,6 +47,25 @@ def head(path, dims=(24, 16, 8), weights="ab" * 32):
 
 COCO_FILES = "annotations/captions_train2017.json, annotations/captions_val2017.json, train2017, val2017"
 BAD_INPUTS = {
+    "shard without an image by its endings": (
+        "check --dataset fields.tar",
+        1,
+        "fields.tar: no sample has an image; a sample is all members with the same name up to the first dot, and what "
+        "follows has to be .jpg, .jpeg, .png or .webp: found .cap, .img.",
+    ),
+    "folder of Parquet with the images in it": (
+        "check --dataset hub",
+        1,
+        "hub/data/train-00000-of-00001.parquet: column `image` holds the images themselves (struct<bytes: binary, "
+        "path: string>), which are not read from Parquet yet; write them to files, and give a table of their paths, a "
+        "folder or .tar shards.",
+    ),
+    "folder with a table of another name": (
+        "check --dataset shop",
+        1,
+        "none of the 1 images in shop has a caption; expected a metadata.jsonl, or beside an image a text file of the "
+        "same name, such as a.txt. It has items.csv: give the one with the captions, as --dataset shop/items.csv",
+    ),
     "missing cache": (
         "train --cache gone.h5",
         1,
@@ -398,14 +418,15 @@ BAD_INPUTS = {
     "unknown protocol": (
         "eval --protocol split,coco",
         2,
-        "--protocol is 'coco'; expected one of: split, coco-val2017, coco-val2017-all, coco-karpathy-5k, "
-        "coco-karpathy-5k-first5, coco-karpathy-1k, coco-karpathy-cxc, coco-karpathy-eccv, flickr30k-karpathy-1k.",
+        "--protocol is 'coco'; expected one of: split, split-equal-texts, coco-val2017, coco-val2017-all, "
+        "coco-karpathy-5k, coco-karpathy-5k-first5, coco-karpathy-1k, coco-karpathy-cxc, coco-karpathy-eccv, "
+        "flickr30k-karpathy-1k.",
     ),
     "split beside a protocol": (
         "eval --protocol coco-val2017 --split val",
         2,
-        "--split val and --protocol coco-val2017 contradict each other; every protocol but `split` has images of its "
-        "own.",
+        "--split val and --protocol coco-val2017 contradict each other; every protocol but split and "
+        "split-equal-texts has images of its own.",
     ),
     "protocol of another data set": (
         "eval --zero-shot --cache made.h5 --protocol coco-val2017",
@@ -442,6 +463,10 @@ def bad_files(tmp_path):
     head(tmp_path / "narrow.safetensors")
     head(tmp_path / "other.safetensors", dims=(24, 16, 12), weights="e" * 64)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "foreign.pt")
+    write_shard(tmp_path / "fields.tar", {"0.img": b"", "0.cap": "a dot"})
+    make(tmp_path / "shop", {"a.jpg": "", "items.csv": "image,caption\na.jpg,one\n"})
+    image = {"bytes": b"", "path": "0.jpg"}
+    make(tmp_path / "hub", {"data/train-00000-of-00001.parquet": {"image": [image], "caption": ["dot"]}})
 
 
 @pytest.mark.parametrize(("command", "status", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())

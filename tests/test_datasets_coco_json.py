@@ -25,6 +25,12 @@ def test_images_come_ascending_with_their_captions_ascending(tmp_path):
     ]
 
 
+def test_a_null_is_an_empty_caption(tmp_path):
+    path = tmp_path / "captions.json"
+    path.write_text(content(annotations=[CAPTION, {**CAPTION, "id": 8, "caption": None}]))
+    assert read_captions(path)[0].captions == [(7, "a dog"), (8, "")]
+
+
 MALFORMED = {
     "empty": (
         "",
@@ -71,9 +77,9 @@ MALFORMED = {
         content(annotations=[{"id": 1, "image_id": 3, "bbox": []}]),
         "{path}: caption of annotations[0] is not there; expected text, as in COCO's caption files.",
     ),
-    "caption that is null": (
-        content(annotations=[{**CAPTION, "caption": None}]),
-        "{path}: caption of annotations[0] is None; expected text, as in COCO's caption files.",
+    "caption that is a number": (
+        content(annotations=[{**CAPTION, "caption": 3}]),
+        "{path}: caption of annotations[0] is 3; expected text, as in COCO's caption files.",
     ),
     "image id twice": (
         content(images=[IMAGE, {**IMAGE, "file_name": "c.jpg"}]),

@@ -1,5 +1,5 @@
 import pytest
-from own_data import METADATA, METADATA_CSV, lines, load, make
+from own_data import METADATA, METADATA_CSV, lines, load, make, write_shard
 
 from clipret.config import SPLITS
 
@@ -192,3 +192,108 @@ def test_links_that_metadata_names_are_images_of_the_data_set(tmp_path):
     assert of_images(dataset) == {"a.jpg": ["a caption"]}
     assert dataset.missing_rows().tolist() == []
     assert dataset.remarks == ("1 links lead out of the folder, to a folder or to nothing, and were left out: b.jpg",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("captions.txt", 'image,caption\n1.jpg,one\n1.jpg,"a, b"\n2.jpg,two\n'),
+        ("results.csv", "image_name| comment_number| comment\n1.jpg| 0| one\n1.jpg| 1| a, b\n2.jpg| 0| two\n"),
+        ("Flickr8k_text/Flickr8k.token.txt", "1.jpg#0\tone\n1.jpg#1\ta, b\n2.jpg#0\ttwo\n"),
+    ],
+)
+def test_flickrs_captions_are_read_with_images_in_a_folder_of_their_own(tmp_path, name, content):
+    images = {f"Images/{number}.jpg": "" for number in (1, 2, 3)}
+    folder = make(tmp_path / "made", {**images, name: content, "Flickr8k.lemma.token.txt": "1.jpg#0\tone"})
+    dataset = load(folder)
+    assert of_images(dataset) == {"Images/1.jpg": ["one", "a, b"], "Images/2.jpg": ["two"]}
+    assert dataset.missing_rows().tolist() == []
+    assert dataset.remarks[:2] == (
+        f"the paths in {name} start from Images, where these images are",
+        f"1 images that {name} does not name were left out: Images/3.jpg",
+    )
+
+
+def of_splits(dataset):
+    return dict(zip(dataset.image_files, named_splits(dataset), strict=True))
+
+
+@pytest.mark.parametrize("places", [("", ""), ("images/", ""), ("", "annotations/"), ("a/b/", "a/")])
+def test_a_table_for_each_split_gives_the_split(tmp_path, places):
+    at, tables_at = places
+    rows = {"train": ["0.jpg", "1.jpg"], "validation": ["2.jpg"], "test": ["deep/3.jpg"]}
+    files = {f"{at}{name}": "" for names in rows.values() for name in names}
+    for split, names in rows.items():
+        files[f"{tables_at}{split}.csv"] = "image,caption\n" + "".join(f"{name},a caption\n" for name in names)
+    folder = make(tmp_path / "made", files)
+    dataset = load(folder)
+    codes = {f"{at}0.jpg": "train", f"{at}1.jpg": "train", f"{at}2.jpg": "val", f"{at}deep/3.jpg": "test"}
+    assert (of_splits(dataset), dataset.split_rule) == (codes, "given")
+    assert dataset.missing_rows().tolist() == []
+    assert load(folder, split="hash").split_rule == "hash 80/10/10"
+    elsewhere = make(tmp_path / "images", {name: "" for names in rows.values() for name in names})
+    assert load(folder, root=elsewhere).missing_rows().tolist() == []
+
+
+def test_tables_of_a_split_in_parts_are_one(tmp_path):
+    files = {f"{number}.jpg": "" for number in range(3)}
+    for number, split in enumerate(("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")):
+        files[f"data/{split}.parquet"] = {"file_name": [f"{number}.jpg"], "text": ["a caption"]}
+    dataset = load(make(tmp_path, files))
+    assert of_splits(dataset) == {"0.jpg": "train", "1.jpg": "train", "2.jpg": "test"}
+
+
+@pytest.mark.parametrize("wrapper", ["data/", "a/b/"])
+def test_folders_that_all_is_in_are_looked_through(tmp_path, wrapper):
+    files = {}
+    for place in ("train", "test"):
+        files[f"{wrapper}{place}/0.png"] = ""
+        files[f"{wrapper}{place}/metadata.jsonl"] = lines({"file_name": "0.png", "text": place})
+    expected = {f"{wrapper}test/0.png": "test", f"{wrapper}train/0.png": "train"}
+    assert of_splits(load(make(tmp_path / "metadata", {**files, "README.md": "x"}))) == expected
+    texts = {name.replace("metadata.jsonl", "0.txt"): "a caption" for name in files}
+    assert of_splits(load(make(tmp_path / "texts", {**texts, "README.md": "x"}))) == expected
+    top = {name: "" for name in files if name.endswith(".png")}
+    top["metadata.jsonl"] = lines(*({"file_name": name, "text": "x"} for name in top))
+    assert of_splits(load(make(tmp_path / "top", top))) == expected
+
+
+def test_a_text_file_beside_an_image_goes_before_tables(tmp_path):
+    files = {"captions.jpg": "", "captions.txt": "one", "train.csv": "image,caption\n"}
+    dataset = load(make(tmp_path, files))
+    assert of_images(dataset) == {"captions.jpg": ["one"]}
+    assert dataset.remarks == ("1 files are neither images nor captions and were left out: train.csv",)
+
+
+def test_tables_that_are_not_read_are_told(tmp_path):
+    files = {"a.jpg": "", "train.csv": "image,caption\na.jpg,one\n", "captions.txt": "x", "more.jsonl": ""}
+    assert load(make(tmp_path, files)).remarks == (
+        "1 text files were not read, as train.csv has the captions: captions.txt",
+        "1 tables were not read, as train.csv has the captions: more.jsonl",
+    )
+
+
+@pytest.mark.parametrize(
+    ("places", "splits"),
+    [
+        (("0.tar", "1.tar"), None),
+        (("data/0.tar", "data/1.tar"), None),
+        (("train-0.tar", "test-0.tar"), ["test", "train"]),
+        (("data/train/0.tar", "data/val/0.tar"), ["train", "val"]),
+        (("train/0.tar", "train/1.tar"), None),
+        (("train/0.tar", "more/1.tar"), None),
+    ],
+)
+def test_a_folder_of_shards_is_read_as_these(tmp_path, places, splits):
+    folder = make(tmp_path / "made {1,2}[3]", {"README.md": "x", "sizes.json": "{}"})
+    for key, place in enumerate(places):
+        write_shard(folder / place, {f"{key}.jpg": b"not opened", f"{key}.txt": "a caption"})
+    dataset = load(folder)
+    assert dataset.name == "made {1,2}[3]"
+    assert len(dataset.image_files) == len(dataset.captions) == 2
+    assert dataset.missing_rows().tolist() == []
+    assert dataset.remarks == (f"read as 2 shards: {', '.join(sorted(places, key=lambda name: name.split('/')))}",)
+    assert dataset.split_rule == ("given" if splits else "hash 80/10/10")
+    if splits:
+        assert named_splits(dataset) == splits
+    assert load(folder, split="hash").split_rule == "hash 80/10/10"

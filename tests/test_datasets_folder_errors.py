@@ -11,8 +11,55 @@ MALFORMED = {
         "PATH has no images; expected files ending in .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp.",
     ),
     "other-files": (
-        {"a.txt": "a caption", "a.tar": ""},
+        {"a.txt": "a caption", "a.heic": ""},
         "PATH has no images; expected files ending in .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp.",
+    ),
+    "empty-shard": ({"a.tar": ""}, "PATH/a.tar is an empty file; expected a tar file: fetch it again."),
+    "table-of-another-name": (
+        {"a.jpg": "", "shop.csv": "image,caption\na.jpg,one\n", "x/more.json": "[]"},
+        "none of the 1 images in PATH has a caption; expected a metadata.jsonl, or beside an image a text file of the "
+        "same name, such as a.txt. It has shop.csv, x/more.json: give the one with the captions, as --dataset "
+        "PATH/shop.csv",
+    ),
+    "shards-beside-images": (
+        {"a.jpg": "", "x/0.tar": ""},
+        "none of the 1 images in PATH has a caption; expected a metadata.jsonl, or beside an image a text file of the "
+        "same name, such as a.txt. It has x/0.tar: give the shards, as --dataset PATH/x/0.tar",
+    ),
+    "images-in-parquet": (
+        {"data/train-00000-of-00001.parquet": {"image": [{"bytes": b"x", "path": "0.jpg"}], "text": ["one"]}},
+        "PATH/data/train-00000-of-00001.parquet: column `image` holds the images themselves (struct<bytes: binary, "
+        "path: string>), which are not read from Parquet yet; write them to files, and give a table of their paths, a "
+        "folder or .tar shards.",
+    ),
+    "two-tables-of-a-split": (
+        {"a.jpg": "", "train.csv": "image,caption\na.jpg,x\n", "training.jsonl": ""},
+        "PATH has train.csv, training.jsonl for the split train; expected one table for it.",
+    ),
+    "two-caption-files": (
+        {"Images/a.jpg": "", "captions.txt": "image,caption\na.jpg,x\n", "Flickr8k.token.txt": "a.jpg#0\tx\n"},
+        "PATH has the caption files Flickr8k.token.txt, captions.txt; expected one: move the others away.",
+    ),
+    "an-image-in-two-tables": (
+        {"a.jpg": "", "train.csv": "image,caption\na.jpg,x\n", "test.csv": "image,caption\na.jpg,y\n"},
+        "PATH: 1 images of test.csv are in other tables too, first a.jpg in train.csv; expected each image in one "
+        "split.",
+    ),
+    "a-table-against-its-name": (
+        {"a.jpg": "", "test.csv": "image,caption,split\na.jpg,x,train\n"},
+        "PATH/test.csv: 1 images have another split than their table's, test: a.jpg; expected the same, or no column "
+        "`split`.",
+    ),
+    "a-table-without-captions": (
+        {"a.jpg": "", "test.csv": "image,label\na.jpg,x\n"},
+        "PATH/test.csv has no column `caption`; its columns are: image, label. Say which they are with --columns "
+        "caption=NAME",
+    ),
+    "an-empty-caption-file": ({"a.jpg": "", "captions.txt": ""}, "PATH/captions.txt is empty; fetch it again."),
+    "a-caption-file-of-something-else": (
+        {"a.jpg": "", "captions.txt": "a dog\na cat\n"},
+        "PATH/captions.txt, line 1: found the columns 'a dog'; expected one of image, image_name, filename and one of "
+        "caption, comment, raw.",
     ),
     "no-captions": (
         {"b.c/x.y.jpg": "", "b.c/z.txt": "a caption"},
@@ -113,6 +160,17 @@ def test_a_malformed_folder_is_one_clear_line(tmp_path, files, message):
     assert str(caught.value) == message.replace("PATH", str(folder))
 
 
+def test_gigabytes_of_captions_are_not_read(tmp_path):
+    folder = make(tmp_path / "made", ONE)
+    with (folder / "a.txt").open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(DatasetError) as caught:
+        load(folder)
+    assert str(caught.value) == (
+        f"{folder}/a.txt has 3,221,225,472 bytes, over 16,777,216; expected the captions of one image."
+    )
+
+
 def test_a_folder_of_nothing_but_links_says_so(tmp_path):
     (tmp_path / "x.jpg").touch()
     (tmp_path / "made").mkdir()
@@ -151,7 +209,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("clipret.datasets.folder.os.scandir", refused)
+    monkeypatch.setattr("clipret.datasets.folder_files.os.scandir", refused)
     with pytest.raises(DatasetError) as caught:
         load(folder)
     assert str(caught.value) == f"{folder} cannot be read: Permission denied."

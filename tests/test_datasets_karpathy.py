@@ -35,6 +35,12 @@ def test_images_keep_the_order_of_the_file_and_sentences_theirs(tmp_path):
     assert read_karpathy(path)[0].id is None
 
 
+def test_a_null_is_an_empty_caption(tmp_path):
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(content(sentences=[*SENTENCES, {"raw": None, "sentid": 13}]))
+    assert read_karpathy(path)[0].captions == [(12, "A dog."), (13, "")]
+
+
 @pytest.mark.parametrize("folder", ["", "annotations", "karpathy", "caption_datasets"])
 def test_the_file_is_found_where_people_keep_it(tmp_path, folder):
     assert find_karpathy(tmp_path, "dataset_coco.json") is None

@@ -1,9 +1,8 @@
-import io
-import json
 import tarfile
 
 import numpy as np
 import pytest
+from own_data import write_shard
 
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.base import finish, split_by_hash
@@ -11,22 +10,8 @@ from clipret.datasets.shards import load_shards, member_index, read_member
 from clipret.errors import DatasetError
 
 IMAGE = b"not opened"
+RULE = "a sample is all members with the same name up to the first dot"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-def write_shard(path, members):
-    """members: name -> bytes, text, or what becomes JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            if isinstance(content, str):
-                content = content.encode()
-            elif not isinstance(content, bytes):
-                content = json.dumps(content).encode()
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def load(pattern, **settings):
@@ -195,23 +180,134 @@ def test_empty_captions_are_left_out_and_told(tmp_path):
     ("members", "message"),
     [
         (
-            {"1.txt": "x", "2.jpg": IMAGE, "2.txt": "y", "d/3.cls": "4"},
-            "2 samples have no image: 1, d/3; expected one .jpg, .jpeg, .png or .webp for each.",
+            {"1.txt": "x", "2.img": IMAGE, "2.cap": "y", "d/3.cls": "4"},
+            f"no sample has an image; {RULE}, and what follows has to be .jpg, .jpeg, .png or .webp: found .cap, .cls, "
+            f".img, .txt.",
         ),
         (
             {"1.jpg": IMAGE, "1.PNG": IMAGE, "1.txt": "x"},
-            "1 samples have more than one image: 1; expected one for each.",
+            f"1 samples have more than one image, first 1: 1.jpg, 1.PNG; {RULE}: expected one image in each.",
         ),
-        ({"1.jpg": IMAGE, "1.cls": "3"}, "1 samples have no caption: 1; expected a .txt or a .json for each."),
+        (
+            {"v1.0.jpg": IMAGE, "v1.0.txt": "x", "v1.1.jpg": IMAGE, "v1.1.txt": "y"},
+            f"1 samples have more than one image, first v1: v1.0.jpg, v1.1.jpg; {RULE}: expected one image in each.",
+        ),
+        (
+            {"1.jpg": IMAGE, "1.cls": "3", "2.jpg": IMAGE},
+            f"none of 2 samples has a caption; {RULE}, and expected is a .txt or .json beside the image: found .cls, "
+            f".jpg.",
+        ),
         (
             {"1.jpg": IMAGE, "1.txt": "x", "1.TXT": "y"},
-            "the sample 1 has two .txt members; expected one at most.",
+            f"1 samples have more than one .txt, first 1: 1.txt, 1.TXT; {RULE}: expected one .txt in each.",
+        ),
+        (
+            {"a.1.jpg": IMAGE, "a.2.txt": "x"},
+            f"1 samples have an image and a caption of other names, first a: a.1.jpg, a.2.txt; {RULE}: expected no "
+            f"further numbers, or the same.",
+        ),
+        (
+            {"1.input.jpg": IMAGE, "1.a.json": {"caption": "x"}, "1.b.json": {"caption": "y"}},
+            f"1 samples have more than one .json, first 1: 1.a.json, 1.b.json; {RULE}: expected one .json in each.",
         ),
     ],
 )
-def test_a_sample_that_is_not_whole_is_one_clear_line(tmp_path, members, message):
+def test_samples_of_which_none_is_whole_are_one_clear_line(tmp_path, members, message):
     path = write_shard(tmp_path / "x.tar", members)
     assert refusal(path) == f"{path}: {message}"
+
+
+def numbered(*members):
+    """Members of four samples: their names with the number put in, and contents."""
+    return {name.format(number): content for number in range(4) for name, content in members}
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "content"),
+    [
+        ("track{} v1.0.jpg", "track{} v1.0.txt", "x"),
+        ("s{}.input.JPG", "s{}.outputs.txt", "x"),
+        ("s{}.jpg", "s{}.en.json", {"caption": "x"}),
+        ("s{}.jpg.png", "s{}.txt", "x"),
+    ],
+)
+def test_names_with_more_dots_are_read_by_their_last_endings(tmp_path, image, text, content):
+    path = write_shard(tmp_path / "x.tar", numbered((image, IMAGE), (text, content)))
+    dataset = load(path)
+    files = [f"x.tar/{image.format(number)}" for number in range(4)]
+    assert dataset.image_files == files
+    assert captions_of(dataset) == {image.format(number).partition(".")[0]: ["x"] for number in range(4)}
+    assert dataset.remarks == (
+        f"4 samples have dots in their names; {RULE}, and these were read by their last endings: {', '.join(files)}",
+    )
+
+
+def test_dotted_members_beside_plain_ones_are_of_no_concern(tmp_path):
+    others = {"1.mask.png": IMAGE, "1.meta.json": "no JSON", "1.ocr.txt": "y", "1.b.mask.png": IMAGE}
+    dataset = load(write_shard(tmp_path / "x.tar", {"1.jpg": IMAGE, "1.txt": "x", **others}))
+    assert (captions_of(dataset), dataset.image_files, dataset.remarks) == ({"1": ["x"]}, ["x.tar/1.jpg"], ())
+
+
+@pytest.mark.parametrize(
+    ("members", "remarks"),
+    [
+        ({"2.jpg": IMAGE}, ()),
+        ({"2.jpg": IMAGE, "2.json": {"width": 3}}, ()),
+        ({"2.jpg": IMAGE, "2.json": {"caption": None}}, ("left out 1 empty caption, of 2",)),
+        ({"2.jpg": IMAGE, "2.json": {"captions": [None]}}, ("left out 1 empty caption, of 2",)),
+        ({"2.jpg": IMAGE, "2.txt": "\u200b"}, ("left out 1 empty caption, of 2",)),
+    ],
+)
+def test_one_sample_without_caption_stays_in_the_gallery(tmp_path, members, remarks):
+    dataset = load(write_shard(tmp_path / "x.tar", {"1.jpg": IMAGE, "1.txt": "x", **members}))
+    assert captions_of(dataset) == {"1": ["x"], "2": []}
+    assert dataset.remarks == (*remarks, "1 image without a caption, in the gallery only")
+
+
+def test_a_null_in_a_list_of_captions_is_skipped_with_a_remark(tmp_path):
+    members = {"1.jpg": IMAGE, "1.json": {"caption": ["x", None, "y"]}}
+    dataset = load(write_shard(tmp_path / "x.tar", members))
+    assert (captions_of(dataset), dataset.remarks) == ({"1": ["x", "y"]}, ("left out 1 empty caption, of 1",))
+
+
+def test_one_sample_without_an_image_is_left_out_with_a_remark(tmp_path):
+    members = {"1.jpg": IMAGE, "1.txt": "x", "2.txt": "y", "3.heic": IMAGE, "3.txt": "z"}
+    dataset = load(write_shard(tmp_path / "x.tar", members))
+    assert captions_of(dataset) == {"1": ["x"]}
+    assert dataset.remarks == (
+        "2 samples have no image, .jpg, .jpeg, .png or .webp, and were left out: x.tar/2, x.tar/3",
+    )
+
+
+def test_a_shard_without_samples_beside_others_is_told(tmp_path):
+    write_shard(tmp_path / "0.tar", {})
+    write_shard(tmp_path / "1.tar", {"1.jpg": IMAGE, "1.txt": "x"})
+    dataset = load(tmp_path / "*.tar")
+    assert (captions_of(dataset), dataset.remarks) == ({"1": ["x"]}, ("1 shards have no samples: 0.tar",))
+
+
+@pytest.mark.parametrize("ending", ["txt", "json"])
+def test_gigabytes_of_captions_are_not_read(tmp_path, ending):
+    info = tarfile.TarInfo(f"1.{ending}")
+    info.size = 3 << 30
+    path = write_shard(tmp_path / "x.tar", {"1.jpg": IMAGE})
+    # Over the end of what is there: the image's header, its block, and the end.
+    with path.open("r+b") as file:
+        file.seek(1024)
+        file.write(info.tobuf())
+        file.truncate(4 << 30)
+    assert refusal(path) == (
+        f"{path}/1.{ending} has 3,221,225,472 bytes, over 16,777,216; expected the captions of one image."
+    )
+
+
+def test_an_image_alone_among_samples_with_splits_is_left_out_with_a_remark(tmp_path):
+    members = {"1.jpg": IMAGE, "1.json": {"caption": "x", "split": "test"}, "2.jpg": IMAGE}
+    path = write_shard(tmp_path / "x.tar", members)
+    dataset = load(path)
+    assert (captions_of(dataset), dataset.split_rule) == ({"1": ["x"]}, "given")
+    assert dataset.remarks == ("1 samples have no .json that says their split, and were left out: x.tar/2.jpg",)
+    assert captions_of(load(path, split="hash")) == {"1": ["x"], "2": []}
 
 
 @pytest.mark.parametrize("members", [{}, {"README": "x", ".a.jpg": IMAGE}])
@@ -238,7 +334,6 @@ def test_a_shard_without_samples_is_refused(tmp_path, members):
             "/1.json has no `caption` or `captions`, and there is no other caption; it has: 'text', 'url'; name the "
             "field with --columns caption=NAME.",
         ),
-        ("1.json", {"caption": None}, "/1.json: `caption` is None; expected text or a list of texts."),
         ("1.json", {"captions": ["x", 3]}, "/1.json: `captions` is ['x', 3]; expected text or a list of texts."),
         ("1.json", {"caption": {"en": "x"}}, "/1.json: `caption` is {'en': 'x'}; expected text or a list of texts."),
         (
@@ -290,7 +385,7 @@ def test_given_splits_that_are_not_there_are_refused(tmp_path):
     path = write_shard(tmp_path / "x.tar", {"1.jpg": IMAGE, "1.txt": "x"})
     assert refusal(path, split="given") == (
         f"--split is 'given', and {path} does not say which split its images are in; expected a field `split` in every "
-        f".json, or use --split hash."
+        f".json, or shards named after splits, or use --split hash."
     )
 
 

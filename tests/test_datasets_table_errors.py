@@ -105,7 +105,7 @@ MALFORMED_CSV = {
     ),
     "no-captions": (
         f"{HEAD}a.jpg,\nb.jpg, \n",
-        "data set 'made' at ROOT has no captions; extraction needs at least one.",
+        "data set 'made' at ROOT has no captions: all 2 are empty, or show nothing.",
     ),
 }
 MALFORMED_JSON_LINES = {
@@ -198,8 +198,8 @@ MALFORMED_PARQUET = {
     ),
     "embedded": (
         {"image": [{"bytes": b"\xff\xd8", "path": "a.jpg"}], "caption": ["one"]},
-        "PATH: column `image` holds struct<bytes: binary, path: string>; expected text, paths of image files, "
-        "as the image.",
+        "PATH: column `image` holds the images themselves (struct<bytes: binary, path: string>), which are not read "
+        "from Parquet yet; write them to files, and give a table of their paths, a folder or .tar shards.",
     ),
     "number-image": (
         {"image": [1], "caption": ["one"]},

@@ -46,6 +46,22 @@ def test_every_member_is_read_as_tarfile_reads_it(tmp_path, form):
         }
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_says_to_be_gigabytes_is_not_read(tmp_path, kind):
+    header = special("long", kind)
+    header.size = 3 << 30
+    path = tmp_path / "x.tar"
+    with path.open("wb") as file:
+        file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        # A hole: it takes no room on the disk.
+        file.truncate(4 << 30)
+    with pytest.raises(DatasetError) as caught:
+        member_index(path)
+    assert str(caught.value) == (
+        f"{path}: a header at byte 512 says that it has 3,221,225,472 bytes, over 1,048,576; pack it again."
+    )
+
+
 def test_offsets_and_sizes_are_those_of_the_bytes(tmp_path):
     path = write_tar(tmp_path / "x.tar", [("a", b"12345"), ("b", b"678")], form="ustar")
     assert member_index(path) == {"a": (512, 5), "b": (1536, 3)}

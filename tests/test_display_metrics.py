@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from clipret.display_curve import without_curve
-from clipret.display_metrics import metrics_tables
+from clipret.display_metrics import caveats, metrics_tables
 
 NAMES = ("R@1", "mAP@1", "median_rank", "rsum")
 
@@ -153,3 +153,22 @@ def test_heads_of_a_curve_leave_the_rsum_too():
 def test_the_divisor_is_told_where_there_is_something_that_it_divides():
     assert "mAP@K divides by min(K, matching items)" in shown(report())
     assert "divides" not in shown(report(), names=("R@1", "rsum"))
+
+
+def test_what_no_head_can_exceed_is_said_below_the_table_with_the_protocol_that_asks_for_less():
+    best = {"t2i": {"R@1": 0.25, "R@5": 1.0}, "i2t": {"R@1": 0.0, "R@5": 0.5}}
+    said = (
+        "the best that any head can reach here, as several images share captions: t2i R@1 25.0, i2t R@1 0.0, R@5 50.0"
+    )
+    advice = "where equal captions should match all their images: --protocol split-equal-texts"
+
+    def caveats_of(**protocol):
+        return caveats(report(best_reachable=best, **protocol))
+
+    assert caveats_of() == [said, advice]
+    assert caveats_of(split="val") == [said, f"{advice} --split val"]
+    assert caveats_of(name="coco-val2017") == [said]
+    rare = {"t2i": {"R@1": 0.998}, "i2t": {"R@1": 1.0}}
+    assert caveats(report(best_reachable=rare)) == [f"{said.partition(': ')[0]}: t2i R@1 99.8"]
+    assert caveats(report(best_reachable={"t2i": {"R@1": 0.9996}, "i2t": {"R@1": 1.0}})) == []
+    assert caveats(report(best_reachable=None)) == []

@@ -404,8 +404,8 @@ def test_a_place_that_cannot_be_written_is_said(path, monkeypatch):
         ),
         (
             {"protocol": "coco-val2017", "split": "val"},
-            "--split val and --protocol coco-val2017 contradict each other; every protocol but `split` has images of "
-            "its own.",
+            "--split val and --protocol coco-val2017 contradict each other; every protocol but split and "
+            "split-equal-texts has images of its own.",
         ),
         ({"split": "dev"}, "--split is 'dev'; expected one of: train, val, test, restval."),
         ({"device": "tpu"}, "--device is 'tpu'; expected one of: auto, cpu, cuda."),
@@ -419,7 +419,9 @@ def test_bad_settings_are_refused_when_they_are_made(settings, message):
 
 
 def test_an_unknown_protocol_is_refused():
-    with pytest.raises(UsageError, match=r"^--protocol is 'mine'; expected one of: split, coco-val2017, "):
+    with pytest.raises(
+        UsageError, match=r"^--protocol is 'mine'; expected one of: split, split-equal-texts, coco-val2017, "
+    ):
         FailuresConfig(protocol="mine")
 
 

@@ -6,7 +6,7 @@ from conftest import contents, write_cache
 
 from clipret import EvalConfig, FeatureCache, evaluate, protocol_matches, sources
 from clipret.cache import open_writer
-from clipret.config import PROTOCOLS
+from clipret.config import PROTOCOLS, SPLIT_PROTOCOLS
 from clipret.errors import DatasetError, UsageError
 from clipret.protocols import _RULES, default_protocol, make_protocol, protocol_digest, split_protocol
 
@@ -132,7 +132,7 @@ def test_a_cache_without_the_protocols_images_is_refused(tmp_path, dataset, name
 
 
 def test_every_protocol_that_can_be_asked_for_can_be_made():
-    assert set(PROTOCOLS) == {"split", *_RULES}
+    assert set(PROTOCOLS) == {*SPLIT_PROTOCOLS, *_RULES}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ def evaluate(
         typer.Option(help=f"One or more of {', '.join(PROTOCOLS)}; commas between.", show_default="the data set's"),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of protocol split: train, val, test or restval.", show_default="test")
+        str | None,
+        typer.Option(
+            help="Split of protocol split or split-equal-texts: train, val, test or restval.", show_default="test"
+        ),
     ] = None,
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Measure also on images that the head was trained on.")

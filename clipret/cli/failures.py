@@ -23,7 +23,10 @@ def errors(
         str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.", show_default="the data set's")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of protocol split: train, val, test or restval.", show_default="test")
+        str | None,
+        typer.Option(
+            help="Split of protocol split or split-equal-texts: train, val, test or restval.", show_default="test"
+        ),
     ] = None,
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Look also at images that the head was trained on.")

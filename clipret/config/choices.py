@@ -6,8 +6,10 @@ SPLITS = ("train", "val", "test", "restval")
 BACKGROUNDS = ("clip", "white")
 CAPTION_CLEANINGS = ("none", "lower", "strip-punctuation")
 SPLIT_RULES = ("2017", "karpathy", "given", "hash")
+# Those that take any split of any cache.
+SPLIT_PROTOCOLS = ("split", "split-equal-texts")
 PROTOCOLS = (
-    "split",
+    *SPLIT_PROTOCOLS,
     "coco-val2017",
     "coco-val2017-all",
     "coco-karpathy-5k",

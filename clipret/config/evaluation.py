@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipret.config.checks import as_paths, at_least, one_of, within
-from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLITS, TRAIN_PRECISIONS
+from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLIT_PROTOCOLS, SPLITS, TRAIN_PRECISIONS
 from clipret.config.columns import check_cuts, check_metrics, columns, cut_of
 from clipret.errors import UsageError
 
@@ -30,7 +30,7 @@ class EvalConfig:
     runs_dir   where runs are kept
     wise_ft    also measure heads between CLIP's own (0) and the trained one (1), at these alphas
     protocol   names of protocols (protocols.py); none: the one that the data set is usually measured by
-    split      the split that gives queries and gallery, for protocol `split`; None: test
+    split      the split that gives queries and gallery, for protocols split and split-equal-texts; None: test
     allow_leak measure also where the gallery holds images that the head was trained on
     k          the K of R@K, mAP@K and the others
     metrics    what the tables show: names with their K (R@1), families without (R: at every K), names that have none
@@ -78,10 +78,10 @@ class EvalConfig:
             one_of("protocol", name, allowed=PROTOCOLS)
         if self.split is not None:
             one_of("split", self.split, allowed=SPLITS)
-            if self.protocol not in ((), ("split",)):
+            if not set(self.protocol) <= set(SPLIT_PROTOCOLS):
                 raise UsageError(
                     f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "
-                    f"every protocol but `split` has images of its own."
+                    f"every protocol but {' and '.join(SPLIT_PROTOCOLS)} has images of its own."
                 )
         for option in ("block", "top"):
             at_least(option, getattr(self, option), low=1)

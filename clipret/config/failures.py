@@ -17,7 +17,7 @@ class FailuresConfig:
     zero_shot  look at CLIP's own projections alone; there is then nothing to compare with
     runs_dir   where runs are kept
     protocol   one name of a protocol (protocols.py); None: the one that the data set is usually measured by
-    split      the split that gives queries and gallery, for protocol `split`; None: test
+    split      the split that gives queries and gallery, for protocols split and split-equal-texts; None: test
     allow_leak look also where the gallery holds images that the head was trained on
     queries    how many queries, or hubs, each list has at most
     top        the K of the K-occurrence that makes an item a hub

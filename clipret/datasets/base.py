@@ -11,7 +11,7 @@ import numpy as np
 from clipret.annotations import annotation_sha256
 from clipret.config import SPLITS, DatasetConfig
 from clipret.counting import caption_places
-from clipret.datasets.captions import clean_caption
+from clipret.datasets.captions import clean_caption, is_empty
 from clipret.datasets.parsing import counted, flaw, listed, repeated
 from clipret.errors import DatasetError
 
@@ -108,7 +108,8 @@ def split_container(name: str) -> tuple[str, str]:
 def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset:
     """What a reader found, checked and with the user's choice of captions.
 
-    Empty captions are dropped, with a remark; of the others the first captions_per_image of each image are kept.
+    Captions that are empty, or so to CLIP, are dropped, with a remark; of the others the first captions_per_image of
+    each image are kept.
 
     Raises DatasetError on an id that two images share, on a file that leaves the root and on text that no cache holds.
     """
@@ -116,12 +117,18 @@ def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset
     _require_unique(dataset)
     _require_inside(dataset)
     filled = np.array(
-        [bool(clean_caption(text, config.caption_clean).strip()) for text in dataset.captions], dtype=bool
+        [not is_empty(text) and not is_empty(clean_caption(text, config.caption_clean)) for text in dataset.captions],
+        dtype=bool,
     )
     remarks = list(dataset.remarks)
+    if not filled.any():
+        raise DatasetError(
+            f"data set '{dataset.name}' at {dataset.root} has no captions: all {len(filled):,} are empty, or "
+            f"show nothing."
+        )
     if not filled.all():
         empty = np.flatnonzero(~filled)
-        where = listed(dataset.image_ids[dataset.caption_images[row]] for row in empty)
+        where = listed(dict.fromkeys(dataset.image_ids[dataset.caption_images[row]] for row in empty))
         remarks.append(f"left out {counted(len(empty), 'empty caption')}, of {where}")
     keep = np.flatnonzero(filled)
     if config.captions_per_image is not None:

@@ -19,6 +19,8 @@ _COLUMNS = {
 _NUMBER = re.compile(r"[0-9]{1,9}")
 # A row that lost the separator between its number and its text, as one of the published results.csv has.
 _UNSEPARATED = re.compile(r"([0-9]{1,9})\s+(\S.*)", re.DOTALL)
+# Flickr8k's is called .token.txt.
+_TOKEN_FILE = re.compile(r"\.token(\.txt)?$")
 _TOKEN_LINE = "IMAGE.jpg#NUMBER, a tab and the caption"
 
 
@@ -48,8 +50,8 @@ class _Row:
 def read_captions(path: Path) -> tuple[list[FlickrImage], tuple[str, ...]]:
     """The images of a caption file in the order of their first lines, and what was put right on the way, in words.
 
-    path  a .token file, with lines of an image's file name, a hash sign, a number, a tab and the text; or a table with
-          a header, its columns separated by | (without quoting) or by commas (quoted as in CSV)
+    path  a .token or .token.txt file, with lines of an image's file name, a hash sign, a number, a tab and the text; or
+          a table with a header, its columns separated by | (without quoting) or by commas (quoted as in CSV)
 
     The captions of an image come by their numbers, else as in the file; without surrounding white space.
 
@@ -58,7 +60,7 @@ def read_captions(path: Path) -> tuple[list[FlickrImage], tuple[str, ...]]:
     text, remarks = read_text(path), []
     if not text.strip():
         raise DatasetError(f"{path} is empty; fetch it again.")
-    rows = _token_rows(path, text) if path.suffix == ".token" else _table_rows(path, text, remarks=remarks)
+    rows = _token_rows(path, text) if _TOKEN_FILE.search(path.name) else _table_rows(path, text, remarks=remarks)
     found: dict[str, list[_Row]] = {}
     for row in rows:
         if not row.file:

@@ -54,7 +54,10 @@ def read_karpathy(path: Path, *, id_field: str | None = None) -> list[KarpathyIm
         captions = []
         for sentence in _field(entry, "sentences", kind=list, where=where):
             number = _field(sentence, "sentid", kind=int, where=f"{where}, a sentence")
-            captions.append((number, _field(sentence, "raw", kind=str, where=f"{where}, sentence {number}")))
+            # A null is an empty caption, which is left out with a remark as others are.
+            null = sentence.get("raw", "") is None
+            text = "" if null else _field(sentence, "raw", kind=str, where=f"{where}, sentence {number}")
+            captions.append((number, text))
         folder, name = entry.get("filepath", ""), _field(entry, "filename", kind=str, where=where)
         file = f"{folder}/{name}" if folder else name
         number = None if id_field is None else _field(entry, id_field, kind=int, where=where)

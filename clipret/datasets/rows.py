@@ -150,6 +150,11 @@ def _require_type(path: Path, schema, *, ours: str, name: str) -> None:
 
     found = schema.field(name).type
     expected = {"image": "text, paths of image files", "caption": "text or lists of texts", "id": "text or numbers"}
+    if ours == "image" and _holds_bytes(found):
+        raise DatasetError(
+            f"{path}: column `{name}` holds the images themselves ({found}), which are not read from Parquet yet; "
+            f"write them to files, and give a table of their paths, a folder or .tar shards."
+        )
     listed_texts = types.is_list(found) or types.is_large_list(found)
     fits = is_text(found) or (ours == "id" and types.is_integer(found))
     if ours == "caption" and listed_texts:
@@ -158,6 +163,15 @@ def _require_type(path: Path, schema, *, ours: str, name: str) -> None:
         raise DatasetError(
             f"{path}: column `{name}` holds {found}; expected {expected.get(ours, 'text')}, as the {ours}."
         )
+
+
+def _holds_bytes(kind) -> bool:
+    """Whether a column holds files as they are: bytes, or a structure with a field `bytes` as the Hub's images are."""
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return any(_holds_bytes(field.type) for field in kind)
+    return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 @contextlib.contextmanager

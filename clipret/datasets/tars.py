@@ -4,6 +4,7 @@ import errno
 import functools
 import tarfile
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from clipret.datasets.parsing import flaw
 from clipret.errors import DatasetError
@@ -11,6 +12,8 @@ from clipret.errors import DatasetError
 _BLOCK = tarfile.BLOCKSIZE
 # What a file of the usual compressors begins with.
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+# Of a member's name and what else its headers say.
+_MOST_HEADER = 1 << 20
 # Besides its own errors, tarfile lets through what a damaged extended header makes of numbers and texts.
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError)
 
@@ -44,12 +47,29 @@ def read_member(path: Path, name: str) -> bytes:
         return file.read(size)
 
 
+class _Headers:
+    """A tar file as tarfile reads its headers, which may declare any size of themselves, holes in the file included."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self._file, self._path = file, path
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int) -> bytes:
+        """Raises DatasetError on what no header is."""
+        if size > _MOST_HEADER:
+            raise DatasetError(
+                f"{self._path}: a header at byte {self._file.tell():,} says that it has {size:,} bytes, over "
+                f"{_MOST_HEADER:,}; pack it again."
+            )
+        return self._file.read(size)
+
+
 @functools.lru_cache(maxsize=256)
 def _index(path: Path, time: int, size: int) -> dict[str, tuple[int, int]]:
     _require_plain(path, size)
     index, end = {}, 0
     try:
-        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=_Headers(file, path), mode="r:", encoding="utf-8") as tar:
             for member in tar:
                 end = member.offset_data
                 if member.isdir():
