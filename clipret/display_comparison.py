@@ -71,7 +71,7 @@ def _figures(result: dict) -> Sheet:
                 _of(group[what], direction, metric) for what in ("values", "intervals", "spread")
             )
             told = _figure(metric, value) + ("" if spread is None else f"±{_figure(metric, spread)}")
-            under = _NONE if interval is None else "–".join(_figure(metric, end) for end in interval)
+            under = "–".join(_figure(metric, end) for end in interval or ())
             cells.append(Cell(told, under, bold=best.get((direction, metric)) == group["name"]))
         rows.append(tuple(cells))
     header = ("", *(_heading(direction, metric) for direction, metric in columns))
