@@ -62,18 +62,25 @@ class _Flips:
     """
 
     def __init__(self, evidence: Evidence, pairs: list[tuple[int, int]], *, level: float, flips: int):
-        heads = sorted({head for pair in pairs for head in pair})
         self._evidence, self._pairs = evidence, pairs
+        heads = sorted({head for pair in pairs for head in pair})
         self._first, self._second = ([heads.index(pair[side]) for pair in pairs] for side in (0, 1))
         every = np.eye(len(evidence.points))
-        self._shares = np.stack([evidence.shares(every[head]) for head in heads], axis=1)
-        self._medians = [(place, way) for place, (way, name) in enumerate(evidence.columns) if name == MEDIAN]
+        shares = np.stack([evidence.shares(every[head]) for head in heads], axis=1)
         self._changes = np.stack(
             [
-                usual_change(self._shares[:, a] - self._shares[:, b], evidence.limits)
+                usual_change(shares[:, a] - shares[:, b], evidence.limits)
                 for a, b in zip(self._first, self._second, strict=True)
             ]
         )
+        # (I, pairs or heads, C), whichever are fewer: many pairs are of few heads.
+        self._pairwise = len(pairs) < len(heads)
+        self._shares = shares[:, self._first] - shares[:, self._second] if self._pairwise else shares
+        self._medians = [(place, way) for place, (way, name) in enumerate(evidence.columns) if name == MEDIAN]
+        # Columns of one direction have the same weights.
+        ways = list(dict.fromkeys(way for way, _ in evidence.columns))
+        self._way = [ways.index(way) for way, _ in evidence.columns]
+        self._weights = evidence.weights[:, [self._way.index(place) for place in range(len(ways))]]
         self.observed = np.stack([evidence.points[a] - evidence.points[b] for a, b in pairs])
         # Of so many flips the ends that are furthest out are kept: (ends, P, C).
         self._left = min(flips, _INTERVAL_FLIPS)
@@ -104,10 +111,10 @@ class _Flips:
         flat = signs[:, :images] @ self._shares.reshape(images, -1)
         summed = flat.reshape(len(signs), *self._shares.shape[1:])
         added = (signs[:, images] - signs[:, images + 1])[:, None, None] * self._changes
-        return summed[:, self._first] - summed[:, self._second] + added
+        return (summed if self._pairwise else summed[:, self._first] - summed[:, self._second]) + added
 
     def _move_ends(self, flipped: np.ndarray, signs: np.ndarray) -> None:
-        part = (signs[:, : self._evidence.images] @ self._evidence.weights)[:, None]
+        part = (signs[:, : self._evidence.images] @ self._weights)[:, None, self._way]
         with np.errstate(divide="ignore", invalid="ignore"):
             ends = (self.observed - flipped) / (1 - part), (self.observed + flipped) / (1 + part)
         # A part without an image refuses nothing.

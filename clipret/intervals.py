@@ -2,11 +2,12 @@
 
 Captions of one image are not independent of each other, so that images are what is counted, and queries follow their
 image: a figure is a ratio of sums over images, and its variance that of the images' parts (Cochran, Sampling
-Techniques, 1977, section 6.3). What intervals cover, and how often, is measured by scripts/coverage.py.
+Techniques, 1977, section 6.3). What intervals cover, and how often, is measured by scripts/simulate_coverage.py.
 
 Shape suffixes: I images, Q queries, H heads, M metrics, C columns of a table, B rows of weights.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -114,10 +115,13 @@ class Evidence:
             total = total + (around**2).sum(0) * (len(around) / max(1, len(around) - 1))
         return total
 
-    def _parts(self, mixture: np.ndarray):
+    def _parts(self, mixture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each fold, (I, 2, M) shares of all metrics and (I, 2) the parts of its queries that are an image's."""
+        # Heads that are not in it need not be read: there may be many.
+        heads = np.flatnonzero(mixture)
         for table in self.tables:
             asked = table.counts.sum(0)
-            summed = np.tensordot(table.sums, mixture, axes=([1], [0]))
+            summed = np.tensordot(table.sums[:, heads], mixture[heads], axes=([1], [0]))
             yield summed / (asked[:, None] * len(self.tables)), table.counts / asked
 
     def _pick(self, values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from clipret.errors import UsageError
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 ZERO_SHOT = "zero-shot"
-# An hour of two cores, more or less.
+# Three minutes on two cores for two to four heads of 5,000 images, five for ten; the smallest p-value is then 1e-7.
 MOST_FLIPS = 10_000_000
 LOWER_IS_BETTER = ("mean_rank", "median_rank")
 # What is said of a pair, a and b.

@@ -1,4 +1,4 @@
-"""How often intervals and tests are right, on data whose truth is known: scripts/coverage.py at a few places."""
+"""How often intervals and tests are right, on data whose truth is known: a few places of scripts/simulate_coverage.py."""
 
 import importlib.util
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "coverage.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "simulate_coverage.py"
 
 
 @pytest.fixture(scope="module")
