@@ -180,7 +180,8 @@ def median_interval(evidence: Evidence, head: int, *, way: int, level: float) ->
     """(low, high) of a head's median rank in one direction.
 
     The ranks at the ends of the interval of the share 1/2 of its queries (Woodruff, JASA 1952); of several folds the
-    interval of the mean of these (Zou and Donner, Statistics in Medicine 2008).
+    interval of the mean of these (Zou and Donner, Statistics in Medicine 2008). NaN where there are so few images that
+    all of them may well lie on one side of the median: fewer than six at 95 %.
     """
     middles, squares = [], []
     for table in evidence.tables:
@@ -191,6 +192,8 @@ def median_interval(evidence: Evidence, head: int, *, way: int, level: float) ->
         share = up_to.sum()
         variance = ((up_to - share * weights) ** 2).sum() * table.images / max(1, table.images - 1)
         size = _effective(np.array([share]), np.array([variance]), weights=weights[:, None])
+        if 0.5 ** size[0] > (1 - level) / 2:
+            return np.nan, np.nan
         low, high = (float(end[0]) for end in proportion_interval(np.array([0.5]), size, level=level))
         ends = firsts[max(0, ceil(low * queries) - 1)], firsts[min(queries - 1, int(high * queries))]
         middles.append(middle)

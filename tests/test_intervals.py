@@ -135,6 +135,13 @@ def test_the_median_of_captions_that_are_alike_is_as_uncertain_as_that_of_their_
     assert median_interval(evidence, 0, way=0, level=LEVEL) == (41, 60)
 
 
+@pytest.mark.parametrize(("images", "has_one"), [(1, False), (5, False), (7, True)])
+def test_the_median_of_very_few_images_has_no_interval(images, has_one):
+    """Of five, one time in 16 all lie on one side of it."""
+    evidence = evidence_of(alike(np.arange(1, images + 1), images=range(images)), names=("median_rank",))
+    assert np.isnan(median_interval(evidence, 0, way=0, level=LEVEL)).tolist() == [not has_one] * 2
+
+
 def test_the_median_over_folds_has_the_interval_of_their_mean():
     ranks = np.arange(1, 101)
     folds = joined(*(alike(start + ranks, images=range(100)) for start in (0, 1000)))

@@ -1,6 +1,7 @@
-"""How often intervals and tests are right, on data whose truth is known: a few places of scripts/simulate_coverage.py."""
+"""How often intervals and tests are right where the truth is known: a few places of scripts/simulate_coverage.py."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,18 @@ def test_the_truth_is_that_of_many_images(coverage):
     evidence = simulation.draw(np.random.default_rng(0), gains=(0.0, coverage.GAIN))
     for head, gain in enumerate((0.0, coverage.GAIN)):
         assert evidence.points[head] == pytest.approx(simulation.truth(gain=gain), rel=0.03)
+
+
+def test_the_script_prints_its_tables_and_writes_its_figures(coverage, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(coverage, "OUT", tmp_path / "build" / "coverage.json")
+    words = "--sets 4 --flips 99 --images 20 30 --rates 0.5 --seeds 1 2 --lucks 0.05 --seed-images 20"
+    monkeypatch.setattr("sys.argv", ["simulate_coverage.py", *words.split()])
+    coverage.main()
+    out = capsys.readouterr().out
+    assert out.count("| images | R@1 | t2i R@1 |") == 3
+    assert out.count("| seeds | luck | t2i R@1 |") == 4
+    assert "Of these tests, 0 of 56 say otherwise than the interval." in out
+    figures = json.loads((tmp_path / "build" / "coverage.json").read_text())
+    assert set(figures["metrics"]) == {"20 0.5", "30 0.5"}
+    assert set(figures["metrics"]["20 0.5"]["interval"]) == set(coverage.NAMES)
+    assert set(figures["seeds"]) == {"1 0.05", "2 0.05"}
