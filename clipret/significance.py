@@ -64,7 +64,7 @@ def estimate(evidence: Evidence, members: tuple[int, ...], *, level: float) -> E
     The interval of a head alone covers other images; that of several covers other seeds as well.
     """
     mixture, points = _mean_of(members, evidence), evidence.points[list(members)]
-    value, limits = mixture @ evidence.points, evidence.limits
+    value, limits = points.mean(0), evidence.limits
     scaled = np.minimum(value / limits, 1)
     sizes, spread = effective_images(evidence, mixture), None
     if len(members) > 1:
@@ -94,6 +94,7 @@ def contrast(evidence: Evidence, first: Heads, second: Heads, *, level: float) -
     """What the first group gets more than the second, where one of them has several seeds, or both."""
     mixture = _mean_of(first.members, evidence) - _mean_of(second.members, evidence)
     value, shares = mixture @ evidence.points, evidence.shares(mixture)
+    value[np.abs(value) < TIE] = 0.0
     images = evidence.variance(mixture) + 2 * usual_change(shares, evidence.limits) ** 2
     repeated = [evidence.points[list(group.members)] for group in (first, second) if len(group.members) > 1]
     freedom = sum(len(points) - 1 for points in repeated)

@@ -118,6 +118,12 @@ def test_the_interval_of_a_difference_leaves_0_out_where_p_says_so(seed):
                 assert (interval[0] > 0 or interval[1] < 0) == (estimated.p[place] <= 1 - level)
 
 
+def test_three_seeds_that_all_got_the_same_as_another_head_differ_by_nothing_at_all():
+    """A third of each adds up to another number in the last bit."""
+    evidence = heads_of(0.7, 0.7, 0.7, 0.7)
+    assert contrast(evidence, Heads((0, 1, 2)), Heads((3,)), level=0.95).value.tolist() == [0.0] * len(COLUMNS)
+
+
 def test_groups_that_do_not_differ_have_a_p_of_one_and_those_that_must_the_smallest_there_is():
     evidence = heads_of(0.5, 0.5, 0.5)
     assert contrast(evidence, Heads((0, 1)), Heads((2,)), level=0.95).p[[0, 1, 4]].tolist() == [1.0] * 3
