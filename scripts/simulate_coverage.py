@@ -4,8 +4,8 @@ A rank is the whole number above exp(mu + sigma x), x normal: half of its varian
 share, and half is a query's own (--alike). Every image has five captions. mu makes R@1 the rate that is asked for; all
 other truths follow from it. A second head has 70 % of x in common with the first. The seeds of a training move mu.
 
-Prints the tables of docs/statistics.md and writes build/coverage.json. Ten minutes on 2 CPU cores, two with --sets
-400; the same --seed gives the same figures.
+Prints the tables of docs/statistics.md and writes build/coverage.json. Fourteen minutes on 2 CPU cores, three with
+--sets 400; the same --seed gives the same figures.
 """
 
 import argparse
