@@ -12,7 +12,7 @@ BIN := .venv/bin
 BENCHMARKS := $(patsubst scripts/bench_%.py,bench-%,$(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format extract train eval bench $(BENCHMARKS) clean
+.PHONY: help demo test lint format extract train eval bench $(BENCHMARKS) coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: $(BENCHMARKS) ## Run all benchmarks; each leaves build/bench/NAME.json
 
 $(BENCHMARKS): bench-%: .venv/test
 	$(BIN)/python scripts/bench_$*.py $(ARGS)
+
+coverage: .venv/test ## Simulate how often intervals and tests are right: docs/statistics.md
+	$(BIN)/python scripts/simulate_coverage.py $(ARGS)
 
 clean: ## Remove what was built; .venv, caches and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .coverage

@@ -9,10 +9,12 @@ import io
 from rich.console import Group
 
 from clipret.config.columns import RSUM
-from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NOT_SHOWN
+from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NO_TEST, NOT_SHOWN, ZERO_SHOT
 from clipret.display_metrics import reachable_notes
 from clipret.display_sheets import VERDICT, Cell, Fitted, Sheet, sheet_table
 
+_PAIR = ("a", "b", "metric", "p", "p_holm", "verdict")
+_NONE = "–"
 # Pairs that are shown whole in a terminal.
 _MOST_PAIRS = 10
 
@@ -28,7 +30,7 @@ def comparison_tables(result: dict) -> tuple[Fitted | Group, ...]:
     notes = differences.notes
     if len(differences.blocks) > _MOST_PAIRS:
         # The verdict is the last cell.
-        rows = tuple(row for block in differences.blocks for row in block if row[-1].text != NOT_SHOWN)
+        rows = tuple(row for block in differences.blocks for row in block if row[-1].text not in (NOT_SHOWN, NO_TEST))
         notes = (f"of {len(differences.blocks)} pairs only the differences that are shown; all with --json", *notes)
         differences = Sheet(differences.title, differences.header, (rows,) if rows else ())
     return Fitted(figures), sheet_table(differences, columns=list(range(len(differences.header))), notes=notes)
@@ -43,16 +45,17 @@ def to_csv(result: dict) -> str:
     for group in result["groups"]:
         about = {"kind": "group", "a": group["name"], "label": group["label"], "seeds": len(group["seeds"])}
         for direction, metric in _columns(result):
-            value, (low, high), spread = (
+            value, interval, spread = (
                 _of(group[what], direction, metric) for what in ("values", "intervals", "spread")
             )
+            low, high = interval or ("", "")
             place = {"direction": direction or "", "metric": metric}
             spread = "" if spread is None else spread
             lines.writerow({**about, **place, "value": value, "low": low, "high": high, "spread": spread})
     for pair in result["pairs"]:
-        low, high = pair["interval"]
+        low, high = pair["interval"] or ("", "")
         figures = {"value": pair["difference"], "low": low, "high": high, "direction": pair["direction"] or ""}
-        told = {name: pair[name] for name in ("a", "b", "metric", "p", "p_holm", "verdict")}
+        told = {name: "" if pair[name] is None else pair[name] for name in _PAIR}
         lines.writerow({"kind": "pair", **told, **figures})
     return text.getvalue()
 
@@ -65,11 +68,11 @@ def _figures(result: dict) -> Sheet:
         seeds = f" ({len(group['seeds'])} seeds)" if group["spread"] else ""
         cells = [Cell(f"{number} {group['label']}{seeds}")]
         for direction, metric in columns:
-            value, (low, high), spread = (
+            value, interval, spread = (
                 _of(group[what], direction, metric) for what in ("values", "intervals", "spread")
             )
             told = _figure(metric, value) + ("" if spread is None else f"±{_figure(metric, spread)}")
-            under = f"{_figure(metric, low)}–{_figure(metric, high)}"
+            under = "–".join(_figure(metric, end) for end in interval or ())
             cells.append(Cell(told, under, bold=best.get((direction, metric)) == group["name"]))
         rows.append(tuple(cells))
     header = ("", *(_heading(direction, metric) for direction, metric in columns))
@@ -84,8 +87,12 @@ def _figure_notes(result: dict, *, marked: bool) -> list[str]:
     folds = f", mean of {protocol['folds']} galleries" if protocol["folds"] > 1 else ""
     notes = [
         f"{units}; ties count against us; {protocol['images']:,} images, {protocol['captions']:,} captions{folds}",
-        f"intervals: {100 * result['level']:g} %, from {result['resamples']:,} draws of images with their captions",
+        f"intervals: {100 * result['level']:g} %, over images with their captions",
     ]
+    if "mean_rank" in result["metrics"]:
+        notes.append("a mean rank has no interval: one image can move it by any amount")
+    if "median_rank" in result["metrics"] and any(group["spread"] for group in groups):
+        notes.append("a median rank over several seeds has no interval and no test")
     if any(group["spread"] for group in groups):
         notes.append("±: standard deviation over seeds; intervals of several seeds cover other seeds too")
     if any(len(group["seeds"]) == 1 for group in groups):
@@ -103,10 +110,10 @@ def _differences(result: dict) -> Sheet:
     blocks: dict[str, list] = {}
     for pair in result["pairs"]:
         a, b, metric = numbers[pair["a"]], numbers[pair["b"]], pair["metric"]
-        verdict = {A_BETTER: f"{a} better", B_BETTER: f"{b} better"}.get(pair["verdict"], NOT_SHOWN)
-        low, high = (_figure(metric, end, sign=True) for end in pair["interval"])
+        verdict = {A_BETTER: f"{a} better", B_BETTER: f"{b} better"}.get(pair["verdict"], pair["verdict"])
+        ends = [_figure(metric, end, sign=True) for end in pair["interval"] or ()]
         told = (f"{a} - {b}", _heading(pair["direction"], metric), _figure(metric, pair["difference"], sign=True))
-        cells = (*told, f"{low} to {high}", _chance(pair["p"]), _chance(pair["p_holm"]), verdict)
+        cells = (*told, " to ".join(ends) or _NONE, _chance(pair["p"]), _chance(pair["p_holm"]), verdict)
         blocks.setdefault(told[0], []).append(tuple(map(Cell, cells)))
     header = ("", "metric", "gain", f"{100 * result['level']:g} % interval", "p", "p (Holm)", VERDICT)
     return Sheet("differences", header, tuple(map(tuple, blocks.values())), tuple(_test_notes(result)))
@@ -116,9 +123,17 @@ def _test_notes(result: dict) -> list[str]:
     notes = []
     if result["flips"]:
         notes.append(f"p of two runs: two-sided, paired, {result['flips']:,} sign flips over images")
-    if any(group["spread"] for group in result["groups"]):
-        notes.append("p with several seeds: two-sided, Welch's t over images and seeds")
-    notes.append(f"p (Holm): corrected for the {result['family']} tests here; intervals are not")
+    repeated = [group for group in result["groups"] if group["spread"]]
+    if repeated:
+        notes.append("p with several seeds: two-sided, Student's t over images and seeds")
+    if repeated and any(group["label"] != ZERO_SHOT for group in result["groups"] if not group["spread"]):
+        notes.append("one run against several seeds: it is taken to vary over seeds as they do")
+    if any(metric in LOWER_IS_BETTER for metric in result["metrics"]):
+        notes.append("a gain in ranks has no interval")
+    notes += [
+        f"an interval leaves 0 out where p is at most {1 - result['level']:.3g}",
+        f"p (Holm): corrected for the {result['family']} tests here; intervals are not",
+    ]
     return [*notes, f"a difference is shown where p (Holm) is at most {result['alpha']:g}"]
 
 
@@ -162,5 +177,7 @@ def _figure(metric: str, value: float, *, sign: bool = False) -> str:
     return told if any(digit in "123456789" for digit in told) else told.lstrip("+-")
 
 
-def _chance(p: float) -> str:
+def _chance(p: float | None) -> str:
+    if p is None:
+        return _NONE
     return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -64,7 +64,9 @@ def _cell(name: str, value: float, interval: list[float] | None, *, between: str
     scale = 1 if name in (RSUM, *LOWER_IS_BETTER) else 100
     text = f"{scale * value:{'+' if sign else ''}.{3 if name == RSUM else 1}f}"
     if interval is not None:
-        low, high = (f"{scale * end:.{2 if name == RSUM else 1}f}" for end in interval)
+        digits = 2 if name == RSUM else 1
+        # Plus 0: no sign where nothing but zeros is left.
+        low, high = (f"{round(scale * end, digits) + 0.0:.{digits}f}" for end in interval)
         text += f"{between}[dim]\\[{low}, {high}][/dim]"
     return text
 
@@ -80,10 +82,12 @@ def _footnote(measured: dict, names: tuple[str, ...]) -> str:
     divisor = f"; mAP@K divides by {protocol['map_divisor']}(K, matching items)" if divided else ""
     lines.append(f"percent; ties count against us{divisor}")
     if intervals:
-        lines.append(
-            f"in brackets {100 * intervals['level']:.0f} % intervals over {intervals['resamples']:,} draws of images"
-            + ("; the gain's are paired" if intervals["gain"] else "")
-        )
+        paired = f"; the gain's by {intervals['resamples']:,} paired flips" if intervals["gain"] else ""
+        lines.append(f"in brackets {100 * intervals['level']:.0f} % intervals over images{paired}")
+        if "mean_rank" in names:
+            lines.append("a mean rank has no interval: one image can move it by any amount")
+        if intervals["gain"] and any(name in names for name in LOWER_IS_BETTER):
+            lines.append("a gain in ranks has no interval")
     return "\n".join([*lines, *caveats(measured)])
 
 

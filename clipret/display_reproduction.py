@@ -102,6 +102,7 @@ def _published_table(rows: list[dict], *, remark: str | None) -> Table:
     for row in rows:
         remarks.setdefault(row["remark"], {})[_heading(row)] = None
     told = [f"{'; '.join(headings)}: {text}" for text, headings in remarks.items() if text]
+    told += [f"{_heading(row)}, {row['contradiction']}" for row in rows if row["contradiction"]]
     lines = [f"percent; {rows[0]['citation']}", *filter(None, [remark]), *told]
     table = Table(title=escape(rows[0]["source"]), caption=escape("\n".join(lines)), caption_justify="left", **_NARROW)
     table.add_column("", overflow="fold")

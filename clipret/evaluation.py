@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import DIRECTIONS, METRICS, CompareConfig, EvalConfig
+from clipret.config.columns import RSUM
+from clipret.config.comparison import LOWER_IS_BETTER
 from clipret.devices import choose_device
+from clipret.flips import flip_tests
 from clipret.heads import Head
-from clipret.intervals import name_intervals, resample, tabulate
+from clipret.intervals import Evidence, all_columns, nested, tabulate
 from clipret.measurement import Gallery
 from clipret.metrics import rsum, summarise
 from clipret.outputs import check_place, written
@@ -18,6 +20,7 @@ from clipret.per_query import check_per_query_path, per_query_table, write_per_q
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols import Protocol
 from clipret.rankings import ProtocolRankings, Ranking, Rankings, rankings_path, write_rankings
+from clipret.significance import INTERVALS, estimate, intervals_of
 from clipret.sources import (
     check_leakage,
     choose_protocols,
@@ -46,8 +49,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         results    {"zero-shot": {"t2i": {...}, "i2t": {...}}, "trained": {...}} as fractions, and between them
                    "wise-ft ALPHA" for each of config.wise_ft
         rsum       head -> sum of R@K over config.k and both directions
-        intervals  None, or level, resamples, heads (as results, [low, high] in place of numbers, and "rsum") and gain,
-                   the same of trained less zero-shot, None without a trained head
+        intervals  None, or level, method, resamples, heads (as results, and "rsum", [low, high] in place of numbers, or
+                   None: see significance.py) and gain, the same of trained less zero-shot, None without a trained head
 
     Of further protocols, the same in the list `also`. It is written to config.out, or into the run's folder when there
     is one, and beside it the ranks (rankings.py).
@@ -129,17 +132,28 @@ def _figures(ranked: ProtocolRankings, config: EvalConfig) -> dict:
 
 
 def _intervals(ranked: ProtocolRankings, config: EvalConfig) -> dict:
-    heads = list(ranked.heads)
-    tables = tabulate(list(ranked.heads.values()), k=config.cuts, families=METRICS)
-    draws = resample(tables, resamples=config.resamples, seed=config.seed)
-    named = partial(name_intervals, names=tables[0].names, k=config.k)
-    gain = draws[:, heads.index("trained")] - draws[:, heads.index("zero-shot")] if "trained" in heads else None
+    heads, tables = list(ranked.heads), tabulate(list(ranked.heads.values()), k=config.cuts, families=METRICS)
+    evidence = Evidence(tables, all_columns((*tables[0].names, RSUM)), k=config.k)
+    level = CompareConfig.level
+    estimates = {head: estimate(evidence, (place,), level=level) for place, head in enumerate(heads)}
     return {
-        "level": CompareConfig.level,
+        "level": level,
+        "method": INTERVALS,
         "resamples": config.resamples,
-        "heads": {head: named(draws[:, place]) for place, head in enumerate(heads)},
-        "gain": None if gain is None else named(gain),
+        "heads": {head: nested(intervals_of(estimated), evidence.columns) for head, estimated in estimates.items()},
+        "gain": _gain(evidence, heads, config=config) if "trained" in heads else None,
     }
+
+
+def _gain(evidence: Evidence, heads: list[str], *, config: EvalConfig) -> dict:
+    # Flips of medians take longer than all the others, for no interval.
+    bounded = replace(
+        evidence, columns=tuple(column for column in evidence.columns if column[1] not in LOWER_IS_BETTER)
+    )
+    pair = heads.index("trained"), heads.index("zero-shot")
+    (gain,) = flip_tests(bounded, [pair], flips=config.resamples, level=CompareConfig.level, seed=config.seed)
+    intervals = dict.fromkeys(evidence.columns) | dict(zip(bounded.columns, intervals_of(gain), strict=True))
+    return nested(intervals.values(), evidence.columns)
 
 
 def _per_query(cache: FeatureCache, measured: Iterable[tuple[Protocol, ProtocolRankings]]) -> Iterator:

@@ -1,27 +1,33 @@
-"""Ranks -> how far metrics would move on other images: a bootstrap that resamples images, from stored ranks alone.
+"""Ranks -> how far metrics would move on other images, from stored ranks alone.
 
-Captions of one image are not independent of each other, so that images are drawn and queries follow their image (a
-cluster bootstrap: Davison and Hinkley, Bootstrap Methods and Their Application, 1997, section 3.8). One draw of images
-resamples both directions, and the same seed draws the same images for every head, so that differences are paired.
+Captions of one image are not independent of each other, so that images are what is counted, and queries follow their
+image: a figure is a ratio of sums over images, and its variance that of the images' parts (Cochran, Sampling
+Techniques, 1977, section 6.3). What intervals cover, and how often, is measured by scripts/simulate_coverage.py.
 
-Shape suffixes: I images, Q queries, H heads, M metrics, B draws at once, R draws in all.
+Shape suffixes: I images, Q queries, H heads, M metrics, C columns of a table, B rows of weights.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import numpy as np
+from scipy.special import betainc
 
-from clipret.config import DIRECTIONS, METRICS
+from clipret.config import DIRECTIONS
 from clipret.config.columns import RSUM
-from clipret.config.comparison import CompareConfig
+from clipret.config.comparison import LOWER_IS_BETTER
 from clipret.metrics import per_query
 from clipret.rankings import Ranking
 
 MEDIAN = "median_rank"
-# Weights that are held at once, draws x images: 32 MiB.
-_HELD_WEIGHTS = 1 << 22
+# Sums of fractions that are 0 to rounding.
+_NOTHING = 1e-9
+# Halvings of [0, 1] that leave nothing of a float64.
+_HALVINGS = 60
+# The variance of a whole image that is right or wrong, at 1/2: one of each is added to what is measured.
+_TWO_IMAGES = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,20 +52,12 @@ class FoldTable:
         """Number of images that ask something."""
         return len(self.counts)
 
-    def measure(self, weights: np.ndarray) -> np.ndarray:
-        """(B, H, 2, M) metrics where each image counts as often as its weight says; NaN where no query is left.
-
-        weights  (B, I) float64, whole numbers
-        """
-        flat = weights @ self.sums.reshape(self.images, -1)
-        asked = weights @ self.counts
-        with np.errstate(invalid="ignore"):
-            values = flat.reshape(len(weights), *self.sums.shape[1:]) / asked[:, None, :, None]
+    def measure(self) -> np.ndarray:
+        """(H, 2, M) the metrics."""
+        values = self.sums.sum(0) / self.counts.sum(0)[:, None]
         if MEDIAN in self.names:
-            place = self.names.index(MEDIAN)
-            for way, (firsts, owners) in enumerate(zip(self.firsts, self.owners, strict=True)):
-                for head in range(values.shape[1]):
-                    values[:, head, way, place] = weighted_medians(weights, firsts[:, head], owners=owners)
+            for way, firsts in enumerate(self.firsts):
+                values[:, way, self.names.index(MEDIAN)] = np.median(firsts, axis=0)
         return values
 
 
@@ -70,71 +68,138 @@ def tabulate(
     return [_tabulate_fold(heads, fold, k=k, families=families) for fold in range(len(heads[0][DIRECTIONS[0]]))]
 
 
-def resample(tables: list[FoldTable], *, resamples: int, seed: int) -> np.ndarray:
-    """(R, H, 2, M) metrics of each draw of images, with replacement and as many as there are, each fold by itself.
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of some heads, by the columns of a table; a metric of several folds is the mean of the folds'.
 
-    A metric of several folds is the mean of the folds'. Memory does not grow with R x I: draws are made in blocks, and
-    are the same however large these are.
+    columns  (direction's place, metric) of each; the place is None for rsum
+    k        what rsum adds up
     """
-    total = 0.0
-    for number, table in enumerate(tables):
-        found = [table.measure(weights) for weights in _draws(table.images, resamples, seed=(seed, number))]
-        total = total + np.concatenate(found) / len(tables)
-    return total
+
+    tables: list[FoldTable]
+    columns: tuple[tuple[int | None, str], ...]
+    k: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images that ask something."""
+        return sum(table.images for table in self.tables)
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """(H, C) what each head got."""
+        return self._pick(sum(table.measure() for table in self.tables) / len(self.tables))
+
+    @cached_property
+    def limits(self) -> np.ndarray:
+        """(C,) the largest value that there is: of ranks none."""
+        largest = {RSUM: 2.0 * len(self.k)} | dict.fromkeys(LOWER_IS_BETTER, np.inf)
+        return np.array([largest.get(name, 1.0) for _, name in self.columns])
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """(I, C) the part of a column's queries that are an image's: 1 in all."""
+        parts = [table.counts / (table.counts.sum(0) * len(self.tables)) for table in self.tables]
+        return np.stack([np.concatenate(parts)[:, _both(way)].mean(1) for way, _ in self.columns], axis=1)
+
+    def shares(self, mixture: np.ndarray) -> np.ndarray:
+        """(I, C) what each image adds to the sum of the heads' figures times mixture (H,); of medians nothing."""
+        return np.concatenate([self._pick(shares) for shares, _ in self._parts(mixture)])
+
+    def variance(self, mixture: np.ndarray) -> np.ndarray:
+        """(C,) of that sum over draws of images, each fold's for itself."""
+        total = 0.0
+        for shares, weights in self._parts(mixture):
+            # The mean of a fold is what its images scatter around, each by its number of queries.
+            around = self._pick(shares - shares.sum(0) * weights[:, :, None])
+            total = total + (around**2).sum(0) * (len(around) / max(1, len(around) - 1))
+        return total
+
+    def _parts(self, mixture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each fold, (I, 2, M) shares of all metrics and (I, 2) the parts of its queries that are an image's."""
+        # Heads that are not in it need not be read: there may be many.
+        heads = np.flatnonzero(mixture)
+        for table in self.tables:
+            asked = table.counts.sum(0)
+            summed = np.tensordot(table.sums[:, heads], mixture[heads], axes=([1], [0]))
+            yield summed / (asked[:, None] * len(self.tables)), table.counts / asked
+
+    def _pick(self, values: np.ndarray) -> np.ndarray:
+        """(..., C) the columns of metrics (..., 2, M)."""
+        names = self.tables[0].names
+        cuts = [names.index(f"R@{cut}") for cut in self.k] if any(way is None for way, _ in self.columns) else []
+        picked = [
+            values[..., cuts].sum((-1, -2)) if way is None else values[..., way, names.index(name)]
+            for way, name in self.columns
+        ]
+        return np.stack(picked, axis=-1)
 
 
-def bootstrap_intervals(
-    rankings: dict[str, tuple[Ranking, ...]],
-    *,
-    k: tuple[int, ...],
-    families: tuple[str, ...] = METRICS,
-    resamples: int = CompareConfig.resamples,
-    level: float = CompareConfig.level,
-    seed: int = CompareConfig.seed,
-) -> dict:
-    """Percentile bootstrap intervals over images of one head's metrics, and of rsum over the R@K among them.
+def all_columns(names: tuple[str, ...]) -> tuple[tuple[int | None, str], ...]:
+    """(direction's place, metric) of every column: t2i, i2t, then rsum, where it is among the names."""
+    both = tuple((way, name) for way in range(len(DIRECTIONS)) for name in names if name != RSUM)
+    return both + (((None, RSUM),) if RSUM in names else ())
 
-    rankings   direction -> one Ranking a fold, both directions
-    families   of config.METRICS
-    resamples  draws of images
-    level      share of the draws that an interval holds, in the middle
 
-    Returns {"t2i": {"R@1": [low, high], ...}, "i2t": {...}, "rsum": [low, high]}; rsum only where R is among the
-    families. The same seed gives the same intervals.
+def nested(values, columns: tuple) -> dict:
+    """{"t2i": {"R@1": ...}, "i2t": {...}, "rsum": ...} of something a column."""
+    tree: dict = {way: {} for way in DIRECTIONS}
+    for (way, name), value in zip(columns, values, strict=True):
+        (tree if way is None else tree[DIRECTIONS[way]])[name] = value
+    return tree
 
-    A draw's mean metric is sum of w_i S_i / sum of w_i n_i, with w_i how often image i was drawn, S_i the sum over its
-    queries and n_i their number; its median rank is the median of the queries repeated w_i times. What the intervals
-    cover is the choice of the queries from others of their kind, captions with their images. The gallery stays as it
-    is: an interval says nothing of larger galleries or of other distractors, and nothing of another training. At the
-    ends of a metric's range it is too narrow: where every query is right, every draw is, and the interval is [1, 1].
-    A median of small whole ranks hardly moves, and its interval holds more than its level.
+
+def effective_images(evidence: Evidence, mixture: np.ndarray) -> np.ndarray:
+    """(C,) the number n of independent yes-or-no questions, images or more, that would tell as much as what was asked.
+
+    mixture  (H,) of one head or the mean of several
+
+    The variance of such questions is p (1 - p) / n. Near 0 and 1 few images tell it, and where all are right it would
+    be 0. So two images, one all right and one all wrong, are added to the variance that was measured and to that of
+    yes-or-no questions, one an image, alike: where nothing else is known, n is the number of images.
     """
-    tables = tabulate([rankings], k=k, families=families)
-    draws = resample(tables, resamples=resamples, seed=seed)[:, 0]
-    return name_intervals(draws, names=tables[0].names, k=k if "R" in families else (), level=level)
+    values = mixture @ evidence.points / evidence.limits
+    variances = evidence.variance(mixture) / evidence.limits**2
+    return _effective(values, variances, weights=evidence.weights)
 
 
-def name_intervals(
-    draws: np.ndarray, *, names: tuple[str, ...], k: tuple[int, ...], level: float = CompareConfig.level
-) -> dict:
-    """{"t2i": {"R@1": [low, high], ...}, "i2t": {...}, "rsum": [low, high]} of draws (R, 2, M).
+def proportion_interval(values: np.ndarray, sizes: np.ndarray, *, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), each (C,), of means of figures from 0 to 1: the mid-P interval of yes-or-no questions.
 
-    k  what rsum adds up; nothing: it is left out
+    values  (C,) from 0 to 1
+    sizes   (C,) effective numbers of questions, not whole
+
+    The exact interval (Clopper and Pearson 1934) counts half of the chance of just what was observed (Lancaster,
+    JASA 1961). Unlike Wilson's it has no places near 0 and 1 where it covers less than 92 %.
     """
-    low, high = percentiles(draws, level=level).tolist()
-    intervals = {
-        way: {name: [low[at][place], high[at][place]] for place, name in enumerate(names)}
-        for at, way in enumerate(DIRECTIONS)
-    }
-    if k:
-        summed = draws[..., [names.index(f"R@{cut}") for cut in k]].sum((-1, -2))
-        intervals[RSUM] = percentiles(summed, level=level).tolist()
-    return intervals
+    right = np.clip(values * sizes, 0, sizes)
+    return _lower_end(right, sizes - right, level=level), 1 - _lower_end(sizes - right, right, level=level)
 
 
-def percentiles(values: np.ndarray, *, level: float) -> np.ndarray:
-    """(2, ...) the ends of the middle `level` of draws (R, ...); draws without a query, NaN, are left out."""
-    return np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+def median_interval(evidence: Evidence, head: int, *, way: int, level: float) -> tuple[float, float]:
+    """(low, high) of a head's median rank in one direction.
+
+    The ranks at the ends of the interval of the share 1/2 of its queries (Woodruff, JASA 1952); of several folds the
+    interval of the mean of these (Zou and Donner, Statistics in Medicine 2008). NaN where there are so few images that
+    all of them may well lie on one side of the median: fewer than six at 95 %.
+    """
+    middles, squares = [], []
+    for table in evidence.tables:
+        firsts, owners, counts = np.sort(table.firsts[way][:, head]), table.owners[way], table.counts[:, way]
+        middle, queries = float(np.median(firsts)), len(firsts)
+        weights = counts / queries
+        up_to = np.bincount(owners, table.firsts[way][:, head] <= middle, minlength=table.images) / queries
+        share = up_to.sum()
+        variance = ((up_to - share * weights) ** 2).sum() * table.images / max(1, table.images - 1)
+        size = _effective(np.array([share]), np.array([variance]), weights=weights[:, None])
+        if 0.5 ** size[0] > (1 - level) / 2:
+            return np.nan, np.nan
+        low, high = (float(end[0]) for end in proportion_interval(np.array([0.5]), size, level=level))
+        ends = firsts[max(0, ceil(low * queries) - 1)], firsts[min(queries - 1, int(high * queries))]
+        middles.append(middle)
+        squares.append([(middle - ends[0]) ** 2, (ends[1] - middle) ** 2])
+    below, above = np.sqrt(np.sum(squares, axis=0)) / len(middles)
+    return np.mean(middles) - below, np.mean(middles) + above
 
 
 def weighted_medians(weights: np.ndarray, values: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
@@ -186,11 +251,25 @@ def _tabulate_fold(heads: list, fold: int, *, k: tuple[int, ...], families: tupl
     )
 
 
-def _draws(images: int, resamples: int, *, seed: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """How often each image is drawn, (B, I) at a time."""
-    generator = np.random.default_rng(seed)
-    block = max(1, _HELD_WEIGHTS // images)
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = generator.integers(0, images, size=(rows, images)) + images * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
+def _effective(values: np.ndarray, variances: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
+    # As many as there are images, where these ask equally much.
+    whole, images = 1 / (weights**2).sum(0), len(weights)
+    with np.errstate(invalid="ignore"):
+        return whole * (values * (1 - values) * images + _TWO_IMAGES) / (variances * whole * images + _TWO_IMAGES)
+
+
+def _lower_end(right: np.ndarray, wrong: np.ndarray, *, level: float) -> np.ndarray:
+    """The rate at which so many right, or more, have a chance of (1 - level) / 2: of just so many half of it."""
+    tail = (1 - level) / 2
+    low, high = np.zeros_like(right), np.ones_like(right)
+    for _ in range(_HALVINGS):
+        rate = (low + high) / 2
+        at_least = np.where(right > _NOTHING, betainc(np.maximum(right, _NOTHING), wrong + 1, rate), 1.0)
+        more = np.where(wrong > _NOTHING, betainc(right + 1, np.maximum(wrong, _NOTHING), rate), 0.0)
+        below = (at_least + more) / 2 < tail
+        low, high = np.where(below, rate, low), np.where(below, high, rate)
+    return np.where(right > _NOTHING, low, 0.0)
+
+
+def _both(way: int | None) -> list[int]:
+    return [0, 1] if way is None else [way]

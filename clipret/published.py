@@ -85,6 +85,16 @@ class PublishedRow:
         made = to_command("extract", extraction)
         return made if self.method == ZERO_SHOT else f"{made}; {self.training_command(extraction.cache)}"
 
+    @property
+    def contradiction(self) -> str:
+        """What its own figures show to be wrong; empty: nothing."""
+        for direction, metrics in self.figures.items():
+            same = {name: metrics[name] for name in ("R@1", "mAP@1", "mAP_hits@1") if name in metrics}
+            if len(set(same.values())) > 1:
+                named = " and ".join(f"{name} {value}" for name, value in same.items())
+                return f"{self.model}: {direction} {named} contradict each other, as at K = 1 they are the same"
+        return ""
+
     def extraction(self) -> ExtractConfig:
         """Settings of a cache that answers this row."""
         return ExtractConfig(
@@ -145,6 +155,7 @@ def describe_row(row: PublishedRow) -> dict:
         "prompt": row.prompt,
         "caption_clean": row.caption_clean,
         "remark": row.remark,
+        "contradiction": row.contradiction,
         "needs": row.needs,
         "digits": row.source.digits,
         "figures": row.figures,

@@ -59,15 +59,14 @@ def test_json_is_the_result(run):
 
 def test_every_option_becomes_the_setting_of_its_name(run):
     status, out, _ = run(
-        "compare", *WORDS, "--metrics", "R@1, mAP,rsum", "--k", "1,3", "--protocol", "split", "--resamples", 200,
+        "compare", *WORDS, "--metrics", "R@1, mAP,rsum", "--k", "1,3", "--protocol", "split",
         "--level", 0.9, "--alpha", 0.1, "--permutations", 20_000, "--seed", 2, "--json",
     )  # fmt: skip
     assert status == 0
     result = json.loads(out)
-    assert {name: result[name] for name in ("metrics", "k", "resamples", "level", "alpha", "flips", "seed")} == {
+    assert {name: result[name] for name in ("metrics", "k", "level", "alpha", "flips", "seed")} == {
         "metrics": ["R@1", "mAP@1", "mAP@3", "rsum"],
         "k": [1, 3],
-        "resamples": 200,
         "level": 0.9,
         "alpha": 0.1,
         "flips": 20_000,

@@ -9,10 +9,11 @@ from ranked import best_ranks, described, joined, random_head, write_run
 from clipret.comparison import compare
 from clipret.config.comparison import CompareConfig
 from clipret.errors import UsageError
-from clipret.intervals import bootstrap_intervals, tabulate
+from clipret.flips import flip_tests
+from clipret.intervals import Evidence, nested, tabulate
 from clipret.metrics import rsum, summarise
 from clipret.rankings import read_rankings, write_rankings
-from clipret.significance import flip_p_values, holm
+from clipret.significance import estimate, holm, intervals_of
 
 COUNTS = np.tile([1, 2, 3, 5], 12)
 
@@ -31,7 +32,7 @@ def made(name, ranked, **config):
 
 
 def compared(*words, **settings):
-    return compare(CompareConfig(runs=words, resamples=200, permutations=500, **settings))
+    return compare(CompareConfig(runs=words, permutations=500, **settings))
 
 
 def good(seed):
@@ -43,9 +44,12 @@ def test_figures_intervals_and_p_values_are_those_of_the_parts():
     made("runs/a", good(1))
     made("runs/b", head(2), loss="infonce")
     result = compared("runs/a", "runs/b", metrics=("R@1", "mAP@5", "median_rank", "rsum"), k=(1, 5), seed=3)
-    for group, ranked in zip(result["groups"], (good(1), head(2)), strict=True):
+    columns = (*((way, name) for way in (0, 1) for name in ("R@1", "mAP@5", "median_rank")), (None, "rsum"))
+    tables = tabulate([good(1), head(2)], k=(1, 5), families=("R", "mAP", "median_rank"))
+    evidence = Evidence(tables, columns, k=(1, 5))
+    for place, (group, ranked) in enumerate(zip(result["groups"], (good(1), head(2)), strict=True)):
         figures = {way: summarise(folds[0].ranks, k=(1, 5)) for way, folds in ranked.items()}
-        intervals = bootstrap_intervals(ranked, k=(1, 5), resamples=200, seed=3)
+        intervals = nested(intervals_of(estimate(evidence, (place,), level=0.95)), columns)
         for way in ("t2i", "i2t"):
             assert list(group["values"][way]) == ["R@1", "mAP@5", "median_rank"]
             for name, value in group["values"][way].items():
@@ -53,11 +57,11 @@ def test_figures_intervals_and_p_values_are_those_of_the_parts():
                 assert group["intervals"][way][name] == pytest.approx(intervals[way][name])
         assert group["values"]["rsum"] == pytest.approx(rsum(figures, k=(1, 5)))
         assert group["intervals"]["rsum"] == pytest.approx(intervals["rsum"])
-    columns = [*((way, name) for way in (0, 1) for name in ("R@1", "mAP@5", "median_rank")), (None, "rsum")]
-    tables = tabulate([good(1), head(2)], k=(1, 5), families=("R", "mAP", "median_rank"))
-    p_values = flip_p_values(tables, [(0, 1)], columns=columns, k=(1, 5), flips=result["flips"], seed=3)[0]
-    assert [pair["p"] for pair in result["pairs"]] == p_values.tolist()
-    assert [pair["p_holm"] for pair in result["pairs"]] == holm(p_values).tolist()
+    (tested,) = flip_tests(evidence, [(0, 1)], flips=result["flips"], level=0.95, seed=3)
+    assert [pair["p"] for pair in result["pairs"]] == tested.p.tolist()
+    assert [pair["p_holm"] for pair in result["pairs"]] == holm(tested.p).tolist()
+    assert [pair["interval"] for pair in result["pairs"]] == intervals_of(tested)
+    assert [pair["interval"] is None for pair in result["pairs"]] == [name == "median_rank" for _, name in columns]
     assert [(pair["direction"], pair["metric"]) for pair in result["pairs"]] == [
         (None if way is None else ("t2i", "i2t")[way], name) for way, name in columns
     ]
@@ -72,7 +76,6 @@ def test_the_result_says_what_was_compared_and_how():
         "level": 0.9,
         "alpha": 0.01,
         "family": 12,
-        "resamples": 200,
         "flips": 12_000,
         "seed": 2,
         "remarks": [],
@@ -147,9 +150,10 @@ def test_pairs_without_seeds_are_flipped_beside_pairs_that_have_some():
     both = compared("runs/0", "runs/1", "runs/b", "zero-shot", metrics=("R@1",))
     alone = compared("runs/b", "zero-shot", metrics=("R@1",))
     assert both["flips"] == 1200
-    found = [pair for pair in both["pairs"] if pair["a"] == "runs/b"]
-    assert [pair["interval"] for pair in found] == [pair["interval"] for pair in alone["pairs"]]
-    assert [pair["p"] for pair in found] == pytest.approx([pair["p"] for pair in alone["pairs"]], abs=0.06)
+    beside = [pair for pair in both["pairs"] if pair["a"] == "runs/b"]
+    for one, other in zip(beside, alone["pairs"], strict=True):
+        assert one["interval"] == pytest.approx(other["interval"], abs=0.02)
+        assert one["p"] == pytest.approx(other["p"], abs=0.06)
 
 
 def test_intervals_of_seeds_stay_within_what_a_metric_can_be():
@@ -160,9 +164,58 @@ def test_intervals_of_seeds_stay_within_what_a_metric_can_be():
     made("runs/b", {way: (best_ranks(np.full(30, 2), images=images),) for way in ("t2i", "i2t")}, lr=1e-3)
     result = compared("runs/0", "runs/1", "runs/b", metrics=("R@1", "mean_rank", "rsum"), k=(1,))
     intervals = result["groups"][0]["intervals"]
-    assert intervals["t2i"]["R@1"] == [0.0, 1.0]
-    assert intervals["rsum"] == [0.0, 2.0]
-    assert intervals["t2i"]["mean_rank"][0] == 1.0
+    assert 0 <= intervals["t2i"]["R@1"][0] < 0.1 < 0.99 < intervals["t2i"]["R@1"][1] <= 1.0
+    assert 0 <= intervals["rsum"][0] < 0.2 < 1.98 < intervals["rsum"][1] <= 2.0
+    assert intervals["t2i"]["mean_rank"] is None
+    assert result["pairs"][0]["interval"] == [-1.0, 1.0]
+
+
+def test_what_has_no_test_is_in_no_family_and_no_verdict():
+    """A median rank over several seeds."""
+    for seed in (0, 1):
+        made(f"runs/{seed}", good(10 + seed), seed=seed)
+    result = compared("runs/0", "runs/1", "zero-shot", metrics=("R@1", "median_rank"), k=(1,))
+    recall, median = result["pairs"][:2]
+    assert result["family"] == 2
+    assert {name: median[name] for name in ("interval", "p", "p_holm", "verdict")} == {
+        "interval": None,
+        "p": None,
+        "p_holm": None,
+        "verdict": "no test",
+    }
+    assert result["groups"][0]["intervals"]["t2i"]["median_rank"] is None
+    pair = [recall["p"], result["pairs"][2]["p"]]
+    assert recall["p_holm"] == pytest.approx(holm(np.array(pair))[0])
+    json.dumps(result, allow_nan=False)
+
+
+def test_one_run_is_taken_to_vary_over_seeds_as_the_group_beside_it_and_zero_shot_is_not():
+    """The group's seeds are apart; a run that is as far from their mean as they are is not called different."""
+    images = np.arange(60)
+
+    def right(number):
+        return {way: (best_ranks(np.where(images < number, 1, 2), images=images),) for way in ("t2i", "i2t")}
+
+    for seed, number in enumerate((26, 30, 34)):
+        write_run(Path(f"runs/{seed}"), right(number), right(10), config={"seed": seed})
+    write_run(Path("runs/b"), right(10), right(10), config={"loss": "infonce"})
+    result = compared("runs/0", "runs/1", "runs/2", "runs/b", "zero-shot", metrics=("R@1",), k=(1,))
+    single, zero_shot = (pair for pair in result["pairs"] if pair["a"] == "runs/0" and pair["direction"] == "t2i")
+    assert (single["difference"], single["b"], zero_shot["b"]) == (zero_shot["difference"], "runs/b", "zero-shot")
+    assert single["p"] > zero_shot["p"]
+    assert single["interval"][0] < zero_shot["interval"][0]
+
+
+def test_intervals_leave_0_out_where_p_says_so():
+    for seed in (0, 1):
+        made(f"runs/{seed}", good(10 + seed), seed=seed)
+    made("runs/a", good(1), lr=1e-3)
+    made("runs/b", head(2), loss="infonce")
+    result = compared("runs/0", "runs/1", "runs/a", "runs/b", "zero-shot", metrics=("R", "MRR", "rsum"))
+    assert {pair["p"] <= 0.05 for pair in result["pairs"]} == {True, False}
+    for pair in result["pairs"]:
+        low, high = pair["interval"]
+        assert (low > 0 or high < 0) == (pair["p"] <= 0.05), pair
 
 
 def test_several_galleries_are_averaged():
@@ -211,7 +264,7 @@ def test_runs_that_saw_the_images_are_compared_with_a_remark():
 def test_progress_is_told_of_flips():
     made("runs/a", good(1))
     told = []
-    config = CompareConfig(runs=("runs/a", "zero-shot"), permutations=5000, resamples=100)
+    config = CompareConfig(runs=("runs/a", "zero-shot"), permutations=5000)
     compare(config, on_progress=told.append)
     assert [(each.phase, each.done, each.total) for each in told] == [("flips", 5000, 5000)]
 
@@ -232,7 +285,6 @@ def test_progress_is_told_of_flips():
             )
             for word in ("r", "R@0", "R@x", "R@", "MRR@5", "@5", "rsum@1", "R@²")
         ),
-        ({"resamples": 99}, "--resamples is 99; expected a value from 100 to 1,000,000."),
         ({"permutations": 1}, "--permutations is 1; expected a value from 100 to 10,000,000."),
         ({"seed": -1}, "--seed is -1; expected 0 or more."),
         ({"level": 1.0}, "--level is 1.0; expected a value between 0 and 1."),

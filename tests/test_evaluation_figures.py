@@ -9,9 +9,11 @@ import pytest
 from conftest import write_cache
 
 from clipret import EvalConfig, FeatureCache, TrainConfig, evaluate, evaluation, train
+from clipret.config import METRICS
 from clipret.config.columns import RSUM
-from clipret.intervals import bootstrap_intervals
+from clipret.intervals import Evidence, nested, tabulate
 from clipret.rankings import read_rankings
+from clipret.significance import estimate, intervals_of
 
 
 @pytest.fixture
@@ -23,24 +25,36 @@ def run(cache_path, tmp_path, monkeypatch):
 def test_intervals_of_every_head_are_those_of_its_ranks(run):
     report = evaluate(EvalConfig(wise_ft=(0.5,), resamples=200, seed=3))
     intervals, (ranked,) = report["intervals"], read_rankings(Path(run, "ranks.safetensors")).protocols
-    assert (intervals["level"], intervals["resamples"]) == (0.95, 200)
+    assert {name: intervals[name] for name in ("level", "method", "resamples")} == {
+        "level": 0.95,
+        "method": "mid-P over images, in clusters; gain: differences that sign flips over images do not refuse",
+        "resamples": 200,
+    }
     assert list(intervals["heads"]) == list(ranked.heads) == ["zero-shot", "wise-ft 0.5", "trained"]
     for head, rankings in ranked.heads.items():
-        alone = bootstrap_intervals(rankings, k=(1, 5, 10), resamples=200, seed=3)
+        names = list(report["results"][head]["t2i"])
+        columns = (*((way, name) for way in (0, 1) for name in names), (None, "rsum"))
+        evidence = Evidence(tabulate([rankings], k=(1, 5, 10), families=METRICS), columns, k=(1, 5, 10))
+        alone = nested(intervals_of(estimate(evidence, (0,), level=0.95)), columns)
         for way in ("t2i", "i2t"):
-            assert list(intervals["heads"][head][way]) == list(report["results"][head][way])
+            assert list(intervals["heads"][head][way]) == names
             for name, interval in intervals["heads"][head][way].items():
-                assert interval == pytest.approx(alone[way][name], abs=1e-12)
-                assert interval[0] - 1e-9 <= report["results"][head][way][name] <= interval[1] + 1e-9
+                assert interval == (None if name == "mean_rank" else pytest.approx(alone[way][name], abs=1e-12))
+                if interval:
+                    assert interval[0] - 1e-9 <= report["results"][head][way][name] <= interval[1] + 1e-9
         assert intervals["heads"][head]["rsum"] == pytest.approx(alone["rsum"], abs=1e-12)
 
 
-def test_the_gain_is_paired_so_that_equal_heads_have_none(run):
-    gain = evaluate(EvalConfig(resamples=200))["intervals"]["gain"]
+def test_the_gain_is_paired_so_that_of_equal_heads_it_is_an_image_or_two_at_most(run):
+    report = evaluate(EvalConfig(resamples=200))
+    gain = report["intervals"]["gain"]
     assert gain["t2i"]["R@1"][0] < gain["t2i"]["R@1"][1]
+    assert gain["t2i"]["median_rank"] is gain["i2t"]["mean_rank"] is None
     train(TrainConfig(cache=json.loads(Path(run, "config.json").read_text())["cache"]["path"], lr=1e-12, epochs=1))
-    gain = evaluate(EvalConfig(resamples=200))["intervals"]["gain"]
-    assert gain["t2i"]["R@1"] == gain["i2t"]["median_rank"] == gain["rsum"] == [0, 0]
+    report = evaluate(EvalConfig(resamples=200))
+    gain, images = report["intervals"]["gain"], report["protocol"]["images"]
+    for low, high, limit in ((*gain["t2i"]["R@1"], 1), (*gain["rsum"], 6)):
+        assert -6 * limit / images < low < 0 < high < 6 * limit / images
 
 
 def test_rsum_adds_the_k_that_were_asked_for_and_not_those_that_are_only_shown(cache_path):

@@ -1,15 +1,23 @@
-import tracemalloc
-
 import numpy as np
 import pytest
-from ranked import best_ranks, joined, random_head, ranking
+from ranked import best_ranks, joined, random_head
+from scipy.stats import binom
 
-from clipret import intervals
 from clipret.config import METRICS
-from clipret.intervals import bootstrap_intervals, resample, tabulate, weighted_medians
+from clipret.intervals import (
+    Evidence,
+    all_columns,
+    effective_images,
+    median_interval,
+    nested,
+    proportion_interval,
+    tabulate,
+    weighted_medians,
+)
 from clipret.metrics import per_query
 
 K = (1, 3)
+LEVEL = 0.95
 
 
 def two_folds(seed):
@@ -19,100 +27,128 @@ def two_folds(seed):
     return joined(*(random_head(generator, counts=generator.integers(0, 8, size)) for size in sizes))
 
 
-def naive_draws(head, *, resamples, seed):
-    """Every draw's metrics, by repeating the queries of the images that were drawn."""
-    draws = []
-    for fold in range(2):
-        asking = np.unique(np.concatenate([head[way][fold].images for way in ("t2i", "i2t")]))
-        generator = np.random.default_rng((seed, fold))
-        found = []
-        for drawn in generator.integers(0, len(asking), size=(resamples, len(asking))):
-            metrics = {}
-            for way in ("t2i", "i2t"):
-                images = head[way][fold].images
-                queries = [query for image in asking[drawn] for query in np.flatnonzero(images == image)]
-                for name, values in per_query(head[way][fold].ranks, k=K).items():
-                    metrics[way, name] = np.median(values[queries]) if name == "median_rank" else values[queries].mean()
-            found.append(metrics)
-        draws.append(found)
-    return [{name: (first[name] + second[name]) / 2 for name in first} for first, second in zip(*draws, strict=True)]
+def evidence_of(*heads, names=("R@1", "R@3", "MRR", "rsum"), k=K):
+    families = tuple(name for name in METRICS if any(word.partition("@")[0] in (name, "rsum") for word in names))
+    return Evidence(tabulate(list(heads), k=k, families=families), all_columns(names), k=k)
 
 
-def test_intervals_are_those_of_repeated_queries():
+def alike(ranks, *, images):
+    """A head that has the same ranks in both directions."""
+    return {way: (best_ranks(ranks, images=images),) for way in ("t2i", "i2t")}
+
+
+def naive_parts(head, fold, way, name):
+    """What each image of a fold has of a metric: sums over its queries, and their numbers."""
+    asking = np.unique(np.concatenate([head[direction][fold].images for direction in ("t2i", "i2t")]))
+    images, values = head[way][fold].images, per_query(head[way][fold].ranks, k=K)[name]
+    sums = np.array([values[images == image].sum() for image in asking])
+    return sums, np.array([(images == image).sum() for image in asking])
+
+
+def test_shares_of_images_add_up_to_the_figures():
+    evidence = evidence_of(two_folds(0), two_folds(0))
+    mixture = np.array([2.0, -0.5])
+    assert evidence.shares(mixture).shape == (evidence.images, len(evidence.columns))
+    assert evidence.shares(mixture).sum(0) == pytest.approx(mixture @ evidence.points)
+    assert evidence.weights.sum(0) == pytest.approx(np.ones(len(evidence.columns)))
+    assert evidence.limits.tolist() == [1.0] * 6 + [4.0]
+
+
+def test_the_variance_is_that_of_ratios_over_images_in_each_fold():
     head = two_folds(0)
-    found = bootstrap_intervals(head, k=K, resamples=60, level=0.8, seed=5)
-    draws = naive_draws(head, resamples=60, seed=5)
-    for way, name in draws[0]:
-        expected = np.quantile([draw[way, name] for draw in draws], [0.1, 0.9])
-        assert found[way][name] == pytest.approx(expected, abs=1e-12), (way, name)
-    rsums = [sum(draw[way, f"R@{cut}"] for way in ("t2i", "i2t") for cut in K) for draw in draws]
-    assert found["rsum"] == pytest.approx(np.quantile(rsums, [0.1, 0.9]), abs=1e-12)
-    assert set(found["t2i"]) == set(per_query(head["t2i"][0].ranks, k=K))
+    expected = {}
+    for fold in (0, 1):
+        around = {}
+        for way in ("t2i", "i2t"):
+            for name in ("R@1", "R@3", "MRR"):
+                sums, counts = naive_parts(head, fold, way, name)
+                # Two folds, each for a half of the figure.
+                around[way, name] = (sums - sums.sum() / counts.sum() * counts) / counts.sum() / 2
+        around[None, "rsum"] = sum(around[way, f"R@{cut}"] for way in ("t2i", "i2t") for cut in K)
+        for column, parts in around.items():
+            expected[column] = expected.get(column, 0) + (parts**2).sum() * len(parts) / (len(parts) - 1)
+    evidence = evidence_of(head)
+    variances = nested(evidence.variance(np.ones(1)), evidence.columns)
+    for (way, name), variance in expected.items():
+        assert (variances if way is None else variances[way])[name] == pytest.approx(variance), (way, name)
 
 
-def test_families_and_rsum_are_those_asked_for():
-    found = bootstrap_intervals(two_folds(0), k=(1,), families=("mAP", "median_rank"), resamples=10)
-    assert {name: list(values) for name, values in found.items()} == {
-        "t2i": ["mAP@1", "median_rank"],
-        "i2t": ["mAP@1", "median_rank"],
-    }
+@pytest.mark.parametrize("level", [0.9, 0.95])
+@pytest.mark.parametrize(("right", "asked"), [(0, 30), (1, 30), (3, 100), (15, 30), (29, 30), (30, 30), (1, 1)])
+def test_the_interval_of_whole_numbers_is_the_mid_p_of_the_binomial(right, asked, level):
+    """At either end the chance of what lies further out, and half of what was observed, is the tail."""
+    (low,), (high,) = proportion_interval(np.array([right / asked]), np.array([float(asked)]), level=level)
+    tail = (1 - level) / 2
+    if right:
+        assert binom.sf(right, asked, low) + binom.pmf(right, asked, low) / 2 == pytest.approx(tail)
+    else:
+        assert low == 0.0
+    if right < asked:
+        assert binom.cdf(right - 1, asked, high) + binom.pmf(right, asked, high) / 2 == pytest.approx(tail)
+    else:
+        assert high == 1.0
+    assert 0 <= low < right / asked + 1e-12
+    assert right / asked - 1e-12 < high <= 1
 
 
-@pytest.mark.parametrize("held", [1, 40, 300])
-def test_the_block_size_decides_nothing(held, monkeypatch):
-    tables = tabulate([two_folds(1)], k=K, families=METRICS)
-    expected = resample(tables, resamples=50, seed=0)
-    monkeypatch.setattr(intervals, "_HELD_WEIGHTS", held)
-    assert resample(tables, resamples=50, seed=0) == pytest.approx(expected, abs=1e-12)
+def test_what_is_always_right_has_an_interval_that_more_images_make_narrower():
+    """None of n wrong: the mid-P interval starts where half of the chance of that is the tail."""
+    for images, low in ((20, 0.05 ** (1 / 20)), (376, 0.05 ** (1 / 376))):
+        evidence = evidence_of(alike([1] * images, images=range(images)), names=("R@1", "MRR", "rsum"), k=(1,))
+        sizes = effective_images(evidence, np.ones(1))
+        assert sizes == pytest.approx(np.full(5, float(images)))
+        ends = proportion_interval(np.ones(5), sizes, level=LEVEL)
+        assert ends[0] == pytest.approx(np.full(5, low))
+        assert ends[1].tolist() == [1.0] * 5
 
 
-def test_the_seed_decides_the_intervals():
-    head = two_folds(2)
-    first, again, other = (bootstrap_intervals(head, k=K, resamples=50, seed=seed) for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
+def test_captions_that_are_hit_together_count_as_one_and_others_by_themselves():
+    generator, images = np.random.default_rng(0), 400
+    right = generator.integers(0, 2, images)
+    owners = np.repeat(np.arange(images), 5)
+    sizes = {}
+    for name, hits in (("together", right[owners]), ("apart", generator.integers(0, 2, 5 * images))):
+        evidence = evidence_of(alike(2 - hits, images=owners), names=("R@1",), k=(1,))
+        sizes[name] = effective_images(evidence, np.ones(1))[0]
+    assert sizes["together"] == pytest.approx(images, rel=0.02)
+    assert sizes["apart"] == pytest.approx(5 * images, rel=0.15)
 
 
-def test_heads_are_resampled_on_the_same_images():
-    """Two heads, of which one is right exactly where the other is wrong, always add up to one."""
-    generator = np.random.default_rng(0)
-    right = generator.integers(0, 2, 30)
-    heads = [
-        {way: (best_ranks(1 + hits, images=np.arange(30)),) for way in ("t2i", "i2t")} for hits in (right, 1 - right)
-    ]
-    draws = resample(tabulate(heads, k=(1,), families=("R",)), resamples=50, seed=0)
-    assert draws.sum(1) == pytest.approx(1.0)
-    assert draws[:, 0].std() > 0
-
-
-def test_one_draw_resamples_both_directions():
-    right = np.random.default_rng(0).integers(0, 2, 30)
-    opposite = {"t2i": (best_ranks(1 + right, images=range(30)),), "i2t": (best_ranks(2 - right, images=range(30)),)}
-    found = bootstrap_intervals(opposite, k=(1,), resamples=50)
-    assert found["rsum"] == pytest.approx([1.0, 1.0])
-    assert found["t2i"]["R@1"][0] < found["t2i"]["R@1"][1]
-
-
-def test_images_that_ask_nothing_are_not_drawn():
+def test_images_that_ask_nothing_tell_nothing():
     head = two_folds(3)
     apart = {way: tuple(type(fold)(fold.ranks, 10 * fold.images + 7) for fold in folds) for way, folds in head.items()}
-    assert bootstrap_intervals(apart, k=K, resamples=50) == bootstrap_intervals(head, k=K, resamples=50)
+    first, second = (effective_images(evidence_of(each), np.ones(1)).tolist() for each in (head, apart))
+    assert first == second
 
 
-def test_a_draw_without_a_query_of_a_direction_says_nothing_of_it():
-    head = {"t2i": (ranking([2], images=[0]),), "i2t": (ranking([1, 1, 1], images=[0, 1, 2]),)}
-    found = bootstrap_intervals(head, k=(1, 2), resamples=100)
-    assert found["t2i"]["R@2"] == [1.0, 1.0]
-    assert found["t2i"]["median_rank"] == [2.0, 2.0]
+def test_the_median_of_queries_that_are_independent_has_the_binomial_s_order_statistics():
+    """Of 100 different ranks the interval of 1/2 is 0.404 to 0.596: the 41st to the 60th."""
+    ranks = np.random.default_rng(0).permutation(np.arange(1, 101))
+    evidence = evidence_of(alike(ranks, images=range(100)), names=("median_rank",))
+    assert evidence.points.tolist() == [[50.5, 50.5]]
+    assert median_interval(evidence, 0, way=0, level=LEVEL) == (41, 60)
 
 
-def test_what_is_always_right_has_no_width():
-    perfect = {way: (best_ranks([1] * 20, images=range(20)),) for way in ("t2i", "i2t")}
-    assert bootstrap_intervals(perfect, k=(1,), families=("R",), resamples=50) == {
-        "t2i": {"R@1": [1.0, 1.0]},
-        "i2t": {"R@1": [1.0, 1.0]},
-        "rsum": [2.0, 2.0],
-    }
+def test_the_median_of_captions_that_are_alike_is_as_uncertain_as_that_of_their_images():
+    ranks = np.random.default_rng(0).permutation(np.arange(1, 101))
+    evidence = evidence_of(alike(ranks.repeat(5), images=np.arange(100).repeat(5)), names=("median_rank",))
+    assert median_interval(evidence, 0, way=0, level=LEVEL) == (41, 60)
+
+
+@pytest.mark.parametrize(("images", "has_one"), [(1, False), (5, False), (7, True)])
+def test_the_median_of_very_few_images_has_no_interval(images, has_one):
+    """Of five, one time in 16 all lie on one side of it."""
+    evidence = evidence_of(alike(np.arange(1, images + 1), images=range(images)), names=("median_rank",))
+    assert np.isnan(median_interval(evidence, 0, way=0, level=LEVEL)).tolist() == [not has_one] * 2
+
+
+def test_the_median_over_folds_has_the_interval_of_their_mean():
+    ranks = np.arange(1, 101)
+    folds = joined(*(alike(start + ranks, images=range(100)) for start in (0, 1000)))
+    evidence = evidence_of(folds, names=("median_rank",))
+    assert evidence.points[0, 0] == 550.5
+    ends = median_interval(evidence, 0, way=0, level=LEVEL)
+    assert ends == pytest.approx((550.5 - 9.5 / np.sqrt(2), 550.5 + 9.5 / np.sqrt(2)))
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -130,40 +166,3 @@ def test_weighted_medians_equal_those_of_repeated_values(seed):
     for row, median in zip(weights, found, strict=True):
         repeated = np.repeat(values, row[owners])
         assert (np.isnan(median) and not len(repeated)) or median == np.median(repeated)
-
-
-def test_memory_does_not_grow_with_the_images_times_the_draws():
-    images = np.arange(40_000)
-    ranks = np.random.default_rng(0).integers(1, 50, len(images))
-    head = {way: (best_ranks(ranks, images=images),) for way in ("t2i", "i2t")}
-    tracemalloc.start()
-    bootstrap_intervals(head, k=(1,), families=("R", "median_rank"))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    # All weights at once would be 320 MB.
-    assert peak < 200e6
-
-
-def coverage(*, clustered, datasets=400):
-    """How often the interval of R@1 holds the true value, where captions of an image are hit or missed together."""
-    generator, covered = np.random.default_rng(0), 0
-    images, truth = 150, 0.6
-    for seed in range(datasets):
-        counts = generator.integers(1, 8, images)
-        owners = np.repeat(np.arange(images), counts)
-        # Beta(0.6, 0.4): most images have nearly all of their captions hit, or nearly none. Its mean is the truth.
-        chances = generator.beta(0.6, 0.4, images)
-        ranks = np.where(generator.random(len(owners)) < chances[owners], 1, 2)
-        asked_by = owners if clustered else np.arange(len(owners))
-        head = {"t2i": (best_ranks(ranks, images=asked_by),), "i2t": (best_ranks([1] * images, images=range(images)),)}
-        low, high = bootstrap_intervals(head, k=(1,), families=("R",), resamples=400, seed=seed)["t2i"]["R@1"]
-        covered += low <= truth <= high
-    return covered / datasets
-
-
-def test_the_interval_covers_the_true_value_as_often_as_it_says():
-    assert 0.93 <= coverage(clustered=True) <= 0.97
-
-
-def test_drawing_captions_one_by_one_would_cover_too_little():
-    assert coverage(clustered=False) < 0.8

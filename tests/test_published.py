@@ -109,6 +109,17 @@ def test_every_protocol_can_be_asked_for_and_rows_without_one_say_why():
             assert row.protocol in {*PROTOCOLS, "coco-karpathy-cxc", "coco-karpathy-eccv"}
 
 
+def test_a_row_that_contradicts_itself_says_so():
+    contradictions = {row.name: row.contradiction for row in published_rows() if row.contradiction}
+    assert contradictions == {
+        "reference ViT-L/14 cross-entropy, flickr30k at random": (
+            "ViT-L/14: t2i R@1 75.96 and mAP_hits@1 75.92 contradict each other, as at K = 1 they are the same"
+        )
+    }
+    listed = {row["name"]: row["contradiction"] for row in list_published()["rows"] if row["contradiction"]}
+    assert listed == contradictions
+
+
 def test_models_have_the_weights_that_clip_downloads():
     from clip.clip import _MODELS
 
@@ -180,6 +191,7 @@ def test_the_list_has_all_that_a_row_has():
         "prompt": "a photo of {}",
         "caption_clean": "none",
         "remark": "the paper tells the words that stand before a caption, and neither punctuation nor case",
+        "contradiction": "",
         "needs": row.needs,
         "digits": 1,
         "figures": row.figures,

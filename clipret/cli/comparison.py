@@ -39,15 +39,12 @@ def compare(
     protocol: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.", show_default="the first that all have")
     ] = CompareConfig.protocol,
-    resamples: Annotated[
-        int, typer.Option(help="Draws of images that intervals are made from.")
-    ] = CompareConfig.resamples,
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = CompareConfig.level,
     alpha: Annotated[
         float, typer.Option(help="Chance, at most, that any difference is shown where there is none.")
     ] = CompareConfig.alpha,
     permutations: Annotated[
-        int, typer.Option(help="Sign flips that p-values are made from, at least.")
+        int, typer.Option(help="Sign flips that p-values and intervals of differences are made from, at least.")
     ] = CompareConfig.permutations,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the result: .md, .tex, .csv or .json.", show_default="nowhere")
@@ -55,7 +52,7 @@ def compare(
     format: Annotated[
         str | None, typer.Option(help=f"{', '.join(FORMATS)}.", show_default="by --out, or table")
     ] = CompareConfig.format,
-    seed: options.seed("Decides which images are drawn and which signs are flipped.") = CompareConfig.seed,
+    seed: options.seed("Decides which signs are flipped.") = CompareConfig.seed,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ):

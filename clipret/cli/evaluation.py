@@ -49,7 +49,7 @@ def evaluate(
         ),
     ] = ",".join(EvalConfig.metrics),
     resamples: Annotated[
-        int, typer.Option(help="Draws of images that the 95 % intervals are made from; 0: no intervals.")
+        int, typer.Option(help="Sign flips over images that the gain's 95 % intervals are made from; 0: no intervals.")
     ] = EvalConfig.resamples,
     per_query: Annotated[
         Path | None,
@@ -64,7 +64,7 @@ def evaluate(
         str, typer.Option(help="fp32, or tf32 or bf16: embeddings are rounded to that first.")
     ] = EvalConfig.precision,
     device: options.Device = EvalConfig.device,
-    seed: options.seed("Decides the draws of images.") = EvalConfig.seed,
+    seed: options.seed("Decides the sign flips.") = EvalConfig.seed,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ):

@@ -11,7 +11,7 @@ from clipret.errors import UsageError
 # How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.
 WISE_FT = "wise-ft "
 _MOST_ALPHAS = 101
-# Fewer draws say nothing of the ends of an interval, and more nothing further.
+# Fewer flips say nothing of the ends of an interval, and more nothing further.
 LEAST_RESAMPLES, MOST_RESAMPLES = 100, 1_000_000
 
 
@@ -35,14 +35,14 @@ class EvalConfig:
     k          the K of R@K, mAP@K and the others
     metrics    what the tables show: names with their K (R@1), families without (R: at every K), names that have none
                (MRR), rsum; metrics.json has all of them
-    resamples  draws of images that the 95 % intervals are made from; 0: none
+    resamples  sign flips over images that the gain's intervals are made from; 0: no intervals at all
     per_query  file that every query's ranks and best items are written to, .parquet or .csv; None: nowhere
     top        best items of a query that per_query has
     out        where the metrics are written; None: metrics.json in the run's folder, if there is one
     block      images scored at once; decides memory, not results
     precision  of the embeddings that are ranked: fp32, or rounded to tf32 or bf16
     device     auto: CUDA where there is one
-    seed       decides the draws of images
+    seed       decides the flips
     """
 
     cache: Path | None = None
@@ -55,7 +55,7 @@ class EvalConfig:
     allow_leak: bool = False
     k: tuple[int, ...] = (1, 5, 10)
     metrics: tuple[str, ...] = ("R", "mAP@10", "MRR", "median_rank", "rsum")
-    resamples: int = 1000
+    resamples: int = 10_000
     per_query: Path | None = None
     top: int = 10
     out: Path | None = None

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 
 from clipret.cache import FeatureCache
@@ -13,15 +12,13 @@ from clipret.heads.closed_form import Ridge, fit_procrustes, fit_ridge
 from clipret.heads.modules import PROJECTION_NAMES, LinearHead, learning_sides
 from clipret.measurement import Gallery
 from clipret.metrics import rsum
-from clipret.protocols import Fold, split_protocol
+from clipret.protocols import split_protocol
 
 Tensors = dict[str, torch.Tensor]
 
 # Of ridge, to choose from, the nearest to CLIP's own projection first.
 RIDGE_STRENGTHS = (float("inf"), 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 _RIDGE_WITHOUT_VAL = 1.0
-# Images of val that ridge is chosen on: more cost seconds and change little.
-_CHOICE_IMAGES = 1000
 
 
 class _Solution(NamedTuple):
@@ -63,8 +60,8 @@ def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
 def ridge_strength(config: TrainConfig, cache: FeatureCache) -> float:
     """The strength with which a head of init ridge starts: config.ridge, or, if that is auto, the best on val.
 
-    That is the one of RIDGE_STRENGTHS whose head has the highest rsum, of equal ones the largest. Of a val split with
-    more than 1,000 images, 1,000 are taken, evenly spaced; without a val split the strength is 1.
+    That is the one of RIDGE_STRENGTHS whose head has the highest rsum, of equal ones the largest; the largest of all is
+    CLIP's own head, so that none starts worse on val. Without a val split the strength is 1.
     """
     return _solution(config, cache).strength
 
@@ -90,7 +87,7 @@ def _regressed(config: TrainConfig, cache: FeatureCache) -> _Solution:
     tensors, solvers = _clip_tensors(cache), fit_ridge(cache, sides=learning_sides(config))
     if config.ridge != "auto":
         return _Solution(_solve(solvers, tensors, strength=config.ridge), config.ridge)
-    gallery = _choice_gallery(cache)
+    gallery = _val_gallery(cache)
     if gallery is None:
         return _Solution(_solve(solvers, tensors, strength=_RIDGE_WITHOUT_VAL), _RIDGE_WITHOUT_VAL)
     found = []
@@ -110,19 +107,13 @@ def _solve(solvers: dict[str, Ridge], tensors: Tensors, *, strength: float) -> T
     return tensors | found
 
 
-def _choice_gallery(cache: FeatureCache) -> Gallery | None:
-    """Val, or evenly spaced images of it; None without one."""
+def _val_gallery(cache: FeatureCache) -> Gallery | None:
+    """The whole of val, which is what training reports: on part of it other strengths are best. None without one."""
     try:
         (fold,) = split_protocol(cache, split="val").folds
     except UsageError:
         return None
-    captioned = np.unique(fold.caption_images)
-    chosen = captioned[np.linspace(0, len(captioned) - 1, min(len(captioned), _CHOICE_IMAGES)).astype(np.int64)]
-    places = np.full(len(fold.image_rows), -1, dtype=np.int64)
-    places[chosen] = np.arange(len(chosen))
-    owners = places[fold.caption_images]
-    kept = owners >= 0
-    return Gallery.read(cache, Fold(fold.image_rows[chosen], fold.text_rows[kept], owners[kept]))
+    return Gallery.read(cache, fold)
 
 
 def _clip_tensors(cache: FeatureCache) -> Tensors:

@@ -66,7 +66,7 @@ def explain(measured: Measured, *, tolerance: float) -> list[str]:
         *_of_the_features(measured),
         *_of_the_protocol(measured),
         *_of_the_run(measured),
-        *filter(None, [measured.match.row.remark]),
+        *filter(None, [measured.match.row.remark, measured.match.row.contradiction]),
         *_of_other_rows(measured, tolerance=tolerance),
         *_of_the_differences(measured, tolerance=tolerance),
     ]

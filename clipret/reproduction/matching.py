@@ -132,7 +132,7 @@ def _match(
 def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedModel) -> str | None:
     """Why the row is of another cache than one like this, by what the cache says of itself."""
     if row.protocol is None:
-        return row.remark
+        return "; ".join(filter(None, [row.remark, row.contradiction]))
     if row.model != model.name:
         return f"the cache is of model {model.name}"
     for setting in ("prompt", "caption_clean"):
