@@ -33,7 +33,7 @@ def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainCo
     """
     path, changes = Path(path), changes or {}
     path = path / runs.CONFIG if path.is_dir() else path
-    record = runs.read_record(path)
+    record = runs.read_settings(path)
     config = _known(path, {**record["config"], "name": None, **changes})
     if "cache" not in changes:
         _require_cache(config.cache, record, path=path)
