@@ -174,4 +174,4 @@ def read_settings(path: Path) -> dict:
 
 def reason(error: Exception) -> str:
     """What is wrong with a file, in words."""
-    return getattr(error, "strerror", None) or str(error)
+    return (getattr(error, "strerror", None) or str(error)).removesuffix(".")

@@ -43,10 +43,14 @@ class TensorFile:
             if dtype not in dtypes and (names is None or name in names):
                 raise TensorsError(f"{name} is kept as {dtype}; expected {' or '.join(dtypes)}")
 
+    def read_unchecked(self) -> dict[str, torch.Tensor]:
+        """The tensors, whatever checksum there is. Raises TensorsError when they cannot be read."""
+        with _explained(), safe_open(self.path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in self.shapes}
+
     def read(self) -> dict[str, torch.Tensor]:
         """The tensors. Raises TensorsError where the checksum that write_tensors made does not fit, or is not there."""
-        with _explained(), safe_open(self.path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in self.shapes}
+        tensors = self.read_unchecked()
         metadata = {name: text for name, text in self.metadata.items() if name != _CHECKSUM}
         if _CHECKSUM not in self.metadata:
             raise TensorsError("it has no checksum, which this clipret writes into every such file")
@@ -82,13 +86,13 @@ def open_tensors(path: Path) -> TensorFile:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
     """Write the tensors and what is told beside them, with a checksum of both, atomically. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_safetensors(path, tensors, metadata={**metadata, _CHECKSUM: _checksum(tensors, metadata)})
+    write_safetensors(path, save(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors, metadata)})
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
-    """As write_tensors, with no checksum but what is in the metadata."""
+def write_safetensors(path: Path, saved: bytes, *, metadata: Mapping[str, str]) -> None:
+    """Write what safetensors' own `save` returned without metadata, and these, atomically. Raises OSError."""
     # The library writes the metadata in another order each time, and with save_file what only its owner can read.
-    content = memoryview(save(dict(tensors)))
+    content = memoryview(saved)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(bytes(content[8:start])) | {"__metadata__": dict(metadata)}
     told = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

@@ -38,12 +38,16 @@ def as_paths(config, *names: str) -> None:
 
 
 def check_types(config, *, beside: tuple[str, ...] = ()) -> None:
-    """Every setting is of its field's type, but for those of these names: files, and callers, may give anything."""
-    for name, kinds in _kinds(type(config)).items():
-        value = getattr(config, name)
-        if name not in beside and not any(_fits(value, kind) for kind in kinds):
-            words = [_WORDS.get(kind, "a list") for kind in kinds]
-            raise UsageError(f"--{_option(name)} is {shortened(value)}; expected {' or '.join(words)}.")
+    """Every setting is of its field's type, but for those of these names: a caller may give anything."""
+    check_settings(type(config), {name: value for name, value in vars(config).items() if name not in beside})
+
+
+def check_settings(kind: type, values: Mapping[str, Any]) -> None:
+    """Settings, by name, are of the types that the fields of such a config have; others are passed over."""
+    for name, kinds in _kinds(kind).items():
+        if name in values and not any(_fits(values[name], expected) for expected in kinds):
+            words = [_WORDS.get(expected, "a list") for expected in kinds]
+            raise UsageError(f"--{_option(name)} is {shortened(values[name])}; expected {' or '.join(words)}.")
 
 
 def one_of(option: str, value, *, allowed: tuple[str, ...]) -> None:
