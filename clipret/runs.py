@@ -91,6 +91,14 @@ def is_taken(run: Path) -> RunError:
     return RunError(f"{run} exists already; give another --name, or delete it.")
 
 
+def not_begun(run: Path, error: OSError) -> RunError:
+    """The error of a run or a sweep whose first record cannot be written; there is nothing to go on with."""
+    return RunError(
+        f"cannot write {run}: {error.strerror or error}; nothing was trained yet. Once that is mended, start again "
+        f"with the same command."
+    )
+
+
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is a sweep's."""
     return (folder / SWEEP[0]).exists()

@@ -10,7 +10,7 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.devices import choose_device, require_bfloat16
-from clipret.errors import RunError, TrainingError, UsageError
+from clipret.errors import TrainingError, UsageError
 from clipret.heads import LinearHead, initial_tensors
 from clipret.leakage import image_digests, save_trained_on
 from clipret.measurement import Gallery
@@ -178,10 +178,7 @@ class _Job:
             if new:
                 runs.discard(folder)
             if isinstance(error, OSError):
-                raise RunError(
-                    f"cannot write {folder}: {error.strerror or error}; nothing was trained yet. Once that is mended, "
-                    f"start again with the same command."
-                ) from None
+                raise runs.not_begun(folder, error) from None
             raise
 
     def _shapes(self, config: TrainConfig) -> dict[str, tuple[int, ...]]:
