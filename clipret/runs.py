@@ -104,6 +104,12 @@ def is_sweep(folder: Path) -> bool:
     return (folder / SWEEP[0]).exists()
 
 
+def named(folder: Path | str) -> Path:
+    """The folder of a run or a sweep, by a path that ends with its name: the whole one, where it is given by dots."""
+    path = Path(folder)
+    return path if path.name not in ("", "..") else path.resolve()
+
+
 def is_empty(run: Path) -> bool:
     """Whether a run's folder holds nothing that was written to its end: whoever made it was stopped at once."""
     return run.is_dir() and all(path.name == _LOCK or path.suffix == _UNFINISHED for path in run.iterdir())
@@ -135,7 +141,9 @@ def locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` when all went well: nobody sees half of it."""
-    unfinished = path.with_name(path.name + ".part")
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    # What a kill left there, whatever it is, is not written into.
+    unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
         unfinished.replace(path)

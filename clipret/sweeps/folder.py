@@ -162,6 +162,7 @@ def make_folder(config: SweepConfig) -> Path:
 
 def read_sweep(path: Path) -> Sweep:
     """The sweep in a folder. Raises RunError when it is none, or cannot be read."""
+    path = runs.named(path)
     file = path / STATE
     try:
         content = read_record(file, FORM, version=FORMAT)
