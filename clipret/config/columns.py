@@ -13,7 +13,7 @@ _MOST_NAMES = 100
 
 def check_cuts(cuts: tuple[int, ...]) -> tuple[int, ...]:
     """The K in ascending order, each once. Raises UsageError."""
-    if not cuts or min(cuts) < 1 or max(cuts) > _MOST_CUT:
+    if not cuts or not all(1 <= cut <= _MOST_CUT for cut in cuts):
         given = shortened(",".join(map(str, cuts))) or "nothing"
         raise UsageError(f"--k is {given}; expected whole numbers from 1 to {_MOST_CUT:,}, such as 1,5,10.")
     check_count("k", len(set(cuts)), most=_MOST_NAMES)

@@ -57,4 +57,5 @@ class FailuresConfig:
             block=self.block,
             precision=self.precision,
             device=self.device,
+            seed=self.seed,
         )

@@ -203,7 +203,7 @@ def _read_seeds(given) -> tuple[int, ...]:
             numbers = [int(word) for word in words if word.strip()]
             given = numbers if len(words) > 1 else numbers[0]
         several = range(given) if isinstance(given, int) else list(map(int, given))
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         raise UsageError(f"--seeds is '{shortened(given)}'; expected {_SEED_FORMS}.") from None
     if several[_MOST_SEEDS:]:
         raise UsageError(f"--seeds is '{shortened(given)}'; expected at most {_MOST_SEEDS:,} seeds.")
