@@ -19,6 +19,8 @@ from clipret.files import read_file
 _MOST_COMBINATIONS = 100_000
 # Draws in a row without a new configuration, and for each there is already; after them there is hardly another.
 _FRUITLESS, _FRUITLESS_EACH = 1000, 10
+# In all: a few seconds. Drawing each of 100,000 once takes 1,200,000.
+_MOST_DRAWS = 2_000_000
 # Of a grid: a list of mappings of lists. Longer ones take more than a second to be read.
 _DEEPEST, _MOST_BYTES = 4, 1 << 18
 
@@ -163,7 +165,9 @@ def _build(chosen: dict[str, Any], *, config: SweepConfig) -> TrainConfig:
 def _draw(grid: list[Axes], *, config: SweepConfig, generator: np.random.Generator) -> list[TrainConfig]:
     found: dict[TrainConfig, None] = {}
     drawn, fruitless = set(), 0
-    while fruitless < _FRUITLESS + _FRUITLESS_EACH * len(found):
+    for _ in range(_MOST_DRAWS):
+        if fruitless == _FRUITLESS + _FRUITLESS_EACH * len(found):
+            break
         fruitless += 1
         axes = grid[generator.integers(len(grid))]
         chosen = {
