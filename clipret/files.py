@@ -60,6 +60,8 @@ def locked(path: Path, *, seconds: float = 0) -> Iterator[None]:
 
     Raises filelock.Timeout, and OSError when the file cannot be written.
     """
+    with contextlib.suppress(FileNotFoundError):
+        require_file(path)
     while True:
         lock = FileLock(path)
         # Open, its number on the disk is not given to another file: so it is seen whether that is the one locked.

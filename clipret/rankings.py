@@ -6,7 +6,6 @@ else has to be there still, or be as it was.
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from clipret.config.comparison import ZERO_SHOT
 from clipret.config.evaluation import WISE_FT
 from clipret.errors import RunError, UsageError
 from clipret.files import read_file
-from clipret.records import AtLeast, Each, Maybe, RecordError, parse_record
+from clipret.records import AtLeast, Each, Maybe, RecordError, parse_record, record_text
 from clipret.retrieval import Ranks
 from clipret.tensors import TensorFile, TensorsError, open_tensors, write_safetensors
 
@@ -158,7 +157,7 @@ def write_rankings(path: Path, rankings: Rankings) -> None:
             for ranked in rankings.protocols
         ],
     }
-    told = json.dumps(about, ensure_ascii=False)
+    told = record_text(about)
     metadata = {"clipret": told, "sha256": _digest(told, tensors)}
     write_safetensors(path, save(tensors), metadata=metadata)
 

@@ -52,6 +52,16 @@ class AtLeast:
     low: int
 
 
+def record_text(content: Any, *, indent: int | None = None) -> str:
+    """JSON that read_record reads, UTF-8 always: what is no character, as there is in some paths, is written as \\u."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=indent)
+    return text
+
+
 def read_record(path: Path, form: Any, *, version: int | None = None) -> Any:
     """The content of a JSON file of that form.
 

@@ -1,7 +1,6 @@
 """Run folders: where one training keeps its config, head, history and metrics."""
 
 import contextlib
-import json
 import re
 import shlex
 import shutil
@@ -14,7 +13,7 @@ from filelock import Timeout
 
 from clipret import files
 from clipret.errors import RunError
-from clipret.records import AtLeast, Each, RecordError, read_record
+from clipret.records import AtLeast, Each, RecordError, read_record, record_text
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
@@ -154,7 +153,7 @@ def replaced(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: dict) -> None:
     """Write JSON atomically: a reader sees the old file or the whole new one."""
     with replaced(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(record_text(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_result(run: Path) -> dict | None:

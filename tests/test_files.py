@@ -67,6 +67,13 @@ def test_a_lock_is_for_one_at_a_time_and_leaves_no_file(tmp_path):
         pass
 
 
+def test_a_lock_that_is_no_file_is_not_waited_for(tmp_path):
+    path = tmp_path / ".lock"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is a pipe, not a file"), locked(path):
+        pass
+
+
 def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path, monkeypatch):
     """Else two would hold one each: of the file that is gone, and of the one that is there."""
     path, taken = tmp_path / ".lock", []

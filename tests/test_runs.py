@@ -3,15 +3,17 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import StopAfter
 from safetensors.torch import load_file
 
-from clipret import TrainConfig, leakage, runs, train
+from clipret import EvalConfig, TrainConfig, evaluate, leakage, runs, train
 from clipret.config.sweeps import SweepConfig
 from clipret.errors import RunError, UsageError
+from clipret.rankings import read_rankings
 from clipret.runs import locked, make_run, replaced
 from clipret.sweeps import resume_sweep, sweep
 from clipret.tensors import write_tensors
@@ -208,6 +210,7 @@ def spoil(path, *keys, to):
         (["config"], [], RunError, "cannot be read: config is a list; expected an object; train the run again with"),
         (["config", "cache"], None, UsageError, ": --cache is None; expected a path."),
         (["config", "cache"], "a\0b", UsageError, ": --cache has a NUL character, which no path has."),
+        (["config", "cache"], "\ud800", UsageError, ": --cache has the character '\\ud800', which no path has."),
         (["config", "lr"], "fast", UsageError, ": --lr is fast; expected a number."),
         (["config", "lr"], True, UsageError, ": --lr is True; expected a number."),
         (["config", "epochs"], 1.5, UsageError, ": --epochs is 1.5; expected a whole number."),
@@ -343,3 +346,14 @@ def test_a_run_is_gone_on_with_from_within_its_folder(settings, monkeypatch):
     folder = Path("runs/t").absolute()
     monkeypatch.chdir(folder)
     assert resume(".")["run"] == str(folder)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
+def test_a_path_that_is_no_text_is_kept_and_read_again(settings, cache_path):
+    """Linux has names of any bytes; Python holds those that are no UTF-8 as halves of surrogate pairs."""
+    cache = cache_path.rename(os.fsdecode(b"caf\xe9.h5"))
+    result = train(settings(cache=cache, epochs=0))
+    assert repeated_config("runs/t").cache == cache
+    assert resume("runs/t") == result
+    evaluate(EvalConfig(head="runs/t", resamples=0))
+    assert read_rankings(Path("runs/t/ranks.safetensors")).cache["path"] == str(cache)

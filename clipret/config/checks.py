@@ -34,6 +34,11 @@ def as_paths(config, *names: str) -> None:
             continue
         if "\0" in os.fspath(value):
             raise UsageError(f"--{_option(name)} has a NUL character, which no path has.")
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError as error:
+            character = ascii(error.object[error.start])
+            raise UsageError(f"--{_option(name)} has the character {character}, which no path has.") from None
         object.__setattr__(config, name, Path(value))
 
 
@@ -104,9 +109,10 @@ def _told(bound) -> str:
 
 
 def shortened(value) -> str:
-    """What a message shows of a value: its first 60 characters."""
+    """What a message shows of a value: its first 60 characters, on one line."""
     text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _option(name: str) -> str:
