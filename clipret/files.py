@@ -41,9 +41,10 @@ def read_file(path: Path | str, *, most: int) -> bytes:
         raise _too_large(path, most=most)
     parts, size = [], 0
     # The system tells no size of some files, such as those of /proc: what counts is what is read.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
-        # Nothing, where the system would have a reader wait.
+    with Path(path).open("rb", buffering=0) as file:
+        # Some files of /proc have their readers wait, with nothing to read.
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(file.fileno(), False)
         while part := file.read(min(_CHUNK, most + 1 - size)):
             parts.append(part)
             size += len(part)

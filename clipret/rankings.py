@@ -29,7 +29,7 @@ _TRAINED = "trained"
 # In bytes: of an encoder far wider than there is.
 _MOST_HEAD = 1 << 32
 _SIDE = {"queries": AtLeast(0), "gallery": AtLeast(1)}
-# What is used of what is told beside the ranks.
+# What is used of the JSON beside the ranks.
 _FORM = {
     "cache": {"path": str, "fingerprint": str, "model": str},
     "trained": (
@@ -54,7 +54,7 @@ _FORM = {
                 "remarks": [str],
                 "digest": str,
                 "precision": str,
-                **{way: Maybe(_SIDE) for way in DIRECTIONS},
+                **{direction: Maybe(_SIDE) for direction in DIRECTIONS},
             },
             "leakage": ({"checked": bool, "trained_on": (int, None)}, None),
             "heads": [str],
@@ -211,14 +211,14 @@ def _protocol(tensors: dict[str, np.ndarray], number: int, entry: dict) -> Proto
 
 
 def _require_structure(about: dict, file: TensorFile) -> None:
-    """There are the tensors that what is told needs, and no others, of the right types and shapes."""
+    """There are the tensors that the JSON beside them needs, and no others, of the right types and shapes."""
     entries = about["protocols"]
     names = [entry["protocol"]["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
         raise RecordError("protocols is a list of none, or of one twice")
     for entry in entries:
         _require_heads(entry["heads"], trained=about["trained"] is not None, first=entries[0]["heads"])
-    # Counted before it is gone through: any number may be told.
+    # Counted before it is gone through: it may be any number.
     tensors = sum(entry["protocol"]["folds"] * len(DIRECTIONS) * (3 + len(entry["heads"])) for entry in entries)
     if tensors != len(file.shapes):
         raise RecordError(f"it has {len(file.shapes):,} tensors; expected {tensors:,}")
@@ -241,8 +241,8 @@ def _require_heads(heads: list[str], *, trained: bool, first: list[str]) -> None
 def _require_shapes(file: TensorFile, place: str, *, heads: list[str]) -> None:
     def shape(name: str, dtype: str) -> tuple[int, ...]:
         if file.dtypes.get(f"{place}/{name}") != dtype:
-            found = file.dtypes.get(f"{place}/{name}", "not there")
-            raise RecordError(f"{place}/{name} is {found}; expected {dtype}")
+            actual = file.dtypes.get(f"{place}/{name}", "not there")
+            raise RecordError(f"{place}/{name} is {actual}; expected {dtype}")
         return file.shapes[f"{place}/{name}"]
 
     images, offsets, gallery = shape("images", "I32"), shape("offsets", "I64"), shape("gallery", "I64")
@@ -253,15 +253,15 @@ def _require_shapes(file: TensorFile, place: str, *, heads: list[str]) -> None:
 
 def _require_ranks(ranked: ProtocolRankings) -> None:
     """The ranks are ranks, and there are as many as the protocol tells."""
-    told = ranked.protocol
+    protocol = ranked.protocol
     for head, directions in ranked.heads.items():
         for direction, folds in directions.items():
-            where = f"{told['name']} {direction} {head}"
+            where = f"{protocol['name']} {direction} {head}"
             for ranking, other in zip(folds, directions["t2i"], strict=True):
-                _require_ranking(ranking, where=where, images=min(other.ranks.gallery, told["images"]))
+                _require_ranking(ranking, where=where, images=min(other.ranks.gallery, protocol["images"]))
             queries = sum(ranking.ranks.queries for ranking in folds)
             gallery = max(ranking.ranks.gallery for ranking in folds)
-            expected = told.get(direction, {"queries": queries, "gallery": gallery})
+            expected = protocol.get(direction, {"queries": queries, "gallery": gallery})
             if (queries, gallery) != (expected["queries"], expected["gallery"]):
                 raise RecordError(f"{where} has {queries:,} queries of {gallery:,} items; its protocol tells of others")
 

@@ -142,9 +142,9 @@ def _require_object(value: Any, form: dict | Each, *, name: str) -> None:
 def _require_version(value: Any, *, version: int) -> None:
     if not isinstance(value, dict):
         raise _other(value, "an object", name="it")
-    found = value.get("format")
-    if not _is(found, int) or found != version:
-        raise RecordError(f"it is of format {_shown(found)}; this clipret reads format {version}")
+    number = value.get("format")
+    if not _is(number, int) or number != version:
+        raise RecordError(f"it is of format {_shown(number)}; this clipret reads format {version}")
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -27,7 +27,7 @@ class TensorsError(ValueError):
 class TensorFile:
     """A file of tensors of which no tensor was read yet.
 
-    metadata  what is told beside the tensors
+    metadata  the text beside the tensors
     shapes    of the tensors, by name
     dtypes    of the tensors, by name, in safetensors' words: F32
     """
@@ -65,8 +65,8 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        told = " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
-        raise TensorsError(f"it is no whole safetensors file: {told}") from None
+        message = " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
+        raise TensorsError(f"it is no whole safetensors file: {message}") from None
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -84,7 +84,7 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
-    """Write the tensors and what is told beside them, with a checksum of both, atomically. Raises OSError."""
+    """Write the tensors and the text beside them, with a checksum of both, atomically. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_safetensors(path, save(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors, metadata)})
 
@@ -95,12 +95,12 @@ def write_safetensors(path: Path, saved: bytes, *, metadata: Mapping[str, str]) 
     content = memoryview(saved)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(bytes(content[8:start])) | {"__metadata__": dict(metadata)}
-    told = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     # Tensors begin at a multiple of eight bytes.
-    told += b" " * (-len(told) % 8)
+    text += b" " * (-len(text) % 8)
     with replaced(path) as unfinished, unfinished.open("wb") as file:
-        file.write(len(told).to_bytes(8, "little"))
-        file.write(told)
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
         file.write(content[start:])
 
 

@@ -326,6 +326,17 @@ def test_a_history_that_is_not_the_checkpoints_is_refused(settings, change, text
     )
 
 
+def test_a_history_that_is_no_file_is_refused(settings):
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(), on_progress=StopAfter(2))
+    Path("runs/t/history.csv").unlink()
+    os.mkfifo("runs/t/history.csv")
+    assert refusal(resume, "runs/t") == (
+        "runs/t/checkpoint.safetensors cannot be read: history.csv beside it cannot be read: it is a pipe, not a file; "
+        "delete it, and the run starts again from its first epoch."
+    )
+
+
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
 def test_a_record_that_is_no_file_is_not_waited_for(settings, name):
     train(settings(epochs=0))

@@ -115,13 +115,13 @@ def _refuse(path: Path, name: str, metadata: dict[str, str], *, expected: str) -
     )
 
 
-def _expected(projections: dict[str, np.ndarray], found: dict[str, tuple], *, sides: tuple[str, ...]) -> dict:
+def _expected(projections: dict[str, np.ndarray], actual: dict[str, tuple], *, sides: tuple[str, ...]) -> dict:
     """Name -> shape of a head for these projections; an adapter's bottleneck is as wide as that of its own `down`."""
     head = LinearHead(projections)
     shapes = {name: tuple(tensor.shape) for name, tensor in head.tensors.items()}
     width = shapes["text_weight"][1]
     for side in sides:
-        down = found.get(f"{side}_down", ())
+        down = actual.get(f"{side}_down", ())
         bottleneck = down[1] if len(down) == 2 else 1
         shapes |= {f"{side}_down": (width, bottleneck), f"{side}_up": (bottleneck, width)}
     return shapes

@@ -9,7 +9,7 @@ from clipret.records import AtLeast, Each, RecordError
 
 CUTS = ("R@1", "R@5", "R@10")
 _SPREAD = {"mean": float, "std": (float, None)}
-_FIGURES = {**{way: dict.fromkeys(CUTS, _SPREAD) for way in DIRECTIONS}, "rsum": _SPREAD}
+_FIGURES = {**{direction: dict.fromkeys(CUTS, _SPREAD) for direction in DIRECTIONS}, "rsum": _SPREAD}
 _ENTRY = {
     "number": AtLeast(1),
     "settings": Each(Any),

@@ -198,7 +198,7 @@ class Record:
         return state
 
     def _read_history(self, last: int) -> list[dict]:
-        """The rows of history.csv up to that epoch. Raises RecordError and OSError."""
+        """The rows of history.csv up to that epoch. Raises RecordError."""
         path = self.folder / runs.HISTORY
         try:
             text = read_file(path, most=_MOST_HISTORY).decode("utf-8")
@@ -206,6 +206,8 @@ class Record:
             whole = all(None not in row and None not in row.values() for row in rows) and len(rows) == last + 1
             if not whole or any(row.get("epoch") != str(epoch) for epoch, row in enumerate(rows)):
                 raise RecordError(f"{path.name} beside it has not one line for each of its epochs")
+        except OSError as error:
+            raise RecordError(f"{path.name} beside it cannot be read: {runs.reason(error)}") from None
         except (UnicodeDecodeError, csv.Error) as error:
             raise RecordError(f"{path.name} beside it is no CSV file ({error})") from None
         return rows
