@@ -387,3 +387,15 @@ def test_other_questions_are_refused_with_what_differs(change, told):
         f"runs/a and runs/b were not asked the same by protocol split: {told}; "
         f"measure both on the same images and captions."
     )
+
+
+def test_ranks_of_other_queries_under_the_same_digest_are_refused():
+    write_run(Path("a"), head(1), head(0))
+    other = random_head(np.random.default_rng(2), counts=np.array([1, 2]))
+    write_run(Path("b"), other, other)
+    with pytest.raises(RunError) as caught:
+        choose_protocol(read_contenders(("a", "b")), None)
+    assert str(caught.value) == (
+        "a and b have ranks of different queries by protocol split, under one digest of what was asked; measure both "
+        "again."
+    )
