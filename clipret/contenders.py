@@ -1,11 +1,11 @@
 """What is compared: words of the command line -> ranks of a head, and the settings and the seed of its training."""
 
-import json
 import re
 import shlex
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from clipret import runs
 from clipret.config import TrainConfig
@@ -14,10 +14,12 @@ from clipret.config.evaluation import WISE_FT, wise_ft_name
 from clipret.config.use import in_use
 from clipret.errors import RunError, UsageError
 from clipret.rankings import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
+from clipret.records import Each, RecordError, read_record
 
 # What decides neither the head nor its figures.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
 # A run, and how far from CLIP's own head to its own.
+_REPORT_FORM = {"results": Each(Any), "head": (str, None), "cache": {"path": str}}
 _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 
 
@@ -97,12 +99,27 @@ def choose_protocol(contenders: list[Contender], name: str | None) -> str:
                 f"{pair} were not asked the same by protocol {shared[0]}: {_difference(questions[0], other)}; "
                 f"measure both on the same images and captions."
             )
+        if not _same_queries(contenders[0], each, protocol=shared[0]):
+            raise RunError(
+                f"{pair} have ranks of different queries by protocol {shared[0]}, under one digest of what was asked; "
+                f"measure both again."
+            )
         if other["precision"] != questions[0]["precision"]:
             raise UsageError(
                 f"{pair} were ranked as {questions[0]['precision']} and {other['precision']}; measure both at the same "
                 f"--precision."
             )
     return shared[0]
+
+
+def _same_queries(first: Contender, second: Contender, *, protocol: str) -> bool:
+    """Whether the ranks are of queries of the same images, over galleries of the same size."""
+
+    def queries(contender: Contender) -> list[tuple]:
+        directions = contender.ranked(protocol).heads[contender.head].values()
+        return [(fold.ranks.gallery, fold.images.tolist()) for folds in directions for fold in folds]
+
+    return queries(first) == queries(second)
 
 
 def _read(word: str) -> Contender:
@@ -196,16 +213,13 @@ def _ranks_in(folder: Path) -> Path:
 
 def _report(path: Path) -> dict:
     """What a file of eval's says. Raises RunError when it is another."""
-    refused = f"{path} is not what clipret eval writes; expected a run's folder, or a metrics.json."
+    expected = "expected a run's folder, or a metrics.json"
     if path.suffix != Path(runs.METRICS).suffix:
-        raise RunError(refused)
+        raise RunError(f"{path} is not what clipret eval writes; {expected}.")
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}); measure again.") from None
-    if not isinstance(report, dict) or not {"results", "head", "cache"} <= set(report):
-        raise RunError(refused)
-    return report
+        return read_record(path, _REPORT_FORM)
+    except (OSError, RecordError) as error:
+        raise RunError(f"{path} is not what clipret eval writes: {runs.reason(error)}; {expected}.") from None
 
 
 def _refuse_same(earlier: Contender, later: Contender) -> None:

@@ -6,20 +6,61 @@ else has to be there still, or be as it was.
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from clipret import runs
-from clipret.config import DIRECTIONS
-from clipret.errors import RunError
+from clipret.config import DIRECTIONS, TrainConfig
+from clipret.config.checks import check_settings, shortened
+from clipret.config.comparison import ZERO_SHOT
+from clipret.config.evaluation import WISE_FT
+from clipret.errors import RunError, UsageError
+from clipret.files import read_file
+from clipret.records import AtLeast, Each, Maybe, RecordError, parse_record, record_text
 from clipret.retrieval import Ranks
+from clipret.tensors import TensorFile, TensorsError, open_tensors, write_safetensors
 
 FORMAT = 2
+_TRAINED = "trained"
+# In bytes: of an encoder far wider than there is.
+_MOST_HEAD = 1 << 32
+_SIDE = {"queries": AtLeast(0), "gallery": AtLeast(1)}
+# What is used of the JSON beside the ranks.
+_FORM = {
+    "cache": {"path": str, "fingerprint": str, "model": str},
+    "trained": (
+        {
+            "head": str,
+            "sha256": str,
+            "run": (str, None),
+            "config": (Each(Any), None),
+            "fingerprint": (str, None),
+            "finished": (bool, None),
+        },
+        None,
+    ),
+    "protocols": [
+        {
+            "protocol": {
+                "name": str,
+                "split": str,
+                "images": AtLeast(1),
+                "captions": AtLeast(1),
+                "folds": AtLeast(1),
+                "remarks": [str],
+                "digest": str,
+                "precision": str,
+                **{direction: Maybe(_SIDE) for direction in DIRECTIONS},
+            },
+            "leakage": ({"checked": bool, "trained_on": (int, None)}, None),
+            "heads": [str],
+        }
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +124,11 @@ class Rankings:
 
 
 def head_digest(path: Path) -> str:
-    """What Trained.sha256 is of a head's file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """What Trained.sha256 is of a head's file. Raises RunError."""
+    try:
+        return hashlib.sha256(read_file(path, most=_MOST_HEAD)).hexdigest()
+    except OSError as error:
+        raise RunError(f"head {path} cannot be read: {runs.reason(error)}.") from None
 
 
 def rankings_path(metrics: Path) -> Path:
@@ -113,30 +157,32 @@ def write_rankings(path: Path, rankings: Rankings) -> None:
             for ranked in rankings.protocols
         ],
     }
-    told = json.dumps(about, ensure_ascii=False)
-    with runs.replaced(path) as unfinished:
-        unfinished.write_bytes(save(tensors, metadata={"clipret": told, "sha256": _digest(told, tensors)}))
+    told = record_text(about)
+    metadata = {"clipret": told, "sha256": _digest(told, tensors)}
+    write_safetensors(path, save(tensors), metadata=metadata)
 
 
 def read_rankings(path: Path) -> Rankings:
-    """Raises FileNotFoundError, and RunError when it is not what write_rankings has written."""
+    """Raises FileNotFoundError, and RunError when it is not what write_rankings writes, or contradicts itself."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            about = json.loads(metadata["clipret"])
-            if about["format"] != FORMAT:
-                raise RunError(f"{path} is not of format {FORMAT}; measure again with this clipret: clipret eval")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata["sha256"] != _digest(metadata["clipret"], tensors):
-            raise ValueError("its checksum does not match")
+        file = open_tensors(path)
+        told = file.metadata.get("clipret", "{}")
+        about = parse_record(told, _FORM, version=FORMAT)
+        _require_structure(about, file)
+        tensors = {name: tensor.numpy() for name, tensor in file.read_unchecked().items()}
+        if file.metadata.get("sha256") != _digest(told, tensors):
+            raise TensorsError("its checksum does not match")
+        protocols = tuple(_protocol(tensors, number, entry) for number, entry in enumerate(about["protocols"]))
+        for protocol in protocols:
+            _require_ranks(protocol)
+        trained = about["trained"]
+        if trained and trained["config"]:
+            check_settings(TrainConfig, trained["config"])
     except FileNotFoundError:
         raise
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
-        raise RunError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); measure again with: clipret eval"
-        ) from None
-    protocols = tuple(_protocol(tensors, number, entry) for number, entry in enumerate(about["protocols"]))
-    return Rankings(about["cache"], protocols, Trained(**about["trained"]) if about["trained"] else None)
+    except (OSError, TensorsError, RecordError, UsageError) as error:
+        raise RunError(f"{path} cannot be read: {runs.reason(error)}; measure again with: clipret eval") from None
+    return Rankings(about["cache"], protocols, Trained(**trained) if trained else None)
 
 
 def _digest(told: str, tensors: dict[str, np.ndarray]) -> str:
@@ -162,3 +208,73 @@ def _protocol(tensors: dict[str, np.ndarray], number: int, entry: dict) -> Proto
         for head in entry["heads"]
     }
     return ProtocolRankings(entry["protocol"], heads, entry["leakage"])
+
+
+def _require_structure(about: dict, file: TensorFile) -> None:
+    """There are the tensors that the JSON beside them needs, and no others, of the right types and shapes."""
+    entries = about["protocols"]
+    names = [entry["protocol"]["name"] for entry in entries]
+    if not names or len(set(names)) < len(names):
+        raise RecordError("protocols is a list of none, or of one twice")
+    for entry in entries:
+        _require_heads(entry["heads"], trained=about["trained"] is not None, first=entries[0]["heads"])
+    # Counted before it is gone through: it may be any number.
+    tensors = sum(entry["protocol"]["folds"] * len(DIRECTIONS) * (3 + len(entry["heads"])) for entry in entries)
+    if tensors != len(file.shapes):
+        raise RecordError(f"it has {len(file.shapes):,} tensors; expected {tensors:,}")
+    for number, entry in enumerate(entries):
+        for fold in range(entry["protocol"]["folds"]):
+            for direction in DIRECTIONS:
+                _require_shapes(file, f"{number}/{fold}/{direction}", heads=entry["heads"])
+
+
+def _require_heads(heads: list[str], *, trained: bool, first: list[str]) -> None:
+    expected = {ZERO_SHOT, *([_TRAINED] if trained else [])}
+    others = {head for head in heads if not (trained and head.startswith(WISE_FT))}
+    if others != expected or len(set(heads)) < len(heads) or heads != first:
+        raise RecordError(
+            f"heads is {shortened(', '.join(heads) or 'none')}; expected {' and '.join(sorted(expected))}, the same "
+            f"for every protocol"
+        )
+
+
+def _require_shapes(file: TensorFile, place: str, *, heads: list[str]) -> None:
+    def shape(name: str, dtype: str) -> tuple[int, ...]:
+        if file.dtypes.get(f"{place}/{name}") != dtype:
+            actual = file.dtypes.get(f"{place}/{name}", "not there")
+            raise RecordError(f"{place}/{name} is {actual}; expected {dtype}")
+        return file.shapes[f"{place}/{name}"]
+
+    images, offsets, gallery = shape("images", "I32"), shape("offsets", "I64"), shape("gallery", "I64")
+    ranks = {shape(f"ranks/{head}", "I32") for head in heads}
+    if len(images) != 1 or offsets != (images[0] + 1,) or gallery != (1,) or len(ranks) > 1 or len(*ranks) != 1:
+        raise RecordError(f"{place} has images, offsets, gallery and ranks whose shapes do not go together")
+
+
+def _require_ranks(ranked: ProtocolRankings) -> None:
+    """The ranks are ranks, and there are as many as the protocol tells."""
+    protocol = ranked.protocol
+    for head, directions in ranked.heads.items():
+        for direction, folds in directions.items():
+            where = f"{protocol['name']} {direction} {head}"
+            for ranking, other in zip(folds, directions["t2i"], strict=True):
+                _require_ranking(ranking, where=where, images=min(other.ranks.gallery, protocol["images"]))
+            queries = sum(ranking.ranks.queries for ranking in folds)
+            gallery = max(ranking.ranks.gallery for ranking in folds)
+            expected = protocol.get(direction, {"queries": queries, "gallery": gallery})
+            if (queries, gallery) != (expected["queries"], expected["gallery"]):
+                raise RecordError(f"{where} has {queries:,} queries of {gallery:,} items; its protocol tells of others")
+
+
+def _require_ranking(ranking: Ranking, *, where: str, images: int) -> None:
+    ranks, offsets, gallery = ranking.ranks.ranks, ranking.ranks.offsets, ranking.ranks.gallery
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(ranks) or (np.diff(offsets) < 1).any():
+        raise RecordError(f"{where} has offsets that do not part its ranks by query")
+    if ranks.min() < 1 or ranks.max() > gallery:
+        raise RecordError(f"{where} has ranks from {ranks.min():,} to {ranks.max():,} of {gallery:,} items")
+    rising = np.diff(ranks) > 0
+    rising[offsets[1:-1] - 1] = True
+    if not rising.all():
+        raise RecordError(f"{where} has ranks that do not rise within a query")
+    if ranking.images.min() < 0 or ranking.images.max() >= images:
+        raise RecordError(f"{where} has queries of images that are not there")

@@ -1,12 +1,19 @@
 """Run folders: where one training keeps its config, head, history and metrics."""
 
-import json
+import contextlib
 import re
+import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from filelock import Timeout
+
+from clipret import files
 from clipret.errors import RunError
+from clipret.records import AtLeast, Each, RecordError, read_record, record_text
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
@@ -14,12 +21,30 @@ TRAINED_ON = "trained_on.npy"
 RANKS, ERRORS = "ranks.safetensors", "errors.json"
 SWEEP = ("sweep.json", "sweep.csv")
 FORMAT = 1
+_LOCK = ".lock"
+# What the name of a file ends with until it is whole.
+_UNFINISHED = ".part"
+# What is used of a run's config.json: the settings are looked at when they are made a TrainConfig.
+_CONFIG_FORM = {"format": int, "config": Each(Any), "cache": {"path": str, "fingerprint": str}}
+_RESULT_FORM = {
+    "cache": str,
+    "kept_epoch": AtLeast(0),
+    "epochs": AtLeast(0),
+    "steps": AtLeast(0),
+    "train_images": AtLeast(0),
+    "val_rsum": (float, None),
+    "zero_shot_val_rsum": (float, None),
+    "features": str,
+    "remarks": [str],
+    "seconds": float,
+}
 
 
 def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
     """Make a new run's folder and return it.
 
-    name  of the folder; None: the next free number and `kind`, such as 0001-margin-linear
+    name  of the folder, which may be there if there is nothing in it; None: the next free number and `kind`, such as
+          0001-margin-linear
     kind  loss and head in words
 
     Raises RunError when a run of that name exists or the folder cannot be made.
@@ -30,7 +55,7 @@ def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
         runs_dir.mkdir(parents=True, exist_ok=True)
         if name is not None:
             run = runs_dir / name
-            run.mkdir()
+            run.mkdir(exist_ok=is_empty(run))
             return run
         # Two trainings may start at once: who loses the race for a number takes the next.
         while True:
@@ -42,7 +67,7 @@ def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
             except FileExistsError:
                 continue
     except FileExistsError as error:
-        raise RunError(f"{error.filename} exists already; give another --name, or delete it.") from None
+        raise is_taken(Path(error.filename)) from None
     except OSError as error:
         raise RunError(f"cannot make a run in {runs_dir}: {error.strerror}; give another --runs-dir.") from None
 
@@ -60,10 +85,64 @@ def newest_run(runs_dir: Path) -> Path:
     return max(heads, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
 
 
+def is_taken(run: Path) -> RunError:
+    """The error of a run's name that another run has."""
+    return RunError(f"{run} exists already; give another --name, or delete it.")
+
+
+def not_begun(run: Path, error: OSError) -> RunError:
+    """The error of a run or a sweep whose first record cannot be written; there is nothing to go on with."""
+    return RunError(
+        f"cannot write {run}: {error.strerror or error}; nothing was trained yet. Once that is mended, start again "
+        f"with the same command."
+    )
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is a sweep's."""
+    return (folder / SWEEP[0]).exists()
+
+
+def named(folder: Path | str) -> Path:
+    """The folder of a run or a sweep, by a path that ends with its name: the whole one, where it is given by dots."""
+    path = Path(folder)
+    return path if path.name not in ("", "..") else path.resolve()
+
+
+def is_empty(run: Path) -> bool:
+    """Whether a run's folder holds nothing that was written to its end: whoever made it was stopped at once."""
+    return run.is_dir() and all(path.name == _LOCK or path.suffix == _UNFINISHED for path in run.iterdir())
+
+
+def discard(run: Path) -> None:
+    """Remove the folder of a run that could not be begun, so that its name is free again."""
+    shutil.rmtree(run, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, this process alone works on the run or the sweep of this folder; nothing of it is left behind.
+
+    Raises RunError when another process does, or when the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(folder / _LOCK))
+        except Timeout:
+            raise RunError(
+                f"another process is training {folder}; wait for it, or train a run of another --name."
+            ) from None
+        except OSError as error:
+            raise RunError(f"cannot write {folder}: {error.strerror or error}.") from None
+        yield
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` when all went well: nobody sees half of it."""
-    unfinished = path.with_name(path.name + ".part")
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    # What a kill left there, whatever it is, is not written into.
+    unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
         unfinished.replace(path)
@@ -74,35 +153,40 @@ def replaced(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: dict) -> None:
     """Write JSON atomically: a reader sees the old file or the whole new one."""
     with replaced(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(record_text(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_result(run: Path) -> dict | None:
     """What training of this run came to; None when it is not complete. Raises RunError when it cannot be read."""
     path = run / RESULT
     try:
-        return {**json.loads(path.read_text(encoding="utf-8")), "run": str(run)}
+        return {**read_record(path, _RESULT_FORM), "run": str(run)}
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, OSError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}); train the run again.") from None
+    except (OSError, RecordError) as error:
+        raise RunError(
+            f"{path} cannot be read: {reason(error)}; delete it, and train the run again with: "
+            f"clipret train --resume {shlex.quote(str(run))}"
+        ) from None
 
 
 def read_config(run: Path) -> dict:
     """A run's config.json. Raises RunError when it is missing or is not one."""
     if not (run / CONFIG).exists():
         raise RunError(f"{run} is not a run: it has no {CONFIG}; expected a folder made by clipret train.")
-    return read_record(run / CONFIG)
+    return read_settings(run / CONFIG)
 
 
-def read_record(path: Path) -> dict:
+def read_settings(path: Path) -> dict:
     """What a config.json says. Raises RunError when it is missing or is not one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT and {"path", "fingerprint"} <= set(content["cache"]):
-            return {**content, "config": dict(content["config"])}
+        return read_record(path, _CONFIG_FORM, version=FORMAT)
     except FileNotFoundError:
         raise RunError(f"there is no {path}; expected the {CONFIG} of a run.") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}); train the run again.") from None
-    raise RunError(f"{path} is not a config of format {FORMAT}; train the run again with this clipret.")
+    except (OSError, RecordError) as error:
+        raise RunError(f"{path} cannot be read: {reason(error)}; train the run again with this clipret.") from None
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with a file, in words."""
+    return (getattr(error, "strerror", None) or str(error)).removesuffix(".")

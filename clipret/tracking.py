@@ -4,13 +4,13 @@ Several runs may be tracked at once, as they are trained at once.
 """
 
 import importlib
-import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from clipret import runs
 from clipret.errors import UsageError
+from clipret.records import Each, read_record
 
 _PROJECT = "clipret"
 # What a tracker calls a run, kept in its folder so that one that is gone on with is not another run.
@@ -155,11 +155,11 @@ class _Mlflow:
 def _identity(run: Path, *, tracker: str, make: Callable[[], str]) -> str:
     """What this tracker calls the run: made the first time."""
     path = run / _IDS
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if tracker not in known:
-        known[tracker] = make()
-        runs.write_json(path, known)
-    return known[tracker]
+    identities = read_record(path, Each(str)) if path.exists() else {}
+    if tracker not in identities:
+        identities[tracker] = make()
+        runs.write_json(path, identities)
+    return identities[tracker]
 
 
 _BEGINNINGS = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}

@@ -225,9 +225,9 @@ BAD_INPUTS = {
         "--loss is 'infonse'; expected one of: margin, infonce, triplet, sigmoid.",
     ),
     "taken name": (
-        "train --cache made.h5 --runs-dir . --name folder",
+        "train --cache made.h5 --runs-dir . --name made.h5",
         1,
-        "folder exists already; give another --name, or delete it.",
+        "made.h5 exists already; give another --name, or delete it.",
     ),
     "name with a slash": (
         "train --cache made.h5 --name ../x",

@@ -160,8 +160,10 @@ def test_intervals_of_seeds_stay_within_what_a_metric_can_be():
     images = np.arange(30)
     for seed, wrong in enumerate((0, 15)):
         ranks = np.where(images < wrong, 3, 1)
-        made(f"runs/{seed}", {way: (best_ranks(ranks, images=images),) for way in ("t2i", "i2t")}, seed=seed)
-    made("runs/b", {way: (best_ranks(np.full(30, 2), images=images),) for way in ("t2i", "i2t")}, lr=1e-3)
+        ranked = {way: (best_ranks(ranks, images=images),) for way in ("t2i", "i2t")}
+        write_run(Path(f"runs/{seed}"), ranked, ranked, config={"seed": seed})
+    ranked = {way: (best_ranks(np.full(30, 2), images=images),) for way in ("t2i", "i2t")}
+    write_run(Path("runs/b"), ranked, ranked, config={"lr": 1e-3})
     result = compared("runs/0", "runs/1", "runs/b", metrics=("R@1", "mean_rank", "rsum"), k=(1,))
     intervals = result["groups"][0]["intervals"]
     assert 0 <= intervals["t2i"]["R@1"][0] < 0.1 < 0.99 < intervals["t2i"]["R@1"][1] <= 1.0

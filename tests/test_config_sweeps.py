@@ -139,3 +139,22 @@ def test_a_range_of_whole_numbers_gives_whole_numbers_and_both_ends(scale):
     drawn = [found.draw(generator) for _ in range(300)]
     assert all(type(value) is int for value in drawn)
     assert set(drawn) == {2, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"seeds": "1000000000"}, "--seeds is '1000000000'; expected at most 10,000 seeds."),
+        ({"seeds": 10**30}, f"--seeds is '{10**30}'; expected at most 10,000 seeds."),
+        ({"seeds": "9" * 5000}, f"--seeds is '{'9' * 57}...'; expected how many, such as 3, or which, such as 0,5,7."),
+        ({"random": 10**9}, "--random is 1000000000; expected at most 100,000."),
+        ({"keep_heads": 10**9}, "--keep-heads is 1000000000; expected at most 1,000,000."),
+        ({"stack": 10**9}, "--stack is 1000000000; expected at most 100,000."),
+        ({"memory_limit": float("nan")}, "--memory-limit is nan; expected a value above 0, at most 1000000."),
+        ({"memory_limit": "2"}, "--memory-limit is 2; expected a number or none."),
+        ({"test_all": "no"}, "--test-all is no; expected true or false."),
+        ({"axes": {"lr": ",".join(["1"] * 1_000_000)}}, "--lr has 1,000,000 values; expected at most 10,000."),
+    ],
+)
+def test_what_would_take_all_memory_is_refused_by_its_number(settings, text):
+    assert refusal(**settings) == text

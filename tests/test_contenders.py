@@ -156,12 +156,15 @@ def test_settings_that_an_older_run_did_not_know_are_their_defaults():
             "there is no old.ranks.safetensors beside old.json; measure again with: clipret eval --zero-shot --cache "
             "c.h5 --out old.json",
         ),
-        ("runs/a/config.json", "runs/a/config.json is not what clipret eval writes; expected a run's folder, or a "),
+        (
+            "runs/a/config.json",
+            "runs/a/config.json is not what clipret eval writes: it lacks the field results; expected a run's ",
+        ),
         ("c.h5", "c.h5 is not what clipret eval writes; expected a run's folder, or a metrics.json."),
-        ("torn.json", "torn.json cannot be read (JSONDecodeError: Expecting value: line 1 column 1 (char 0)); "),
-        ("other.json", "other.json is not what clipret eval writes; expected a run's folder, or a metrics.json."),
-        ("list.json", "list.json is not what clipret eval writes; expected a run's folder, or a metrics.json."),
-        ("deep.json", "deep.json cannot be read (RecursionError: "),
+        ("torn.json", "torn.json is not what clipret eval writes: it is not JSON: Expecting value, line 1, column 1; "),
+        ("other.json", "other.json is not what clipret eval writes: it lacks the field results; expected a run's "),
+        ("list.json", "list.json is not what clipret eval writes: it is a list; expected an object; "),
+        ("deep.json", "deep.json is not what clipret eval writes: it nests too deep; "),
     ],
 )
 def test_what_was_not_measured_is_refused(word, message):
@@ -383,4 +386,16 @@ def test_other_questions_are_refused_with_what_differs(change, told):
     assert str(caught.value) == (
         f"runs/a and runs/b were not asked the same by protocol split: {told}; "
         f"measure both on the same images and captions."
+    )
+
+
+def test_ranks_of_other_queries_under_the_same_digest_are_refused():
+    write_run(Path("a"), head(1), head(0))
+    other = random_head(np.random.default_rng(2), counts=np.array([1, 2]))
+    write_run(Path("b"), other, other)
+    with pytest.raises(RunError) as caught:
+        choose_protocol(read_contenders(("a", "b")), None)
+    assert str(caught.value) == (
+        "a and b have ranks of different queries by protocol split, under one digest of what was asked; measure both "
+        "again."
     )

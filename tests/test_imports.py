@@ -33,7 +33,7 @@ ONLY_IMPORTER = {
     "pycocotools": "datasets/coco_json.py",
     "requests": "datasets/transfer.py",
 }
-GROUND = {"errors": set(), "config": {"config", "errors"}}
+GROUND = {"errors": set(), "config": {"config", "errors"}, "files": {"files"}, "records": {"files", "records"}}
 
 
 def imports(source: str) -> set[str]:

@@ -374,13 +374,16 @@ def test_a_cache_that_changed_since_is_refused(settings, cache_path):
     ("content", "text"),
     [
         (None, "{folder} is not a sweep: it has no sweep.json; expected a folder made by clipret sweep."),
-        ('{"format": 2}', "{file} is not a sweep of format 1; start the sweep again with this clipret."),
+        (
+            '{"format": 2}',
+            "{file} cannot be read: it is of format 2; this clipret reads format 1; start the sweep again with this ",
+        ),
         (
             '{"format": 1}',
-            "{file} cannot be read (KeyError: 'config'); start the sweep again with this clipret.",
+            "{file} cannot be read: it lacks the field cache; start the sweep again with this clipret.",
         ),
-        ("[]", "{file} cannot be read (TypeError: list indices must be integers or slices, not str); start the sweep "),
-        ("{", "{file} cannot be read (JSONDecodeError: Expecting property name enclosed in double quotes: line 1 "),
+        ("[]", "{file} cannot be read: it is a list; expected an object; start the sweep again with this clipret."),
+        ("{", "{file} cannot be read: it is not JSON: Expecting property name enclosed in double quotes, line 1, "),
     ],
 )
 def test_what_is_no_sweep_is_said(tmp_path, content, text):

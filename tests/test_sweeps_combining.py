@@ -1,4 +1,6 @@
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +8,17 @@ from clipret.config import TrainConfig
 from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.errors import UsageError
 from clipret.sweeps.combining import configurations, varied
+
+
+def laughs():
+    """Ten lists that stand for ten times the one before each: a few hundred bytes, ten billion values."""
+    text = "&a0 [" + ",".join("1" * 10) + "]"
+    for depth in range(1, 10):
+        text = f"&a{depth} [{text}," + ",".join([f"*a{depth - 1}"] * 9) + "]"
+    return f"lr: [{text}]"
+
+
+LAUGHS = laughs()
 
 
 def combine(**settings):
@@ -133,7 +146,7 @@ def test_options_hold_for_all_of_a_file_and_replace_what_it_says(grid):
         ("lr: []", "{path}: --lr has no value; expected one or more, with commas between."),
         ("lr:", "{path}: --lr has no value; expected one or more, with commas between."),
         ("lr: [1, 2", "{path}, line 1 is not YAML: expected ',' or ']', but got '<stream end>'."),
-        ("lr: 1\nloss: margin\nlr: 2", "{path}, line 3 is not YAML: lr comes twice."),
+        ("lr: 1\nloss: margin\nlr: 2", "{path}, line 3 is not a grid: lr comes twice."),
         (
             "a text",
             "{path} is not a grid; expected a mapping such as `lr: [1e-4, 3e-4]`, or a list of mappings.",
@@ -141,7 +154,32 @@ def test_options_hold_for_all_of_a_file_and_replace_what_it_says(grid):
         ("", "{path} is not a grid; expected a mapping such as `lr: [1e-4, 3e-4]`, or a list of mappings."),
         ("[]", "{path} is not a grid; expected a mapping such as `lr: [1e-4, 3e-4]`, or a list of mappings."),
         ("- lr: 1\n- 2", "{path} is not a grid; expected a mapping such as `lr: [1e-4, 3e-4]`, or a list of mappings."),
-        ("lr: !!python/object:os.system x", "{path}: --lr is 'x'; expected a number."),
+        (
+            "lr: !!python/object:os.system x",
+            "{path}, line 1 is not a grid: tag:yaml.org,2002:python/object:os.system is a tag; write the value alone.",
+        ),
+        ("lr: !mine [1]", "{path}, line 1 is not a grid: !mine is a tag; write the value alone."),
+        ("lr: &a [1]\nmargin: *a", "{path}, line 1 is not a grid: &a is an alias; write the values out."),
+        ("lr: [1]\nmargin: *a", "{path}, line 2 is not a grid: *a is an alias; write the values out."),
+        (LAUGHS, "{path}, line 1 is not a grid: &a9 is an alias; write the values out."),
+        ("lr: " + "[" * 3000 + "]" * 3000, "{path}, line 1 is not a grid: it nests deeper than 4 levels."),
+        ("lr: " + "[" * 100_000, "{path}, line 1 is not a grid: it nests deeper than 4 levels."),
+        ("- - - - - 1", "{path}, line 1 is not a grid: it nests deeper than 4 levels."),
+        (
+            "? [1, 2]\n: 3",
+            "{path}, line 1 is not a grid: a list or a mapping stands where the name of a setting is expected.",
+        ),
+        ("lr: 2020-01-01", "{path}: --lr is '2020-01-01'; expected a number."),
+        ("<<: {lr: 1}", f"{{path}}: '<<' is not a setting that a sweep varies; expected some of: {', '.join(SWEPT)}."),
+        ("lr: 1\n---\nlr: 2", "{path}, line 2 is not YAML: but found another document."),
+        ("lr: [" + "1," * 20_000 + "]", "{path}: --lr has 20,000 values; expected at most 10,000."),
+        ("lr: " + "1" * 300_000, "{path} cannot be read: it has more than the 262,144 bytes that it may have."),
+        ("lr: {low: 0, high: 1e300}", "{path}: --lr is '1e300'; expected a number as the end of its range."),
+        ("epochs: {low: 0, high: 1e30}", "{path}: --epochs is '1e30'; expected a whole number."),
+        (
+            "epochs: {low: 0, high: " + "9" * 30 + "}",
+            "{path}: --epochs is '" + "9" * 30 + "'; expected a number as the end of its range.",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(grid, text, message):
@@ -149,12 +187,26 @@ def test_what_is_wrong_with_a_file_is_said(grid, text, message):
     assert refusal(grid=path) == message.format(path=path)
 
 
+def test_what_is_no_text_to_yaml_is_one_line(grid):
+    path = grid("lr: \x01")
+    text = refusal(grid=path)
+    assert text.startswith(f"{path} is not YAML: unacceptable character #x0001: special characters are not allowed")
+    assert "\n" not in text
+
+
+def test_what_is_no_file_is_said_and_not_opened(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    os.mkfifo(path)
+    assert refusal(grid=path) == f"{path} cannot be read: it is a pipe, not a file."
+    assert refusal(grid=Path("/dev/zero")) == "/dev/zero cannot be read: it is a device, not a file."
+
+
 def test_a_file_that_is_not_there_or_no_text_is_said(tmp_path):
     path = tmp_path / "sweep.yaml"
     assert refusal(grid=path) == f"there is no {path}; expected a YAML file with settings and their values."
     path.write_bytes(b"\xff\xfe\xff")
-    assert refusal(grid=path).startswith(f"{path} cannot be read: ")
-    assert refusal(grid=tmp_path).startswith(f"{tmp_path} cannot be read: ")
+    assert refusal(grid=path) == f"{path} is not UTF-8 text: byte 0 is 0xff."
+    assert refusal(grid=tmp_path) == f"{tmp_path} cannot be read: it is a folder, not a file."
 
 
 AXES = {"loss": "margin,infonce", "margin": "0,0.1,0.2", "lr": "1e-4,3e-4,1e-3", "batch_size": "8,16"}

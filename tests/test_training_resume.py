@@ -152,23 +152,23 @@ def test_a_broken_checkpoint_is_said(settings, content):
     path.write_bytes(content)
     with pytest.raises(RunError) as caught:
         resume(path.parent)
-    assert str(caught.value).startswith(f"{path} cannot be read (")
-    assert str(caught.value).endswith("); delete it, and the run starts again from its first epoch.")
+    assert str(caught.value).startswith(f"{path} cannot be read: it is no ")
+    assert str(caught.value).endswith("; delete it, and the run starts again from its first epoch.")
     path.unlink()
     assert resume(path.parent)["epochs"] == 8
 
 
 def test_a_disk_that_is_full_is_said_with_the_way_on(settings, monkeypatch):
     config = settings(name="full")
-    real = Path.write_bytes
+    real = Path.open
 
-    def write(path, content):
+    def write(path, *arguments, **more):
         if path.name.startswith("checkpoint"):
             raise OSError(28, "No space left on device")
-        return real(path, content)
+        return real(path, *arguments, **more)
 
     monkeypatch.setattr(record, "_SAVE_EVERY_SECONDS", 0)
-    monkeypatch.setattr(Path, "write_bytes", write)
+    monkeypatch.setattr(Path, "open", write)
     with pytest.raises(RunError) as caught:
         train(config)
     folder = config.runs_dir / "full"

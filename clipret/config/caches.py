@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
 from clipret.config.choices import DEVICES, SEED
 from clipret.errors import UsageError
 
@@ -31,9 +31,9 @@ class VerifyConfig:
 
     def __post_init__(self):
         as_paths(self, "cache", "root", "download_root")
-        at_least("sample", self.sample, low=0)
+        at_least("sample", self.sample, low=0, at_most=1_000_000_000)
         one_of("device", self.device, allowed=DEVICES)
-        within("seed", self.seed, low=0, high=2**63 - 1)
+        within("seed", self.seed, low=0, high=MOST_SEED)
         for option, value in (("model", self.model), ("root", self.root)):
             if value is not None and not self.sample:
                 raise UsageError(f"--{option} is only of use to --sample; give --sample N, or leave it out.")

@@ -1,41 +1,119 @@
-"""What a setting can be wrong by; each raises UsageError in the words of the command line."""
+"""What a setting can be wrong by; each raises UsageError in the words of the command line.
 
+Every number has a lowest and a highest value: what is beyond it would take all memory, or a life, to find out.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from clipret.errors import UsageError
+
+MOST_SEED = 2**63 - 1
+_LONGEST = 60
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    NoneType: "none",
+}
+_CLASSES = {int: Integral, float: Real, Path: (str, os.PathLike)}
 
 
 def as_paths(config, *names: str) -> None:
     """Make paths of these settings, where they are set."""
     for name in names:
         value = getattr(config, name)
-        if value is not None:
-            object.__setattr__(config, name, Path(value))
+        if value is None:
+            continue
+        if "\0" in os.fspath(value):
+            raise UsageError(f"--{_option(name)} has a NUL character, which no path has.")
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError as error:
+            character = ascii(error.object[error.start])
+            raise UsageError(f"--{_option(name)} has the character {character}, which no path has.") from None
+        object.__setattr__(config, name, Path(value))
+
+
+def check_types(config, *, beside: tuple[str, ...] = ()) -> None:
+    """Every setting is of its field's type, but for those of these names: a caller may give anything."""
+    check_settings(type(config), {name: value for name, value in vars(config).items() if name not in beside})
+
+
+def check_settings(kind: type, values: Mapping[str, Any]) -> None:
+    """Settings, by name, are of the types that the fields of such a config have; others are passed over."""
+    for name, kinds in _kinds(kind).items():
+        if name in values and not any(_fits(values[name], expected) for expected in kinds):
+            words = [_WORDS.get(expected, "a list") for expected in kinds]
+            raise UsageError(f"--{_option(name)} is {shortened(values[name])}; expected {' or '.join(words)}.")
 
 
 def one_of(option: str, value, *, allowed: tuple[str, ...]) -> None:
     """The value is one of those allowed."""
     if value not in allowed:
-        raise UsageError(f"--{option} is '{value}'; expected one of: {', '.join(allowed)}.")
+        raise UsageError(f"--{option} is '{shortened(value)}'; expected one of: {', '.join(allowed)}.")
 
 
-def at_least(option: str, value, *, low) -> None:
-    """The value is `low` or more."""
+def at_least(option: str, value, *, low, at_most) -> None:
+    """The value is `low` or more, and at most `at_most`."""
     if not value >= low:
-        raise UsageError(f"--{option} is {value}; expected {low} or more.")
+        raise UsageError(f"--{option} is {shortened(value)}; expected {low} or more.")
+    if not value <= at_most:
+        raise UsageError(f"--{option} is {shortened(value)}; expected at most {at_most:,}.")
 
 
 def above(option: str, value, *, low, at_most) -> None:
     """The value is above `low`, and at most `at_most`."""
     if not low < value <= at_most:
-        raise UsageError(f"--{option} is {value}; expected a value above {low}, at most {at_most}.")
+        raise UsageError(f"--{option} is {shortened(value)}; expected a value above {low}, at most {at_most}.")
 
 
 def within(option: str, value, *, low, high) -> None:
     """The value is from `low` to `high`."""
     if not low <= value <= high:
-        raise UsageError(f"--{option} is {value}; expected a value from {_told(low)} to {_told(high)}.")
+        raise UsageError(f"--{option} is {shortened(value)}; expected a value from {_told(low)} to {_told(high)}.")
+
+
+def check_count(option: str, count: int, *, most: int, noun: str = "values") -> None:
+    """There are no more than so many of something."""
+    if count > most:
+        raise UsageError(f"--{option} has {count:,} {noun}; expected at most {most:,}.")
+
+
+@cache
+def _kinds(kind: type) -> dict[str, tuple]:
+    """Setting -> the types that it may have."""
+    hints = get_type_hints(kind)
+    return {name: get_args(hint) if get_origin(hint) is UnionType else (hint,) for name, hint in hints.items()}
+
+
+def _fits(value, kind) -> bool:
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(entry, get_args(kind)[0]) for entry in value)
+    if kind is Any or get_origin(kind) is Mapping:
+        return kind is Any or isinstance(value, Mapping)
+    if isinstance(value, bool) or kind is bool:
+        return kind is bool and isinstance(value, bool)
+    return isinstance(value, _CLASSES.get(kind, kind))
 
 
 def _told(bound) -> str:
     return f"{bound:,}" if isinstance(bound, int) else str(bound)
+
+
+def shortened(value) -> str:
+    """What a message shows of a value: its first 60 characters, on one line."""
+    text = str(value)
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

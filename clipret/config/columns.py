@@ -1,18 +1,22 @@
 """Which metrics are shown: the words that a user names them by."""
 
+from clipret.config.checks import check_count, shortened
 from clipret.config.choices import METRICS, METRICS_AT_K
 from clipret.errors import UsageError
 
 RSUM = "rsum"
 # Of no gallery.
 _MOST_CUT = 1_000_000_000
+# Of either, of which each is measured and kept.
+_MOST_NAMES = 100
 
 
 def check_cuts(cuts: tuple[int, ...]) -> tuple[int, ...]:
     """The K in ascending order, each once. Raises UsageError."""
-    if not cuts or min(cuts) < 1 or max(cuts) > _MOST_CUT:
-        given = ",".join(map(str, cuts)) or "nothing"
+    if not cuts or not all(1 <= cut <= _MOST_CUT for cut in cuts):
+        given = shortened(",".join(map(str, cuts))) or "nothing"
         raise UsageError(f"--k is {given}; expected whole numbers from 1 to {_MOST_CUT:,}, such as 1,5,10.")
+    check_count("k", len(set(cuts)), most=_MOST_NAMES)
     return tuple(sorted(set(cuts)))
 
 
@@ -20,6 +24,7 @@ def check_metrics(words: tuple[str, ...]) -> tuple[str, ...]:
     """The words, each once: names with their K, families without, names that have none, and rsum. Raises UsageError."""
     if not words:
         raise UsageError("--metrics is nothing; expected names, such as R@1,R@10,rsum.")
+    check_count("metrics", len(words), most=_MOST_NAMES)
     for word in words:
         if word not in (*METRICS, RSUM) and (cut_of(word) is None or family_of(word) not in METRICS_AT_K):
             raise UsageError(

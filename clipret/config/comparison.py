@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
 from clipret.config.choices import METRICS, PROTOCOLS, SEED
 from clipret.config.columns import check_cuts, check_metrics, columns, cut_of, family_of
 from clipret.config.evaluation import EvalConfig
@@ -61,7 +61,7 @@ class CompareConfig:
         if self.protocol is not None:
             one_of("protocol", self.protocol, allowed=PROTOCOLS)
         within("permutations", self.permutations, low=100, high=MOST_FLIPS)
-        at_least("seed", self.seed, low=0)
+        at_least("seed", self.seed, low=0, at_most=MOST_SEED)
         for option in ("level", "alpha"):
             if not 0 < getattr(self, option) < 1:
                 raise UsageError(f"--{option} is {getattr(self, option)}; expected a value between 0 and 1.")

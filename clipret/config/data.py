@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import above, as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, above, as_paths, at_least, one_of, within
 from clipret.config.choices import (
     BACKGROUNDS,
     CAPTION_CLEANINGS,
@@ -58,7 +58,7 @@ class DatasetConfig:
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction is {self.val_fraction}; expected a value from 0 to below 1.")
         if self.captions_per_image is not None:
-            at_least("captions-per-image", self.captions_per_image, low=1)
+            at_least("captions-per-image", self.captions_per_image, low=1, at_most=1_000_000)
         one_of("caption-clean", self.caption_clean, allowed=CAPTION_CLEANINGS)
         if self.prompt.count("{}") != 1:
             raise UsageError(f"--prompt is '{self.prompt}'; expected a text with one {{}} where the caption goes.")
@@ -107,7 +107,7 @@ class DownloadConfig:
             )
         if self.base_url is not None and self.dataset == "flickr30k":
             raise UsageError("--base-url is of no use to flickr30k: none of its files is fetched.")
-        at_least("jobs", self.jobs, low=1)
+        at_least("jobs", self.jobs, low=1, at_most=256)
 
     @property
     def folder(self) -> Path:
@@ -160,9 +160,9 @@ class ExtractConfig(DatasetConfig):
         super().__post_init__()
         as_paths(self, "out", "download_root")
         if self.batch_size is not None:
-            at_least("batch-size", self.batch_size, low=1)
+            at_least("batch-size", self.batch_size, low=1, at_most=65_536)
         if self.workers is not None:
-            at_least("workers", self.workers, low=0)
+            at_least("workers", self.workers, low=0, at_most=1_024)
         above("read-timeout", self.read_timeout, low=0, at_most=86_400)
         one_of("dtype", self.dtype, allowed=DTYPES)
         one_of("precision", self.precision, allowed=PRECISIONS)
@@ -170,6 +170,7 @@ class ExtractConfig(DatasetConfig):
         if self.background is not None:
             one_of("background", self.background, allowed=BACKGROUNDS)
         within("max-problems", self.max_problems, low=0, high=1)
+        within("seed", self.seed, low=0, high=MOST_SEED)
         one_of("device", self.device, allowed=DEVICES)
 
     @property

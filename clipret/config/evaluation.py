@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
 from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLIT_PROTOCOLS, SPLITS, TRAIN_PRECISIONS
 from clipret.config.columns import check_cuts, check_metrics, columns, cut_of
 from clipret.errors import UsageError
@@ -13,6 +13,7 @@ WISE_FT = "wise-ft "
 _MOST_ALPHAS = 101
 # Fewer flips say nothing of the ends of an interval, and more nothing further.
 LEAST_RESAMPLES, MOST_RESAMPLES = 100, 1_000_000
+MOST_BLOCK, MOST_TOP = 1_000_000, 10_000
 
 
 def wise_ft_name(alpha: float) -> str:
@@ -83,14 +84,14 @@ class EvalConfig:
                     f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "
                     f"every protocol but {' and '.join(SPLIT_PROTOCOLS)} has images of its own."
                 )
-        for option in ("block", "top"):
-            at_least(option, getattr(self, option), low=1)
+        at_least("block", self.block, low=1, at_most=MOST_BLOCK)
+        at_least("top", self.top, low=1, at_most=MOST_TOP)
         if self.resamples != 0 and not LEAST_RESAMPLES <= self.resamples <= MOST_RESAMPLES:
             raise UsageError(
                 f"--resamples is {self.resamples}; expected 0 for none, or a value from {LEAST_RESAMPLES} to "
                 f"{MOST_RESAMPLES:,}."
             )
-        at_least("seed", self.seed, low=0)
+        at_least("seed", self.seed, low=0, at_most=MOST_SEED)
         one_of("precision", self.precision, allowed=TRAIN_PRECISIONS)
         one_of("device", self.device, allowed=DEVICES)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clipret.config.checks import as_paths, at_least
 from clipret.config.choices import RUNS_DIR, SEED
-from clipret.config.evaluation import EvalConfig
+from clipret.config.evaluation import MOST_TOP, EvalConfig
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class FailuresConfig:
 
     def __post_init__(self):
         as_paths(self, "cache", "head", "runs_dir", "out")
-        at_least("queries", self.queries, low=1)
-        at_least("top", self.top, low=1)
+        at_least("queries", self.queries, low=1, at_most=1_000_000)
+        at_least("top", self.top, low=1, at_most=MOST_TOP)
         # What is to be measured is refused in eval's own words.
         EvalConfig(
             cache=self.cache,
@@ -57,4 +57,5 @@ class FailuresConfig:
             block=self.block,
             precision=self.precision,
             device=self.device,
+            seed=self.seed,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clipret.config.checks import as_paths, at_least, one_of, within
 from clipret.config.choices import DEVICES
-from clipret.config.evaluation import EvalConfig
+from clipret.config.evaluation import MOST_BLOCK, EvalConfig
 from clipret.errors import UsageError
 
 
@@ -36,5 +36,5 @@ class ReproduceConfig:
                 "row needs with --list."
             )
         within("tolerance", self.tolerance, low=0, high=100)
-        at_least("block", self.block, low=1)
+        at_least("block", self.block, low=1, at_most=MOST_BLOCK)
         one_of("device", self.device, allowed=DEVICES)

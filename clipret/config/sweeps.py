@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
-from clipret.config.checks import as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, as_paths, at_least, check_count, check_types, one_of, shortened, within
 from clipret.config.choices import RUNS_DIR, SEED
 from clipret.config.training import TrainConfig
 from clipret.errors import UsageError
@@ -19,6 +19,11 @@ from clipret.errors import UsageError
 _OWN = ("cache", "name", "runs_dir", "memory_limit", "log", "seed", "device")
 SWEPT = tuple(each.name for each in dataclasses.fields(TrainConfig) if each.name not in _OWN)
 SCALES = ("linear", "log")
+# Beyond these nobody waits for a sweep.
+MOST_RUNS = 100_000
+_MOST_VALUES = _MOST_SEEDS = 10_000
+# Of the ends of a range; no setting may be as much.
+_FARTHEST = 1e15
 _KINDS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(TrainConfig).items()}
 _NOTHING = ("none", "null", "~")
 _SEED_FORMS = "how many, such as 3, or which, such as 0,5,7"
@@ -87,6 +92,7 @@ class SweepConfig:
 
     def __post_init__(self):
         as_paths(self, "cache", "runs_dir", "grid")
+        check_types(self, beside=("seeds",))
         # What it has in common with a training is refused in the same words.
         TrainConfig(
             self.cache,
@@ -99,10 +105,10 @@ class SweepConfig:
         object.__setattr__(self, "axes", read_axes(self.axes))
         object.__setattr__(self, "seeds", _read_seeds(self.seeds))
         if self.random is not None:
-            at_least("random", self.random, low=1)
-        at_least("keep-heads", self.keep_heads, low=1)
+            at_least("random", self.random, low=1, at_most=MOST_RUNS)
+        at_least("keep-heads", self.keep_heads, low=1, at_most=1_000_000)
         if self.stack is not None:
-            at_least("stack", self.stack, low=1)
+            at_least("stack", self.stack, low=1, at_most=100_000)
 
 
 def read_axes(given: Mapping[str, Any]) -> Axes:
@@ -127,6 +133,7 @@ def read_axes(given: Mapping[str, Any]) -> Axes:
             values = [word.strip() for word in values.split(",") if word.strip()]
         if not isinstance(values, list | tuple):
             values = [values]
+        check_count(_option(name), len(values), most=_MOST_VALUES)
         if not values:
             raise UsageError(f"--{_option(name)} has no value; expected one or more, with commas between.")
         axes[name] = tuple(dict.fromkeys(_read_value(name, value) for value in values))
@@ -184,7 +191,7 @@ def _read_range(name: str, given: Mapping) -> Range:
 def _end(name: str, given) -> float | int:
     """An end of a range: of the setting's type, and no word that the setting may have instead."""
     value = _read_value(name, given)
-    if isinstance(value, str) or value is None or not math.isfinite(value):
+    if isinstance(value, str) or value is None or not abs(value) <= _FARTHEST:
         raise _wrong(name, given, expected="a number as the end of its range")
     return value
 
@@ -195,18 +202,21 @@ def _read_seeds(given) -> tuple[int, ...]:
             words = given.split(",")
             numbers = [int(word) for word in words if word.strip()]
             given = numbers if len(words) > 1 else numbers[0]
-        seeds = tuple(dict.fromkeys(range(given) if isinstance(given, int) else map(int, given)))
-    except (TypeError, ValueError, IndexError):
-        raise UsageError(f"--seeds is '{given}'; expected {_SEED_FORMS}.") from None
+        several = range(given) if isinstance(given, int) else list(map(int, given))
+    except (TypeError, ValueError, IndexError, OverflowError):
+        raise UsageError(f"--seeds is '{shortened(given)}'; expected {_SEED_FORMS}.") from None
+    if several[_MOST_SEEDS:]:
+        raise UsageError(f"--seeds is '{shortened(given)}'; expected at most {_MOST_SEEDS:,} seeds.")
+    seeds = tuple(dict.fromkeys(several))
     if not seeds:
         raise UsageError(f"--seeds is '{given}', which is none; expected {_SEED_FORMS}.")
     for seed in seeds:
-        within("seeds", seed, low=0, high=2**63 - 1)
+        within("seeds", seed, low=0, high=MOST_SEED)
     return seeds
 
 
 def _wrong(name: str, given, *, expected: str) -> UsageError:
-    return UsageError(f"--{_option(name)} is '{given}'; expected {expected}.")
+    return UsageError(f"--{_option(name)} is '{shortened(given)}'; expected {expected}.")
 
 
 def _option(name: str) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import above, as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, above, as_paths, at_least, check_types, one_of, within
 from clipret.config.choices import (
     CAPTIONS_PER_STEP,
     DEVICES,
@@ -110,8 +110,9 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self):
+        check_types(self)
         as_paths(self, "cache", "runs_dir")
-        if self.name is not None and (not self.name or "/" in self.name or self.name in (".", "..")):
+        if self.name is not None and (not self.name or {"/", "\0"} & set(self.name) or self.name in (".", "..")):
             raise UsageError(f"--name is '{self.name}'; expected the name of one folder, made below {self.runs_dir}/.")
         self._check_head()
         self._check_loss()
@@ -123,7 +124,7 @@ class TrainConfig:
         object.__setattr__(self, "log", tuple(dict.fromkeys(self.log)))
         for tracker in self.log:
             one_of("log", tracker, allowed=TRACKERS)
-        within("seed", self.seed, low=0, high=2**63 - 1)
+        within("seed", self.seed, low=0, high=MOST_SEED)
         one_of("device", self.device, allowed=DEVICES)
 
     def _check_head(self) -> None:
@@ -138,7 +139,7 @@ class TrainConfig:
         object.__setattr__(self, "ridge", _number("ridge", self.ridge, words=("auto",)))
         if self.ridge != "auto":
             above("ridge", self.ridge, low=0, at_most=1e12)
-        at_least("adapter-reduction", self.adapter_reduction, low=1)
+        at_least("adapter-reduction", self.adapter_reduction, low=1, at_most=1_000_000)
         if not 0 <= self.adapter_ratio < 1:
             raise UsageError(f"--adapter-ratio is {self.adapter_ratio}; expected a value from 0 to below 1.")
 
@@ -153,13 +154,13 @@ class TrainConfig:
                 raise UsageError(
                     f"--temperature is for --loss {' and '.join(TEMPERATURE_LOSSES)}; the loss is {self.loss}."
                 )
-        at_least("hard-negatives", self.hard_negatives, low=0)
+        at_least("hard-negatives", self.hard_negatives, low=0, at_most=1_000)
 
     def _check_steps(self) -> None:
-        at_least("epochs", self.epochs, low=0)
+        at_least("epochs", self.epochs, low=0, at_most=1_000_000)
         if self.steps is not None:
-            at_least("steps", self.steps, low=1)
-        at_least("batch-size", self.batch_size, low=1)
+            at_least("steps", self.steps, low=1, at_most=1_000_000_000)
+        at_least("batch-size", self.batch_size, low=1, at_most=1_000_000)
         one_of("captions-per-step", self.captions_per_step, allowed=CAPTIONS_PER_STEP)
         above("lr", self.lr, low=0, at_most=1000)
         within("beta1", self.beta1, low=0, high=1)
@@ -171,11 +172,11 @@ class TrainConfig:
         if self.ema is not None:
             within("ema", self.ema, low=0, high=1)
         one_of("schedule", self.schedule, allowed=SCHEDULES)
-        at_least("step-epochs", self.step_epochs, low=1)
+        at_least("step-epochs", self.step_epochs, low=1, at_most=1_000_000)
         above("step-factor", self.step_factor, low=0, at_most=1)
-        at_least("warmup", self.warmup, low=0)
+        at_least("warmup", self.warmup, low=0, at_most=1_000_000_000)
         if self.patience is not None:
-            at_least("patience", self.patience, low=1)
+            at_least("patience", self.patience, low=1, at_most=1_000_000)
         one_of("keep", self.keep, allowed=KEEPS)
 
 

@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clipret.errors import DatasetError
+from clipret.files import read_file
+
+# Of a file that is read at once: sixteen times the captions of COCO. Tables of more come as Parquet, or as CSV, which
+# is read by rows.
+_MOST_BYTES = 1 << 31
 
 
 def read_json(path: Path, *, without: str | None = None):
@@ -98,7 +103,7 @@ def flaw(text: str, *, one_line: bool = False) -> str | None:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, most=_MOST_BYTES)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from clipret.errors import HeadError
 from clipret.heads.modules import AdapterHead, Head, LinearHead
-from clipret.runs import replaced
+from clipret.runs import reason
+from clipret.tensors import TensorFile, TensorsError, open_tensors, write_tensors
 
 FORMAT = "1"
 _KINDS = (LinearHead.kind, AdapterHead.kind)
@@ -23,17 +22,15 @@ def save_head(head: Head, *, path: Path, metadata: dict[str, str]) -> None:
 
     metadata  what else a user of the file needs to know, such as the model's name and the cache's fingerprint
     """
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in head.tensors.items()}
+    tensors = head.tensors
     (image, width), (text, _) = tensors["image_weight"].shape, tensors["text_weight"].shape
-    known = {
+    about = {
         "format": FORMAT,
         "kind": head.kind,
         "widths": f"image {image}, text {text}, embedding {width}",
         **head.settings,
     }
-    with replaced(path) as unfinished:
-        # safetensors' own save_file makes files that nobody but their owner can read.
-        unfinished.write_bytes(save(tensors, metadata=known | metadata))
+    write_tensors(path, tensors, metadata=about | metadata)
 
 
 def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256: str) -> Head:
@@ -44,7 +41,8 @@ def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256:
 
     Raises HeadError when the file is missing, is no head, is not whole, or is one for other features.
     """
-    metadata, tensors = _read(path)
+    file = _open(path)
+    metadata, shapes = file.metadata, file.shapes
     kind = metadata.get("kind")
     if kind not in _KINDS or metadata.get("format") != FORMAT:
         found = f"kind {metadata.get('kind', 'none')}, format {metadata.get('format', 'none')}"
@@ -53,9 +51,8 @@ def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256:
             f"{FORMAT}."
         )
     settings = _settings(path, metadata) if kind == AdapterHead.kind else {}
-    expected = _expected(projections, tensors, sides=settings.pop("sides", ()))
-    _require_names(path, set(tensors), expected=set(expected), kind=kind)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = _expected(projections, shapes, sides=settings.pop("sides", ()))
+    _require_names(path, set(shapes), expected=set(expected), kind=kind)
     model = metadata.get("model", "unknown")
     if shapes != expected:
         raise HeadError(
@@ -67,23 +64,32 @@ def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256:
             f"head {path} was trained on features of model {model} with weights "
             f"{metadata.get('weights_sha256', 'unknown')[:12]}, the cache's are {weights_sha256[:12]}; they do not fit."
         )
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise HeadError(f"head {path} holds values in {name} that are not finite; train it again.")
-    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    tensors = _weights(file)
     return LinearHead(tensors) if kind == LinearHead.kind else AdapterHead(tensors, **settings)
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+def _open(path: Path) -> TensorFile:
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return open_tensors(path)
     except FileNotFoundError:
         raise HeadError(f"there is no head at {path}; expected a head.safetensors written by clipret train.") from None
-    except (SafetensorError, OSError) as error:
+    except (OSError, TensorsError) as error:
         raise HeadError(
-            f"{path} is not a readable safetensors file ({error}); expected one by clipret train."
+            f"{path} is not a readable safetensors file ({reason(error)}); expected one by clipret train."
         ) from None
+
+
+def _weights(file: TensorFile) -> dict[str, torch.Tensor]:
+    """The head's tensors as float32, all of them finite. Raises HeadError."""
+    try:
+        file.require_dtypes()
+        tensors = {name: tensor.float() for name, tensor in file.read().items()}
+    except TensorsError as error:
+        raise HeadError(f"head {file.path} cannot be used: {error}; train it again.") from None
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise HeadError(f"head {file.path} holds values in {name} that are not finite; train it again.")
+    return tensors
 
 
 def _settings(path: Path, metadata: dict[str, str]) -> dict:
@@ -109,14 +115,14 @@ def _refuse(path: Path, name: str, metadata: dict[str, str], *, expected: str) -
     )
 
 
-def _expected(projections: dict[str, np.ndarray], tensors: dict[str, torch.Tensor], *, sides: tuple[str, ...]) -> dict:
+def _expected(projections: dict[str, np.ndarray], actual: dict[str, tuple], *, sides: tuple[str, ...]) -> dict:
     """Name -> shape of a head for these projections; an adapter's bottleneck is as wide as that of its own `down`."""
     head = LinearHead(projections)
     shapes = {name: tuple(tensor.shape) for name, tensor in head.tensors.items()}
     width = shapes["text_weight"][1]
     for side in sides:
-        down = tensors.get(f"{side}_down")
-        bottleneck = down.shape[1] if down is not None and down.dim() == 2 else 1
+        down = actual.get(f"{side}_down", ())
+        bottleneck = down[1] if len(down) == 2 else 1
         shapes |= {f"{side}_down": (width, bottleneck), f"{side}_up": (bottleneck, width)}
     return shapes
 

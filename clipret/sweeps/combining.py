@@ -13,11 +13,16 @@ from clipret.config import TrainConfig
 from clipret.config.sweeps import SWEPT, Axes, Range, SweepConfig, read_axes
 from clipret.config.use import USED_WITH, in_use
 from clipret.errors import UsageError
+from clipret.files import read_file
 
 # Beyond it nobody waits for a grid; what is asked for is a random search.
 _MOST_COMBINATIONS = 100_000
-# Draws for each configuration wanted; after so many there are hardly any that were not drawn yet.
-_DRAWS_EACH = 200
+# Draws in a row without a new configuration, and for each there is already; after them there is hardly another.
+_FRUITLESS, _FRUITLESS_EACH = 1000, 10
+# In all: a few seconds. Drawing each of 100,000 once takes 1,200,000.
+_MOST_DRAWS = 2_000_000
+# Of a grid: a list of mappings of lists. Longer ones take more than a second to be read.
+_DEEPEST, _MOST_BYTES = 4, 1 << 18
 
 
 def configurations(config: SweepConfig) -> list[TrainConfig]:
@@ -77,29 +82,59 @@ def _read_grid(config: SweepConfig) -> list[Axes]:
 class _Loader(yaml.BaseLoader):
     """Mappings, lists and text, as safe as safe_load; a setting that is there twice is an error.
 
-    No numbers: YAML 1.1 reads 1e-4 as text and the margin 0:0.2 as 0.2, base 60. Settings know their types.
+    No numbers: YAML 1.1 reads 1e-4 as text and the margin 0:0.2 as 0.2, base 60. Settings know their types. No
+    aliases, with which a few bytes stand for gigabytes, and no tags, which stand for objects.
     """
 
+    _depth = 0
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _refusal(
+                f"{'*' if isinstance(event, yaml.AliasEvent) else '&'}{event.anchor} is an alias; write the values out",
+                event,
+            )
+        if event.tag is not None:
+            raise _refusal(f"{event.tag} is a tag; write the value alone", event)
+        if self._depth == _DEEPEST:
+            raise _refusal(f"it nests deeper than {_DEEPEST} levels", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
     def construct_mapping(self, node, deep=False):
-        names = [key.value for key, _ in node.value]
-        for place, (key, _) in enumerate(node.value):
-            if key.value in names[:place]:
-                raise yaml.constructor.ConstructorError(problem=f"{key.value} comes twice", problem_mark=key.start_mark)
+        names = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refusal("a list or a mapping stands where the name of a setting is expected", key)
+            if key.value in names:
+                raise _refusal(f"{key.value} comes twice", key)
+            names.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _refusal(problem: str, place) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=place.start_mark)
 
 
 def _load(path: Path) -> Any:
     try:
         # A subclass of the safe loader's base, which builds no objects.
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(read_file(path, most=_MOST_BYTES).decode("utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UsageError(f"there is no {path}; expected a YAML file with settings and their values.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        what = "a grid" if isinstance(error, yaml.constructor.ConstructorError) else "YAML"
+        raise UsageError(f"{path}{place} is not {what}: {problem}.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: byte {error.start:,} is {error.object[error.start]:#x}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _refuse_useless(grid: list[Axes]) -> None:
@@ -129,16 +164,30 @@ def _build(chosen: dict[str, Any], *, config: SweepConfig) -> TrainConfig:
 
 def _draw(grid: list[Axes], *, config: SweepConfig, generator: np.random.Generator) -> list[TrainConfig]:
     found: dict[TrainConfig, None] = {}
-    for _ in range(_DRAWS_EACH * config.random):
+    drawn, fruitless = set(), 0
+    for _ in range(_MOST_DRAWS):
+        if fruitless == _FRUITLESS + _FRUITLESS_EACH * len(found):
+            break
+        fruitless += 1
         axes = grid[generator.integers(len(grid))]
         chosen = {
             name: values.draw(generator) if isinstance(values, Range) else values[generator.integers(len(values))]
             for name, values in axes.items()
         }
-        found[_build(chosen, config=config)] = None
+        # Most of what comes again is known by this, which takes a tenth of the time that a config takes.
+        if (key := tuple(sorted(chosen.items(), key=_name_of))) in drawn:
+            continue
+        drawn.add(key)
+        settings = _build(chosen, config=config)
+        if settings not in found:
+            found[settings], fruitless = None, 0
         if len(found) == config.random:
             return list(found)
     raise _too_few(config.random, found=len(found))
+
+
+def _name_of(item: tuple[str, Any]) -> str:
+    return item[0]
 
 
 def _too_few(wanted: int, *, found: int) -> UsageError:

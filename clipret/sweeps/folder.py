@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any
 
 from clipret import runs
 from clipret.config import TrainConfig, to_dict
-from clipret.config.sweeps import SweepConfig
+from clipret.config.sweeps import MOST_RUNS, SweepConfig
 from clipret.config.use import in_use
 from clipret.errors import RunError, UsageError
+from clipret.records import RecordError, read_record
 from clipret.sweeps.combining import varied
+from clipret.sweeps.forms import FORM, require_agreement
 
 STATE, TABLE = runs.SWEEP
 FORMAT = 1
@@ -31,6 +32,7 @@ class Sweep:
     failed          run's name -> why it could not go on
     seconds         that it took until now
     result          what it came to; None: it is not complete
+    recorded        settings as sweep.json has them; None: those of config
     """
 
     path: Path
@@ -40,8 +42,10 @@ class Sweep:
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     result: dict | None = None
+    recorded: dict | None = None
 
     def __post_init__(self):
+        require_runs(len(self.configurations), seeds=len(self.config.seeds))
         self.varied = varied(self.configurations)
         pairs = [(config, seed) for config in self.configurations for seed in self.config.seeds]
         self.trainings = [
@@ -60,16 +64,19 @@ class Sweep:
 
     def save(self) -> None:
         """Write sweep.json. Raises RunError when it cannot be written."""
-        content = {
+        self._write(STATE, lambda path: runs.write_json(path, self.content()))
+
+    def content(self) -> dict[str, Any]:
+        """What sweep.json holds."""
+        return {
             "format": FORMAT,
             "cache": {"path": str(self.config.cache), "fingerprint": self.fingerprint},
-            "config": to_dict(self.config),
+            "config": self.recorded or to_dict(self.config),
             "configurations": [to_dict(config) for config in self.configurations],
             "failed": self.failed,
             "seconds": round(self.seconds, 3),
             "result": self.result,
         }
-        self._write(STATE, lambda path: runs.write_json(path, content))
 
     def save_table(self, results: dict[str, dict], *, spreads: list[dict | None]) -> None:
         """Write sweep.csv: results by run's name, spreads of val_rsum by configuration, None while runs are to do."""
@@ -110,6 +117,34 @@ class Sweep:
             ) from None
 
 
+def begin(folder: Path, config: SweepConfig, *, fingerprint: str, configurations: list[TrainConfig]) -> Sweep:
+    """A new sweep in a folder that make_folder made, with its sweep.json.
+
+    Raises RunError, and leaves no folder behind, when the file cannot be written.
+    """
+    sweep = Sweep(path=folder, config=config, fingerprint=fingerprint, configurations=configurations)
+    if not runs.is_empty(folder):
+        # Begun by another process, between the making of the folder and its lock.
+        raise runs.is_taken(folder)
+    try:
+        runs.write_json(folder / STATE, sweep.content())
+    except BaseException as error:
+        runs.discard(folder)
+        if isinstance(error, OSError):
+            raise runs.not_begun(folder, error) from None
+        raise
+    return sweep
+
+
+def require_runs(configurations: int, *, seeds: int) -> None:
+    """Raise UsageError when there are more runs than anybody waits for."""
+    if configurations * seeds > MOST_RUNS:
+        raise UsageError(
+            f"{configurations:,} configurations with {seeds:,} seeds each are {configurations * seeds:,} runs, more "
+            f"than {MOST_RUNS:,}; give fewer values or --seeds, or draw some with --random N."
+        )
+
+
 def make_folder(config: SweepConfig) -> Path:
     """Make the sweep's folder: its name, or the next free number. Raises RunError when it cannot be made."""
     if config.name is not None:
@@ -127,12 +162,11 @@ def make_folder(config: SweepConfig) -> Path:
 
 def read_sweep(path: Path) -> Sweep:
     """The sweep in a folder. Raises RunError when it is none, or cannot be read."""
+    path = runs.named(path)
     file = path / STATE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise RunError(f"{file} is not a sweep of format {FORMAT}; start the sweep again with this clipret.")
-        return Sweep(
+        content = read_record(file, FORM, version=FORMAT)
+        sweep = Sweep(
             path=path,
             config=SweepConfig(**{**content["config"], "axes": {}, "name": path.name, "runs_dir": path.parent}),
             fingerprint=content["cache"]["fingerprint"],
@@ -140,12 +174,16 @@ def read_sweep(path: Path) -> Sweep:
             failed=content["failed"],
             seconds=content["seconds"],
             result=content["result"],
+            recorded=content["config"],
         )
+        require_agreement(sweep)
+        return sweep
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a sweep: it has no {STATE}; expected a folder made by clipret sweep.") from None
-    except (ValueError, KeyError, TypeError, OSError, UsageError) as error:
+    # TypeError: a setting that this clipret does not have.
+    except (OSError, RecordError, TypeError, UsageError) as error:
         raise RunError(
-            f"{file} cannot be read ({type(error).__name__}: {error}); start the sweep again with this clipret."
+            f"{file} cannot be read: {runs.reason(error)}; start the sweep again with this clipret."
         ) from None
 
 

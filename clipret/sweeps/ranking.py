@@ -7,8 +7,7 @@ from statistics import fmean, stdev
 from clipret.config import DIRECTIONS
 from clipret.metrics import rsum
 from clipret.sweeps.folder import Sweep
-
-_CUTS = ("R@1", "R@5", "R@10")
+from clipret.sweeps.forms import CUTS
 
 
 def spread(values: list[float]) -> dict[str, float | None]:
@@ -67,7 +66,7 @@ def measured_figures(reports: list[dict], *, head: str) -> dict:
     head     whose figures: trained or zero-shot
     """
     found = [report["results"][head] for report in reports]
-    figures = {way: {cut: spread([each[way][cut] for each in found]) for cut in _CUTS} for way in DIRECTIONS}
+    figures = {way: {cut: spread([each[way][cut] for each in found]) for cut in CUTS} for way in DIRECTIONS}
     return {**figures, "rsum": spread([rsum(each) for each in found])}
 
 

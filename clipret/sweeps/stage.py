@@ -13,12 +13,12 @@ from clipret.cache import FeatureCache
 from clipret.config import EvalConfig, TrainConfig, to_command
 from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.config.use import in_use
-from clipret.errors import CacheMismatchError, TrainingError, UsageError
+from clipret.errors import CacheMismatchError, RunError, TrainingError, UsageError
 from clipret.evaluation import evaluate
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols import default_protocol, make_protocol, split_protocol
 from clipret.sweeps.combining import configurations
-from clipret.sweeps.folder import Sweep, make_folder, read_sweep
+from clipret.sweeps.folder import Sweep, begin, make_folder, read_sweep, require_runs
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
 from clipret.training import train_many
 
@@ -50,10 +50,12 @@ def sweep(
     cache = FeatureCache(config.cache)
     _require_validation(cache)
     chosen = configurations(config)
-    begun = Sweep(path=make_folder(config), config=config, fingerprint=cache.fingerprint, configurations=chosen)
-    begun.save()
-    on_begin(begun.path)
-    return _go_on(begun, cache=cache, on_progress=on_progress)
+    require_runs(len(chosen), seeds=len(config.seeds))
+    folder = make_folder(config)
+    with runs.locked(folder):
+        begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=chosen)
+        on_begin(begun.path)
+        return _go_on(begun, cache=cache, on_progress=on_progress)
 
 
 def resume_sweep(path: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
@@ -68,7 +70,9 @@ def resume_sweep(path: Path | str, *, on_progress: ProgressCallback = silent) ->
             f"{cache.path} is not the cache that {begun.path} was begun with: its fingerprint is "
             f"{cache.fingerprint[:12]}, the sweep's {begun.fingerprint[:12]}; start a new sweep on it."
         )
-    return _go_on(begun, cache=cache, on_progress=on_progress)
+    with runs.locked(begun.path):
+        # Read again: another process may have come to its end meanwhile.
+        return _go_on(read_sweep(begun.path), cache=cache, on_progress=on_progress)
 
 
 def _go_on(begun: Sweep, *, cache: FeatureCache, on_progress: ProgressCallback) -> dict:
@@ -84,8 +88,8 @@ def _go_on(begun: Sweep, *, cache: FeatureCache, on_progress: ProgressCallback) 
         # Before any head is deleted: what was measured cannot be measured again without.
         begun.save()
     for entry in begun.result["configurations"][begun.config.keep_heads :]:
-        for run in entry["runs"]:
-            (Path(run) / runs.HEAD).unlink(missing_ok=True)
+        for config in begun.of(entry["number"] - 1):
+            (begun.path / config.name / runs.HEAD).unlink(missing_ok=True)
     for name in begun.failed:
         (begun.path / name / runs.CHECKPOINT).unlink(missing_ok=True)
     return begun.result
@@ -105,6 +109,12 @@ def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:
     """Train what is not yet; returns name -> result of all runs that did not fail."""
     found = {config.name: runs.read_result(begun.path / config.name) for config in begun.trainings}
     results = {name: result for name, result in found.items() if result is not None}
+    for name, result in results.items():
+        if result["val_rsum"] is None:
+            raise RunError(
+                f"{begun.path / name / runs.RESULT} has no val_rsum, by which a sweep chooses; delete it, and go on "
+                f"with: clipret sweep --resume {shlex.quote(str(begun.path))}"
+            )
     left = [config for config in begun.trainings if config.name not in begun.failed]
     for config in left:
         # Made by a process that was killed before it wrote anything of the run.

@@ -5,24 +5,35 @@ import io
 import json
 import shlex
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
 from clipret.errors import RunError
+from clipret.files import read_file
 from clipret.heads import build_head, save_head
 from clipret.metrics import rsum
+from clipret.records import AtLeast, RecordError, parse_record
+from clipret.tensors import TensorsError, open_tensors, write_tensors
 from clipret.tracking import open_trackers
 from clipret.training.stack import State, head_tensors
 
 # A kill costs at most as much work as this; an epoch can be done in milliseconds, and a checkpoint takes as many.
 _SAVE_EVERY_SECONDS = 1.0
-_CHECKPOINT_FORMAT = "1"
+_CHECKPOINT_FORMAT = "2"
+# What a checkpoint tells of its run.
+_PROGRESS_FORM = {
+    "epoch": AtLeast(0),
+    "kept_epoch": AtLeast(0),
+    "best": (float, None),
+    "stale": AtLeast(0),
+    "seconds": float,
+}
+# A line has some 150 bytes, and there may be a million.
+_MOST_HISTORY = 1 << 28
 
 
 class Record:
@@ -147,37 +158,56 @@ class Record:
             unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
 
     def _save_checkpoint(self, state: State) -> None:
-        known = {
+        progress = {
             "epoch": self.epoch,
             "kept_epoch": self.kept_epoch,
             "best": self.best,
             "stale": self._stale,
             "seconds": self.seconds,
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        metadata = {"format": _CHECKPOINT_FORMAT, "known": json.dumps(known)}
-        with runs.replaced(self.folder / runs.CHECKPOINT) as unfinished:
-            unfinished.write_bytes(save(tensors, metadata=metadata))
+        metadata = {"format": _CHECKPOINT_FORMAT, "progress": json.dumps(progress)}
+        write_tensors(self.folder / runs.CHECKPOINT, state, metadata=metadata)
 
-    def restore(self) -> State | None:
+    def restore(self, shapes: Callable[[], dict[str, tuple[int, ...]]]) -> State | None:
         """Take up the run where its last checkpoint was; returns the state, None when there is no checkpoint yet.
 
-        Raises RunError when the checkpoint cannot be read.
+        shapes  called for the names and shapes that the state of such a run has
+
+        Raises RunError when the checkpoint or the history cannot be read, or is another run's.
         """
         path = self.folder / runs.CHECKPOINT
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                known = json.loads(file.metadata()["known"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            with (self.folder / runs.HISTORY).open(newline="", encoding="utf-8") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= known["epoch"]]
-            self.epoch, self.kept_epoch, self._stale = known["epoch"], known["kept_epoch"], known["stale"]
-            self.best, self._earlier = known["best"], known["seconds"]
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            file = open_tensors(path)
+            if file.metadata.get("format") != _CHECKPOINT_FORMAT or "progress" not in file.metadata:
+                raise RecordError(f"it is no checkpoint of format {_CHECKPOINT_FORMAT}")
+            progress = parse_record(file.metadata["progress"], _PROGRESS_FORM)
+            file.require_dtypes(("F32",))
+            if file.shapes != shapes():
+                raise RecordError("it is of a run with other settings than config.json's")
+            state = file.read()
+            self._rows = self._read_history(progress["epoch"])
+        except (OSError, TensorsError, RecordError) as error:
             raise RunError(
-                f"{path} cannot be read ({type(error).__name__}: {error}); delete it, and the run starts again from "
-                f"its first epoch."
+                f"{path} cannot be read: {runs.reason(error)}; delete it, and the run starts again from its first "
+                f"epoch."
             ) from None
+        self.epoch, self.kept_epoch, self._stale = progress["epoch"], progress["kept_epoch"], progress["stale"]
+        self.best, self._earlier = progress["best"], progress["seconds"]
         return state
+
+    def _read_history(self, last: int) -> list[dict]:
+        """The rows of history.csv up to that epoch. Raises RecordError."""
+        path = self.folder / runs.HISTORY
+        try:
+            text = read_file(path, most=_MOST_HISTORY).decode("utf-8")
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))[: last + 1]
+            whole = all(None not in row and None not in row.values() for row in rows) and len(rows) == last + 1
+            if not whole or any(row.get("epoch") != str(epoch) for epoch, row in enumerate(rows)):
+                raise RecordError(f"{path.name} beside it has not one line for each of its epochs")
+        except OSError as error:
+            raise RecordError(f"{path.name} beside it cannot be read: {runs.reason(error)}") from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise RecordError(f"{path.name} beside it is no CSV file ({error})") from None
+        return rows

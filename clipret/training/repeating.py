@@ -1,5 +1,6 @@
 """Going on with a run, and repeating one, from what its config.json says."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from clipret import runs
@@ -16,11 +17,13 @@ def resume(run: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
     Returns as train does; a run that is complete already is left as it is. Raises RunError when it is no run, and
     CacheMismatchError when its cache is no longer the one that it was begun with.
     """
-    path = Path(run)
+    path = runs.named(run)
     record = runs.read_config(path)
     config = _known(path / runs.CONFIG, {**record["config"], "name": path.name, "runs_dir": path.parent})
     _require_cache(config.cache, record, path=path)
-    return only(train_many([config], on_progress=on_progress, going_on=True))
+    # A sweep has one lock for all of its runs.
+    with runs.locked(path.parent) if runs.is_sweep(path.parent) else nullcontext():
+        return only(train_many([config], on_progress=on_progress, going_on=True))
 
 
 def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainConfig:
@@ -33,7 +36,7 @@ def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainCo
     """
     path, changes = Path(path), changes or {}
     path = path / runs.CONFIG if path.is_dir() else path
-    record = runs.read_record(path)
+    record = runs.read_settings(path)
     config = _known(path, {**record["config"], "name": None, **changes})
     if "cache" not in changes:
         _require_cache(config.cache, record, path=path)

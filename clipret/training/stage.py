@@ -1,7 +1,9 @@
 """Stage 2: features.h5 -> runs with trained heads. No image, no CLIP, no GPU needed."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from clipret import runs
@@ -107,13 +109,27 @@ class _Job:
         self._per_epoch, self._done = per_epoch, 0
 
     def train(self, *, stack: int | None, on_run: Callable[[int, dict], None], going_on: bool) -> list[dict]:
+        with contextlib.ExitStack() as locks:
+            return self._train(stack=stack, on_run=on_run, going_on=going_on, locks=locks)
+
+    def _train(
+        self,
+        *,
+        stack: int | None,
+        on_run: Callable[[int, dict], None],
+        going_on: bool,
+        locks: contextlib.ExitStack,
+    ) -> list[dict]:
         results: list[dict | None] = [None] * len(self._configs)
         records, states = {}, {}
         for place, config in enumerate(self._configs):
-            folder, results[place] = self._folder(config, going_on=going_on)
+            folder = self._folder(config, going_on=going_on)
+            # The runs of a sweep are the sweep's, which has its own lock, and they may be thousands.
+            if not runs.is_sweep(folder.parent):
+                locks.enter_context(runs.locked(folder))
+            results[place] = None if runs.is_empty(folder) else self._earlier_result(folder, going_on=going_on)
             if results[place] is None:
-                records[place] = Record(config, folder=folder, cache=self._cache)
-                states[place] = self._restored(records[place])
+                records[place], states[place] = self._begun(config, folder)
             else:
                 self._report(self._epochs[place], {})
         for places in self._groups(records):
@@ -134,22 +150,41 @@ class _Job:
                     on_run(place, results[place])
         return results
 
-    def _folder(self, config: TrainConfig, *, going_on: bool) -> tuple[Path, dict | None]:
-        """A run's folder, and its result if it is complete."""
+    def _folder(self, config: TrainConfig, *, going_on: bool) -> Path:
         if going_on and (config.runs_dir / config.name / runs.CONFIG).exists():
-            folder = config.runs_dir / config.name
-            return folder, runs.read_result(folder)
-        return runs.make_run(config.runs_dir, name=config.name, kind=f"{config.loss}-{config.head}"), None
+            return config.runs_dir / config.name
+        return runs.make_run(config.runs_dir, name=config.name, kind=f"{config.loss}-{config.head}")
 
-    def _restored(self, record: Record) -> State | None:
-        """The state that a run goes on with; None: it is at its start."""
-        state = record.restore()
-        if state is not None:
-            self._report(record.epoch, {})
-        else:
-            record.begin()
-            save_trained_on(record.folder / runs.TRAINED_ON, self._digests)
-        return state
+    def _earlier_result(self, folder: Path, *, going_on: bool) -> dict | None:
+        """What a run that is gone on with came to, if it is complete."""
+        if not going_on:
+            # Begun by another process, between the making of the folder and the lock.
+            raise runs.is_taken(folder)
+        return runs.read_result(folder)
+
+    def _begun(self, config: TrainConfig, folder: Path) -> tuple[Record, State | None]:
+        """A run's record, and the state that it goes on with; None: it is at its start."""
+        new = runs.is_empty(folder)
+        try:
+            record = Record(config, folder=folder, cache=self._cache)
+            state = record.restore(lambda: self._shapes(config))
+            if state is not None:
+                self._report(record.epoch, {})
+            else:
+                record.begin()
+                save_trained_on(folder / runs.TRAINED_ON, self._digests)
+            return record, state
+        except BaseException as error:
+            if new:
+                runs.discard(folder)
+            if isinstance(error, OSError):
+                raise runs.not_begun(folder, error) from None
+            raise
+
+    def _shapes(self, config: TrainConfig) -> dict[str, tuple[int, ...]]:
+        """Of the state of a run, by name: those of one that starts as CLIP, which is soon made."""
+        state = self._first(replace(config, init="clip"))
+        return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
     def _first(self, config: TrainConfig) -> State:
         scale = float(self._cache.projections["logit_scale"])

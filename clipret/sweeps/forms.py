@@ -1,0 +1,76 @@
+"""What sweep.json has to hold: all that going on with a sweep, or showing one again, is made from."""
+
+from pathlib import Path
+from typing import Any
+
+from clipret.config import DIRECTIONS
+from clipret.config.sweeps import SWEPT
+from clipret.records import AtLeast, Each, RecordError
+
+CUTS = ("R@1", "R@5", "R@10")
+_SPREAD = {"mean": float, "std": (float, None)}
+_FIGURES = {**{direction: dict.fromkeys(CUTS, _SPREAD) for direction in DIRECTIONS}, "rsum": _SPREAD}
+_ENTRY = {
+    "number": AtLeast(1),
+    "settings": Each(Any),
+    "seeds": [AtLeast(0)],
+    "runs": [str],
+    "val_rsum": (_SPREAD, None),
+    "failed": Each(str),
+    "test": (_FIGURES, None),
+}
+_RESULT = {
+    "sweep": str,
+    "cache": str,
+    "runs": AtLeast(1),
+    "failed": AtLeast(0),
+    "varied": [str],
+    "fixed": Each(Any),
+    "configurations": [_ENTRY],
+    "chosen": {**_ENTRY, "command": str},
+    "zero_shot": {"val_rsum": float, "test": (_FIGURES, None)},
+    "protocol": ({"name": str, "split": str}, None),
+    "test_all": bool,
+    "remarks": [str],
+    "seconds": float,
+}
+FORM = {
+    "cache": {"path": str, "fingerprint": str},
+    "config": {"seeds": [AtLeast(0)], "axes": Each(Any)},
+    "configurations": [Each(Any)],
+    "failed": Each(str),
+    "seconds": float,
+    "result": (_RESULT, None),
+}
+
+
+def require_agreement(sweep) -> None:
+    """Raise RecordError unless what the sweep failed in and came to is of its own runs."""
+    names = {config.name for config in sweep.trainings}
+    if strangers := sorted(set(sweep.failed) - names):
+        raise RecordError(f"failed has {strangers[0]}, which is no run of it")
+    if sweep.result is None:
+        return
+    result, entries = sweep.result, sweep.result["configurations"]
+    for entry in (*entries, result["chosen"]):
+        _require_entry(entry, sweep)
+    numbers = sorted(entry["number"] for entry in entries)
+    if numbers != list(range(1, len(sweep.configurations) + 1)):
+        raise RecordError("result.configurations are not its configurations, each once")
+    if result["varied"] != sweep.varied or not set(result["fixed"]) <= set(SWEPT):
+        raise RecordError("result.varied or result.fixed are not the settings of it")
+    if len(result["chosen"]["failed"]) >= len(result["chosen"]["seeds"]):
+        raise RecordError("result.chosen is a configuration of which every run failed")
+    if result["chosen"]["test"] and not (result["zero_shot"]["test"] and result["protocol"]):
+        raise RecordError("result.chosen has test figures, and result.zero_shot or result.protocol none")
+
+
+def _require_entry(entry: dict, sweep) -> None:
+    place = entry["number"] - 1
+    if place >= len(sweep.configurations):
+        raise RecordError(f"result has configuration {entry['number']:,} of {len(sweep.configurations):,}")
+    trainings = sweep.of(place)
+    if [Path(run).name for run in entry["runs"]] != [config.name for config in trainings]:
+        raise RecordError(f"result has other runs of configuration {entry['number']:,} than it")
+    if entry["seeds"] != [config.seed for config in trainings] or list(entry["settings"]) != sweep.varied:
+        raise RecordError(f"result has other seeds or settings of configuration {entry['number']:,} than it")
