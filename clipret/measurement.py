@@ -25,18 +25,14 @@ class StoredRows:
 
     def __init__(self, cache: FeatureCache, side: str, *, rows: np.ndarray):
         self._cache, self._side, self._rows = cache, side, rows
-        features = cache.image_features if side == "image" else cache.text_features
-        self.size = len(rows) * features.shape[1]
+        self.size = len(rows) * cache.width(side)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, span: slice) -> np.ndarray:
         """In memory. Raises CacheError when a feature is not finite."""
-        found = self._cache.read(self._side, self._rows[span])
-        # What was read of the file is not to add up to all of it.
-        self._cache.let_go()
-        return found
+        return self._cache.read(self._side, self._rows[span])
 
 
 Features = np.ndarray | torch.Tensor | StoredRows

@@ -10,7 +10,7 @@ from caches import cut, fill, join, write_shards
 from conftest import contents, write_cache
 
 from clipret.annotations import annotation_sha256
-from clipret.cache import SIDES, FeatureCache, assembling, check_rows, check_structure, open_writer
+from clipret.cache import SIDES, FeatureCache, assembling, check_rows, check_texts, open_writer
 from clipret.datasets import RetrievalDataset
 
 
@@ -43,7 +43,7 @@ def faults(path):
 
 
 def structure(path):
-    return check_structure(FeatureCache(path, allow_incomplete=True))
+    return check_texts(FeatureCache(path, allow_incomplete=True))
 
 
 def test_a_sound_cache_has_no_fault(path):

@@ -19,7 +19,7 @@ from clipret.cache import (
     FeatureCache,
     access,
     check_rows,
-    check_structure,
+    check_texts,
     open_writer,
     raw,
     writing,
@@ -235,7 +235,7 @@ def test_after_a_power_loss_problems_are_kept_or_forgotten_but_not_halved(tmp_pa
             assert sorted([*todo, *writer.problems]) == [3, 17, 30, 41]
             assert all(writer.problems.values())
         cache = FeatureCache(path, allow_incomplete=True)
-        assert check_structure(cache) == []
+        assert check_texts(cache) == []
         assert not any(map(len, check_rows(cache, "image").values()))
 
 

@@ -5,11 +5,18 @@ row whose writer was killed before it could be called done is known to be whole.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from clipret.cache.layout import PROBLEM_BYTES
+from clipret.errors import CacheError
+
+# Of a feature's or a projection's numbers: the squares of larger ones, added up, overflow in float32, and those of
+# smaller ones vanish. A head would make zeros of either, without a word.
+LARGEST, SMALLEST = 1e15, 1e-15
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,36 @@ def row_checksums(features: np.ndarray, notes: np.ndarray) -> np.ndarray:
         tails = [tokens[2 * row : 2 * row + 2] for row in range(len(notes))]
     sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in enumerate(tails)]
     return np.array(sums, dtype=np.uint32)
+
+
+def unfit(features: np.ndarray) -> np.ndarray:
+    """(n,) bool: the rows of features (n, D) that cannot be computed with in float32.
+
+    A value is not finite or beyond LARGEST, or none is beyond SMALLEST though not all are 0.
+    """
+    # As integers the magnitudes have the same order, with what is not a number above all.
+    bits = {2: np.uint16, 4: np.uint32}[features.dtype.itemsize]
+    magnitudes = (features.view(bits) & bits(np.iinfo(bits).max >> 1)).max(axis=1, initial=0)
+    with np.errstate(over="ignore"):
+        low, high = np.array([SMALLEST, min(LARGEST, float(np.finfo(features.dtype).max))], dtype=features.dtype).view(
+            bits
+        )
+    return (magnitudes > high) | ((magnitudes < low) & (magnitudes > 0))
+
+
+def require_whole(path: Path, side: str, *, rows: np.ndarray, stored: Rows, command: str) -> None:
+    """Raise CacheError, naming the rows, unless each is what its checksum was made of.
+
+    path, rows  the file that they were read from, and their numbers (n,)
+    command     what makes the cache anew
+    """
+    bad = rows[stored.mismatches()].tolist()
+    if bad:
+        shown = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if len(bad) > _SHOWN else "")
+        raise CacheError(
+            f"{path}: {len(bad)} {side} rows are not what was written to them: {shown}; the file is damaged: delete it "
+            f"and extract again with: {command}"
+        )
 
 
 def encode_reasons(problems: dict[int, str], *, count: int) -> np.ndarray:
