@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from clipret.cache.checksums import LARGEST, SMALLEST, Rows, require_whole, unfit
+from clipret.cache.checksums import Rows, require_whole, unfit
 from clipret.cache.layout import DONE, PENDING, SIDES, UNUSABLE, CacheContents, legible
 from clipret.cache.mapping import SegmentedArray, map_array
 from clipret.cache.opening import opened_file
@@ -152,12 +152,13 @@ class FeatureCache:
             chosen, values = (rows, features) if fresh.all() else (rows[fresh], features[fresh])
             command = self.about["command"]
             require_whole(self.path, side, rows=chosen, stored=self._rows(side, chosen, values), command=command)
-            broken = chosen[unfit(values)]
+            broken = np.flatnonzero(unfit(values))
             if len(broken):
+                finite = np.isfinite(values[broken[0]]).all()
+                wrong = "too large or too small to compute with in float32" if finite else "not finite"
                 raise CacheError(
-                    f"{self.path}: features of {len(broken)} {side} rows are not finite, or so large or small that "
-                    f"products with them are not, the first of row {broken[0]}; expected magnitudes of {SMALLEST:g} to "
-                    f"{LARGEST:g}: extract again with: {command}"
+                    f"{self.path}: features of {len(broken)} {side} rows are {wrong}, the first of row "
+                    f"{chosen[broken[0]]}; the cache is damaged: delete it and extract again with: {command}"
                 )
             self._compared[side][chosen] = True
         return features

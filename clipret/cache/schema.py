@@ -96,15 +96,11 @@ def wrong_objects(file: h5py.File, *, size: int, shard: bool) -> list[str]:
             faults += [
                 f"/{name} {fault}" for fault in _wrong_array(file, name, array=array, size=size, symbols=symbols)
             ]
-    faults += [
-        f"it holds no {what}"
-        for symbol, what in (("N", "images"), ("M", "captions"))
-        if not shard and symbols.get(symbol) == 0
-    ]
-    types = {file[f"{side}/features"].dtype for side in ("image", "text")} if not faults else set()
-    return faults + (
-        [f"/text/features is {file['text/features'].dtype}, /image/features is not"] if len(types) > 1 else []
-    )
+    empty = [what for symbol, what in (("N", "images"), ("M", "captions")) if not shard and symbols.get(symbol) == 0]
+    if faults or empty:
+        return faults or [f"it holds no {what}" for what in empty]
+    image, text = (file[f"{side}/features"].dtype for side in ("image", "text"))
+    return [] if image == text else [f"/text/features is {text}, /image/features is {image}"]
 
 
 def _wrong_links(file: h5py.File, table: dict[str, Array]) -> list[str]:
