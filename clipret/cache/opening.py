@@ -60,7 +60,7 @@ def found_about(path: Path) -> dict | None:
 
 
 def _checked(path: Path, file: h5py.File, *, seal: Seal, shard: bool) -> Opened:
-    if (file.attrs.get("format") == SHARD_FORMAT) != shard:
+    if (str(file.attrs.get("format")) == SHARD_FORMAT) != shard:
         expected = f"a shard of this clipret ({SHARD_FORMAT})" if shard else "a cache but a shard of one"
         raise CacheFormatError(f"{path} is not {expected}; delete it and extract again.")
     attributes = read_attributes(file, shard=shard)

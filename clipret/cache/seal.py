@@ -185,10 +185,11 @@ def _extents(path: Path, size: int) -> list[tuple[str, int, int]]:
     with h5py.File(path, "r", locking=False) as file:
 
         def add(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset) and item.id.get_offset() is not None and item.size:
-                texts = h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O"
-                start = item.id.get_offset()
-                pieces.append((start, start + item.id.get_storage_size(), name, texts))
+            if isinstance(item, h5py.Dataset) and item.id.get_storage_size():
+                if item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS:
+                    start = item.id.get_offset()
+                    texts = h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O"
+                    pieces.append((start, start + item.id.get_storage_size(), name, texts))
 
         file.visititems(add)
     pieces.sort()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from clipret.cache import FeatureCache
-from clipret.errors import RunError
+from clipret.errors import HeadError, RunError
 from clipret.heads import build_head
 from clipret.measurement import Gallery
 from clipret.products import Products
@@ -125,7 +125,14 @@ class Loop:
             measured = None
             if self._data.validation is not None:
                 head = build_head(config, head_tensors(state))
-                measured = self._data.validation.measure(head, device=self._data.device)
+                try:
+                    measured = self._data.validation.measure(head, device=self._data.device)
+                except HeadError as error:
+                    # Of a head as it starts the features are to blame, and all runs have them.
+                    if losses is None:
+                        raise
+                    record.error = f"after epoch {record.epoch + 1} {error}"
+                    continue
             loss = rate = None
             if losses is not None:
                 loss = float(losses[:, number].mean())
