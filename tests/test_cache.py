@@ -182,7 +182,7 @@ def of_another_format(path):
         (
             lambda path: (path.unlink(), os.mkfifo(path)),
             CacheFormatError,
-            "{path} is not a file; expected a cache written by clipret extract.",
+            "{path} is not an HDF5 file; expected a cache written by clipret extract.",
         ),
         (
             cut_short,

@@ -12,6 +12,7 @@ An extent is named after the data set that lies there, or `structure`: HDF5's ow
 lie behind it and are counted to it.
 """
 
+import errno
 import json
 import os
 import re
@@ -84,7 +85,7 @@ def require_sealed(path: Path) -> Seal:
     try:
         # A pipe would be waited for, and a device may have no end.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CacheFormatError(f"{path} is not a file; expected a cache written by clipret extract.")
+            raise CacheFormatError(f"{path} is not an HDF5 file; expected a cache written by clipret extract.")
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             record = _record(path, file.fileno(), size)
@@ -102,6 +103,9 @@ def require_sealed(path: Path) -> Seal:
             f"there is no cache at {path}; make it with: clipret extract --dataset NAME --out {path}"
         ) from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            # As of any other path.
+            raise
         raise CacheError(f"cannot read {path}: {error.strerror or error}.") from error
     if faults:
         raise CacheDamagedError(path, faults, command=command)
@@ -185,11 +189,14 @@ def _extents(path: Path, size: int) -> list[tuple[str, int, int]]:
     with h5py.File(path, "r", locking=False) as file:
 
         def add(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset) and item.id.get_storage_size():
-                if item.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS:
-                    start = item.id.get_offset()
-                    texts = h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O"
-                    pieces.append((start, start + item.id.get_storage_size(), name, texts))
+            if not isinstance(item, h5py.Dataset) or not item.id.get_storage_size():
+                return
+            creation = item.id.get_create_plist()
+            # In the file itself; the features may lie in others.
+            if creation.get_layout() == h5py.h5d.CONTIGUOUS and not creation.get_external_count():
+                start = item.id.get_offset()
+                texts = item.dtype.kind == "O"
+                pieces.append((start, start + item.id.get_storage_size(), name, texts))
 
         file.visititems(add)
     pieces.sort()
