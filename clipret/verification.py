@@ -43,7 +43,9 @@ def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> d
         checks = [_check("structure", None, faults=check_texts(cache))]
     except CacheDamagedError as error:
         # Of a file whose structure is damaged nothing else can be said.
-        checks = [_check("structure", None, faults=error.faults)]
+        # Of a shard that the cache refers to.
+        where = "" if error.path == config.cache else f"{error.path}: "
+        checks = [_check("structure", None, faults=[where + fault for fault in error.faults])]
         return _result(config.cache, checks=checks, command=error.command) | {"seconds": _seconds_since(started)}
     for side, total in (("image", len(cache.image_states)), ("text", len(cache.text_states))):
         found = check_rows(cache, side, on_progress=on_progress)

@@ -146,6 +146,8 @@ def test_rows_are_reread_in_pieces_and_reported(path, monkeypatch):
         ("text/state", 5, 0, []),
         ("text/tokens", 4, 0, ["/text/tokens: 1 captions that are done have none, the first of row 4"]),
         ("text/tokens", 4, -3, ["/text/tokens: 1 values are not in 0 to 32767, the first of row 4: -3"]),
+        ("text/tokens", (4, 1), 9, ["1 captions with tokens that differ from their copy, the first of row 4"]),
+        ("text/micro_batch", 1, 8, ["1 micro-batches that differ from their copy, the first of row 1"]),
         ("text/image", 9, 60, ["/text/image: 1 values are not in 0 to 59, the first of row 9: 60"]),
         ("text/image", 9, -1, ["/text/image: 1 values are not in 0 to 59, the first of row 9: -1"]),
         ("image/split", 2, 77, ["/image/split: 1 values are not in 0 to 3, the first of row 2: 77"]),
@@ -166,8 +168,8 @@ def test_rows_are_reread_in_pieces_and_reported(path, monkeypatch):
         ),
         (
             "image/micro_batch",
-            0,
-            -1,
+            None,
+            [-1, -1],
             ["/image/micro_batch: 1 values are not in 0 to 2147483647, the first of row 0: -1"],
         ),
         ("image/checksum", [5, 7], 0, ["2 images are called done, and never were written, the first of row 5"]),
@@ -247,7 +249,7 @@ def test_a_bit_of_the_attributes_is_named(path):
     ("name", "values", "expected"),
     [
         ("image/state", np.ones(59, dtype=np.uint8), "/image/state is uint8 (59,); expected uint8 (60,)"),
-        ("text/tokens", np.ones(155, dtype=np.int32), "/text/tokens is int32 (155,); expected int16 (155,)"),
+        ("text/tokens", np.ones(155, dtype=np.int16), "/text/tokens is int16 (155,); expected int16 (155, 2)"),
         ("image/file", ["a"] * 3, "/image/file is text (3,); expected text (60,)"),
         ("image/split", np.ones(60), "/image/split is float64 (60,); expected uint8 (60,)"),
         ("image/problem", np.zeros(60, "S15"), "/image/problem is S15 (60,); expected S160 (60,)"),

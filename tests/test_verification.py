@@ -88,7 +88,7 @@ def test_every_one_of_a_hundred_flipped_bytes_is_found_with_its_row(cache, tmp_p
     ("dataset", "position", "name", "fault"),
     [
         ("image/problem", 3 * 160, "structure", "1 unusable image rows are not what was written to them: 3"),
-        ("text/tokens", 10, "text rows", "not what was written: 1 rows: 5"),
+        ("text/tokens", 20, "structure", "1 captions with tokens that differ from their copy, the first of row 5"),
         ("text/checksum", 8, "text rows", "not what was written: 1 rows: 2"),
         ("image/state", 4, "structure", "/image/state: 1 values are not in 0 to 2, the first of row 4: 4"),
         ("image/split", 7, "structure", "/image/split is not what was written (checksum)"),

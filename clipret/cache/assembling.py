@@ -54,7 +54,7 @@ def assemble(
                 raw.write(f"{side}/checksum", places, values=stored.checksums)
                 raw.write(f"{side}/state", places, values=stored.states)
             for side, size in micro_batch.items():
-                raw.write(f"{side}/micro_batch", np.zeros(1, dtype=np.int64), values=np.array([size]))
+                raw.write(f"{side}/micro_batch", np.arange(2), values=np.array([size, size]))
         finally:
             raw.close()
 

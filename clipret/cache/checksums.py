@@ -24,7 +24,8 @@ class Rows:
     """n rows of one side, as they are stored.
 
     features   (n, D) float16 or float32
-    notes      (n,): of images, the reason why there is no feature, bytes; of captions, tokens before truncation, int16
+    notes      of images (n,) the reason why there is no feature, bytes; of captions (n, 2) int16, tokens before
+               truncation, twice
     states     (n,) uint8
     checksums  (n,) uint32, 0 where none was written
     """
@@ -40,7 +41,7 @@ class Rows:
 
 
 def row_checksums(features: np.ndarray, notes: np.ndarray) -> np.ndarray:
-    """(n,) uint32: crc32 over a row's feature, then its reason without the padding, or its int16 tokens.
+    """(n,) uint32: crc32 over a row's feature, then its reason without the padding, or its int16 tokens, twice.
 
     Little-endian, whatever the machine's order. Never 0, which stands for a row that was not written: a crc32 of 0 is
     kept as 1.
@@ -51,7 +52,7 @@ def row_checksums(features: np.ndarray, notes: np.ndarray) -> np.ndarray:
         tails = notes.tolist()
     else:
         tokens = notes.astype("<i2").tobytes()
-        tails = [tokens[2 * row : 2 * row + 2] for row in range(len(notes))]
+        tails = [tokens[4 * row : 4 * row + 4] for row in range(len(notes))]
     sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in enumerate(tails)]
     return np.array(sums, dtype=np.uint32)
 

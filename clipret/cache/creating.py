@@ -119,9 +119,9 @@ def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str
         count = counts[side]
         found[f"{side}/features"] = (count, contents.projections[f"{side}/weight"].shape[0]), contents.dtype
         found[f"{side}/state"] = (count,), "uint8"
-        found[f"{side}/{NOTES[side]}"] = (count,), kind
+        found[f"{side}/{NOTES[side]}"] = (count,) if side == "image" else (count, 2), kind
         found[f"{side}/checksum"] = (count,), "uint32"
-        found[f"{side}/micro_batch"] = (1,), "int32"
+        found[f"{side}/micro_batch"] = (2,), "int32"
     return found
 
 

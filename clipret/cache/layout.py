@@ -15,7 +15,8 @@ FORMAT = 1
 PENDING, DONE, UNUSABLE = 0, 1, 2
 SIDES = ("image", "text")
 PROBLEM_BYTES = 160
-# What stands beside the features of a side: why an image has none, how many tokens a caption has.
+# What stands beside the features of a side: why an image has none, how many tokens a caption has. Numbers that are
+# looked at without the features, by whose checksum they are covered too, are there twice: damage to one is seen.
 NOTES = {"image": "problem", "text": "tokens"}
 # Arrays of fixed size, the only ones that change once the structure is written. All but the last have an entry a row.
 RAW = tuple(

@@ -52,12 +52,19 @@ class FeatureCache:
         # Before the rest: a row is called done after all else of it was written, perhaps just now.
         self.image_states, self.text_states = (self._load(f"{side}/state") for side in SIDES)
         self.checksums = {side: self._load(f"{side}/checksum") for side in SIDES}
-        self.tokens = self._load("text/tokens")
-        self.micro_batch = {side: int(self._load(f"{side}/micro_batch")[0]) for side in SIDES}
-        self.problems, self.wrong_reasons = self._reasons()
+        self._token_notes = self._load("text/tokens")
+        self.tokens = self._token_notes[:, 0]
+        sizes = {side: self._load(f"{side}/micro_batch").tolist() for side in SIDES}
+        self.micro_batch = {side: size for side, (size, _) in sizes.items()}
+        self.problems, wrong = self._reasons()
+        wrong["captions with tokens that differ from their copy"] = np.flatnonzero(
+            (self.text_states == DONE) & (self.tokens != self._token_notes[:, 1])
+        )
+        wrong["micro-batches that differ from their copy"] = np.flatnonzero([one != two for one, two in sizes.values()])
         # Rows that were compared with their checksums.
         self._compared = {side: np.zeros(len(self.checksums[side]), dtype=bool) for side in SIDES}
-        faults = wrong_relations(self)
+        faults = [f"{len(rows)} {what}, the first of row {rows[0]}" for what, rows in wrong.items() if len(rows)]
+        faults += wrong_relations(self)
         if faults:
             raise CacheDamagedError(self.path, faults, command=self.about["command"])
         if not allow_incomplete and not self.complete:
@@ -184,7 +191,7 @@ class FeatureCache:
 
     def _rows(self, side: str, rows: np.ndarray, features: np.ndarray) -> Rows:
         states = self.image_states if side == "image" else self.text_states
-        notes = self.tokens[rows] if side == "text" else self._load("image/problem", rows)
+        notes = self._token_notes[rows] if side == "text" else self._load("image/problem", rows)
         return Rows(features, notes, states=states[rows], checksums=self.checksums[side][rows])
 
     def _reasons(self) -> tuple[dict[int, str], dict[str, np.ndarray]]:

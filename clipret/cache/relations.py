@@ -37,8 +37,8 @@ def wrong_reasons(states: np.ndarray, reasons: np.ndarray) -> dict[str, np.ndarr
     """What can be wrong with images and their reasons -> the rows (n,) with which it is; states, reasons (N,)."""
     stands = reasons != b""
     return {
-        "unusable without a reason": np.flatnonzero((states == UNUSABLE) & ~stands),
-        "done, yet with a reason to be unusable": np.flatnonzero((states == DONE) & stands),
+        "images are unusable without a reason": np.flatnonzero((states == UNUSABLE) & ~stands),
+        "images are done, yet with a reason to be unusable": np.flatnonzero((states == DONE) & stands),
     }
 
 
@@ -51,9 +51,6 @@ def _wrong_rows(cache) -> Iterator[str]:
     untold = np.flatnonzero((cache.text_states == DONE) & (cache.tokens == 0))
     if len(untold):
         yield f"/text/tokens: {len(untold)} captions that are done have none, the first of row {untold[0]}"
-    for wrong, rows in cache.wrong_reasons.items():
-        if len(rows):
-            yield f"{len(rows)} images are {wrong}, the first of row {rows[0]}"
     unusable = np.flatnonzero((cache.image_states == UNUSABLE) & (cache.checksums["image"] != 0))
     bad = unusable[cache.stored("image", unusable).mismatches()].tolist()
     if bad:

@@ -21,7 +21,7 @@ _SYNC_SECONDS = 5
 _CHUNK = 4096
 # A state is a byte: up to so many between two that changed are written with them, in one go.
 _GAP = 4096
-_ONLY = np.zeros(1, dtype=np.int64)
+_BOTH = np.arange(2)
 
 
 class CacheWriter:
@@ -76,7 +76,7 @@ class CacheWriter:
         features  (B, D_text)
         tokens    (B,) before truncation
         """
-        notes = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)
+        notes = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)[:, None].repeat(2, axis=1)
         self._write("text", rows, features=np.asarray(features, dtype=self.dtype), notes=notes)
 
     def copy_rows(self, side: str, rows: np.ndarray, sources: np.ndarray) -> None:
@@ -119,14 +119,14 @@ class CacheWriter:
 
     def micro_batch(self, side: str) -> int:
         """The smallest number of rows that want of memory cut batches into, by any process so far; 0: none."""
-        return int(self._load(side, "micro_batch", _ONLY)[0])
+        return int(self._load(side, "micro_batch", _BOTH)[0])
 
     def note_micro_batch(self, side: str, size: int) -> None:
         """Record that want of memory cut batches into pieces of `size` rows; the smallest is kept."""
         known = self.micro_batch(side)
         if known == 0 or size < known:
             with explained(self._path):
-                self._raw.write(f"{side}/micro_batch", _ONLY, values=np.array([size]))
+                self._raw.write(f"{side}/micro_batch", _BOTH, values=np.array([size, size]))
 
     def forget_problems(self) -> None:
         """Set the rows of state 2 back to 0, and empty their reasons."""
