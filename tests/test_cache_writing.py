@@ -352,6 +352,7 @@ def test_the_bytes_are_the_same_however_the_system_takes_them(way, whole, tmp_pa
     else:
         monkeypatch.delattr(os, "pwrite")
         monkeypatch.delattr(os, "pread")
+        monkeypatch.delattr(os, "preadv")
     write(tmp_path / "made.h5")
     assert arrays(tmp_path / "made.h5") == whole
     write(tmp_path / "made.h5")

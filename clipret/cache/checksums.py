@@ -17,6 +17,7 @@ from clipret.errors import CacheError
 # smaller ones vanish. A head would make zeros of either, without a word.
 LARGEST, SMALLEST = 1e15, 1e-15
 _SHOWN = 5
+_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,13 @@ def unfit(features: np.ndarray) -> np.ndarray:
     """
     # As integers the magnitudes have the same order, with what is not a number above all.
     bits = {2: np.uint16, 4: np.uint32}[features.dtype.itemsize]
-    magnitudes = (features.view(bits) & bits(np.iinfo(bits).max >> 1)).max(axis=1, initial=0)
-    with np.errstate(over="ignore"):
-        low, high = np.array([SMALLEST, min(LARGEST, float(np.finfo(features.dtype).max))], dtype=features.dtype).view(
-            bits
-        )
+    top = min(LARGEST, float(np.finfo(features.dtype).max))
+    low, high = np.array([SMALLEST, top], dtype=features.dtype).view(bits)
+    magnitudes, patterns = np.zeros(len(features), dtype=bits), features.view(bits)
+    # Few at a time, which stay in the processor's own memory.
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        span = slice(start, start + _ROWS_AT_ONCE)
+        (patterns[span] & bits(np.iinfo(bits).max >> 1)).max(axis=1, out=magnitudes[span])
     return (magnitudes > high) | ((magnitudes < low) & (magnitudes > 0))
 
 

@@ -51,15 +51,17 @@ class Place:
             return
         breaks = np.diff(rows) != 1
         owners = np.zeros(len(rows), dtype=np.int64)
-        if len(self.segments) > 1:
-            starts = [segment.rows.start for segment in self.segments]
+        starts = np.array([segment.rows.start for segment in self.segments])
+        if len(starts) > 1:
             owners = np.searchsorted(starts, rows, side="right") - 1
             breaks |= np.diff(owners) != 0
-        cuts = (np.flatnonzero(breaks) + 1).tolist()
-        for first, last in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            segment = self.segments[owners[first]]
-            offset = segment.offset + (int(rows[first]) - segment.rows.start) * self.row_bytes
-            yield segment.path, offset, slice(first * self.row_bytes, last * self.row_bytes)
+        firsts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        owners = owners[firsts]
+        offsets = np.array([segment.offset for segment in self.segments])[owners]
+        offsets += (rows[firsts] - starts[owners]) * self.row_bytes
+        edges = [*(firsts * self.row_bytes).tolist(), len(rows) * self.row_bytes]
+        for owner, offset, first, last in zip(owners.tolist(), offsets.tolist(), edges, edges[1:], strict=False):
+            yield self.segments[owner].path, offset, slice(first, last)
 
 
 class RawFile:
@@ -132,15 +134,22 @@ def write_at(descriptor: int, data: memoryview, *, offset: int) -> None:
 def read_at(descriptor: int, into: memoryview, *, offset: int) -> None:
     """Fill `into` with what is at `offset`; raises OSError when the file ends before."""
     while into:
-        if hasattr(os, "pread"):
-            found = os.pread(descriptor, len(into), offset)
+        if hasattr(os, "preadv"):
+            count = os.preadv(descriptor, [into], offset)
         else:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            found = os.read(descriptor, len(into))
-        if not found:
+            data = _read_some(descriptor, len(into), offset=offset)
+            count = len(data)
+            into[:count] = data
+        if not count:
             raise OSError(errno.EIO, "the file was cut short")
-        into[: len(found)] = found
-        into, offset = into[len(found) :], offset + len(found)
+        into, offset = into[count:], offset + count
+
+
+def _read_some(descriptor: int, count: int, *, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, count, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, count)
 
 
 def sync_path(path: Path) -> None:
