@@ -6,6 +6,7 @@
     |- BackboneError        CLIP or its weights cannot be loaded, or do not do what CLIP does
     |- CacheError           a features file cannot be used
     |  |- CacheFormatError      not a clipret cache, or of another format version
+    |  |  '- CacheDamagedError      not what was written to it
     |  |- CacheIncompleteError  extraction has not finished
     |  |- CacheMismatchError    made from other inputs than the ones asked for
     |  '- CacheLockedError      another process is writing it
@@ -44,6 +45,20 @@ class CacheError(ClipretError):
 
 class CacheFormatError(CacheError):
     """The file is not a clipret cache, or one of another format version."""
+
+
+class CacheDamagedError(CacheFormatError):
+    """The file is not what was written to it.
+
+    faults   what is wrong, a sentence for each
+    command  what makes the cache anew, where that is legible
+    """
+
+    def __init__(self, path, faults: list[str], *, command: str | None = None):
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        remedy = f" with: {command}" if command else "."
+        super().__init__(f"{path}: {faults[0]}{more}; the cache is damaged: delete it and extract again{remedy}")
+        self.path, self.faults, self.command = path, faults, command
 
 
 class CacheIncompleteError(CacheError):

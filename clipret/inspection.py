@@ -45,10 +45,10 @@ def inspect_cache(path: Path | str) -> dict:
         "split_rule": cache.about["split_rule"],
         "remarks": cache.about["remarks"],
         "inputs": cache.inputs,
-        "images": {**_counts(cache.image_states), "width": cache.image_features.shape[1]},
+        "images": {**_counts(cache.image_states), "width": cache.width("image")},
         "captions": {
             **_counts(cache.text_states),
-            "width": cache.text_features.shape[1],
+            "width": cache.width("text"),
             "tokens": _spread(tokens, np.median) if len(tokens) else None,
             "truncated": int(np.sum(tokens > context_length)),
             "context_length": context_length,

@@ -1,5 +1,6 @@
 """A head on the rows of a gallery -> metrics of both directions: what training selects by and evaluation reports."""
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from torch import nn
 
 from clipret.cache import FeatureCache
 from clipret.config import VALIDATION_METRICS, EvalConfig
+from clipret.errors import HeadError
 from clipret.metrics import summarise
 from clipret.progress import ProgressCallback, silent
 from clipret.protocols import Fold
@@ -18,6 +20,7 @@ from clipret.retrieval import Matches, Ranks, rank
 # Features of a small gallery are kept as float32 where they are measured; those of a larger one are read, brought there
 # and widened a block at a time.
 _HELD_BYTES = 256 << 20
+_BLOCK = 16_384
 
 
 class StoredRows:
@@ -25,18 +28,14 @@ class StoredRows:
 
     def __init__(self, cache: FeatureCache, side: str, *, rows: np.ndarray):
         self._cache, self._side, self._rows = cache, side, rows
-        features = cache.image_features if side == "image" else cache.text_features
-        self.size = len(rows) * features.shape[1]
+        self.size = len(rows) * cache.width(side)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, span: slice) -> np.ndarray:
         """In memory. Raises CacheError when a feature is not finite."""
-        found = self._cache.read(self._side, self._rows[span])
-        # What was read of the file is not to add up to all of it.
-        self._cache.let_go()
-        return found
+        return self._cache.read(self._side, self._rows[span])
 
 
 Features = np.ndarray | torch.Tensor | StoredRows
@@ -48,7 +47,7 @@ def embed(
     features: Features,
     *,
     device: str | torch.device,
-    block: int = 16_384,
+    block: int = _BLOCK,
 ) -> torch.Tensor:
     """Embeddings of all rows, a block at a time so that what is on the disk is never read whole.
 
@@ -71,16 +70,47 @@ def embed(
     return found
 
 
+def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, features: Features, rows: np.ndarray) -> None:
+    """Raise HeadError when a float32 overflow or underflow left embeddings (B, E) of features (B, D) without a length.
+
+    Normalised, such a row is zero or no number at all, and its cosines would be taken for those of a bad head. A row
+    that float64 finds to be zero as well, and a head whose tensors are not finite, are not meant.
+
+    rows  (B,) of the cache, to name
+    """
+    lost = ~(torch.linalg.vector_norm(embeddings, dim=1) > 0)
+    if not lost.any() or not all(tensor.isfinite().all() for tensor in head.tensors.values()):
+        return
+    exact = copy.deepcopy(head).double()
+    function = exact.embed_images if side == "image" else exact.embed_texts
+    for start in range(0, len(embeddings), _BLOCK):
+        places = torch.nonzero(lost[start : start + _BLOCK])[:, 0].cpu()
+        if len(places):
+            block = features[start : start + _BLOCK]
+            values = (block if isinstance(block, torch.Tensor) else torch.from_numpy(np.array(block)))[places]
+            wrong = torch.linalg.vector_norm(function(values.to(embeddings.device)), dim=1) > 0
+            if wrong.any():
+                row = rows[start + int(places[wrong.cpu()][0])]
+                raise HeadError(
+                    f"the embedding of {side} row {row} has no length in float32: its features, or the head's weights, "
+                    f"are too large or too small (up to {values.abs().max():.0e} and "
+                    f"{max(tensor.abs().max() for tensor in head.tensors.values()):.0e}); extract or train again with "
+                    f"values near 1."
+                )
+
+
 @dataclass(frozen=True)
 class Gallery:
     """The features of a gallery's images (N, D_image) and captions (M, D_text); of a large one, where they are stored.
 
+    rows            image, text -> (N,), (M,) rows of the cache
     caption_images  (M,) the position of each caption's image
     matches         what matches what where that is not all, as a Fold has it
     """
 
     images: np.ndarray | StoredRows
     texts: np.ndarray | StoredRows
+    rows: dict[str, np.ndarray]
     caption_images: np.ndarray
     matches: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
     _held: dict = field(default_factory=dict, repr=False, compare=False)
@@ -92,7 +122,7 @@ class Gallery:
         sides = [StoredRows(cache, side, rows=found) for side, found in rows.items()]
         if not _is_large(*sides):
             sides = [cache.read(side, found) for side, found in rows.items()]
-        return cls(*sides, fold.caption_images, fold.matches)
+        return cls(*sides, rows, fold.caption_images, fold.matches)
 
     @functools.cached_property
     def _pairs(self) -> Matches:
@@ -111,11 +141,19 @@ class Gallery:
         """{"t2i": Ranks, "i2t": Ranks} by the head's embeddings; settings as retrieval.rank has them.
 
         head    on the device
+
+        Raises HeadError when embeddings of finite features have no length.
         """
         images, texts = self._features(device)
+        embeddings = {
+            "image": embed(head.embed_images, images, device=device),
+            "text": embed(head.embed_texts, texts, device=device),
+        }
+        for side, features in (("image", images), ("text", texts)):
+            require_unit(head, side, embeddings[side], features=features, rows=self.rows[side])
         return rank(
-            embed(head.embed_images, images, device=device),
-            embed(head.embed_texts, texts, device=device),
+            embeddings["image"],
+            embeddings["text"],
             matches=self._pairs,
             block=block,
             top=top,

@@ -116,7 +116,7 @@ def _contents(config: MergeConfig, caches: list[FeatureCache]) -> CacheContents:
             [start + cache.caption_images for start, cache in zip(starts[:-1], caches, strict=True)]
         ),
         projections=first.projections,
-        dtype=first.image_features.dtype.name,
+        dtype=first.dtype.name,
         inputs={},
         about=_about(config, caches),
     )

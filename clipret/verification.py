@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from clipret.backbones import Backbone, load_backbone
-from clipret.cache import DONE, FeatureCache, check_rows, check_structure
+from clipret.cache import DONE, FeatureCache, check_rows, check_texts
 from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
 from clipret.datasets.captions import prompted
 from clipret.devices import choose_device
-from clipret.errors import CacheError, UsageError
+from clipret.errors import CacheDamagedError, CacheError, UsageError
 from clipret.images import ImageReader
 from clipret.progress import Progress, ProgressCallback, silent
 
@@ -38,8 +38,15 @@ def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> d
     loaded, UsageError when it is another one.
     """
     started = time.perf_counter()
-    cache = FeatureCache(config.cache, allow_incomplete=True)
-    checks = [_check("structure", None, faults=check_structure(cache))]
+    try:
+        cache = FeatureCache(config.cache, allow_incomplete=True)
+        checks = [_check("structure", None, faults=check_texts(cache))]
+    except CacheDamagedError as error:
+        # Of a file whose structure is damaged nothing else can be said.
+        # Of a shard that the cache refers to.
+        where = "" if error.path == config.cache else f"{error.path}: "
+        checks = [_check("structure", None, faults=[where + fault for fault in error.faults])]
+        return _result(config.cache, checks=checks, command=error.command) | {"seconds": _seconds_since(started)}
     for side, total in (("image", len(cache.image_states)), ("text", len(cache.text_states))):
         found = check_rows(cache, side, on_progress=on_progress)
         faults = [f"{name}: {_rows_in_words(rows)}" for name, rows in found.items() if len(rows)]
@@ -47,30 +54,35 @@ def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> d
         checks.append(_check(f"{side} rows", total, faults=faults, bad_rows=bad))
     if config.sample:
         checks += _sampled(cache, config, on_progress=on_progress)
+    result = _result(cache.path, checks=checks, command=cache.about["command"], cache=cache)
+    return result | {"seconds": _seconds_since(started)}
+
+
+def _seconds_since(started: float) -> float:
+    return round(time.perf_counter() - started, 3)
+
+
+def _result(path: Path, *, checks: list[dict], command: str | None, cache: FeatureCache | None = None) -> dict:
+    """cache: None where it cannot be opened."""
     faulty = [check["name"] for check in checks if check["faults"]]
+    verdict = f"{path} is sound."
+    if faulty:
+        remedy = f" with: {command}" if command else "."
+        verdict = f"{path} is damaged: {', '.join(faulty)}; delete it and extract again{remedy}"
+    elif not cache.complete:
+        verdict = f"{path} is sound as far as it goes; complete it with: {command}"
     return {
-        "cache": str(cache.path),
-        "fingerprint": cache.fingerprint,
-        "complete": cache.complete,
+        "cache": str(path),
+        "fingerprint": cache and cache.fingerprint,
+        "complete": cache is not None and cache.complete,
         "sound": not faulty,
-        "verdict": _verdict(cache, faulty),
+        "verdict": verdict,
         "checks": checks,
-        "seconds": round(time.perf_counter() - started, 3),
     }
 
 
 def _check(name: str, rows: int | None, *, faults: list[str], bad_rows: list[int] | None = None) -> dict:
     return {"name": name, "rows": rows, "faults": faults, "bad_rows": bad_rows or []}
-
-
-def _verdict(cache: FeatureCache, faulty: list[str]) -> str:
-    if faulty:
-        return (
-            f"{cache.path} is damaged: {', '.join(faulty)}; delete it and extract again with: {cache.about['command']}"
-        )
-    if not cache.complete:
-        return f"{cache.path} is sound as far as it goes; complete it with: {cache.about['command']}"
-    return f"{cache.path} is sound."
 
 
 def _rows_in_words(rows: np.ndarray) -> str:

@@ -1,5 +1,6 @@
 """Writing caches and shards in the tests, stopping their writers at any step, and comparing every array's bytes."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -7,6 +8,7 @@ import numpy as np
 from conftest import contents
 
 from clipret.cache import Part, join_shards, open_writer, raw
+from clipret.cache.seal import write_seal
 
 PROBLEMS = {3: "not an image", 17: "empty file: 0 bytes", 41: "ü" * 100}
 IMAGE_COPIES = {9: 2, 30: 3, 59: 12}
@@ -124,3 +126,14 @@ def arrays(path: Path) -> dict[str, bytes]:
         file.visititems(visit)
         found["fingerprint"] = file.attrs["fingerprint"].encode()
     return found
+
+
+@contextmanager
+def tampered(path: Path):
+    """The file, open to be changed by h5py, and sealed anew as if it had been written so: what only its schema tells.
+
+    The space of what is deleted stays in the file.
+    """
+    with h5py.File(path, "r+", locking=False) as file:
+        yield file
+    write_seal(path, command="clipret extract --dataset made")

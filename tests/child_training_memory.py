@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from clipret import TrainConfig, train
-from clipret.cache import FeatureCache
 from clipret.training import loop
 
 
@@ -34,18 +33,15 @@ def main() -> None:
     path = Path(cache).resolve()
     loop._REPORT_EVERY_SECONDS = 0.2
     torch.set_num_threads(1)
-    own, before, after = [], [], []
-    let_go = FeatureCache.let_go
+    own, of_the_file = [], []
 
-    def watched(self):
-        before.append(mapped(path))
-        let_go(self)
-        after.append(mapped(path))
+    def watch(progress) -> None:
+        own.append(held())
+        of_the_file.append(mapped(path))
 
-    FeatureCache.let_go = watched
     config = TrainConfig(cache, runs_dir=runs, epochs=1, batch_size=1024, memory_limit=float(limit))
-    result = train(config, on_progress=lambda progress: own.append(held()))
-    sys.stdout.write(json.dumps({**result, "own": own, "mapped_before": before, "mapped_after": after}))
+    result = train(config, on_progress=watch)
+    sys.stdout.write(json.dumps({**result, "own": own, "mapped": of_the_file}))
 
 
 if __name__ == "__main__":

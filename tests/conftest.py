@@ -145,7 +145,6 @@ def contents(
         "image_files": [f"{row}.jpg" for row in range(images)],
         "image_splits": splits,
         "captions": [f"caption {row}" for row in range(counts.sum())],
-        "caption_ids": [str(900 + row) for row in range(counts.sum())],
         "caption_images": np.repeat(np.arange(images), counts),
         "projections": projections,
         "dtype": "float16",
@@ -172,7 +171,10 @@ def contents(
             "split_rule": "given",
         },
     }
-    return CacheContents(**(values | changes))
+    values |= changes
+    if "caption_ids" not in changes:
+        values["caption_ids"] = [str(900 + row) for row in range(len(values["captions"]))]
+    return CacheContents(**values)
 
 
 def write_cache(path: Path, made: CacheContents | None = None, *, seed: int = 0) -> Path:

@@ -28,9 +28,9 @@ def test_a_cache_that_does_not_fit_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(CacheError) as caught, open_writer(tmp_path / "made.h5", made):
         pass
     assert str(caught.value) == (
-        f"{tmp_path / 'made.h5'} needs 65.9 MB, and 4.0 MB are free in {tmp_path}; make room or give another --out."
+        f"{tmp_path / 'made.h5'} needs 66.1 MB, and 4.0 MB are free in {tmp_path}; make room or give another --out."
     )
-    assert [entry.name for entry in tmp_path.iterdir()] == ["made.h5.lock"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_room_that_is_asked_for_is_the_room_that_is_taken(tmp_path):
@@ -81,7 +81,7 @@ def test_a_disk_that_fills_up_while_the_structure_is_written_is_one_clear_line(s
     for images in (3000, 700, 4000):
         with pytest.raises(CacheError, match=r"cannot write .*made.h5: .*[Nn]o space left on device"):
             open_and_close(path, contents(images=images, dims=(512, 512, 12)))
-        assert [entry.name for entry in small_disk.iterdir()] == ["made.h5.lock"]
+        assert list(small_disk.iterdir()) == []
     open_and_close(path, MADE)
     assert len(FeatureCache(path, allow_incomplete=True).image_ids) == 60
 

@@ -12,7 +12,7 @@ import torch
 from conftest import contents, write_cache, write_coco
 from own_data import make, write_shard
 
-from clipret.cache import open_writer
+from clipret.cache import open_writer, seal
 from clipret.heads import LinearHead, save_head
 
 
@@ -33,11 +33,10 @@ def half_a_cache(path):
 
 
 def other_format(path):
-    import h5py
-
-    write_cache(path)
-    with h5py.File(path, "r+") as file:
-        file.attrs["format"] = 9
+    with pytest.MonkeyPatch.context() as patch:
+        write_cache(path)
+        patch.setattr(seal, "FORMAT", 9)
+        seal.write_seal(path, command=None)
 
 
 def head(path, dims=(24, 16, 8), weights="ab" * 32):
@@ -125,7 +124,7 @@ BAD_INPUTS = {
         "train --cache nan.h5",
         1,
         "nan.h5: features of 36 image rows are not finite, the first of row 0; the cache is damaged: delete it and "
-        "extract again.",
+        "extract again with: clipret extract --dataset made",
     ),
     **{
         f"a path that is too long: {words[:20]}": (

@@ -10,7 +10,7 @@ from conftest import contents, write_cache
 
 from clipret import FeatureCache
 from clipret.annotations import annotation_sha256
-from clipret.cache import assembling, check_rows, check_structure, open_writer
+from clipret.cache import assembling, check_rows, check_texts, open_writer
 from clipret.config import MergeConfig
 from clipret.errors import CacheError, CacheIncompleteError, CacheMismatchError
 from clipret.merging import merge
@@ -64,7 +64,7 @@ def test_rows_follow_each_other_with_everything_they_had(caches, tmp_path, monke
     owners = [week.image_ids[row] for row in week.caption_images]
     assert owners == [part.image_ids[row] for part in parts for row in part.caption_images]
     assert week.micro_batch == {"image": 8, "text": 0}
-    assert check_structure(week) == []
+    assert check_texts(week) == []
     assert not any(len(rows) for side in ("image", "text") for rows in check_rows(week, side).values())
     assert {key: value for key, value in result.items() if key != "seconds"} == {
         "cache": str(tmp_path / "week.h5"),

@@ -219,11 +219,14 @@ def test_captions_that_are_all_the_same_are_refused(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_way_out(settings, tmp_path):
+@pytest.mark.parametrize(
+    ("batch_size", "what"), [(4, "the loss is nan at step "), (16, "the head overflows float32 at step 3 (epoch 1), ")]
+)
+def test_a_run_that_diverges_stops_with_the_step_and_the_way_out(batch_size, what, settings, tmp_path):
     with pytest.raises(TrainingError) as caught:
-        train(settings(lr=1000, weight_decay=1e6, batch_size=16, schedule="constant"))
+        train(settings(lr=1000, weight_decay=1e6, batch_size=batch_size, schedule="constant"))
     message = str(caught.value)
-    assert message.startswith("the loss is nan at step ")
+    assert message.startswith(what)
     assert message.endswith(
         "at a learning rate of 1000; the run keeps the head it had before. Try a lower --lr, a --warmup, or "
         "--clip-norm 1."

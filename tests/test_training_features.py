@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +10,6 @@ from clipret.protocols import split_protocol
 from clipret.training import features as module
 from clipret.training.features import Features
 from clipret.training.pairs import Pairs
-
-STATUS = Path("/proc/self/status")
 
 
 @pytest.fixture
@@ -99,19 +95,3 @@ def test_a_feature_that_is_not_finite_is_found_when_it_is_fetched(tmp_path):
     asked = [{"image": torch.tensor([[0, 1]]), "text": torch.tensor([[0, 1]])}]
     with pytest.raises(CacheError, match="features of 1 image rows are not finite, the first of row 0"):
         list(features.batches(asked))
-
-
-@pytest.mark.skipif(not STATUS.exists(), reason="counts pages as Linux does")
-def test_pages_of_the_file_are_let_go(tmp_path):
-    def resident() -> int:
-        lines = STATUS.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile:"))
-
-    made = contents(images=40_000, dims=(256, 8, 8), captions=["a"] * 2, caption_images=np.array([0, 1]))
-    cache = FeatureCache(write_cache(tmp_path / "large.h5", made))
-    before = resident()
-    assert float(cache.image_features[:].sum()) != 0
-    assert resident() - before > 15_000
-    cache.let_go()
-    assert resident() - before < 5_000
-    assert float(np.abs(cache.image_features[5]).sum()) > 0

@@ -16,13 +16,14 @@ All structure is written before the first feature, under another name, and the f
 on only fixed-size raw data changes, so the file opens whenever its writer is killed.
 """
 
-from clipret.cache.access import locked, require_writable
+from clipret.cache.access import file_lock, locked, require_writable
 from clipret.cache.assembling import assemble, cache_blocks, smallest
 from clipret.cache.joining import discard_shards, join_shards
 from clipret.cache.layout import DONE, FORMAT, PENDING, SIDES, UNUSABLE, CacheContents, require_same
-from clipret.cache.parts import Part, found_about, found_parts, shard_path
+from clipret.cache.opening import found_about
+from clipret.cache.parts import Part, found_parts, shard_path
 from clipret.cache.reading import FeatureCache
-from clipret.cache.verifying import check_rows, check_structure
+from clipret.cache.verifying import check_rows, check_texts
 from clipret.cache.writing import CacheWriter, open_writer
 
 __all__ = [
@@ -38,8 +39,9 @@ __all__ = [
     "assemble",
     "cache_blocks",
     "check_rows",
-    "check_structure",
+    "check_texts",
     "discard_shards",
+    "file_lock",
     "found_about",
     "found_parts",
     "join_shards",

@@ -1,18 +1,27 @@
 """Who may write a cache, and whether it can be written at all."""
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from clipret.cache.raw import sync_folder, sync_path
-from clipret.errors import CacheError, CacheLockedError
+from clipret.errors import CacheError, CacheLockedError, ClipretError
+
+try:
+    import fcntl
+except ImportError:
+    # Windows, where filelock removes the file that it locked.
+    fcntl = None
 
 # An extraction that was just killed may hold its lock until its workers notice, within five seconds.
 _LOCK_SECONDS = 6
+_POLL_SECONDS = 0.05
 
 
 @contextmanager
@@ -35,17 +44,70 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises CacheLockedError when another process is.
     """
-    lock = FileLock(f"{path}.lock")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=_LOCK_SECONDS)
-        except Timeout:
-            raise CacheLockedError(f"another process is writing {path}; wait for it, or give another --out.") from None
+    refusal = CacheLockedError(f"another process is writing {path}; wait for it, or give another --out.")
+    with file_lock(path.with_name(path.name + ".lock"), refusal=refusal):
+        yield
+
+
+@contextmanager
+def file_lock(path: Path, *, refusal: ClipretError, seconds: float | None = None) -> Iterator[None]:
+    """Inside, this process, with those it forks, alone has the lock file at `path`, which is gone afterwards.
+
+    seconds  how long to wait for another process that has it; None: as long as one that was killed may take to end
+
+    Raises refusal when another process has it still, CacheError when the file cannot be made.
+    """
+    wait = _LOCK_SECONDS if seconds is None else seconds
+    if fcntl is None:
+        lock = FileLock(path)
+        with explained(path):
+            try:
+                lock.acquire(timeout=wait)
+            except Timeout:
+                raise refusal from None
+        release = lock.release
+    else:
+        with explained(path):
+            descriptor = _flock(path, until=time.monotonic() + wait)
+        if descriptor is None:
+            raise refusal
+        owner = os.getpid()
+
+        def release() -> None:
+            # The file goes while it is locked: whoever opened it meanwhile sees, once it has the lock, that it is gone.
+            if os.getpid() == owner:
+                with suppress(FileNotFoundError):
+                    path.unlink()
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
     try:
         yield
     finally:
-        lock.release()
+        release()
+
+
+def _flock(path: Path, *, until: float) -> int | None:
+    """A descriptor of the file at `path`, locked; None when another process has the lock for so long."""
+    while True:
+        descriptor, ours = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Else the process that had it removed it meanwhile, and another file may be there by now.
+            ours = os.path.samestat(os.fstat(descriptor), path.stat())
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return None
+            time.sleep(_POLL_SECONDS)
+        finally:
+            if not ours:
+                os.close(descriptor)
+        if ours:
+            return descriptor
 
 
 def require_writable(path: Path) -> None:

@@ -3,20 +3,17 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from clipret.cache.access import explained, new_file, require_room
-from clipret.cache.checksums import Rows
-from clipret.cache.creating import needed_bytes, write_structure
-from clipret.cache.layout import NOTES, RAW, CacheContents
+from clipret.cache.checksums import Rows, require_whole
+from clipret.cache.creating import needed_bytes, raw_arrays, write_structure
+from clipret.cache.layout import NOTES, CacheContents
 from clipret.cache.parts import Part
-from clipret.cache.raw import RawFile, locate
+from clipret.cache.raw import Place, RawFile, Segment
 from clipret.cache.reading import FeatureCache
-from clipret.errors import CacheError
 
 CHUNK = 4096
-_SHOWN = 5
 
 
 def assemble(
@@ -37,10 +34,17 @@ def assemble(
     """
     with explained(path), new_file(path) as unfinished:
         require_room(path, needed=needed_bytes(contents, features=parts is None))
-        write_structure(unfinished, contents, shards=None if parts is None else (path, parts))
-        names = [name for name in RAW if parts is None or not name.endswith("/features")]
-        with h5py.File(unfinished, "r", locking=False) as file:
-            raw = RawFile(unfinished, {name: locate(unfinished, file[name]) for name in names})
+        extents = write_structure(unfinished, contents, shards=None if parts is None else (path, parts))
+        arrays = raw_arrays(contents)
+        places = {
+            name: Place(
+                np.dtype(arrays[name][1]),
+                arrays[name][0],
+                (Segment(unfinished, extent.start, range(arrays[name][0][0])),),
+            )
+            for name, extent in extents.items()
+        }
+        raw = RawFile(unfinished, places)
         try:
             for side, rows, stored in blocks:
                 places = np.arange(rows.start, rows.stop)
@@ -50,7 +54,7 @@ def assemble(
                 raw.write(f"{side}/checksum", places, values=stored.checksums)
                 raw.write(f"{side}/state", places, values=stored.states)
             for side, size in micro_batch.items():
-                raw.write(f"{side}/micro_batch", np.zeros(1, dtype=np.int64), values=np.array([size]))
+                raw.write(f"{side}/micro_batch", np.arange(2), values=np.array([size, size]))
         finally:
             raw.close()
 
@@ -64,22 +68,10 @@ def cache_blocks(cache: FeatureCache, side: str) -> Iterator[tuple[range, Rows]]
     """All rows of one side of a cache, in pieces; raises CacheError at rows that are not what was written."""
     for rows in chunks(len(cache.checksums[side])):
         stored = cache.stored(side, rows)
-        require_whole(cache.path, side, rows=np.arange(rows.start, rows.stop), stored=stored)
-        yield rows, stored
-
-
-def require_whole(path: Path, side: str, *, rows: np.ndarray, stored: Rows) -> None:
-    """Raise CacheError, naming the rows, unless each is what its checksum was made of.
-
-    path, rows  the file that they were read from, and their numbers (n,)
-    """
-    bad = rows[stored.mismatches()].tolist()
-    if bad:
-        shown = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if len(bad) > _SHOWN else "")
-        raise CacheError(
-            f"{path}: {len(bad)} {side} rows are not what was written to them: {shown}; the file is damaged: delete it "
-            f"and extract again."
+        require_whole(
+            cache.path, side, rows=np.arange(rows.start, rows.stop), stored=stored, command=cache.about["command"]
         )
+        yield rows, stored
 
 
 def smallest(sizes: Iterable[int]) -> int:

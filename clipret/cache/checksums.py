@@ -5,11 +5,19 @@ row whose writer was killed before it could be called done is known to be whole.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from clipret.cache.layout import PROBLEM_BYTES
+from clipret.errors import CacheError
+
+# Of a feature's or a projection's numbers: the squares of larger ones, added up, overflow in float32, and those of
+# smaller ones vanish. A head would make zeros of either, without a word.
+LARGEST, SMALLEST = 1e15, 1e-15
+_SHOWN = 5
+_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,8 @@ class Rows:
     """n rows of one side, as they are stored.
 
     features   (n, D) float16 or float32
-    notes      (n,): of images, the reason why there is no feature, bytes; of captions, tokens before truncation, int16
+    notes      of images (n,) the reason why there is no feature, bytes; of captions (n, 2) int16, tokens before
+               truncation, twice
     states     (n,) uint8
     checksums  (n,) uint32, 0 where none was written
     """
@@ -33,7 +42,7 @@ class Rows:
 
 
 def row_checksums(features: np.ndarray, notes: np.ndarray) -> np.ndarray:
-    """(n,) uint32: crc32 over a row's feature, then its reason without the padding, or its int16 tokens.
+    """(n,) uint32: crc32 over a row's feature, then its reason without the padding, or its int16 tokens, twice.
 
     Little-endian, whatever the machine's order. Never 0, which stands for a row that was not written: a crc32 of 0 is
     kept as 1.
@@ -44,9 +53,41 @@ def row_checksums(features: np.ndarray, notes: np.ndarray) -> np.ndarray:
         tails = notes.tolist()
     else:
         tokens = notes.astype("<i2").tobytes()
-        tails = [tokens[2 * row : 2 * row + 2] for row in range(len(notes))]
+        tails = [tokens[4 * row : 4 * row + 4] for row in range(len(notes))]
     sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in enumerate(tails)]
     return np.array(sums, dtype=np.uint32)
+
+
+def unfit(features: np.ndarray) -> np.ndarray:
+    """(n,) bool: the rows of features (n, D) that cannot be computed with in float32.
+
+    A value is not finite or beyond LARGEST, or none is beyond SMALLEST though not all are 0.
+    """
+    # As integers the magnitudes have the same order, with what is not a number above all.
+    bits = {2: np.uint16, 4: np.uint32}[features.dtype.itemsize]
+    top = min(LARGEST, float(np.finfo(features.dtype).max))
+    low, high = np.array([SMALLEST, top], dtype=features.dtype).view(bits)
+    magnitudes, patterns = np.zeros(len(features), dtype=bits), features.view(bits)
+    # Few at a time, which stay in the processor's own memory.
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        span = slice(start, start + _ROWS_AT_ONCE)
+        (patterns[span] & bits(np.iinfo(bits).max >> 1)).max(axis=1, out=magnitudes[span])
+    return (magnitudes > high) | ((magnitudes < low) & (magnitudes > 0))
+
+
+def require_whole(path: Path, side: str, *, rows: np.ndarray, stored: Rows, command: str) -> None:
+    """Raise CacheError, naming the rows, unless each is what its checksum was made of.
+
+    path, rows  the file that they were read from, and their numbers (n,)
+    command     what makes the cache anew
+    """
+    bad = rows[stored.mismatches()].tolist()
+    if bad:
+        shown = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if len(bad) > _SHOWN else "")
+        raise CacheError(
+            f"{path}: {len(bad)} {side} rows are not what was written to them: {shown}; the file is damaged: delete it "
+            f"and extract again with: {command}"
+        )
 
 
 def encode_reasons(problems: dict[int, str], *, count: int) -> np.ndarray:

@@ -10,12 +10,14 @@ import numpy as np
 
 from clipret.cache.access import new_file, require_room
 from clipret.cache.layout import FORMAT, NOTES, PROBLEM_BYTES, SIDES, CacheContents
-from clipret.cache.parts import SHARD_FORMAT, Part, shard_path
+from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import write_at
+from clipret.cache.schema import SHARD_FORMAT
+from clipret.cache.seal import BLOCK, Extent, write_seal
 
 # What HDF5 adds to a string: its reference, its header in the heap and the padding to eight bytes; and to an array.
 _STRING_BYTES, _ARRAY_BYTES = 40, 1024
-_FILE_BYTES = 16384
+_FILE_BYTES = 16384 + BLOCK
 _CHUNK = 4096
 
 
@@ -31,15 +33,15 @@ def create(path: Path, contents: CacheContents, *, part: Part | None = None) -> 
 
 def write_structure(
     path: Path, contents: CacheContents, *, part: Part | None = None, shards: tuple[Path, list[Part]] | None = None
-) -> None:
+) -> dict[str, Extent]:
     """Write everything but features, notes, checksums and states, which are all zero.
 
     part    write only these rows' raw arrays: a shard
     shards  of a cache at this path, these parts' shards hold the features; the file refers to them
 
-    Raises OSError when it cannot be written.
+    Returns where the raw arrays are. Raises OSError when it cannot be written.
     """
-    with _PatientFile(path) as sink, h5py.File(sink, "w", libver="earliest") as file:
+    with _PatientFile(path) as sink, h5py.File(sink, "w", libver="earliest", userblock_size=BLOCK) as file:
         if part is None:
             _write_columns(file, contents)
         for name, (shape, dtype) in raw_arrays(contents, part=part).items():
@@ -54,6 +56,7 @@ def write_structure(
         file.attrs["about"] = json.dumps(contents.about, ensure_ascii=False)
         if part is not None:
             file.attrs["rows"] = json.dumps({side: [part.rows[side].start, part.rows[side].stop] for side in SIDES})
+    return write_seal(path, command=contents.about.get("command"))
 
 
 class _PatientFile(io.FileIO):
@@ -116,9 +119,9 @@ def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str
         count = counts[side]
         found[f"{side}/features"] = (count, contents.projections[f"{side}/weight"].shape[0]), contents.dtype
         found[f"{side}/state"] = (count,), "uint8"
-        found[f"{side}/{NOTES[side]}"] = (count,), kind
+        found[f"{side}/{NOTES[side]}"] = (count,) if side == "image" else (count, 2), kind
         found[f"{side}/checksum"] = (count,), "uint32"
-        found[f"{side}/micro_batch"] = (1,), "int32"
+        found[f"{side}/micro_batch"] = (2,), "int32"
     return found
 
 

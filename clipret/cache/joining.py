@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from clipret.cache.access import explained, locked
-from clipret.cache.assembling import assemble, cache_blocks, chunks, require_whole, smallest
-from clipret.cache.checksums import Rows
-from clipret.cache.layout import PENDING, SIDES, CacheContents, legible, require_cache, require_same
-from clipret.cache.parts import Part, require_part, shard_path, shards_folder
+from clipret.cache.assembling import assemble, cache_blocks, chunks, smallest
+from clipret.cache.checksums import Rows, require_whole
+from clipret.cache.layout import PENDING, SIDES, CacheContents, require_same
+from clipret.cache.parts import Part, shard_path, shards_folder
 from clipret.cache.reading import FeatureCache
 from clipret.cache.writing import CacheWriter, opened
 from clipret.errors import CacheIncompleteError, CacheMismatchError
@@ -52,11 +51,8 @@ def discard_shards(path: Path) -> None:
     folder = shards_folder(path)
     if not folder.is_dir() or not path.exists():
         return
-    require_cache(path)
-    with legible(path), h5py.File(path, "r", locking=False) as file:
-        complete = all((file[side]["state"][:] != PENDING).all() for side in SIDES)
-        referred = any(file[side]["features"].is_virtual for side in SIDES)
-    if complete and not referred:
+    cache = FeatureCache(path, allow_incomplete=True)
+    if cache.complete and not cache.segmented:
         with explained(folder):
             shutil.rmtree(folder)
 
@@ -98,7 +94,6 @@ def _open_shards(path: Path, contents: CacheContents, *, parts: list[Part]) -> I
                     f"{path} is incomplete: its part {shard} is missing; complete it with: {contents.about['command']}"
                 )
             stack.enter_context(locked(shard))
-            require_part(shard, part)
             writers.append(stack.enter_context(opened(shard, contents, part=part)))
         sizes = {writer.about.get("batch_size") for writer in writers}
         if len(sizes) > 1:
@@ -170,7 +165,8 @@ class _Shards:
         for owner in np.unique(owners):
             chosen = np.flatnonzero(owners == owner)
             stored = self.writers[owner].stored(side, rows[chosen] - starts[owner])
-            require_whole(shard_path(self._path, self._parts[owner]), side, rows=rows[chosen], stored=stored)
+            shard = shard_path(self._path, self._parts[owner])
+            require_whole(shard, side, rows=rows[chosen], stored=stored, command=self._command)
             for field in dataclasses.fields(Rows):
                 values = getattr(stored, field.name)
                 if field.name not in found:

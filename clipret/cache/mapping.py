@@ -1,7 +1,5 @@
 """Arrays too large for memory, as the system maps them from one file or several."""
 
-import mmap
-
 import numpy as np
 
 from clipret.cache.raw import Place
@@ -20,17 +18,6 @@ def map_array(place: Place) -> "np.memmap | SegmentedArray":
         for segment in place.segments
     ]
     return maps[0] if len(maps) == 1 else SegmentedArray(maps)
-
-
-def release(array: "np.memmap | SegmentedArray") -> None:
-    """Let go of the pages that were read: the system keeps them as long as it likes, this process no longer."""
-    for part in array.maps if isinstance(array, SegmentedArray) else [array]:
-        base = part.base
-        while isinstance(base, np.ndarray):
-            base = base.base
-        # Not on every system, and not for arrays without rows, which are mapped to nothing.
-        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            base.madvise(mmap.MADV_DONTNEED)
 
 
 class SegmentedArray:

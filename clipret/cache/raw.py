@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import h5py
 import numpy as np
-
-from clipret.cache.layout import legible
-from clipret.errors import CacheError, CacheFormatError
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,11 @@ class Place:
         """Bytes from one row to the next."""
         return self.dtype.itemsize * prod(self.shape[1:])
 
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return self.row_bytes * self.shape[0]
+
     def pieces(self, rows: np.ndarray) -> Iterator[tuple[Path, int, slice]]:
         """(file, offset, bytes of the rows' values) of each run of consecutive rows that lie in one segment.
 
@@ -50,79 +51,35 @@ class Place:
             return
         breaks = np.diff(rows) != 1
         owners = np.zeros(len(rows), dtype=np.int64)
-        if len(self.segments) > 1:
-            starts = [segment.rows.start for segment in self.segments]
+        starts = np.array([segment.rows.start for segment in self.segments])
+        if len(starts) > 1:
             owners = np.searchsorted(starts, rows, side="right") - 1
             breaks |= np.diff(owners) != 0
-        cuts = (np.flatnonzero(breaks) + 1).tolist()
-        for first, last in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            segment = self.segments[owners[first]]
-            offset = segment.offset + (int(rows[first]) - segment.rows.start) * self.row_bytes
-            yield segment.path, offset, slice(first * self.row_bytes, last * self.row_bytes)
-
-    def load(self, rows: range) -> np.ndarray:
-        """Consecutive rows of the array, in memory and not mapped: reading all of it in turn leaves nothing behind."""
-        values = np.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
-        data = _bytes_of(values)
-        for path, offset, span in self.pieces(np.arange(rows.start, rows.stop)):
-            with path.open("rb", buffering=0) as file:
-                read_at(file.fileno(), data[span], offset=offset)
-        return values
-
-
-def locate(path: Path, dataset: h5py.Dataset) -> Place:
-    """The place of an array of the file at `path`, also of one that refers to other files beside it.
-
-    Raises CacheFormatError unless it is stored in one piece, or a piece a file; CacheError when such a file is missing.
-    """
-    if dataset.is_virtual:
-        return Place(dataset.dtype, dataset.shape, _segments(path, dataset))
-    offset = dataset.id.get_offset()
-    if offset is None and dataset.size:
-        raise CacheFormatError(
-            f"{path}: {dataset.name} is not stored contiguously; expected the layout that clipret extract writes."
-        )
-    return Place(dataset.dtype, dataset.shape, (Segment(path, offset or 0, range(len(dataset))),))
-
-
-def _segments(path: Path, dataset: h5py.Dataset) -> tuple[Segment, ...]:
-    found = []
-    for source in dataset.virtual_sources():
-        first, last = source.vspace.get_select_bounds()
-        rows = range(first[0], last[0] + 1)
-        # Doubled by HDF5's rule: a single percent sign would start a pattern.
-        other = path.parent / source.file_name.replace("%%", "%")
-        if not other.is_file():
-            raise CacheError(
-                f"{other} is missing: it holds rows {rows.start} to {rows.stop - 1} of {dataset.name} of {path}; "
-                f"put it back there, or delete {path} and extract again."
-            )
-        with legible(other), h5py.File(other, "r", locking=False) as file:
-            held = locate(other, file[source.dset_name])
-        if (held.dtype, held.shape) != (dataset.dtype, (len(rows), *dataset.shape[1:])) or len(held.segments) != 1:
-            raise CacheFormatError(f"{other} does not hold what {path} says of it; delete both and extract again.")
-        found.append(Segment(other, held.segments[0].offset, rows))
-    found.sort(key=lambda segment: segment.rows.start)
-    ends = [0, *(segment.rows.stop for segment in found)]
-    if [segment.rows.start for segment in found] != ends[:-1] or ends[-1] != len(dataset):
-        raise CacheFormatError(f"{path}: parts of {dataset.name} are in no file; delete it and extract again.")
-    return tuple(found)
+        firsts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        owners = owners[firsts]
+        offsets = np.array([segment.offset for segment in self.segments])[owners]
+        offsets += (rows[firsts] - starts[owners]) * self.row_bytes
+        edges = [*(firsts * self.row_bytes).tolist(), len(rows) * self.row_bytes]
+        for owner, offset, first, last in zip(owners.tolist(), offsets.tolist(), edges, edges[1:], strict=False):
+            yield self.segments[owner].path, offset, slice(first, last)
 
 
 class RawFile:
     """The arrays of one file, open for reading and writing by row. Has no state that a failed call could ruin.
 
-    places   name -> where the array lies
-    changed  whether something was written that was not waited for
+    places    name -> where the array lies
+    writable  whether for writing too
+    changed   whether something was written that was not waited for
     """
 
-    def __init__(self, path: Path, places: dict[str, Place]):
+    def __init__(self, path: Path, places: dict[str, Place], *, writable: bool = True):
         self.places, self.changed = places, False
         self._path, self._descriptors = path, {}
         paths = {path, *(segment.path for place in places.values() for segment in place.segments)}
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
         try:
             for other in paths:
-                self._descriptors[other] = os.open(other, os.O_RDWR | getattr(os, "O_BINARY", 0))
+                self._descriptors[other] = os.open(other, flags)
         except OSError:
             self.close()
             raise
@@ -177,15 +134,22 @@ def write_at(descriptor: int, data: memoryview, *, offset: int) -> None:
 def read_at(descriptor: int, into: memoryview, *, offset: int) -> None:
     """Fill `into` with what is at `offset`; raises OSError when the file ends before."""
     while into:
-        if hasattr(os, "pread"):
-            found = os.pread(descriptor, len(into), offset)
+        if hasattr(os, "preadv"):
+            count = os.preadv(descriptor, [into], offset)
         else:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            found = os.read(descriptor, len(into))
-        if not found:
+            data = _read_some(descriptor, len(into), offset=offset)
+            count = len(data)
+            into[:count] = data
+        if not count:
             raise OSError(errno.EIO, "the file was cut short")
-        into[: len(found)] = found
-        into, offset = into[len(found) :], offset + len(found)
+        into, offset = into[count:], offset + count
+
+
+def _read_some(descriptor: int, count: int, *, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, count, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, count)
 
 
 def sync_path(path: Path) -> None:

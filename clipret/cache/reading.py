@@ -1,18 +1,21 @@
 """A finished cache, for reading."""
 
 import functools
-import json
+import weakref
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from clipret.cache.checksums import Rows
-from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, CacheContents, legible, read_problems, require_cache
-from clipret.cache.mapping import map_array, release
-from clipret.cache.raw import locate
-from clipret.errors import CacheError, CacheIncompleteError
+from clipret.cache.checksums import Rows, require_whole, unfit
+from clipret.cache.layout import DONE, PENDING, SIDES, UNUSABLE, CacheContents, legible
+from clipret.cache.mapping import SegmentedArray, map_array
+from clipret.cache.opening import opened_file
+from clipret.cache.raw import RawFile
+from clipret.cache.relations import wrong_reasons, wrong_relations
+from clipret.errors import CacheDamagedError, CacheError, CacheIncompleteError
 
+_REASONS_AT_ONCE = 4096
 _CAPTIONS_AT_ONCE = 65_536
 
 
@@ -38,28 +41,57 @@ class FeatureCache:
         with the command that completes it, unless allow_incomplete.
         """
         self.path = Path(path)
-        require_cache(self.path)
-        with legible(self.path), h5py.File(self.path, "r", locking=False) as file:
-            inputs, about, self.fingerprint = (_text(file, name) for name in ("inputs", "about", "fingerprint"))
-            self.inputs, self.about = json.loads(inputs), json.loads(about)
-            self.image_splits = file["image/split"][:]
-            self.image_states = file["image/state"][:]
-            self.caption_images = file["text/image"][:]
-            self.text_states = file["text/state"][:]
-            self.tokens = file["text/tokens"][:]
-            self.problems = read_problems(file, self.image_states)
-            self.projections = _projections(file["projection"])
-            self.checksums = {side: file[side]["checksum"][:] for side in SIDES}
-            self.micro_batch = {side: int(file[side]["micro_batch"][0]) for side in SIDES}
-            names = [f"{side}/{name}" for side in SIDES for name in ("features", NOTES[side])]
-            self._places = {name: locate(self.path, file[name]) for name in names}
-            self.image_features, self.text_features = (map_array(self._places[f"{side}/features"]) for side in SIDES)
+        with opened_file(self.path) as source:
+            self.inputs, self.about, self.fingerprint, _ = source.attributes
+            self.image_splits = source.file["image/split"][:]
+            self.caption_images = source.file["text/image"][:]
+            self.projections = _projections(source.file["projection"])
+            self._places = source.places
+            self._raw = RawFile(self.path, self._places, writable=False)
+        weakref.finalize(self, self._raw.close)
+        # Before the rest: a row is called done after all else of it was written, perhaps just now.
+        self.image_states, self.text_states = (self._load(f"{side}/state") for side in SIDES)
+        self.checksums = {side: self._load(f"{side}/checksum") for side in SIDES}
+        self._token_notes = self._load("text/tokens")
+        self.tokens = self._token_notes[:, 0]
+        sizes = {side: self._load(f"{side}/micro_batch").tolist() for side in SIDES}
+        self.micro_batch = {side: size for side, (size, _) in sizes.items()}
+        self.problems, wrong = self._reasons()
+        wrong["captions with tokens that differ from their copy"] = np.flatnonzero(
+            (self.text_states == DONE) & (self.tokens != self._token_notes[:, 1])
+        )
+        wrong["micro-batches that differ from their copy"] = np.flatnonzero([one != two for one, two in sizes.values()])
+        # Rows that were compared with their checksums.
+        self._compared = {side: np.zeros(len(self.checksums[side]), dtype=bool) for side in SIDES}
+        faults = [f"{len(rows)} {what}, the first of row {rows[0]}" for what, rows in wrong.items() if len(rows)]
+        faults += wrong_relations(self)
+        if faults:
+            raise CacheDamagedError(self.path, faults, command=self.about["command"])
         if not allow_incomplete and not self.complete:
             image_todo, text_todo = (int(np.sum(states == PENDING)) for states in (self.image_states, self.text_states))
             raise CacheIncompleteError(
                 f"{self.path} is incomplete: {image_todo} of {len(self.image_states)} images and {text_todo} of "
                 f"{len(self.text_states)} captions are still to do; complete it with: {self.about['command']}"
             )
+
+    @functools.cached_property
+    def image_features(self) -> np.memmap | SegmentedArray:
+        """The images' features, mapped: for looking at. What is computed with comes by `read`, which compares it."""
+        return map_array(self._places["image/features"])
+
+    @functools.cached_property
+    def text_features(self) -> np.memmap | SegmentedArray:
+        """The captions' features, mapped."""
+        return map_array(self._places["text/features"])
+
+    def width(self, side: str) -> int:
+        """Of a feature of that side."""
+        return self._places[f"{side}/features"].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the features."""
+        return self._places["image/features"].dtype
 
     @functools.cached_property
     def image_ids(self) -> list[str]:
@@ -97,7 +129,7 @@ class FeatureCache:
             caption_ids=self.caption_ids,
             caption_images=self.caption_images,
             projections=self.projections,
-            dtype=self.image_features.dtype.name,
+            dtype=self.dtype.name,
             inputs=self.inputs,
             about=self.about,
         )
@@ -114,14 +146,28 @@ class FeatureCache:
         return self.image_states == DONE
 
     def read(self, side: str, rows: np.ndarray) -> np.ndarray:
-        """Features of the given rows, (len(rows), D), in memory. Raises CacheError when one is not finite."""
-        features = (self.image_features if side == "image" else self.text_features)[rows]
-        broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if len(broken):
-            raise CacheError(
-                f"{self.path}: features of {len(broken)} {side} rows are not finite, the first of row "
-                f"{rows[broken[0]]}; the cache is damaged: delete it and extract again."
-            )
+        """Features of the given rows, (len(rows), D), in memory; each row is compared with its checksum the first time.
+
+        Raises CacheError at rows that are not what was written, or that cannot be computed with in float32: not finite,
+        or so large or small that their squares are not.
+        """
+        rows = np.arange(len(self.checksums[side]))[rows]
+        features = self._load(f"{side}/features", rows)
+        fresh = ~self._compared[side][rows]
+        if fresh.any():
+            # Of rows that are all new, as most are, no copy is made.
+            chosen, values = (rows, features) if fresh.all() else (rows[fresh], features[fresh])
+            command = self.about["command"]
+            require_whole(self.path, side, rows=chosen, stored=self._rows(side, chosen, values), command=command)
+            broken = np.flatnonzero(unfit(values))
+            if len(broken):
+                finite = np.isfinite(values[broken[0]]).all()
+                wrong = "too large or too small to compute with in float32" if finite else "not finite"
+                raise CacheError(
+                    f"{self.path}: features of {len(broken)} {side} rows are {wrong}, the first of row "
+                    f"{chosen[broken[0]]}; the cache is damaged: delete it and extract again with: {command}"
+                )
+            self._compared[side][chosen] = True
         return features
 
     def text_digests(self, rows: np.ndarray) -> np.ndarray:
@@ -138,26 +184,42 @@ class FeatureCache:
                 digests[start : start + len(block)] = np.fromiter(map(hash, alike), np.int64, count=len(block))
         return digests[rows]
 
-    def let_go(self) -> None:
-        """Take what was read of the features out of this process's memory; reading goes on as before."""
-        for features in (self.image_features, self.text_features):
-            release(features)
+    def stored(self, side: str, rows: range | np.ndarray) -> Rows:
+        """What is stored of some rows of one side, in memory; nothing of it is compared."""
+        places = np.arange(len(self.checksums[side]))[rows.start : rows.stop] if isinstance(rows, range) else rows
+        return self._rows(side, places, self._load(f"{side}/features", places))
 
-    def stored(self, side: str, rows: range) -> Rows:
-        """What is stored of consecutive rows of one side, in memory; nothing of it is checked."""
-        span = slice(rows.start, rows.stop)
-        features, notes = (self._places[f"{side}/{name}"].load(rows) for name in ("features", NOTES[side]))
+    def _rows(self, side: str, rows: np.ndarray, features: np.ndarray) -> Rows:
         states = self.image_states if side == "image" else self.text_states
-        return Rows(features, notes, states=states[span], checksums=self.checksums[side][span])
+        notes = self._token_notes[rows] if side == "text" else self._load("image/problem", rows)
+        return Rows(features, notes, states=states[rows], checksums=self.checksums[side][rows])
+
+    def _reasons(self) -> tuple[dict[int, str], dict[str, np.ndarray]]:
+        """problems, and the rows whose reason and state contradict each other: as relations.wrong_reasons has them."""
+        problems, wrong = {}, {}
+        # Reasons are wide, and most images have none.
+        for start in range(0, len(self.image_states), _REASONS_AT_ONCE):
+            states = self.image_states[start : start + _REASONS_AT_ONCE]
+            reasons = self._load("image/problem", np.arange(start, start + len(states)))
+            for fault, rows in wrong_reasons(states, reasons).items():
+                wrong[fault] = np.append(wrong.get(fault, np.zeros(0, dtype=np.int64)), start + rows)
+            places = np.flatnonzero(states == UNUSABLE)
+            problems |= {start + int(place): reasons[place].decode(errors="replace") for place in places}
+        return problems, wrong
+
+    def _load(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """Rows of a raw array, or all, by plain reads: a map of a file that is cut short would end the process."""
+        try:
+            return self._raw.read(name, np.arange(self._places[name].shape[0]) if rows is None else rows)
+        except OSError as error:
+            raise CacheError(
+                f"{self.path} cannot be read any more: {error.strerror or error}. See what became of it with: "
+                f"clipret verify {self.path}"
+            ) from error
 
     def _strings(self, name: str) -> list[str]:
         with legible(self.path), h5py.File(self.path, "r", locking=False) as file:
             return list(file[name].asstr()[:])
-
-
-def _text(file: h5py.File, name: str) -> str:
-    """An attribute; raises ValueError when damage left half a character in it."""
-    return str(file.attrs[name]).encode().decode()
 
 
 def _projections(group: h5py.Group) -> dict[str, np.ndarray]:

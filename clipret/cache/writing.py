@@ -1,31 +1,19 @@
 """Writing features into a cache, or into a shard of one, as its only writer."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from clipret.cache.access import explained, locked
 from clipret.cache.checksums import Rows, encode_reasons, row_checksums
 from clipret.cache.creating import create
-from clipret.cache.layout import (
-    DONE,
-    NOTES,
-    PENDING,
-    RAW,
-    SIDES,
-    UNUSABLE,
-    CacheContents,
-    legible,
-    require_cache,
-    require_same,
-)
-from clipret.cache.parts import Part, require_part, shard_path
-from clipret.cache.raw import RawFile, locate
+from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, UNUSABLE, CacheContents, require_same
+from clipret.cache.opening import opened_file, require_part
+from clipret.cache.parts import Part, shard_path
+from clipret.cache.raw import RawFile
 from clipret.errors import CacheError
 
 # How long finished rows may wait to be called done on the disk: waiting for the disk at every batch would cost more.
@@ -33,7 +21,7 @@ _SYNC_SECONDS = 5
 _CHUNK = 4096
 # A state is a byte: up to so many between two that changed are written with them, in one go.
 _GAP = 4096
-_ONLY = np.zeros(1, dtype=np.int64)
+_BOTH = np.arange(2)
 
 
 class CacheWriter:
@@ -88,7 +76,7 @@ class CacheWriter:
         features  (B, D_text)
         tokens    (B,) before truncation
         """
-        notes = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)
+        notes = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)[:, None].repeat(2, axis=1)
         self._write("text", rows, features=np.asarray(features, dtype=self.dtype), notes=notes)
 
     def copy_rows(self, side: str, rows: np.ndarray, sources: np.ndarray) -> None:
@@ -131,14 +119,14 @@ class CacheWriter:
 
     def micro_batch(self, side: str) -> int:
         """The smallest number of rows that want of memory cut batches into, by any process so far; 0: none."""
-        return int(self._load(side, "micro_batch", _ONLY)[0])
+        return int(self._load(side, "micro_batch", _BOTH)[0])
 
     def note_micro_batch(self, side: str, size: int) -> None:
         """Record that want of memory cut batches into pieces of `size` rows; the smallest is kept."""
         known = self.micro_batch(side)
         if known == 0 or size < known:
             with explained(self._path):
-                self._raw.write(f"{side}/micro_batch", _ONLY, values=np.array([size]))
+                self._raw.write(f"{side}/micro_batch", _BOTH, values=np.array([size, size]))
 
     def forget_problems(self) -> None:
         """Set the rows of state 2 back to 0, and empty their reasons."""
@@ -236,10 +224,6 @@ def open_writer(path: Path, contents: CacheContents, *, part: Part | None = None
         with explained(target):
             if not target.exists():
                 create(target, contents, part=part)
-        if part is None:
-            require_cache(target)
-        else:
-            require_part(target, part)
         with opened(target, contents, part=part) as writer:
             yield writer
 
@@ -247,15 +231,17 @@ def open_writer(path: Path, contents: CacheContents, *, part: Part | None = None
 @contextmanager
 def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterator[CacheWriter]:
     """The writer of the cache or shard at `path`, which is there, and which the caller has locked."""
-    with legible(path), h5py.File(path, "r", locking=False) as file:
-        inputs, about = json.loads(file.attrs["inputs"]), json.loads(file.attrs["about"])
-        places = {name: locate(path, file[name]) for name in RAW}
-        rows = {side: range(len(file[side]["state"])) for side in SIDES} if part is None else part.rows
-    require_same(path, found=inputs, asked=contents.inputs)
+    with opened_file(path, shard=part is not None) as source:
+        attributes, places = source.attributes, source.places
+    rows = {side: range(places[f"{side}/state"].shape[0]) for side in SIDES}
+    if part is not None:
+        require_part(path, attributes, part)
+        rows = part.rows
+    require_same(path, found=attributes.inputs, asked=contents.inputs)
     with explained(path):
         raw = RawFile(path, places)
     try:
-        writer = CacheWriter(path, raw, rows=rows, about=about)
+        writer = CacheWriter(path, raw, rows=rows, about=attributes.about)
         try:
             yield writer
         except BaseException:

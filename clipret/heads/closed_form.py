@@ -113,7 +113,6 @@ def pair_blocks(cache: FeatureCache) -> Iterator[Block]:
         found = (cache.read("image", fold.image_rows[images]), cache.read("text", fold.text_rows[captions]))
         # torch widens float16 several times as fast as numpy.
         yield Block(*(torch.from_numpy(features).float().numpy() for features in found), counts)
-        cache.let_go()
 
 
 def _embed(cache: FeatureCache, side: str, block: Block) -> tuple[np.ndarray, np.ndarray]:

@@ -14,10 +14,6 @@ from clipret.training.pairs import Pairs
 _SHARE = 0.6
 # They are widened to float32 once, rather than in every step, where so many times their size is free.
 _WIDE = 8
-# Pages of a mapped file that a training has touched count as its memory until they are let go.
-_LET_GO_AFTER_BYTES = 128 << 20
-# What the system maps around a row that is read, when it has that at hand.
-_AROUND_BYTES = 64 << 10
 
 
 class Features:
@@ -33,9 +29,8 @@ class Features:
         it is fetched), and UsageError when it does not fit where it was to be."""
         self._cache, self._device = cache, device
         self._rows = {"image": pairs.image_rows, "text": pairs.text_rows}
-        self._arrays = {"image": cache.image_features, "text": cache.text_features}
         self.placement, wide = _place(self.size, asked=placement, device=device, limit=memory_limit)
-        self._touched, self._buffers = 0, {}
+        self._buffers = {}
         self._executor = None
         if self.placement != "disk":
             held = {side: torch.from_numpy(cache.read(side, rows)) for side, rows in self._rows.items()}
@@ -51,13 +46,11 @@ class Features:
     @property
     def size(self) -> int:
         """Bytes of all of them."""
-        return sum(
-            len(self._rows[side]) * array.shape[1] * array.dtype.itemsize for side, array in self._arrays.items()
-        )
+        return sum(len(rows) * self.width(side) for side, rows in self._rows.items()) * self._cache.dtype.itemsize
 
     def width(self, side: str) -> int:
         """Of a feature."""
-        return self._arrays[side].shape[1]
+        return self._cache.width(side)
 
     def batches(self, plan: list[dict[str, torch.Tensor]]):
         """For each of the plan's batches {image, text: places (S, B)}: {image, text: (S, B, D) float32}, valid until
@@ -108,10 +101,6 @@ class Features:
     def _read(self, side: str, places: torch.Tensor) -> torch.Tensor:
         rows = self._rows[side][places.flatten().numpy()]
         values = self._cache.read(side, rows)
-        self._touched += min(len(rows) * _AROUND_BYTES, self.size)
-        if self._touched > _LET_GO_AFTER_BYTES:
-            self._cache.let_go()
-            self._touched = 0
         return torch.from_numpy(values).view(*places.shape, -1)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from clipret.cache import FeatureCache
-from clipret.errors import RunError
+from clipret.errors import HeadError, RunError
 from clipret.heads import build_head
 from clipret.measurement import Gallery
 from clipret.products import Products
@@ -120,12 +120,20 @@ class Loop:
         for number, record in enumerate(self._records):
             state, config = self._stack.state(number), record.config
             if losses is not None and not np.isfinite(losses[:, number]).all():
-                self._fail(record, losses=losses[:, number], before=before)
+                first = int(np.flatnonzero(~np.isfinite(losses[:, number]))[0])
+                self._fail(record, f"the loss is {losses[first, number]}", step=before + first)
                 continue
             measured = None
             if self._data.validation is not None:
                 head = build_head(config, head_tensors(state))
-                measured = self._data.validation.measure(head, device=self._data.device)
+                try:
+                    measured = self._data.validation.measure(head, device=self._data.device)
+                except HeadError:
+                    # Of a head as it starts the features are to blame, and all runs have them.
+                    if losses is None:
+                        raise
+                    self._fail(record, "the head overflows float32", step=before + len(losses) - 1)
+                    continue
             loss = rate = None
             if losses is not None:
                 loss = float(losses[:, number].mean())
@@ -139,12 +147,10 @@ class Loop:
         told = {name: value for name, value in detail.items() if value is not None}
         self._report(0 if losses is None else len(self._records), told)
 
-    def _fail(self, record: Record, *, losses: np.ndarray, before: int) -> None:
-        first = int(np.flatnonzero(~np.isfinite(losses))[0])
-        step = before + first
+    def _fail(self, record: Record, what: str, *, step: int) -> None:
         rate = self._rate(record.config, step=step, steps=total_steps(record.config, self._per_epoch))
         record.error = (
-            f"the loss is {losses[first]} at step {step + 1} (epoch {record.epoch + 1}), at a learning rate of "
+            f"{what} at step {step + 1} (epoch {record.epoch + 1}), at a learning rate of "
             f"{rate:g}; the run keeps the head it had before. Try a lower --lr, a --warmup, or --clip-norm 1."
         )
 

@@ -1,0 +1,264 @@
+"""What a cache is made of, in one table, and whether a file is made of it.
+
+Asked of every file that is opened, before any array is read: names, types, shapes, that each array lies in the file
+itself, in one piece, and is no longer than the file, and that the attributes say what later stages ask of them.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from clipret.cache.layout import FORMAT, PROBLEM_BYTES, RAW
+from clipret.config import SPLITS
+
+TEXT = "text"
+SHARD_FORMAT = "shard 1"
+# What a text leaves in its array: its length, and where it is in the file.
+_REFERENCE_BYTES = 16
+
+
+class Array(NamedTuple):
+    """shape: symbols (N images, M captions, D feature widths, E embedding width) and numbers; types: those it may have.
+
+    values    the smallest, and what all are below: a number or a symbol
+    virtual   may lie in the shards beside the cache
+    optional  may be missing
+    """
+
+    shape: tuple[str | int, ...]
+    types: tuple[str, ...]
+    values: tuple[int, int | str] | None = None
+    virtual: bool = False
+    optional: bool = False
+
+
+_FEATURES = ("float16", "float32")
+ARRAYS = {
+    "image/id": Array(("N",), (TEXT,)),
+    "image/file": Array(("N",), (TEXT,)),
+    "image/split": Array(("N",), ("uint8",), values=(0, len(SPLITS))),
+    "image/features": Array(("N", "D_image"), _FEATURES, virtual=True),
+    "image/problem": Array(("N",), (f"S{PROBLEM_BYTES}",)),
+    "image/checksum": Array(("N",), ("uint32",)),
+    "image/state": Array(("N",), ("uint8",), values=(0, 3)),
+    "image/micro_batch": Array((2,), ("int32",), values=(0, 1 << 31)),
+    "text/id": Array(("M",), (TEXT,)),
+    "text/caption": Array(("M",), (TEXT,)),
+    "text/image": Array(("M",), ("int64",), values=(0, "N")),
+    "text/features": Array(("M", "D_text"), _FEATURES, virtual=True),
+    "text/tokens": Array(("M", 2), ("int16",), values=(0, 1 << 15)),
+    "text/checksum": Array(("M",), ("uint32",)),
+    "text/state": Array(("M",), ("uint8",), values=(0, 2)),
+    "text/micro_batch": Array((2,), ("int32",), values=(0, 1 << 31)),
+    "projection/image/weight": Array(("D_image", "E"), ("float32",)),
+    "projection/image/bias": Array(("E",), ("float32",), optional=True),
+    "projection/text/weight": Array(("D_text", "E"), ("float32",)),
+    "projection/logit_scale": Array((), ("float32",)),
+}
+# What stage 2 and the tables ask of the attributes, and of which type it is; the others may be missing.
+INPUTS = {
+    "weights_sha256": str,
+    "dataset": str,
+    "precision": str,
+    "preprocessing": str,
+    "decode": str,
+    "background": str,
+    "caption_clean": str,
+    "prompt": str,
+    "dtype": str,
+}
+ABOUT = {
+    "model": str,
+    "library": str,
+    "batch_size": int,
+    "context_length": int,
+    "split_rule": str,
+    "remarks": list,
+    "command": str,
+    "created": str,
+}
+OPTIONAL = {"annotation_sha256": str, "root": str, "decoding": dict | None, "merged_from": list}
+_FIGURES = ("cosine", "centred_cosine")
+
+
+def wrong_objects(file: h5py.File, *, size: int, shard: bool) -> list[str]:
+    """What is wrong with the links and arrays of a file of `size` bytes, in words; nothing for a sound one."""
+    table = {name: array for name, array in ARRAYS.items() if not shard or name in RAW}
+    faults = _wrong_links(file, table)
+    if faults:
+        return faults
+    symbols: dict[str, int] = {}
+    for name, array in table.items():
+        if name in file:
+            faults += [
+                f"/{name} {fault}" for fault in _wrong_array(file, name, array=array, size=size, symbols=symbols)
+            ]
+    empty = [what for symbol, what in (("N", "images"), ("M", "captions")) if not shard and symbols.get(symbol) == 0]
+    if faults or empty:
+        return faults or [f"it holds no {what}" for what in empty]
+    image, text = (file[f"{side}/features"].dtype for side in ("image", "text"))
+    return [] if image == text else [f"/text/features is {text}, /image/features is {image}"]
+
+
+def _wrong_links(file: h5py.File, table: dict[str, Array]) -> list[str]:
+    """Every group and array is the file's own, all that have to be are there, and nothing else is."""
+    groups = {name[:at] for name in table for at, letter in enumerate(name) if letter == "/"}
+    faults = []
+    for group in ["", *sorted(groups)]:
+        inside = {name for name in (*table, *groups) if name.rpartition("/")[0] == group}
+        where = file[group] if group else file
+        for name in sorted(inside):
+            faults += _wrong_link(where, name, group=name in groups, optional=name in table and table[name].optional)
+        if faults:
+            return faults
+        unknown = sorted(key for key in where if f"{group}/{key}".lstrip("/") not in inside)
+        if unknown:
+            return [f"it holds /{f'{group}/{unknown[0]}'.lstrip('/')}, which no cache has"]
+    return []
+
+
+def _wrong_link(where: h5py.Group, name: str, *, group: bool, optional: bool) -> Iterator[str]:
+    key = name.rpartition("/")[2].encode()
+    if not where.id.links.exists(key):
+        if not optional:
+            yield f"it lacks /{name}"
+    elif where.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        yield f"/{name} is a link to elsewhere"
+    elif not isinstance(h5py.h5o.open(where.id, key), h5py.h5g.GroupID if group else h5py.h5d.DatasetID):
+        yield f"/{name} is not {'a group' if group else 'an array'}"
+
+
+def _wrong_array(file: h5py.File, name: str, *, array: Array, size: int, symbols: dict[str, int]) -> list[str]:
+    dataset = file[name]
+    kind, shape = _type(dataset), dataset.shape
+    expected = tuple(
+        symbols.get(side, length) if isinstance(side, str) else side
+        for side, length in zip(array.shape, shape or (), strict=False)
+    )
+    if kind not in array.types or shape is None or len(shape) != len(array.shape) or shape != expected:
+        asked = ", ".join(str(symbols.get(side, side)) for side in array.shape) + ("," if len(array.shape) == 1 else "")
+        return [f"is {kind} {shape}; expected {' or '.join(array.types)} ({asked})"]
+    symbols |= {side: length for side, length in zip(array.shape, shape, strict=True) if isinstance(side, str)}
+    creation = dataset.id.get_create_plist()
+    if creation.get_layout() == h5py.h5d.VIRTUAL and array.virtual:
+        return []
+    if creation.get_layout() != h5py.h5d.CONTIGUOUS or creation.get_nfilters() or creation.get_external_count():
+        return ["is not stored in one piece in the file itself"]
+    offset, stored = dataset.id.get_offset(), dataset.id.get_storage_size()
+    needed = (_REFERENCE_BYTES if kind == TEXT else dataset.dtype.itemsize) * dataset.size
+    if needed and (offset is None or stored != needed or offset + needed > size):
+        return [f"is said to have {shape[0] if shape else 1:,} rows, which the file does not have room for"]
+    return []
+
+
+def _type(dataset: h5py.Dataset) -> str:
+    try:
+        kind = dataset.dtype
+    except (TypeError, ValueError):
+        return "of a type that numpy does not have"
+    text = h5py.check_string_dtype(kind)
+    if text is not None and text.length is None:
+        return TEXT if text.encoding == "utf-8" else "ascii text"
+    if kind.kind == "S":
+        return f"S{kind.itemsize}"
+    return str(kind) if h5py.check_dtype(ref=kind) is None and h5py.check_dtype(vlen=kind) is None else "references"
+
+
+class Attributes(NamedTuple):
+    """inputs, about, fingerprint: as in FeatureCache; rows: of a shard, side -> first row and row after the last."""
+
+    inputs: dict
+    about: dict
+    fingerprint: str
+    rows: dict[str, list[int]] | None
+
+
+def read_attributes(file: h5py.File, *, shard: bool) -> Attributes | list[str]:
+    """The attributes, or what is wrong with them, in words."""
+    names = {"format": None, "fingerprint": str, "inputs": dict, "about": dict} | ({"rows": dict} if shard else {})
+    values, faults = {}, []
+    for name, kind in names.items():
+        try:
+            values[name] = _attribute(file, name, kind)
+        except KeyError:
+            faults.append(f"attribute {name} is missing")
+        except (ValueError, TypeError, RecursionError):
+            faults.append(f"attribute {name} is not legible")
+    if faults:
+        return faults
+    if values["format"] != (SHARD_FORMAT if shard else FORMAT):
+        return [f"attribute format is {values['format']!r}"]
+    faults = [
+        *_wrong_keys("inputs", values["inputs"], asked=INPUTS),
+        *_wrong_keys("about", values["about"], asked=ABOUT),
+        *_wrong_about(values["about"]),
+        *_wrong_rows(values.get("rows")),
+    ]
+    return faults or Attributes(values["inputs"], values["about"], values["fingerprint"], values.get("rows"))
+
+
+def _attribute(file: h5py.File, name: str, kind: type | None) -> object:
+    attribute = h5py.h5a.open(file.id, name.encode())
+    if attribute.shape != ():
+        raise ValueError("one value was expected")
+    value = file.attrs[name]
+    if kind is None:
+        return value if isinstance(value, str) else int(value)
+    if not isinstance(value, str):
+        raise TypeError("text was expected")
+    # Damage can leave half a character.
+    value.encode()
+    parsed = json.loads(value) if kind is dict else value
+    if not isinstance(parsed, kind):
+        raise TypeError("an object was expected")
+    return parsed
+
+
+def _wrong_keys(name: str, values: dict, *, asked: dict[str, type]) -> list[str]:
+    missing = [f"attribute {name} lacks {key}" for key in asked if key not in values]
+    known = {**asked, **OPTIONAL}
+    return missing + [
+        f"attribute {name} has {key} of another type"
+        for key, value in values.items()
+        if key in known and (not isinstance(value, known[key]) or isinstance(value, bool))
+    ]
+
+
+def _wrong_about(about: dict) -> Iterator[str]:
+    if not all(isinstance(remark, str) for remark in about.get("remarks") or []):
+        yield "attribute about has remarks of another type"
+    if isinstance(about.get("batch_size"), int) and about["batch_size"] < 1:
+        yield f"attribute about has batch_size {about['batch_size']}"
+    decoding = about.get("decoding")
+    if decoding is not None and not (
+        isinstance(decoding, dict)
+        and isinstance(decoding.get("images"), int)
+        and all(
+            isinstance(decoding.get(name), dict)
+            and all(isinstance(decoding[name].get(key), float | int) for key in ("mean", "min"))
+            for name in _FIGURES
+        )
+    ):
+        yield "attribute about has decoding of another type"
+
+
+def _wrong_rows(rows: dict | None) -> Iterator[str]:
+    for side in ("image", "text") if rows is not None else ():
+        span = rows.get(side)
+        if not (isinstance(span, list) and [type(row) for row in span] == [int, int] and 0 <= span[0] <= span[1]):
+            yield f"attribute rows has no rows of side {side}"
+
+
+def wrong_values(name: str, values: np.ndarray, *, counts: dict[str, int]) -> list[str]:
+    """Values of an array that are outside of what the table allows, in words; counts: N and M."""
+    low, above = ARRAYS[name].values
+    above = counts.get(above, above)
+    rows = np.flatnonzero((values < low) | (values >= above))
+    if not len(rows):
+        return []
+    return [
+        f"/{name}: {len(rows)} values are not in {low} to {above - 1}, the first of row {rows[0]}: {values[rows[0]]}"
+    ]
