@@ -51,8 +51,27 @@ def make_cache(path: Path, *, images: int, splits: np.ndarray | None = None) -> 
             "logit_scale": 4.6,
         },
         dtype="float16",
-        inputs={"weights_sha256": "0" * 64},
-        about={"command": "", "model": "random"},
+        inputs={
+            "weights_sha256": "0" * 64,
+            "dataset": "made",
+            "precision": "float32",
+            "preprocessing": "none",
+            "decode": "exact",
+            "background": "clip",
+            "caption_clean": "none",
+            "prompt": "{}",
+            "dtype": "float16",
+        },
+        about={
+            "model": "random",
+            "library": "none",
+            "batch_size": 1,
+            "context_length": 77,
+            "split_rule": "none",
+            "remarks": [],
+            "command": "none",
+            "created": "now",
+        },
     )
     with open_writer(path, contents) as writer:
         for start in range(0, images, 8192):

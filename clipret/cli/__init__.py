@@ -1,13 +1,12 @@
 """The command line: typer commands over the stages. The only place that prints, prompts or exits."""
 
-import errno
 import sys
 from typing import Annotated
 
 import typer
 
 from clipret import __version__
-from clipret.cli import caches, comparison, data, evaluation, failures, reproduction, sweeps, training
+from clipret.cli import caches, comparison, data, evaluation, failures, faults, reproduction, sweeps, training
 from clipret.cli.running import complain
 from clipret.errors import ClipretError
 
@@ -46,26 +45,45 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, 1 for an error, 2 for bad usage, 130 after Ctrl-C."""
+    """Run the command line; return the exit status: 0, 1 for an error, 2 for bad usage, 70 for a
+    bug of ours, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         # What a terminal's encoding does not have is no reason to lose a result.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        return app(arguments or ["--help"], standalone_mode=False) or 0
+        status = app(arguments or ["--help"], standalone_mode=False) or 0
+        sys.stdout.flush()
     except ClipretError as error:
         complain(str(error))
         return error.exit_code
     except _UsageFault as fault:
         complain(f"{fault.format_message()} (clipret --help tells more)")
         return 2
-    except OSError as error:
-        # The one that asking whether there is such a file ends in, of a path that is given.
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        complain(f"the path is longer than any that there can be: {error.filename}")
-        return 2
     except (typer.Abort, KeyboardInterrupt):
         complain("interrupted")
         return 130
+    except Exception as error:
+        return _unexpected(error, arguments)
+    return status
+
+
+def _unexpected(error: Exception, arguments: list[str]) -> int:
+    """Say in one line what no stage has said; return the exit status: 1 for the system's refusals, 70 for a bug."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has enough of it.
+        faults.silence(sys.stdout)
+        return 141
+    if isinstance(error, OSError):
+        message, status = faults.explain_system_error(error)
+    elif faults.is_out_of_memory(error):
+        message, status = faults.explain_memory_error(error), 1
+    else:
+        message, status = faults.report_bug(error, arguments=list(map(str, arguments))), faults.BUG
+    complain(message)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        faults.silence(sys.stdout)
+    return status
