@@ -77,10 +77,7 @@ def test_settings_of_the_cache_that_are_not_the_usual_ones_are_named(small, publ
         preprocessing="clip 64 px",
         decode="fast, by nvJPEG",
         precision="bfloat16",
-        about={
-            "decoding": {"images": 16, "cosine": near, "centred_cosine": near},
-            "remarks": ["left out 1 empty caption, of 12"],
-        },
+        about={"decoding": decoding, "remarks": ["left out 1 empty caption, of 12"]},
         unusable=(2,),
         tokens=tokens,
     )
