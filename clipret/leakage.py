@@ -1,6 +1,7 @@
 """Whether a head is measured on images that it was trained on, whatever files and caches they came by."""
 
 import hashlib
+import io
 import re
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import numpy as np
 
 from clipret.cache import FeatureCache
 from clipret.errors import RunError
+from clipret.files import read_file
 
 # COCO's file names of 2014 and of 2017; the integer id, the same in both, is the image.
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
+# Of a list of digests: a hundred million images.
+_MOST_BYTES = 800_000_128
 # Data sets whose splits differ and whose images are the same.
 _SAME_IMAGES = {"coco-karpathy": "coco", "flickr30k-hash": "flickr30k"}
 
@@ -43,11 +47,24 @@ def count_trained_on(path: Path, digests: np.ndarray) -> int | None:
     Raises RunError when the file is not one that save_trained_on wrote.
     """
     try:
-        trained_on = np.load(path, allow_pickle=False)
-        if trained_on.dtype != np.uint64 or trained_on.ndim != 1:
-            raise ValueError(f"{trained_on.dtype} of shape {trained_on.shape}")
+        trained_on = _parse_list(read_file(path, most=_MOST_BYTES))
     except FileNotFoundError:
         return None
-    except (ValueError, OSError, EOFError) as error:
-        raise RunError(f"{path} is not a list of trained images ({error}); train the run again.") from None
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path} is not a list of trained images ({reason}); train the run again.") from None
     return int(np.isin(digests, trained_on).sum())
+
+
+def _parse_list(content: bytes) -> np.ndarray:
+    """The (K,) uint64 of a NumPy file's bytes, never unpickled. Raises ValueError when they are anything else."""
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("another version of NumPy's format")
+    shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+    if kind != np.uint64 or len(shape) != 1:
+        raise ValueError(f"{kind} of shape {shape}")
+    size = len(content) - stream.tell()
+    if size != 8 * shape[0]:
+        raise ValueError(f"{shape[0]:,} numbers of 8 bytes, and {size:,} bytes")
+    return np.frombuffer(content, dtype=kind, offset=stream.tell())

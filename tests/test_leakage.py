@@ -128,8 +128,29 @@ def test_a_list_that_is_none_is_refused(tmp_path, content):
 
 def test_a_list_is_never_unpickled(tmp_path):
     np.save(tmp_path / "trained_on.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(RunError, match="Object arrays cannot be loaded"):
+    with pytest.raises(RunError, match=r"object of shape \(1,\)"):
         count_trained_on(tmp_path / "trained_on.npy", np.array([1], dtype=np.uint64))
+
+
+def test_a_list_that_is_an_archive_is_refused(tmp_path):
+    path = tmp_path / "trained_on.npy"
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3, dtype=np.uint64))
+    with pytest.raises(RunError, match="is not a list of trained images"):
+        count_trained_on(path, np.array([1], dtype=np.uint64))
+
+
+def test_a_list_that_declares_more_than_its_file_holds_is_refused_without_taking_the_memory(tmp_path):
+    path = tmp_path / "trained_on.npy"
+    header = {"descr": "<u8", "fortran_order": False, "shape": (10**12,)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(RunError) as refusal:
+        count_trained_on(path, np.array([1], dtype=np.uint64))
+    assert str(refusal.value) == (
+        f"{path} is not a list of trained images (1,000,000,000,000 numbers of 8 bytes, and 0 bytes); train the run "
+        f"again."
+    )
 
 
 def test_a_list_of_another_type_is_refused(tmp_path):

@@ -24,7 +24,9 @@ from clipret.errors import DatasetError
 PAUSES = (1, 2, 4, 8)
 TIMEOUT = (10, 20)
 _CHUNK = 1 << 17
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+# Numbers of more digits are no sizes, and Python would take long over them.
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
+_CONTENT_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 _WORTH_ANOTHER_TRY = (408, 429)
 
 
@@ -200,7 +202,11 @@ class _Part:
             if known and served and served != known:
                 self.delete()
                 raise _FailedTryError("the file on the server changed while it was fetched")
-        if total.isdecimal() and int(total) != self._remote.size and "Content-Encoding" not in response.headers:
+        if (
+            _CONTENT_LENGTH.fullmatch(total)
+            and int(total) != self._remote.size
+            and "Content-Encoding" not in response.headers
+        ):
             raise _FailedTryError(f"the server has {int(total):,} bytes there, expected {self._remote.size:,}")
         return have if status == 206 else 0
 
