@@ -8,6 +8,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from clipret.escaping import visible
 from clipret.progress import Progress
 
 _PLAIN_INTERVAL_SECONDS = 10
@@ -59,11 +60,11 @@ class ProgressDisplay:
             left = (progress.total - progress.done) / rate if rate else 0
             pace = (f", {speed}" if speed else "") + (f", {left:,.0f} s left" if left else "")
             text = f"{progress.phase} {count}{pace}  {detail}".rstrip()
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Write a line, above the bars where there are some; also where progress is not shown."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def _draw(self, progress: Progress, **fields) -> None:
         if progress.phase not in self._tasks:

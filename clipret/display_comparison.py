@@ -12,6 +12,7 @@ from clipret.config.columns import RSUM
 from clipret.config.comparison import A_BETTER, B_BETTER, LOWER_IS_BETTER, NO_TEST, NOT_SHOWN, ZERO_SHOT
 from clipret.display_metrics import reachable_notes
 from clipret.display_sheets import VERDICT, Cell, Fitted, Sheet, sheet_table
+from clipret.escaping import csv_cell
 
 _PAIR = ("a", "b", "metric", "p", "p_holm", "verdict")
 _NONE = "–"
@@ -43,7 +44,12 @@ def to_csv(result: dict) -> str:
     lines = csv.DictWriter(text, [*names, "p", "p_holm", "verdict"], restval="", lineterminator="\n")
     lines.writeheader()
     for group in result["groups"]:
-        about = {"kind": "group", "a": group["name"], "label": group["label"], "seeds": len(group["seeds"])}
+        about = {
+            "kind": "group",
+            "a": csv_cell(group["name"]),
+            "label": csv_cell(group["label"]),
+            "seeds": len(group["seeds"]),
+        }
         for direction, metric in _columns(result):
             value, interval, spread = (
                 _of(group[what], direction, metric) for what in ("values", "intervals", "spread")
@@ -55,7 +61,7 @@ def to_csv(result: dict) -> str:
     for pair in result["pairs"]:
         low, high = pair["interval"] or ("", "")
         figures = {"value": pair["difference"], "low": low, "high": high, "direction": pair["direction"] or ""}
-        told = {name: "" if pair[name] is None else pair[name] for name in _PAIR}
+        told = {name: "" if pair[name] is None else csv_cell(pair[name]) for name in _PAIR}
         lines.writerow({"kind": "pair", **told, **figures})
     return text.getvalue()
 

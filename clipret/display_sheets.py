@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from clipret.escaping import visible
+
 # Heading of a column of words, which may be broken, but for the longest of them.
 VERDICT, _VERDICT_WIDTH = "verdict", len("difference")
 # What a label has at least of a line.
@@ -144,6 +146,7 @@ def _markdown_row(words) -> str:
 
 def _markdown(text: str) -> str:
     # What Markdown would read as its own.
+    text = visible(text.replace("\n", " "))
     for sign in ("\\", "|", "*", "_", "<", "`", "["):
         text = text.replace(sign, f"\\{sign}")
     return text
@@ -154,4 +157,4 @@ def _latex_row(words: list[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return "".join(_LATEX.get(sign, sign) for sign in visible(text))

@@ -11,6 +11,7 @@ import numpy as np
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.errors import UsageError
+from clipret.escaping import csv_cell
 from clipret.outputs import check_place, written
 from clipret.protocols import Fold
 from clipret.retrieval import Ranks
@@ -130,7 +131,7 @@ def _first(tables: Iterator["pyarrow.Table"]) -> "pyarrow.Table":
 
 
 def _cell(value) -> object:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+    return csv_cell(json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value)
 
 
 def _repeat(word: str, count: int) -> "pyarrow.DictionaryArray":

@@ -38,7 +38,7 @@ def test_an_unfinished_cache_with_problems_and_truncated_captions_is_described(t
 
 def cells(table):
     """A two-column table as a dict."""
-    return dict(zip(*(list(column.cells) for column in table.columns), strict=True))
+    return dict(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True))
 
 
 def test_problems_are_counted_by_reason_and_listed_when_asked_for(tmp_path):
@@ -58,12 +58,12 @@ def test_problems_are_counted_by_reason_and_listed_when_asked_for(tmp_path):
     assert cells(info_table(info))["problems"].splitlines() == [
         "truncated file: 3",
         "too elongated: 2",
-        r"Truncated chunk \[really]: 1",
-        f"each of them: clipret info '{tmp_path}/made \\[1].h5' --problems",
+        r"Truncated chunk [really]: 1",
+        f"each of them: clipret info '{tmp_path}/made [1].h5' --problems",
     ]
     listed = cells(info_table(info, problems=True))
     assert "problems" not in listed
-    assert listed["problem, row 59"] == r"59.jpg: Truncated chunk \[really] (3 bytes)"
+    assert listed["problem, row 59"] == r"59.jpg: Truncated chunk [really] (3 bytes)"
     assert [name for name in listed if name.startswith("problem")] == [f"problem, row {row}" for row in problems]
 
 

@@ -4,6 +4,7 @@ import shlex
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 
 def info_table(info: dict, *, problems: bool = False, truncated: bool = False) -> Table:
@@ -43,19 +44,19 @@ def info_table(info: dict, *, problems: bool = False, truncated: bool = False) -
         "fingerprint": info["fingerprint"],
     }
     for name, value in rows.items():
-        table.add_row(name, _literal(value))
+        table.add_row(name, Text(value))
     if truncated:
         for row, caption in info["truncated"].items():
-            table.add_row(f"truncated, row {row}", _literal(f"{caption['id']}: {caption['tokens']:,} tokens"))
+            table.add_row(f"truncated, row {row}", Text(f"{caption['id']}: {caption['tokens']:,} tokens"))
     elif info["truncated"]:
-        table.add_row("truncated", _literal(f"each of them: clipret info {shlex.quote(info['path'])} --truncated"))
+        table.add_row("truncated", Text(f"each of them: clipret info {shlex.quote(info['path'])} --truncated"))
     if problems:
         for row, problem in info["problems"].items():
-            table.add_row(f"problem, row {row}", _literal(f"{problem['file']}: {problem['reason']}"))
+            table.add_row(f"problem, row {row}", Text(f"{problem['file']}: {problem['reason']}"))
     elif info["problems"]:
         reasons = [f"{reason}: {count:,}" for reason, count in info["reasons"].items()]
         hint = f"each of them: clipret info {shlex.quote(info['path'])} --problems"
-        table.add_row("problems", _literal("\n".join([*reasons, hint])))
+        table.add_row("problems", Text("\n".join([*reasons, hint])))
     return table
 
 
@@ -80,7 +81,7 @@ def verification_table(found: dict) -> Table:
     for check in found["checks"]:
         rows = "" if check["rows"] is None else f"{check['rows']:,}"
         faults = "\n".join(check["faults"])
-        table.add_row(check["name"], rows, f"[red]{_literal(faults)}[/red]" if faults else "ok")
+        table.add_row(check["name"], rows, Text(faults, style="red") if faults else "ok")
     return table
 
 
@@ -91,11 +92,6 @@ def merge_summary(result: dict) -> str:
         f"{cache}: {result['images']:,} images and {result['captions']:,} captions of {len(result['caches'])} caches, "
         f"in {result['seconds']:.1f} s.\nNext: clipret train --cache {shlex.quote(cache)}"
     )
-
-
-def _literal(text: str) -> str:
-    # File names and prompts are not rich markup.
-    return text.replace("[", r"\[")
 
 
 def _spread(values: dict | None) -> str:

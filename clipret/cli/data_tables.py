@@ -5,6 +5,7 @@ import shlex
 from rich import box
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 _BAR_WIDTH = 40
 
@@ -28,9 +29,9 @@ def check_tables(found: dict) -> tuple[Table, ...]:
         "too long": f"{too_long['captions']:,} captions exceed {too_long['context_length']} tokens and get truncated",
     }
     for name, value in rows.items():
-        table.add_row(name, value.replace("[", r"\["))
+        table.add_row(name, Text(value))
     for remark in found["remarks"]:
-        table.add_row("remark", remark.replace("[", r"\["))
+        table.add_row("remark", Text(remark))
     return table, _histogram(found["words"])
 
 

@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from clipret.cli.interrupts import Interrupts
 from clipret.display import ProgressDisplay
+from clipret.escaping import visible, visible_json
 
 
 def config_from(kind: type, options: dict):
@@ -48,17 +50,28 @@ def show(result: dict, *, as_json: bool, text: str | None = None, tables: tuple[
     """Print the result as JSON, or the tables and the text."""
     if as_json:
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=not utf8))
+        typer.echo(visible_json(json.dumps(result, indent=2, ensure_ascii=not utf8)))
         return
     console = Console()
     # Wide enough for the tables where there is no terminal to ask.
     console = console if console.is_terminal else Console(width=100)
     for table in tables:
-        console.print(table)
+        console.print(_Visible(table))
     if text:
-        typer.echo(text)
+        typer.echo(visible(text))
 
 
 def complain(message: str) -> None:
     """Print an error, in the one form that errors have."""
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(visible(f"error: {message}"), err=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Visible:
+    """A table whose text is escaped after it is laid out, so that no table can forget to."""
+
+    table: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self.table, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)

@@ -12,6 +12,7 @@ from clipret.config import TrainConfig, to_dict
 from clipret.config.sweeps import MOST_RUNS, SweepConfig
 from clipret.config.use import in_use
 from clipret.errors import RunError, UsageError
+from clipret.escaping import csv_cell
 from clipret.records import RecordError, read_record
 from clipret.sweeps.combining import varied
 from clipret.sweeps.forms import FORM, require_agreement
@@ -87,7 +88,7 @@ class Sweep:
         text = io.StringIO(newline="")
         lines = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         lines.writeheader()
-        lines.writerows(rows)
+        lines.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
         self._write(TABLE, lambda path: _write_text(path, text.getvalue()))
 
     def _row(self, config: TrainConfig, result: dict, *, place: int, spread: dict) -> dict[str, Any]:

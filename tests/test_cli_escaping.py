@@ -1,0 +1,59 @@
+"""What files and users say reaches a terminal as text, whatever is in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J"
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of four images whose names and captions a terminal would obey."""
+    lines = ["image,caption,split"]
+    for row, split in enumerate(["train", "train", "val", "test"]):
+        Image.new("RGB", (72, 64), (60 * row, 90, 9)).save(tmp_path / f"{ESCAPE.replace('/', '')}{row}.png")
+        lines.append(f"{ESCAPE}{row}.png,=dot {ESCAPE} \x9b31m [/b] {row},{split}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "t.csv"
+
+
+def test_no_command_passes_on_what_a_terminal_obeys(run, table):
+    prompt = r"\[/b] {}" + ESCAPE
+    commands = [
+        ("check", "--dataset", table),
+        ("extract", "--dataset", table, "--model", "tiny-emoji", "--out", "t.h5", "--prompt", prompt, "--workers", 0),
+        ("info", "t.h5"),
+        ("info", "t.h5", "--json"),
+        ("train", "--cache", "t.h5", "--epochs", 1, "--name", "r"),
+        ("eval", "--head", "runs/r", "--resamples", 0, "--per-query", "q.csv"),
+        ("errors", "--head", "runs/r"),
+        ("errors", "--head", "runs/r", "--json"),
+        ("verify", "t.h5"),
+    ]
+    for command in commands:
+        status, out, err = run(*command)
+        assert status == 0, err
+        assert not {"\x1b", "\x9b", "\x07"} & set(out + err), command
+    rows = Path("q.csv").read_text(encoding="utf-8")
+    assert r"'=dot \x1b]0;owned\x07\x1b[2J \x9b31m [/b] 3" in rows
+    assert "\x1b" not in rows
+
+
+def test_a_prompt_that_looks_like_markup_is_shown_as_it_is(run, table):
+    run(
+        "extract", "--dataset", table, "--model", "tiny-emoji", "--out", "t.h5", "--prompt", r"\[/b] {}", "--workers", 0
+    )
+    status, out, _ = run("info", "t.h5")
+    assert status == 0
+    assert r"prompt '\[/b] {}'" in out
+    status, out, _ = run("info", "t.h5", "--json")
+    assert json.loads(out)["inputs"]["prompt"] == r"\[/b] {}"
+
+
+def test_an_error_shows_what_it_names_written_out(run):
+    status, out, err = run("check", "--dataset", f"./{ESCAPE}.csv")
+    assert (status, out) == (1, "")
+    assert err.startswith(r"error: there is no data set at \x1b]0;owned\x07\x1b[2J.csv; expected")
