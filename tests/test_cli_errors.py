@@ -393,6 +393,11 @@ BAD_INPUTS = {
         "--columns has 'text'; expected NAME=COLUMN with NAME one of image, caption, split, id, such as "
         "image=file,caption=text.",
     ),
+    "two columns of captions": (
+        "check --dataset a.csv --columns caption=first,caption=second",
+        2,
+        "--columns names the caption twice, 'first' and 'second'; expected one column for each.",
+    ),
     "empty data set": (
         "check --dataset=",
         2,

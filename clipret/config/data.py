@@ -67,7 +67,7 @@ class DatasetConfig:
     @property
     def column_names(self) -> dict[str, str]:
         """Our name of a column (COLUMNS) -> the table's, for all of them."""
-        names = {name: name for name in COLUMNS}
+        names = {}
         for pair in filter(None, self.columns.split(",")):
             ours, _, theirs = (part.strip() for part in pair.partition("="))
             if ours not in COLUMNS or not theirs:
@@ -75,8 +75,12 @@ class DatasetConfig:
                     f"--columns has '{pair}'; expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}, "
                     f"such as image=file,caption=text."
                 )
+            if ours in names:
+                raise UsageError(
+                    f"--columns names the {ours} twice, '{names[ours]}' and '{theirs}'; expected one column for each."
+                )
             names[ours] = theirs
-        return names
+        return {name: names.get(name, name) for name in COLUMNS}
 
 
 @dataclass(frozen=True)
