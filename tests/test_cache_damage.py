@@ -20,6 +20,7 @@ def figures(path) -> tuple:
     states = {"image": cache.image_states, "text": cache.text_states}
     columns = ("image_ids", "image_files", "captions", "caption_ids", "problems", "inputs", "about", "fingerprint")
     arrays = [cache.image_splits, cache.caption_images, cache.tokens, *states.values(), *cache.projections.values()]
+    arrays += [cache.image_digests, cache.single_colour]
     return (
         [getattr(cache, name) for name in columns],
         [array.tobytes() for array in arrays],
@@ -98,8 +99,28 @@ def test_each_kind_of_byte_is_covered(whole):
         assert not verify_or_refuse(whole), name
     whole.write_bytes(written)
     reading = {name for name, outcome in outcomes.items() if outcome == "reading"}
-    assert reading == {"image/features", "text/features", "image/checksum", "text/checksum"}
+    rows = {"image/features", "image/sha256", "image/single_colour", "image/checksum", "text/features", "text/checksum"}
+    assert reading == rows
     assert set(outcomes.values()) == {"opening", "reading"}
+
+
+@pytest.mark.parametrize(("name", "column"), [("sha256", "image_digests"), ("single_colour", "single_colour")])
+def test_what_stands_beside_a_feature_is_compared_when_it_is_looked_at_alone(whole, name, column):
+    written = whole.read_bytes()
+    with h5py.File(whole) as file:
+        width = file["image"][name].dtype.itemsize * file["image"][name][0].size
+        at = file["image"][name].id.get_offset() + 20 * width
+    for copy in (0, width // 2):
+        data = bytearray(written)
+        data[at + copy] ^= 1
+        whole.write_bytes(data)
+        with pytest.raises(CacheError) as caught:
+            getattr(FeatureCache(whole), column)
+        assert str(caught.value) == (
+            f"{whole}: 1 images with {name} that differs from its copy, the first of row 20; the cache is damaged: "
+            "delete it and extract again with: clipret extract --dataset made"
+        )
+    whole.write_bytes(written)
 
 
 def verify_or_refuse(path) -> bool:

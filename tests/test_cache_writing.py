@@ -10,7 +10,19 @@ from zlib import crc32
 import h5py
 import numpy as np
 import pytest
-from caches import IMAGE_COPIES, MADE, PROBLEMS, TEXT_COPIES, Disk, Killed, arrays, features_of, fill
+from caches import (
+    IMAGE_COPIES,
+    MADE,
+    PROBLEMS,
+    SOURCES,
+    TEXT_COPIES,
+    Disk,
+    Killed,
+    arrays,
+    digests_of,
+    features_of,
+    fill,
+)
 
 from clipret.cache import (
     DONE,
@@ -164,8 +176,8 @@ def test_the_disk_is_waited_for_before_rows_are_called_done_and_after(tmp_path, 
         else "sync"
         for entry in disk.log
     ]
-    written = ["image/features", "image/problem", "image/checksum"]
-    assert names[:6] == [*written, "sync", "image/state", "sync"], "consecutive rows go in one write"
+    written = ["image/features", "image/problem", "image/sha256", "image/single_colour", "image/checksum"]
+    assert names[:8] == [*written, "sync", "image/state", "sync"], "consecutive rows go in one write"
 
 
 def test_the_disk_is_waited_for_every_few_seconds_only(tmp_path, monkeypatch):
@@ -303,14 +315,15 @@ def test_a_cache_that_is_removed_or_replaced_while_it_is_written_is_one_clear_li
     assert arrays(path) == whole
 
 
-def test_the_checksum_of_a_row_is_crc32_of_its_feature_and_its_reason_or_tokens(tmp_path):
+def test_the_checksum_of_a_row_is_crc32_of_its_feature_and_what_stands_beside_it(tmp_path):
     path = tmp_path / "made.h5"
     write(path)
     cache = FeatureCache(path)
     with h5py.File(path) as file:
-        reasons = file["image/problem"][:]
+        reasons, digests, colours = (file["image"][name][:] for name in ("problem", "sha256", "single_colour"))
     for row, checksum in enumerate(cache.checksums["image"].tolist()):
-        assert checksum == crc32(cache.image_features[row].tobytes() + reasons[row])
+        beside = reasons[row] + digests[row].tobytes() + colours[row].tobytes()
+        assert checksum == crc32(cache.image_features[row].tobytes() + beside)
     for row, checksum in enumerate(cache.checksums["text"].tolist()):
         tokens = int(cache.tokens[row]).to_bytes(2, "little") * 2
         assert checksum == crc32(cache.text_features[row].tobytes() + tokens)
@@ -324,6 +337,10 @@ def test_copies_take_feature_reason_tokens_and_state_of_their_source(tmp_path):
     np.testing.assert_array_equal(cache.image_features[59], cache.image_features[12])
     np.testing.assert_array_equal(cache.text_features[[20, 21]], cache.text_features[[4, 4]])
     assert cache.tokens[20] == cache.tokens[4]
+    np.testing.assert_array_equal(cache.image_digests, digests_of(SOURCES["image"]))
+    colours = SOURCES["image"] % 5 == 1
+    colours[list(cache.problems)] = False
+    np.testing.assert_array_equal(cache.single_colour, colours)
 
 
 def test_the_smallest_micro_batch_is_kept(tmp_path):

@@ -1,5 +1,6 @@
 """Extraction over images that are missing or cannot be read."""
 
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import pytest
 import torch
 from caches import arrays
 from conftest import StopAfter, write_coco
+from PIL import Image
 
 from clipret import ExtractConfig, FeatureCache, extract
 from clipret.backbones import Backbone
@@ -220,6 +222,25 @@ def test_an_image_that_was_mended_lends_its_old_reason_to_no_equal_one(config, r
     cache, whole = FeatureCache(tmp_path / "coco.h5"), FeatureCache(tmp_path / "whole.h5")
     assert cache.problems == {1: "empty file"}
     np.testing.assert_allclose(cache.image_features[9], whole.image_features[9], atol=1e-5)
+
+
+def test_the_cache_keeps_the_sha256_of_every_file_that_could_be_read_and_which_images_are_of_one_colour(
+    config, root, tmp_path
+):
+    paths = image_paths(root)
+    paths[3].write_bytes(b"no image")
+    paths[5].unlink()
+    paths[9].write_bytes(paths[1].read_bytes())
+    Image.new("RGB", (40, 30), (7, 8, 9)).save(paths[6], "PNG")
+    Image.new("I;16", (40, 30), 40_000).save(paths[7], "PNG")
+    for workers, out in ((0, "one.h5"), (2, "two.h5")):
+        extract(config(max_problems=0.1, skip_missing=True, workers=workers, out=tmp_path / out))
+    cache = FeatureCache(tmp_path / "one.h5")
+    expected = [hashlib.sha256(path.read_bytes()).digest() if path.exists() else bytes(32) for path in paths]
+    assert list(map(bytes, cache.image_digests)) == expected
+    assert np.flatnonzero(cache.single_colour).tolist() == [6, 7]
+    assert sorted(cache.problems) == [3, 5]
+    assert arrays(tmp_path / "one.h5") == arrays(tmp_path / "two.h5")
 
 
 def test_retrying_opens_no_image_that_has_its_feature(config, root, tmp_path):

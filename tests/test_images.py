@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import pickle
 import random
@@ -11,7 +12,7 @@ from PIL import Image
 from zoo import ABSENT, encoded, make_zoo, noise, see_through
 
 from clipret.errors import DatasetError
-from clipret.images import NOT_FOUND, ImageReader, on_white, reason_of
+from clipret.images import NOT_FOUND, ImageReader, of_single_colour, on_white, reason_of
 
 SIDE = 64
 
@@ -45,7 +46,7 @@ def read(crop):
     def read(names, folder, *, rows=None, side=SIDE, **changes):
         values = {"root": folder, "crop": crop, "background": "clip", "side": side} | changes
         rows = range(len(names)) if rows is None else rows
-        pixels, problems = ImageReader(names, **values).read(rows)
+        pixels, problems, _ = ImageReader(names, **values).read(rows)
         assert pixels.shape == (len(rows), side, side, 3)
         assert pixels.dtype == torch.uint8
         return pixels, problems
@@ -241,3 +242,22 @@ def test_a_reader_can_be_sent_to_another_process(zoo, crop):
     reader = ImageReader(readable[:3], root=folder, crop=crop, background="white", side=SIDE)
     again = pickle.loads(pickle.dumps(reader))
     assert torch.equal(again.read(range(3))[0], reader.read(range(3))[0])
+
+
+def test_the_sha256_of_every_file_that_could_be_read_is_told(tmp_path, crop):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    reader = ImageReader(["a.png", "b.png", "gone.png"], root=tmp_path, crop=crop, background="white", side=SIDE)
+    expected = [hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("a.png", "b.png")]
+    for read in (reader.read, reader.read_encoded):
+        _, problems, digests = read([1, -1, 0, 2])
+        assert [bytes(row) for row in digests] == [expected[1], bytes(32), expected[0], bytes(32)]
+        assert sorted(problems) == [0, 3]
+
+
+def test_an_image_is_of_a_single_colour_when_all_its_pixels_are_equal():
+    pixels = torch.zeros(4, 5, 6, 3, dtype=torch.uint8)
+    pixels[1] = torch.tensor([1, 2, 3])
+    pixels[2, 4, 5, 2] = 1
+    pixels[3, :, :, 0] = torch.arange(6)
+    assert of_single_colour(pixels).tolist() == [True, True, False, False]

@@ -8,7 +8,7 @@ import numpy as np
 from clipret.cache.access import explained, new_file, require_room
 from clipret.cache.checksums import Rows, require_whole
 from clipret.cache.creating import needed_bytes, raw_arrays, write_structure
-from clipret.cache.layout import NOTES, CacheContents
+from clipret.cache.layout import CacheContents
 from clipret.cache.parts import Part
 from clipret.cache.raw import Place, RawFile, Segment
 from clipret.cache.reading import FeatureCache
@@ -50,7 +50,8 @@ def assemble(
                 places = np.arange(rows.start, rows.stop)
                 if parts is None:
                     raw.write(f"{side}/features", places, values=stored.features)
-                raw.write(f"{side}/{NOTES[side]}", places, values=stored.notes)
+                for name, values in stored.notes.items():
+                    raw.write(f"{side}/{name}", places, values=values)
                 raw.write(f"{side}/checksum", places, values=stored.checksums)
                 raw.write(f"{side}/state", places, values=stored.states)
             for side, size in micro_batch.items():

@@ -25,37 +25,50 @@ class Rows:
     """n rows of one side, as they are stored.
 
     features   (n, D) float16 or float32
-    notes      of images (n,) the reason why there is no feature, bytes; of captions (n, 2) int16, tokens before
-               truncation, twice
+    notes      name -> (n, ...), what stands beside the features. Of images problem (n,), the reason why there is none,
+               bytes; sha256 (n, 2, 32) uint8, of the file, twice; single_colour (n, 2) uint8. Of captions tokens (n, 2)
+               int16, before truncation, twice
     states     (n,) uint8
     checksums  (n,) uint32, 0 where none was written
     """
 
     features: np.ndarray
-    notes: np.ndarray
+    notes: dict[str, np.ndarray]
     states: np.ndarray
     checksums: np.ndarray
+
+    def take(self, places: np.ndarray) -> "Rows":
+        """Some of the rows, by their places or a mask."""
+        notes = {name: values[places] for name, values in self.notes.items()}
+        return Rows(self.features[places], notes, states=self.states[places], checksums=self.checksums[places])
 
     def mismatches(self) -> np.ndarray:
         """(n,) bool: the rows that are not what their checksums were made of."""
         return row_checksums(self.features, self.notes) != self.checksums
 
 
-def row_checksums(features: np.ndarray, notes: np.ndarray) -> np.ndarray:
-    """(n,) uint32: crc32 over a row's feature, then its reason without the padding, or its int16 tokens, twice.
+def row_checksums(features: np.ndarray, notes: dict[str, np.ndarray]) -> np.ndarray:
+    """(n,) uint32: crc32 over a row's feature, then its notes: a reason without the padding, all else as it is stored.
 
     Little-endian, whatever the machine's order. Never 0, which stands for a row that was not written: a crc32 of 0 is
     kept as 1.
     """
     data = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("<"))
     view, width = memoryview(data.reshape(-1).view(np.uint8)), data.itemsize * data[:1].size
-    if notes.dtype.kind == "S":
-        tails = notes.tolist()
-    else:
-        tokens = notes.astype("<i2").tobytes()
-        tails = [tokens[4 * row : 4 * row + 4] for row in range(len(notes))]
+    tails = [b""] * len(data)
+    for values in notes.values():
+        tails = list(map(bytes.__add__, tails, _note_bytes(values)))
     sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in enumerate(tails)]
     return np.array(sums, dtype=np.uint32)
+
+
+def _note_bytes(values: np.ndarray) -> list[bytes]:
+    """Of each row of a note."""
+    if values.dtype.kind == "S":
+        return values.tolist()
+    data = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    view, width = data.tobytes(), data.itemsize * data[:1].size
+    return [view[row * width : (row + 1) * width] for row in range(len(data))]
 
 
 def unfit(features: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from clipret.cache.access import new_file, require_room
-from clipret.cache.layout import FORMAT, NOTES, PROBLEM_BYTES, SIDES, CacheContents
+from clipret.cache.layout import DIGEST_BYTES, FORMAT, PROBLEM_BYTES, SIDES, CacheContents
 from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import write_at
 from clipret.cache.schema import SHARD_FORMAT
@@ -19,6 +19,15 @@ from clipret.cache.seal import BLOCK, Extent, write_seal
 _STRING_BYTES, _ARRAY_BYTES = 40, 1024
 _FILE_BYTES = 16384 + BLOCK
 _CHUNK = 4096
+# Shape and type of what stands beside a row's feature.
+_NOTES = {
+    "image": {
+        "problem": ((), f"S{PROBLEM_BYTES}"),
+        "sha256": ((2, DIGEST_BYTES), "uint8"),
+        "single_colour": ((2,), "uint8"),
+    },
+    "text": {"tokens": ((2,), "int16")},
+}
 
 
 def create(path: Path, contents: CacheContents, *, part: Part | None = None) -> None:
@@ -115,11 +124,11 @@ def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str
     if part is not None:
         counts = {side: len(rows) for side, rows in part.rows.items()}
     found = {}
-    for side, kind in (("image", f"S{PROBLEM_BYTES}"), ("text", "int16")):
-        count = counts[side]
+    for side, count in counts.items():
         found[f"{side}/features"] = (count, contents.projections[f"{side}/weight"].shape[0]), contents.dtype
         found[f"{side}/state"] = (count,), "uint8"
-        found[f"{side}/{NOTES[side]}"] = (count,) if side == "image" else (count, 2), kind
+        for name, (shape, kind) in _NOTES[side].items():
+            found[f"{side}/{name}"] = (count, *shape), kind
         found[f"{side}/checksum"] = (count,), "uint32"
         found[f"{side}/micro_batch"] = (2,), "int32"
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from clipret.cache.access import explained, locked
 from clipret.cache.assembling import assemble, cache_blocks, chunks, smallest
 from clipret.cache.checksums import Rows, require_whole
-from clipret.cache.layout import PENDING, SIDES, CacheContents, require_same
+from clipret.cache.layout import NOTES, PENDING, SIDES, CacheContents, require_same
 from clipret.cache.parts import Part, shard_path, shards_folder
 from clipret.cache.reading import FeatureCache
 from clipret.cache.writing import CacheWriter, opened
@@ -167,9 +167,10 @@ class _Shards:
             stored = self.writers[owner].stored(side, rows[chosen] - starts[owner])
             shard = shard_path(self._path, self._parts[owner])
             require_whole(shard, side, rows=rows[chosen], stored=stored, command=self._command)
-            for field in dataclasses.fields(Rows):
-                values = getattr(stored, field.name)
-                if field.name not in found:
-                    found[field.name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
-                found[field.name][chosen] = values
-        return Rows(**found)
+            parts = {name: getattr(stored, name) for name in ("features", "states", "checksums")} | stored.notes
+            for name, values in parts.items():
+                if name not in found:
+                    found[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
+                found[name][chosen] = values
+        notes = {name: found.pop(name) for name in NOTES[side]}
+        return Rows(**found, notes=notes)

@@ -15,12 +15,14 @@ FORMAT = 1
 PENDING, DONE, UNUSABLE = 0, 1, 2
 SIDES = ("image", "text")
 PROBLEM_BYTES = 160
-# What stands beside the features of a side: why an image has none, how many tokens a caption has. Numbers that are
-# looked at without the features, by whose checksum they are covered too, are there twice: damage to one is seen.
-NOTES = {"image": "problem", "text": "tokens"}
+# What stands beside the features of a side: why an image has none, the sha256 of its file, whether the encoder sees one
+# colour only; how many tokens a caption has. Numbers that are looked at without the features, by whose checksum they
+# are covered too, are there twice: damage to one is seen.
+NOTES = {"image": ("problem", "sha256", "single_colour"), "text": ("tokens",)}
+DIGEST_BYTES = 32
 # Arrays of fixed size, the only ones that change once the structure is written. All but the last have an entry a row.
 RAW = tuple(
-    f"{side}/{name}" for side in SIDES for name in ("features", NOTES[side], "checksum", "state", "micro_batch")
+    f"{side}/{name}" for side in SIDES for name in ("features", *NOTES[side], "checksum", "state", "micro_batch")
 )
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from clipret.cache.checksums import Rows, require_whole, unfit
-from clipret.cache.layout import DONE, PENDING, SIDES, UNUSABLE, CacheContents, legible
+from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, UNUSABLE, CacheContents, legible
 from clipret.cache.mapping import SegmentedArray, map_array
 from clipret.cache.opening import opened_file
 from clipret.cache.raw import RawFile
@@ -25,7 +25,8 @@ class FeatureCache:
 
     image_features  (N, D_image) and text_features (M, D_text): float16 or float32, not normalised; of a cache that
                     leaves its features in shards, SegmentedArrays
-    image_ids, image_files (N strings), image_splits (N,) uint8, image_states (N,) uint8, problems {row: reason}
+    image_ids, image_files (N strings), image_splits (N,) uint8, image_states (N,) uint8, problems {row: reason},
+    image_digests (N, 32) uint8, single_colour (N,) bool
     captions, caption_ids (M strings), caption_images (M,) int64, tokens (M,) int16
     projections     CLIP's own head: image/weight, text/weight, logit_scale and, for ResNets, image/bias
     inputs, about   what decided the features, and what else was recorded
@@ -113,6 +114,16 @@ class FeatureCache:
         """The captions, as the data set has them."""
         return self._strings("text/caption")
 
+    @functools.cached_property
+    def image_digests(self) -> np.ndarray:
+        """(N, 32) uint8: sha256 of the images' files; zeros where their bytes are not known."""
+        return self._once("sha256")
+
+    @functools.cached_property
+    def single_colour(self) -> np.ndarray:
+        """(N,) bool: whether all pixels that the encoder saw are equal."""
+        return self._once("single_colour").astype(bool)
+
     @property
     def complete(self) -> bool:
         """Whether no row is left to do; unusable images count as done."""
@@ -191,7 +202,10 @@ class FeatureCache:
 
     def _rows(self, side: str, rows: np.ndarray, features: np.ndarray) -> Rows:
         states = self.image_states if side == "image" else self.text_states
-        notes = self._token_notes[rows] if side == "text" else self._load("image/problem", rows)
+        if side == "text":
+            notes = {"tokens": self._token_notes[rows]}
+        else:
+            notes = {name: self._load(f"image/{name}", rows) for name in NOTES["image"]}
         return Rows(features, notes, states=states[rows], checksums=self.checksums[side][rows])
 
     def _reasons(self) -> tuple[dict[int, str], dict[str, np.ndarray]]:
@@ -206,6 +220,17 @@ class FeatureCache:
             places = np.flatnonzero(states == UNUSABLE)
             problems |= {start + int(place): reasons[place].decode(errors="replace") for place in places}
         return problems, wrong
+
+    def _once(self, name: str) -> np.ndarray:
+        """(N, ...) of (N, 2, ...), a note of the images. Raises CacheDamagedError where one differs from its copy."""
+        notes = self._load(f"image/{name}")
+        values, copies = notes[:, 0], notes[:, 1]
+        differ = (values != copies).reshape(len(values), -1).any(axis=1)
+        rows = np.flatnonzero(differ & (self.image_states != PENDING))
+        if len(rows):
+            fault = f"{len(rows)} images with {name} that differs from its copy, the first of row {rows[0]}"
+            raise CacheDamagedError(self.path, [fault], command=self.about["command"])
+        return values
 
     def _load(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Rows of a raw array, or all, by plain reads: a map of a file that is cut short would end the process."""

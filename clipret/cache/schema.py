@@ -11,7 +11,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from clipret.cache.layout import FORMAT, PROBLEM_BYTES, RAW
+from clipret.cache.layout import DIGEST_BYTES, FORMAT, PROBLEM_BYTES, RAW
 from clipret.config import SPLITS
 
 TEXT = "text"
@@ -42,6 +42,8 @@ ARRAYS = {
     "image/split": Array(("N",), ("uint8",), values=(0, len(SPLITS))),
     "image/features": Array(("N", "D_image"), _FEATURES, virtual=True),
     "image/problem": Array(("N",), (f"S{PROBLEM_BYTES}",)),
+    "image/sha256": Array(("N", 2, DIGEST_BYTES), ("uint8",)),
+    "image/single_colour": Array(("N", 2), ("uint8",)),
     "image/checksum": Array(("N",), ("uint32",)),
     "image/state": Array(("N",), ("uint8",), values=(0, 3)),
     "image/micro_batch": Array((2,), ("int32",), values=(0, 1 << 31)),

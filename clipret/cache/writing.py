@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from clipret.cache.access import explained, locked
 from clipret.cache.checksums import Rows, encode_reasons, row_checksums
 from clipret.cache.creating import create
-from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, UNUSABLE, CacheContents, require_same
+from clipret.cache.layout import DIGEST_BYTES, DONE, NOTES, PENDING, SIDES, UNUSABLE, CacheContents, require_same
 from clipret.cache.opening import opened_file, require_part
 from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import RawFile
@@ -58,16 +59,33 @@ class CacheWriter:
         """(n,) int64, ascending: the rows still to do."""
         return self.rows[side].start + np.flatnonzero(self.states[side] == PENDING)
 
-    def write_images(self, rows: int | np.ndarray, *, features: np.ndarray, problems: dict[int, str]) -> None:
+    def write_images(
+        self,
+        rows: int | np.ndarray,
+        *,
+        features: np.ndarray,
+        problems: dict[int, str],
+        digests: np.ndarray | None = None,
+        single_colour: np.ndarray | None = None,
+    ) -> None:
         """Write those of the given image rows that are still to do; the others keep what they have.
 
-        rows      (B,) in any order, or the first of consecutive ones
-        features  (B, D_image); rows with a problem get zeros instead
-        problems  position in the batch -> why that image has no feature; its state becomes 2
+        rows           (B,) in any order, or the first of consecutive ones
+        features       (B, D_image); rows with a problem get zeros instead
+        problems       position in the batch -> why that image has no feature; its state becomes 2
+        digests        (B, 32) uint8, sha256 of the image files' bytes; zeros, or None for all, where they are not known
+        single_colour  (B,) bool, whether the encoder sees one colour only; None: of none. False with a problem
         """
-        features = np.array(features, dtype=self.dtype)
-        features[list(problems)] = 0
-        self._write("image", rows, features=features, notes=encode_reasons(problems, count=len(features)))
+        features, count = np.array(features, dtype=self.dtype), len(features)
+        digests = np.zeros((count, DIGEST_BYTES)) if digests is None else digests
+        colours = np.zeros(count, dtype=np.uint8) if single_colour is None else np.array(single_colour, dtype=np.uint8)
+        features[list(problems)], colours[list(problems)] = 0, 0
+        notes = {
+            "problem": encode_reasons(problems, count=count),
+            "sha256": _twice(np.asarray(digests, dtype=np.uint8)),
+            "single_colour": _twice(colours),
+        }
+        self._write("image", rows, features=features, notes=notes)
 
     def write_texts(self, rows: int | np.ndarray, *, features: np.ndarray, tokens: np.ndarray) -> None:
         """Write those of the given captions that are still to do; the others keep what they have.
@@ -76,11 +94,12 @@ class CacheWriter:
         features  (B, D_text)
         tokens    (B,) before truncation
         """
-        notes = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)[:, None].repeat(2, axis=1)
+        counts = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)
+        notes = {"tokens": _twice(counts)}
         self._write("text", rows, features=np.asarray(features, dtype=self.dtype), notes=notes)
 
     def copy_rows(self, side: str, rows: np.ndarray, sources: np.ndarray) -> None:
-        """Give rows (B,) that are to do the feature, tokens or reason, and state of other rows, sources (B,).
+        """Give rows (B,) that are to do the feature, notes and state of other rows, sources (B,).
 
         Both are rows of this writer, and the sources are no longer to do.
         """
@@ -91,7 +110,8 @@ class CacheWriter:
 
     def stored(self, side: str, places: np.ndarray) -> Rows:
         """What is stored at places (n,), counted from this writer's first row."""
-        features, notes, checksums = (self._load(side, name, places) for name in ("features", NOTES[side], "checksum"))
+        features, checksums = (self._load(side, name, places) for name in ("features", "checksum"))
+        notes = {name: self._load(side, name, places) for name in NOTES[side]}
         return Rows(features, notes, states=self.states[side][places], checksums=checksums)
 
     def put(self, side: str, rows: np.ndarray, *, stored: Rows) -> None:
@@ -101,19 +121,20 @@ class CacheWriter:
         order = order[self.states[side][places[order]] == PENDING]
         if not len(order):
             return
-        places = places[order]
+        places, stored = places[order], stored.take(order)
         with explained(self._path):
-            self._raw.write(f"{side}/features", places, values=stored.features[order])
+            self._raw.write(f"{side}/features", places, values=stored.features)
             # Of every row: an extraction that was killed here may have left the reason of an image mended since.
-            self._raw.write(f"{side}/{NOTES[side]}", places, values=stored.notes[order])
-            self._raw.write(f"{side}/checksum", places, values=stored.checksums[order])
-        states, notes = stored.states[order], stored.notes[order]
-        self.states[side][places] = states
+            for name, values in stored.notes.items():
+                self._raw.write(f"{side}/{name}", places, values=values)
+            self._raw.write(f"{side}/checksum", places, values=stored.checksums)
+        self.states[side][places] = stored.states
         self._unsaid[side][places] = True
         if side == "image":
             first = self.rows[side].start
-            unusable = np.flatnonzero(states == UNUSABLE)
-            self.problems |= {first + int(places[at]): notes[at].decode() for at in unusable}
+            unusable = np.flatnonzero(stored.states == UNUSABLE)
+            reasons = stored.notes["problem"]
+            self.problems |= {first + int(places[at]): reasons[at].decode() for at in unusable}
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self.sync()
 
@@ -151,13 +172,11 @@ class CacheWriter:
             unsaid[:] = False
         self._synced = time.monotonic()
 
-    def _write(self, side: str, rows: int | np.ndarray, *, features: np.ndarray, notes: np.ndarray) -> None:
+    def _write(self, side: str, rows: int | np.ndarray, *, features: np.ndarray, notes: dict[str, np.ndarray]) -> None:
         if np.ndim(rows) == 0:
             rows = np.arange(rows, rows + len(features))
-        states = np.full(len(features), DONE, dtype=np.uint8)
-        if side == "image":
-            states[notes != b""] = UNUSABLE
-        self.put(side, rows, stored=Rows(features, notes, states, row_checksums(features, notes)))
+        stored = Rows(features, notes, _states(notes, count=len(features)), row_checksums(features, notes))
+        self.put(side, rows, stored=stored)
 
     def _forget(self, places: np.ndarray) -> None:
         """Turn unusable images back to rows to do.
@@ -165,10 +184,11 @@ class CacheWriter:
         Checksums go first: a row that is to do and has its checksum would be taken for whole. Killed after that, the
         next to open the file goes on here.
         """
-        for name in ("checksum", "state", "problem") if len(places) else ():
+        for name in ("checksum", "state", *NOTES["image"]) if len(places) else ():
             with explained(self._path):
-                kind = self._raw.places[f"image/{name}"].dtype
-                self._raw.write(f"image/{name}", places, values=np.zeros(len(places), dtype=kind))
+                array = self._raw.places[f"image/{name}"]
+                empty = np.zeros((len(places), *array.shape[1:]), dtype=array.dtype)
+                self._raw.write(f"image/{name}", places, values=empty)
             self._sync()
         self.states["image"][places] = PENDING
         for place in places.tolist():
@@ -182,12 +202,9 @@ class CacheWriter:
             places = waiting[start : start + _CHUNK]
             found = self.stored(side, places)
             whole = ~found.mismatches()
-            states = np.full(int(whole.sum()), DONE, dtype=np.uint8)
-            if side == "image":
-                states[found.notes[whole] != b""] = UNUSABLE
+            found = replace(found, states=_states(found.notes, count=len(places)))
             # Written once more: after a sync that failed the system may take them for being on the disk.
-            rows = self.rows[side].start + places[whole]
-            self.put(side, rows, stored=Rows(found.features[whole], found.notes[whole], states, found.checksums[whole]))
+            self.put(side, self.rows[side].start + places[whole], stored=found.take(whole))
 
     def _load(self, side: str, name: str, places=None) -> np.ndarray:
         with explained(self._path):
@@ -252,6 +269,19 @@ def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterato
         writer.sync()
     finally:
         raw.close()
+
+
+def _twice(values: np.ndarray) -> np.ndarray:
+    """(n, ...) -> (n, 2, ...), as numbers are stored that are looked at without the features."""
+    return np.stack([values, values], axis=1)
+
+
+def _states(notes: dict[str, np.ndarray], *, count: int) -> np.ndarray:
+    """(count,) uint8 of rows that are written: UNUSABLE with a reason, else DONE."""
+    states = np.full(count, DONE, dtype=np.uint8)
+    if "problem" in notes:
+        states[notes["problem"] != b""] = UNUSABLE
+    return states
 
 
 def _filled(rows: np.ndarray) -> np.ndarray:

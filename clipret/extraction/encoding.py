@@ -18,7 +18,7 @@ from clipret.backbones import Backbone
 from clipret.errors import BackboneError, ClipretError, DatasetError
 from clipret.extraction.planning import ImageBatch, TextBatch
 from clipret.extraction.pool import from_workers
-from clipret.images import ImageReader, decode_on_device
+from clipret.images import ImageReader, decode_on_device, of_single_colour
 from clipret.workers import ReadWatch
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -27,18 +27,22 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 class Encoded(NamedTuple):
     """What became of a batch.
 
-    rows         (B,) int64
-    features     (B, D) float32, in host memory
-    problems     position in the batch -> why that image has no feature
-    counts       (B,) tokens before truncation; None for images
-    micro_batch  rows that were encoded at once, where memory did not do for all B; 0 where it did
+    rows           (B,) int64
+    features       (B, D) float32, in host memory
+    micro_batch    rows that were encoded at once, where memory did not do for all B; 0 where it did
+    problems       position in the batch -> why that image has no feature
+    counts         (B,) tokens before truncation; None for images
+    digests        (B, 32) uint8, sha256 of the image files, zeros where their bytes are not known; None for captions
+    single_colour  (B,) bool, whether all pixels are equal, also of images that cannot be read; None for captions
     """
 
     rows: np.ndarray
     features: np.ndarray
-    problems: dict[int, str]
-    counts: np.ndarray | None
     micro_batch: int
+    problems: dict[int, str]
+    counts: np.ndarray | None = None
+    digests: np.ndarray | None = None
+    single_colour: np.ndarray | None = None
 
 
 class _Decoded(NamedTuple):
@@ -48,6 +52,7 @@ class _Decoded(NamedTuple):
     inputs: object
     problems: dict[int, str]
     counts: np.ndarray | None = None
+    digests: np.ndarray | None = None
 
 
 @dataclass
@@ -148,17 +153,30 @@ class _Launched:
 
     def __init__(self, batch: _Decoded, inputs: torch.Tensor, *, encode: "_Patient"):
         self._batch, self._clock = batch, _Clock(inputs.device)
-        features = encode(inputs).float()
-        # Into pinned memory: a copy to any other would be waited for here.
-        self._features = torch.empty_like(features, device="cpu", pin_memory=features.is_cuda)
-        self._features.copy_(features, non_blocking=True)
+        self._features = _on_its_way_back(encode(inputs).float())
+        self._single_colour = None if batch.digests is None else _on_its_way_back(of_single_colour(inputs))
         self._clock.stop()
         self._micro_batch = encode.micro_batch
 
     def finish(self) -> tuple[Encoded, float]:
         """The result, once the device has it, and the seconds that the device took."""
         seconds, batch = self._clock.seconds(), self._batch
-        return Encoded(batch.rows, self._features.numpy(), batch.problems, batch.counts, self._micro_batch), seconds
+        encoded = Encoded(
+            batch.rows,
+            self._features.numpy(),
+            self._micro_batch,
+            problems=batch.problems,
+            counts=batch.counts,
+            digests=batch.digests,
+            single_colour=None if self._single_colour is None else self._single_colour.numpy(),
+        )
+        return encoded, seconds
+
+
+def _on_its_way_back(values: torch.Tensor) -> torch.Tensor:
+    """The values in pinned memory, once the device has come to it: a copy to any other would be waited for here."""
+    host = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
+    return host.copy_(values, non_blocking=True)
 
 
 class _Clock:
@@ -223,8 +241,10 @@ class _EncodedImages(Dataset):
         self._reader, self._encode = reader, _Patient(backbone.encode_image)
 
     def __getitem__(self, batch: ImageBatch) -> Encoded | ClipretError:
-        pixels, problems = _read(self._reader.read, batch)
-        return _caught(self._encode, pixels, rows=batch.rows, problems=problems)
+        pixels, problems, digests = _read(self._reader.read, batch)
+        colours = of_single_colour(pixels).numpy()
+        notes = {"problems": problems, "digests": digests, "single_colour": colours}
+        return _caught(self._encode, pixels, rows=batch.rows, notes=notes)
 
 
 class _EncodedTexts(Dataset):
@@ -234,7 +254,8 @@ class _EncodedTexts(Dataset):
         self._pad, self._encode = backbone.pad, _Patient(backbone.encode_text)
 
     def __getitem__(self, batch: TextBatch) -> Encoded | ClipretError:
-        return _caught(self._encode, self._pad(batch.tokens), rows=batch.rows, counts=batch.counts)
+        notes = {"problems": {}, "counts": batch.counts}
+        return _caught(self._encode, self._pad(batch.tokens), rows=batch.rows, notes=notes)
 
 
 class _DecodedImages(Dataset):
@@ -244,19 +265,19 @@ class _DecodedImages(Dataset):
         self._read = reader.read_encoded if reader.fast else reader.read
 
     def __getitem__(self, batch: ImageBatch) -> _Decoded:
-        inputs, problems = _read(self._read, batch)
-        return _Decoded(batch.rows, inputs, problems)
+        inputs, problems, digests = _read(self._read, batch)
+        return _Decoded(batch.rows, inputs, problems, digests=digests)
 
 
-def _read(read: Callable, batch: ImageBatch) -> tuple[object, dict[int, str]]:
+def _read(read: Callable, batch: ImageBatch) -> tuple[object, dict[int, str], np.ndarray]:
     """What `read` makes of the rows to do, at their places in the batch."""
     return read(np.where(batch.todo, batch.rows, -1))
 
 
-def _caught(encode: _Patient, inputs: torch.Tensor, *, rows, problems=None, counts=None) -> Encoded | ClipretError:
+def _caught(encode: _Patient, inputs: torch.Tensor, *, rows: np.ndarray, notes: dict) -> Encoded | ClipretError:
     # An error for the user is handed over as a value: raised here, DataLoader would wrap it into a traceback.
     try:
         features = encode(inputs)
     except ClipretError as error:
         return error
-    return Encoded(rows, features.float().numpy(), problems or {}, counts, encode.micro_batch)
+    return Encoded(rows, features.float().numpy(), encode.micro_batch, **notes)

@@ -68,7 +68,14 @@ class Job:
                     int(place): NOT_FOUND for place in np.flatnonzero(self.missing[result.rows])
                 }
                 features = self._stored(result, side="image", unusable=list(reasons))
-                write(self.writer.write_images, result.rows, features=features, problems=reasons)
+                write(
+                    self.writer.write_images,
+                    result.rows,
+                    features=features,
+                    problems=reasons,
+                    digests=result.digests,
+                    single_colour=result.single_colour,
+                )
                 self._note(result, "image")
                 for place, reason in reasons.items():
                     row = int(result.rows[place])
@@ -160,7 +167,7 @@ class Job:
         rows = [row for row in self.writer.pending("image") if not self.missing[row]]
         reader, backbone = self.encoder.reader, self.encoder.backbone
         for start in range(0, len(rows), _COMPARED_IMAGES):
-            pixels, problems = reader.read(np.array(rows[start : start + _COMPARED_IMAGES]))
+            pixels, problems, _ = reader.read(np.array(rows[start : start + _COMPARED_IMAGES]))
             known = [place for place in range(len(pixels)) if place not in problems]
             if known:
                 inputs = pixels[known]

@@ -2,7 +2,7 @@
 
 from clipret.images.devices import decode_on_device
 from clipret.images.files import NOT_FOUND, READ_ATTEMPTS, read_file, reason_of
-from clipret.images.reading import Encoded, ImageReader, on_white
+from clipret.images.reading import Encoded, ImageReader, of_single_colour, on_white
 
 __all__ = [
     "NOT_FOUND",
@@ -10,6 +10,7 @@ __all__ = [
     "Encoded",
     "ImageReader",
     "decode_on_device",
+    "of_single_colour",
     "on_white",
     "read_file",
     "reason_of",

@@ -1,6 +1,7 @@
 """Images of a data set, opened, painted on white where asked, and cropped: exactly clip's pixels, before its floats."""
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -67,8 +68,9 @@ class ImageReader:
     attempts: int = READ_ATTEMPTS
     watch: ReadWatch | None = None
 
-    def read(self, rows: Sequence[int]) -> tuple[torch.Tensor, dict[int, str]]:
-        """Pixels (B, side, side, 3) uint8 of B rows, and position -> reason for the images that cannot be read.
+    def read(self, rows: Sequence[int]) -> tuple[torch.Tensor, dict[int, str], np.ndarray]:
+        """Pixels (B, side, side, 3) uint8 of B rows; position -> reason for the images that cannot be read; and
+        (B, 32) uint8, the sha256 of their files' bytes.
 
         rows  B rows; a negative one stands for an image that need not be read
 
@@ -76,18 +78,20 @@ class ImageReader:
         rows the same bits, whatever is wrong with their neighbours.
         """
         pixels, problems = torch.zeros(len(rows), self.side, self.side, 3, dtype=torch.uint8), {}
-        places = pixels.numpy()
+        places, digests = pixels.numpy(), no_digests(len(rows))
         for position, row in _asked_for(rows):
             with self._noting(row), _reason_into(problems, position):
-                places[position] = self.decode(self._bytes(row), fast=self.fast)
-        return pixels, problems
+                content = self._bytes(row, digest=digests[position])
+                places[position] = self.decode(content, fast=self.fast)
+        return pixels, problems, digests
 
-    def read_encoded(self, rows: Sequence[int]) -> tuple[Encoded, dict[int, str]]:
+    def read_encoded(self, rows: Sequence[int]) -> tuple[Encoded, dict[int, str], np.ndarray]:
         """As `read`, but for `decode_on_device`: JPEG files as they are, and other files decoded exactly."""
         streams, jpegs, images, decoded, problems = [], [], [], [], {}
+        digests = no_digests(len(rows))
         for position, row in _asked_for(rows):
             with self._noting(row), _reason_into(problems, position):
-                content = self._bytes(row)
+                content = self._bytes(row, digest=digests[position])
                 area = _area_of_plain_jpeg(content, side=self.side)
                 if area:
                     streams.append(np.frombuffer(content, dtype=np.uint8))
@@ -103,7 +107,7 @@ class ImageReader:
             pixels=torch.from_numpy(np.stack(images) if images else none),
             decoded=decoded,
         )
-        return encoded, problems
+        return encoded, problems, digests
 
     def decode(self, content: bytes, *, fast: bool = False) -> np.ndarray:
         """(side, side, 3) uint8 of an image file's bytes: clip's pixels, nearly so where `fast`. Raises as PIL does."""
@@ -113,11 +117,24 @@ class ImageReader:
                 image.draft(None, (self.side, self.side))
             return np.asarray(self.crop(on_white(image) if self.background == "white" else image))
 
-    def _bytes(self, row: int) -> bytes:
-        return read_file(self.files[row], root=self.root, attempts=self.attempts)
+    def _bytes(self, row: int, *, digest: np.ndarray) -> bytes:
+        """A file's bytes; their sha256 is put into digest (32,)."""
+        content = read_file(self.files[row], root=self.root, attempts=self.attempts)
+        digest[:] = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
+        return content
 
     def _noting(self, row: int) -> contextlib.AbstractContextManager:
         return self.watch.reading(row) if self.watch else contextlib.nullcontext()
+
+
+def no_digests(count: int) -> np.ndarray:
+    """(count, 32) uint8 zeros: of files whose bytes are not known."""
+    return np.zeros((count, hashlib.sha256().digest_size), dtype=np.uint8)
+
+
+def of_single_colour(pixels: torch.Tensor) -> torch.Tensor:
+    """(B,) bool, where pixels (B, H, W, 3) are: of which images all pixels are equal."""
+    return (pixels == pixels[:, :1, :1]).flatten(1).all(dim=1)
 
 
 def on_white(image: Image.Image) -> Image.Image:
