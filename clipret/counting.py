@@ -30,3 +30,21 @@ def caption_places(caption_images: np.ndarray) -> np.ndarray:
     places = np.empty(len(order), dtype=np.int64)
     places[order] = np.arange(len(order)) - np.searchsorted(grouped, grouped)
     return places
+
+
+def single_colour_in_words(found: dict) -> str:
+    """What inspection.count_single_colour, or checking, has found, as a sentence without its stop."""
+    images = "image is" if found["images"] == 1 else "images are"
+    return (
+        f"{found['images']:,} {images} of a single colour to the encoder, such as {found['first']}; 16-bit and float "
+        f"images become all white or all black in clip's conversion"
+    )
+
+
+def copies_in_words(copies: dict) -> str:
+    """An entry of leakage.split_copies: `76 of the 526 test images equal images of train, byte for byte`."""
+    equal = "equals an image" if copies["copies"] == 1 else "equal images"
+    return (
+        f"{copies['copies']:,} of the {copies['images']:,} {copies['split']} images {equal} of {copies['of']}, byte "
+        f"for byte"
+    )

@@ -8,6 +8,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from clipret.counting import copies_in_words, single_colour_in_words
 from clipret.escaping import visible
 from clipret.progress import Progress
 
@@ -105,6 +106,9 @@ def _notes(result: dict) -> list[str]:
     if any(copied.values()):
         told = " and ".join(f"{count:,} {what}" for what, count in copied.items() if count)
         notes.append(f"{told} are equal to others, and were encoded with them.")
+    notes += [f"{copies_in_words(copies)}.{_remedy(copies)}" for copies in result["cross_split_copies"]]
+    if result["single_colour"]["images"]:
+        notes.append(f"{single_colour_in_words(result['single_colour'])}.")
     for what, size in (("images", result["micro_batch"]["image"]), ("captions", result["micro_batch"]["text"])):
         if size:
             notes.append(f"For want of memory {what} were encoded {size} at a time; the last bits may depend on that.")
@@ -115,6 +119,12 @@ def _notes(result: dict) -> list[str]:
             f"{result['decoding']['images']} images."
         )
     return notes
+
+
+def _remedy(copies: dict) -> str:
+    if copies["of"] != "train" or copies["split"] == "restval":
+        return ""
+    return " Train with --drop-cross-split-duplicates to leave those of train out."
 
 
 def training_summary(result: dict, *, evaluation: str) -> str:

@@ -7,9 +7,12 @@ from rich.text import Text
 
 from clipret.config.columns import RSUM
 from clipret.config.comparison import LOWER_IS_BETTER
+from clipret.counting import copies_in_words
 
 # The best reachable figure below which another protocol is advised: a rare pair of equal captions asks for none.
 _ADVISED_BELOW = 0.99
+_UNCHECKED = "leakage was not checked: the head does not say which images it was trained on"
+_UNCHECKED_IMAGES = "leakage was not checked for all images: the cache does not have the digests of all their files"
 _ASKS = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
 
 
@@ -109,7 +112,11 @@ def caveats(measured: dict) -> list[str]:
     if leakage and leakage["trained_on"]:
         lines.append(f"LEAK: {leakage['trained_on']:,} of these {leakage['images']:,} images were trained on")
     if leakage and not leakage["checked"]:
-        lines.append("leakage was not checked: there is no trained_on.npy beside the head")
+        lines.append(_UNCHECKED if leakage["trained_on"] is None else _UNCHECKED_IMAGES)
+    copies = measured.get("copies")
+    if copies and copies["copies"]:
+        clean = leakage and leakage["checked"] and not leakage["trained_on"]
+        lines.append(copies_in_words(copies) + ("; the head was trained on none of them" if clean else ""))
     return lines
 
 

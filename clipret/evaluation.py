@@ -13,6 +13,7 @@ from clipret.devices import choose_device
 from clipret.flips import flip_tests
 from clipret.heads import Head
 from clipret.intervals import Evidence, all_columns, nested, tabulate
+from clipret.leakage import copies_of_training
 from clipret.measurement import Gallery
 from clipret.metrics import rsum, summarise
 from clipret.outputs import check_place, written
@@ -46,6 +47,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
 
         protocol   name, split, counts, tie rule, mAP's divisor, precision, digest of the queries and items, remarks
         leakage    None for zero-shot alone; else checked and trained_on, how many of its images the head was trained on
+        copies     how many of its images equal images of train, byte for byte: split, images, copies, of; None of train
         results    {"zero-shot": {"t2i": {...}, "i2t": {...}}, "trained": {...}} as fractions, and between them
                    "wise-ft ALPHA" for each of config.wise_ft
         rsum       head -> sum of R@K over config.k and both directions
@@ -73,7 +75,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     for protocol, leakage in zip(protocols, leaks, strict=True):
         found = _rank(cache, protocol, heads=heads, device=device, config=config, on_progress=on_progress)
         ranked.append(replace(found, leakage=leakage))
-        measured.append({"protocol": ranked[-1].protocol, "leakage": leakage, **_figures(ranked[-1], config)})
+        about = {"leakage": leakage, "copies": copies_of_training(cache, protocol)}
+        measured.append({"protocol": ranked[-1].protocol, **about, **_figures(ranked[-1], config)})
         on_progress(Progress("protocols", len(measured), len(protocols)))
     report = {
         "format": runs.FORMAT,

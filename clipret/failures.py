@@ -9,6 +9,7 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import DIRECTIONS, FailuresConfig
 from clipret.devices import choose_device
+from clipret.leakage import copies_of_training
 from clipret.measurement import Gallery
 from clipret.metrics import per_query
 from clipret.outputs import check_place, written
@@ -38,8 +39,8 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
 
     on_progress  called while galleries are ranked, with phase "ranking": images, each as often as there are heads
 
-    Returns format, cache, run, head, protocol and leakage as metrics.json has them; heads (the names zero-shot and
-    trained, or zero-shot alone), top, and of each direction in `directions`:
+    Returns format, cache, run, head, protocol, leakage and copies as metrics.json has them; heads (the names zero-shot
+    and trained, or zero-shot alone), top, and of each direction in `directions`:
 
     queries    their number
     worst      the queries whose best-placed matching item stands lowest under the trained head, worst first
@@ -74,6 +75,7 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
         **describe_source(source, cache),
         "protocol": describe_protocol(cache, protocol, precision=config.precision),
         "leakage": leakage,
+        "copies": copies_of_training(cache, protocol),
         "heads": list(heads),
         "top": config.top,
         "directions": {

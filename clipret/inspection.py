@@ -8,6 +8,7 @@ import numpy as np
 
 from clipret.cache import DONE, FORMAT, PENDING, UNUSABLE, FeatureCache
 from clipret.counting import count_splits
+from clipret.leakage import split_copies
 
 
 def inspect_cache(path: Path | str) -> dict:
@@ -23,6 +24,8 @@ def inspect_cache(path: Path | str) -> dict:
         per_image captions of an image: min, mean, max
         splits    name -> images and captions
         problems  image row -> file and reason, of the images that could not be read
+        single_colour  images whose pixels are all equal as the encoder sees them, and the first one's file (or None)
+        cross_split_copies  as leakage.split_copies gives them
         reasons   reason, without the figures behind it -> images, the most frequent first
 
     Raises CacheError or CacheFormatError.
@@ -62,8 +65,16 @@ def inspect_cache(path: Path | str) -> dict:
         "per_image": _spread(per_image, np.mean),
         "splits": count_splits(cache.image_splits, cache.caption_images),
         "problems": {str(row): {"file": cache.image_files[row], "reason": why} for row, why in cache.problems.items()},
+        "single_colour": count_single_colour(cache),
+        "cross_split_copies": split_copies(cache),
         "reasons": dict(Counter(map(_kind, cache.problems.values())).most_common()),
     }
+
+
+def count_single_colour(cache: FeatureCache) -> dict:
+    """How many images have pixels that are all equal, as the encoder sees them, and the first one's file, or None."""
+    rows = np.flatnonzero(cache.single_colour)
+    return {"images": len(rows), "first": cache.image_files[rows[0]] if len(rows) else None}
 
 
 def _kind(reason: str) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from clipret.annotations import annotation_sha256
 from clipret.cache import SIDES, CacheContents, FeatureCache, assemble, cache_blocks, locked, require_same, smallest
-from clipret.config import MergeConfig, to_command
+from clipret.config import SPLITS, MergeConfig, to_command
 from clipret.errors import CacheError, CacheMismatchError
+from clipret.leakage import content_keys
 from clipret.progress import Progress, ProgressCallback, silent
 
 # What may differ between the caches: which images they are of.
@@ -29,13 +30,16 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
     caches of the same data set; between different data sets they mean nothing, and may be equal. Memory is needed for
     all that the caches hold but the features.
 
-    Returns cache (path), fingerprint, images, captions, problems (images without a feature), caches (paths), seconds.
-    A cache that is there, whole, and made from the same is left as it is. Killed at any moment, nothing is left half
-    done, and the same call starts again.
+    Images are the same by the bytes of their files. Those that two caches hold, in the same split, are in the new one
+    twice, and it is remarked.
 
-    Raises CacheError when images are in two caches, a row is not what was written or the cache cannot be written,
-    CacheMismatchError when settings differ, or those of the cache that is there, CacheIncompleteError when one has rows
-    to do.
+    Returns cache (path), fingerprint, images, captions, problems (images without a feature), caches (paths), remarks
+    (of this merge) and seconds. A cache that is there, whole, and made from the same is left as it is. Killed at any
+    moment, nothing is left half done, and the same call starts again.
+
+    Raises CacheError when two caches have images of the same id, or the same image in different splits, when a row is
+    not what was written or the cache cannot be written, CacheMismatchError when settings differ, or those of the cache
+    that is there, CacheIncompleteError when one has rows to do.
     """
     started = time.perf_counter()
     if config.out.resolve() in {path.resolve() for path in config.caches}:
@@ -44,7 +48,8 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
     for other in caches[1:]:
         _require_alike(caches[0], other)
     _require_different(caches)
-    contents = _contents(config, caches)
+    remarks = _copies(caches)
+    contents = _contents(config, caches, remarks=remarks)
     with locked(config.out):
         if config.out.exists():
             found = FeatureCache(config.out)
@@ -60,6 +65,7 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
         "captions": len(contents.captions),
         "problems": sum(len(cache.problems) for cache in caches),
         "caches": [str(path) for path in config.caches],
+        "remarks": remarks,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -84,9 +90,72 @@ def _require_alike(first: FeatureCache, other: FeatureCache) -> None:
 
 
 def _require_different(caches: list[FeatureCache]) -> None:
-    """Raise CacheError when an image is in two caches, or a caption's id in two of the same data set."""
+    """Raise CacheError when an image's id is in two caches, or a caption's in two of the same data set."""
+    _require_other_files(caches)
     _require_once("images", [(None, cache.path, cache.image_ids) for cache in caches])
     _require_once("captions", [(cache.inputs["dataset"], cache.path, cache.caption_ids) for cache in caches])
+
+
+def _require_other_files(caches: list[FeatureCache]) -> None:
+    """Raise CacheError when two caches have the same id for files that are known to differ."""
+    holders: dict[str, tuple[Path, int]] = {}
+    for cache in caches:
+        known = list(zip(cache.image_ids, content_keys(cache).tolist(), strict=True))
+        again = [name for name, key in known if name in holders and key and holders[name][1] not in (0, key)]
+        if again:
+            raise CacheError(
+                f"{len(again):,} images of {cache.path} have the ids of other files in {holders[again[0]][0]}: "
+                f"{_shown(again)}; an id stands for one image in a cache. Give one of the tables other ids, such as "
+                f"by --columns id=COLUMN, and extract it again."
+            )
+        holders |= {name: (cache.path, key) for name, key in known}
+
+
+def _copies(caches: list[FeatureCache]) -> list[str]:
+    """A sentence for each cache with images that an earlier one holds too, by the bytes of their files.
+
+    Raises CacheError when such an image is in another split there.
+    """
+    remarks, keys = [], [content_keys(cache) for cache in caches]
+    for place, cache in enumerate(caches[1:], start=1):
+        for other, others in zip(caches[:place], keys[:place], strict=True):
+            elsewhere, together = np.zeros(len(keys[place]), dtype=bool), np.zeros(len(keys[place]), dtype=bool)
+            for split in range(len(SPLITS)):
+                there = np.isin(keys[place], others[(other.image_splits == split) & (others != 0)])
+                here = cache.image_splits == split
+                together |= there & here
+                elsewhere |= there & ~here
+            if elsewhere.any():
+                raise _in_other_splits(cache, other, rows=np.flatnonzero(elsewhere), keys=(keys[place], others))
+            if together.any():
+                names = [cache.image_files[row] for row in np.flatnonzero(together)]
+                remarks.append(
+                    f"{len(names):,} images of {cache.path} are in {other.path} too, byte for byte, in the same split: "
+                    f"{_shown(names)}"
+                )
+    return remarks
+
+
+def _in_other_splits(
+    cache: FeatureCache, other: FeatureCache, *, rows: np.ndarray, keys: tuple[np.ndarray, np.ndarray]
+) -> CacheError:
+    names = []
+    for row in rows[: _SHOWN + 1]:
+        split = cache.image_splits[row]
+        (there, *_) = np.flatnonzero((keys[1] == keys[0][row]) & (other.image_splits != split))
+        names.append(
+            f"{cache.image_files[row]} ({SPLITS[split]}) is {other.image_files[there]} "
+            f"({SPLITS[other.image_splits[there]]})"
+        )
+    return CacheError(
+        f"{len(rows):,} images of {cache.path} are in {other.path} too, byte for byte, in another split: "
+        f"{_shown(names)}; heads would be measured on images that they were trained on. Leave them out of one of the "
+        f"data sets, or give them one split, and extract it again."
+    )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _require_once(what: str, columns: list[tuple[str | None, Path, list[str]]]) -> None:
@@ -95,15 +164,14 @@ def _require_once(what: str, columns: list[tuple[str | None, Path, list[str]]]) 
     for scope, path, ids in columns:
         again = [name for name in dict.fromkeys(ids) if (scope, name) in holders]
         if again:
-            shown = ", ".join(again[:_SHOWN]) + (", ..." if len(again) > _SHOWN else "")
             raise CacheError(
-                f"{len(again):,} {what} of {path} are in {holders[scope, again[0]]} too, by their ids: {shown}; "
-                f"expected caches of different {what}."
+                f"{len(again):,} {what} of {path} are in {holders[scope, again[0]]} too, by their ids: "
+                f"{_shown(again)}; expected caches of different {what}."
             )
         holders |= {(scope, name): path for name in ids}
 
 
-def _contents(config: MergeConfig, caches: list[FeatureCache]) -> CacheContents:
+def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str]) -> CacheContents:
     starts = np.cumsum([0, *(len(cache.image_ids) for cache in caches)])
     first = caches[0]
     contents = CacheContents(
@@ -118,14 +186,14 @@ def _contents(config: MergeConfig, caches: list[FeatureCache]) -> CacheContents:
         projections=first.projections,
         dtype=first.dtype.name,
         inputs={},
-        about=_about(config, caches),
+        about=_about(config, caches, remarks=remarks),
     )
     datasets = dict.fromkeys(name for cache in caches for name in cache.inputs["dataset"].split("+"))
     own = {"dataset": "+".join(datasets), "annotation_sha256": annotation_sha256(contents)}
     return dataclasses.replace(contents, inputs=first.inputs | own)
 
 
-def _about(config: MergeConfig, caches: list[FeatureCache]) -> dict:
+def _about(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str]) -> dict:
     """What the first cache says of its making, which holds for all, and what differs, put together."""
 
     def different(name: str) -> list[str]:
@@ -135,7 +203,7 @@ def _about(config: MergeConfig, caches: list[FeatureCache]) -> dict:
         "batch_size": min(cache.about["batch_size"] for cache in caches),
         "root": ", ".join(different("root")),
         "split_rule": "; ".join(different("split_rule")),
-        "remarks": list(dict.fromkeys(remark for cache in caches for remark in cache.about["remarks"])),
+        "remarks": list(dict.fromkeys([*(remark for cache in caches for remark in cache.about["remarks"]), *remarks])),
         "command": to_command("merge", config),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "merged_from": [{"path": str(cache.path), "fingerprint": cache.fingerprint} for cache in caches],

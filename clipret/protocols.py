@@ -162,7 +162,9 @@ def make_protocol(cache: FeatureCache, name: str) -> Protocol:
     return Protocol(name, "test", folds, left_out=int(np.sum(~usable[planned])), remarks=remarks)
 
 
-def split_protocol(cache: FeatureCache, *, split: str, name: str = "split") -> Protocol:
+def split_protocol(
+    cache: FeatureCache, *, split: str, name: str = "split", without: np.ndarray | None = None
+) -> Protocol:
     """A protocol of config.SPLIT_PROTOCOLS: every usable image of a split, with all its captions.
 
     split              t2i: every caption asks for its image among the images. i2t: every image with a caption asks for
@@ -170,9 +172,13 @@ def split_protocol(cache: FeatureCache, *, split: str, name: str = "split") -> P
     split-equal-texts  the same queries and galleries; a caption matches every image that has a caption of the same
                        text, and an image every caption of a text that it has. Case and spaces make no difference.
 
+    without  rows of images that are left out, with their captions
+
     Raises UsageError when the split has no images or no captions, or too many of them match.
     """
     in_split = cache.image_splits == SPLITS.index(split)
+    if without is not None:
+        in_split[without] = False
     fold = _fold(cache, np.flatnonzero(in_split & cache.usable), captions=np.ones(len(cache.text_states), dtype=bool))
     if not len(fold.image_rows) or not len(fold.text_rows):
         counts = ", ".join(f"{name} {np.sum(cache.image_splits == code)}" for code, name in enumerate(SPLITS))

@@ -17,7 +17,6 @@ from clipret.records import AtLeast, Each, RecordError, read_record, record_text
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
-TRAINED_ON = "trained_on.npy"
 RANKS, ERRORS = "ranks.safetensors", "errors.json"
 SWEEP = ("sweep.json", "sweep.csv")
 FORMAT = 1

@@ -7,8 +7,8 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config.evaluation import EvalConfig, wise_ft_name
 from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
-from clipret.heads import Head, LinearHead, load_head, wise_ft
-from clipret.leakage import count_trained_on, image_digests
+from clipret.heads import Head, LinearHead, load_head, load_trained_on, wise_ft
+from clipret.leakage import check_images, copies_of_training, image_keys
 from clipret.protocol_bounds import best_reachable
 from clipret.protocols import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 from clipret.rankings import Trained, head_digest
@@ -155,17 +155,22 @@ def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str 
 def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, allowed: bool) -> dict | None:
     """How many of the protocol's images the head was trained on; None without a trained head.
 
-    Returns {"checked": whether the run tells, "trained_on": count or None, "images": number of images}. Raises
-    LeakageError when there are any, unless allowed.
+    Returns what leakage.check_images does. Raises LeakageError when there are any, unless allowed.
     """
     if source.head is None:
         return None
-    rows = protocol.image_rows
-    count = count_trained_on(source.head.parent / runs.TRAINED_ON, image_digests(cache, rows))
-    if count and not allowed:
+    leakage = check_images(image_keys(cache, protocol.image_rows), load_trained_on(source.head))
+    if leakage["trained_on"] and not allowed:
+        copies = copies_of_training(cache, protocol)
+        remedy = "Measure on images held out from it"
+        if copies and copies["copies"]:
+            remedy = (
+                "Images of train equal images of this split, byte for byte: train again with "
+                "--drop-cross-split-duplicates, which leaves those of train out"
+            )
         raise LeakageError(
-            f"{count:,} of the {len(rows):,} {protocol.split} images were trained on by {source.run or source.head}: "
-            f"figures on them say nothing of new images. Measure on images held out from it, or see the figures "
+            f"{leakage['trained_on']:,} of the {leakage['images']:,} {protocol.split} images were trained on by "
+            f"{source.run or source.head}: figures on them say nothing of new images. {remedy}, or see the figures "
             f"all the same with --allow-leak."
         )
-    return {"checked": count is not None, "trained_on": count, "images": len(rows)}
+    return leakage

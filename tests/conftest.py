@@ -1,5 +1,6 @@
 """Small inputs in exactly the real formats: CLIP checkpoints with random weights, COCO folders, caches."""
 
+import hashlib
 import json
 import multiprocessing
 import multiprocessing.forkserver
@@ -14,6 +15,7 @@ from PIL import Image
 
 from clipret import cli
 from clipret.cache import CacheContents, open_writer
+from clipret.tensors import open_tensors, write_tensors
 
 # The models are tiny, and two threads on a busy machine only wait for each other.
 torch.set_num_threads(1)
@@ -177,19 +179,40 @@ def contents(
     return CacheContents(**values)
 
 
-def write_cache(path: Path, made: CacheContents | None = None, *, seed: int = 0) -> Path:
-    """A complete cache with features in which an image and its captions have something in common."""
+def digests_of(names) -> np.ndarray:
+    """(n, 32) uint8, sha256 of image files in which there is nothing but their names."""
+    return np.frombuffer(b"".join(hashlib.sha256(name.encode()).digest() for name in names), np.uint8).reshape(-1, 32)
+
+
+def write_cache(
+    path: Path, made: CacheContents | None = None, *, seed: int = 0, digests: np.ndarray | None = None
+) -> Path:
+    """A complete cache with features in which an image and its captions have something in common.
+
+    digests  (N, 32) of the image files; None: other ones for every data set and id
+    """
     made = made or contents()
+    if digests is None:
+        digests = digests_of(f"{made.inputs['dataset']} {name}" for name in made.image_ids)
     generator = np.random.default_rng(seed)
     image_width, text_width = (made.projections[f"{side}/weight"].shape[0] for side in ("image", "text"))
     concepts = generator.normal(size=(len(made.image_ids), 8))
     images = concepts @ generator.normal(size=(8, image_width))
     texts = concepts[made.caption_images] @ generator.normal(size=(8, text_width))
     with open_writer(path, made) as writer:
-        writer.write_images(0, features=(images + generator.normal(size=images.shape)).astype(made.dtype), problems={})
+        noisy = (images + generator.normal(size=images.shape)).astype(made.dtype)
+        writer.write_images(0, features=noisy, problems={}, digests=digests)
         noisy = (texts + generator.normal(size=texts.shape)).astype(made.dtype)
         writer.write_texts(0, features=noisy, tokens=np.full(len(texts), 5))
     return path
+
+
+def keep_keys(head: Path, keys: np.ndarray | None) -> None:
+    """Have a head's file say that it was trained on the images of these keys; None: say nothing of it."""
+    file = open_tensors(head)
+    tensors = {name: tensor for name, tensor in file.read().items() if name != "trained_on"}
+    tensors |= {} if keys is None else {"trained_on": torch.from_numpy(keys)}
+    write_tensors(head, tensors, metadata={name: text for name, text in file.metadata.items() if name != "sha256"})
 
 
 @pytest.fixture

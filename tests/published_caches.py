@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from conftest import contents
+from conftest import contents, digests_of
 
 from clipret import TrainConfig, train
 from clipret.cache import open_writer
@@ -43,7 +43,8 @@ def write(path, images, texts, *, owners, splits, unusable=(), tokens=5, **made)
     )
     with open_writer(path, made) as writer:
         problems = dict.fromkeys(unusable, "empty file")
-        writer.write_images(0, features=images.astype(np.float32), problems=problems)
+        digests = digests_of(f"published {name}" for name in made.image_ids)
+        writer.write_images(0, features=images.astype(np.float32), problems=problems, digests=digests)
         writer.write_texts(0, features=texts.astype(np.float32), tokens=np.broadcast_to(tokens, len(texts)))
     return path
 

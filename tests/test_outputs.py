@@ -62,7 +62,7 @@ def test_a_result_replaces_its_own_kind_and_what_is_no_record():
         check_place("per-query", Path("runs/a/history.csv"), suffixes=(".csv",))
 
 
-@pytest.mark.parametrize("name", ["c.h5", "c.hdf5", "head.safetensors", "trained_on.npy"])
+@pytest.mark.parametrize("name", ["c.h5", "c.hdf5", "head.safetensors", "features.npy"])
 def test_what_features_and_heads_are_kept_in_is_never_a_place_for_a_result(name):
     with pytest.raises(UsageError) as caught:
         check_place("out", Path(name))

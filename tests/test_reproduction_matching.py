@@ -2,12 +2,13 @@ import functools
 
 import numpy as np
 import pytest
+from conftest import keep_keys
 from published_caches import FLICKR, ROWS, WEIGHTS, changed, publish_rows, trained, write_small
 
 from clipret import FeatureCache
 from clipret.config.reproduction import ReproduceConfig
 from clipret.errors import DatasetError, UsageError
-from clipret.leakage import image_digests, save_trained_on
+from clipret.leakage import image_keys, training_keys
 from clipret.protocols import make_protocol
 from clipret.published import published_rows
 from clipret.reproduction import matching, reproduce
@@ -141,8 +142,7 @@ def test_without_a_head_fine_tuned_rows_are_not_compared(small):
 def test_a_head_that_saw_the_images_is_not_compared(small):
     path = small("coco")
     run = trained(path)
-    cache = FeatureCache(path)
-    save_trained_on(run / "trained_on.npy", image_digests(cache, np.array([0, 1, 2])))
+    keep_keys(run / "head.safetensors", training_keys(image_keys(FeatureCache(path), np.array([0, 1, 2]))))
     report = reproduce(ReproduceConfig(cache=path, head=run, tolerance=100))
     reasons = {row["name"]: row["reason"] for row in report["unmatched"]}
     assert reasons["reference ViT-B/32 margin, coco-val2017"] == f"2 of its 12 images were trained on by {run}"

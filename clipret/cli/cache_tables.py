@@ -6,6 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from clipret.counting import copies_in_words, single_colour_in_words
+
 
 def info_table(info: dict, *, problems: bool = False, truncated: bool = False) -> Table:
     """The result of inspect_cache as a two-column table.
@@ -66,6 +68,10 @@ def _remarkable(info: dict) -> dict[str, str]:
     if decoding:
         cosine, centred = (decoding[name]["mean"] for name in ("cosine", "centred_cosine"))
         rows["decoding"] = f"{info['inputs']['decode']}: cosine {cosine:.4f} to exact, centred {centred:.4f}"
+    if info["cross_split_copies"]:
+        rows["copies"] = "\n".join(map(copies_in_words, info["cross_split_copies"]))
+    if info["single_colour"]["images"]:
+        rows["single colour"] = single_colour_in_words(info["single_colour"])
     if any(sizes.values()):
         told = ", ".join(f"{side} {size}" for side, size in sizes.items() if size)
         rows["micro-batches"] = f"{told}: for want of memory; the last bits may depend on it"
@@ -88,10 +94,12 @@ def verification_table(found: dict) -> Table:
 def merge_summary(result: dict) -> str:
     """What merging.merge returned, in words."""
     cache = result["cache"]
-    return (
+    lines = [
         f"{cache}: {result['images']:,} images and {result['captions']:,} captions of {len(result['caches'])} caches, "
-        f"in {result['seconds']:.1f} s.\nNext: clipret train --cache {shlex.quote(cache)}"
-    )
+        f"in {result['seconds']:.1f} s."
+    ]
+    lines += [f"Note: {remark}." for remark in result["remarks"]]
+    return "\n".join([*lines, f"Next: clipret train --cache {shlex.quote(cache)}"])
 
 
 def _spread(values: dict | None) -> str:

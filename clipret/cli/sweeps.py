@@ -42,6 +42,15 @@ def sweep(
     test_all: Annotated[
         bool, _option("Measure all on the test split, not the chosen one only.")
     ] = SweepConfig.test_all,
+    drop_cross_split_duplicates: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop-cross-split-duplicates",
+            help="Leave out training images that equal val or test images, byte for byte.",
+            show_default=False,
+            rich_help_panel=_SWEEP,
+        ),
+    ] = None,
     head: _axis("linear, adapter.", _HEAD) = None,
     train: _axis("Side that learns: both, image, text.", _HEAD) = None,
     init: _axis("Start: clip, random, procrustes, ridge.", _HEAD) = None,

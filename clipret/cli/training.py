@@ -32,6 +32,13 @@ def train(
         Path | None, typer.Option(help="Repeat a run: its config.json. Further options change settings of it.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run: its folder.")] = None,
+    drop_cross_split_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--drop-cross-split-duplicates",
+            help="Leave out training images that equal val or test images, byte for byte.",
+        ),
+    ] = TrainConfig.drop_cross_split_duplicates,
     head: Annotated[str, _option("linear, or adapter behind CLIP's own.", _HEAD)] = TrainConfig.head,
     train_side: Annotated[
         str, typer.Option("--train", help="Side that learns: both, image or text.", rich_help_panel=_HEAD)

@@ -33,6 +33,7 @@ class TrainConfig:
     cache           the features to train on
     name            folder of the run below runs_dir; the next free number with loss and head by default
     runs_dir        where runs are kept
+    drop_cross_split_duplicates  leave out the training images that equal images of val or test, byte for byte
     head            kind of head: linear, or adapter (heads.AdapterHead)
     train           which side of the head learns: both, image or text; the other stays CLIP's
     init            what a linear head starts as: clip, random, or a closed-form solution: procrustes, ridge
@@ -72,6 +73,7 @@ class TrainConfig:
     cache: Path
     name: str | None = None
     runs_dir: Path = RUNS_DIR
+    drop_cross_split_duplicates: bool = False
     head: str = "linear"
     train: str = "both"
     init: str = "clip"

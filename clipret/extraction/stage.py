@@ -39,6 +39,8 @@ from clipret.extraction.limits import require_few_problems, workers_explained
 from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.ranks import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
+from clipret.inspection import count_single_colour
+from clipret.leakage import split_copies
 from clipret.progress import ProgressCallback, silent
 from clipret.workers import ReadWatch
 
@@ -55,10 +57,10 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
     Started by torchrun, each process does its share in a shard of its own, and the first one joins them.
 
     Returns cache (path), fingerprint, images, captions, problems (images without a usable feature), missing (those of
-    them that were not found), extracted_images, extracted_captions (of this call and process; less than all after an
-    interruption), copied (image, text: rows that are copies of encoded ones), batch_size, micro_batch (image, text:
-    smaller ones that memory asked for; 0: none), decoding, processes, remarks (what the data set got wrong and was put
-    right) and seconds.
+    them that were not found), single_colour and cross_split_copies as inspect_cache has them, extracted_images and
+    extracted_captions (of this call and process; less than all after an interruption), copied (image, text: rows that
+    are copies of encoded ones), batch_size, micro_batch (image, text: smaller ones that memory asked for; 0: none),
+    decoding, processes, remarks (what the data set got wrong and was put right) and seconds.
 
     Raises DatasetError, BackboneError or CacheError, each with what to do next: DatasetError also when images are
     missing, unless config.skip_missing, and when more than config.max_problems of them cannot be read. UsageError when
@@ -229,6 +231,8 @@ class _Stage:
             "captions": len(cache.text_states),
             "problems": len(cache.problems),
             "missing": sum(reason == NOT_FOUND for reason in cache.problems.values()),
+            "single_colour": count_single_colour(cache),
+            "cross_split_copies": split_copies(cache),
             "extracted_images": new["image"],
             "extracted_captions": new["text"],
             "copied": {

@@ -7,7 +7,7 @@ files          safetensors, never pickle
 interpolation  wise-ft: between CLIP's own head and a trained one
 """
 
-from clipret.heads.files import load_head, save_head
+from clipret.heads.files import load_head, load_trained_on, save_head
 from clipret.heads.initial import initial_tensors, ridge_strength
 from clipret.heads.interpolation import interpolate, wise_ft
 from clipret.heads.modules import AdapterHead, Head, LinearHead, build_head, parameter_names
@@ -22,6 +22,7 @@ __all__ = [
     "initial_tensors",
     "interpolate",
     "load_head",
+    "load_trained_on",
     "parameter_names",
     "ridge_strength",
     "save_head",

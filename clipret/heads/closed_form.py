@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from clipret.cache import FeatureCache
-from clipret.protocols import split_protocol
+from clipret.leakage import training_images
 
 _BLOCK = 16_384
 # Of a row of zeros: as torch.nn.functional.normalize has it.
@@ -60,30 +60,34 @@ class Ridge:
         return self._vectors @ ((self._cross + pull * self._turned_start) / (self._values + pull))
 
 
-def fit_procrustes(cache: FeatureCache) -> np.ndarray:
+def fit_procrustes(cache: FeatureCache, *, without_copies: bool = False) -> np.ndarray:
     """R (E, E) orthogonal, argmin |Z_i R - Z_t| in the Frobenius norm over the rows of all training pairs.
 
     Z_i and Z_t (P, E) are the normalised CLIP embeddings of images and captions. With U S V^T = Z_i^T Z_t the solution
     is R = U V^T (Schonemann 1966). By |Z_i R - Z_t| = |Z_i - Z_t R^T| its transpose does the same for the captions.
 
+    without_copies  as leakage.training_images takes it
+
     Raises CacheError when a feature is not finite.
     """
     cross = 0.0
-    for block in pair_blocks(cache):
+    for block in pair_blocks(cache, without_copies=without_copies):
         (images, _), (texts, _) = (_embed(cache, side, block) for side in ("image", "text"))
         cross = cross + (images.T @ _by_image(texts, block)).astype(np.float64)
     left, _, right = np.linalg.svd(cross)
     return left @ right
 
 
-def fit_ridge(cache: FeatureCache, *, sides: tuple[str, ...]) -> dict[str, Ridge]:
+def fit_ridge(cache: FeatureCache, *, sides: tuple[str, ...], without_copies: bool = False) -> dict[str, Ridge]:
     """For each of the sides, image or text, the solutions that take its features to the other's CLIP embeddings.
+
+    without_copies  as leakage.training_images takes it
 
     Raises CacheError when a feature is not finite.
     """
     starts = {side: _with_bias(cache, side) for side in sides}
     grams, crosses, lengths, pairs = (dict.fromkeys(sides, 0.0) for _ in range(4))
-    for block in pair_blocks(cache):
+    for block in pair_blocks(cache, without_copies=without_copies):
         embedded = {side: _embed(cache, side, block) for side in ("image", "text")}
         for side in sides:
             features, weights = getattr(block, f"{side}s"), np.ones(len(block.texts))
@@ -103,9 +107,9 @@ def fit_ridge(cache: FeatureCache, *, sides: tuple[str, ...]) -> dict[str, Ridge
     }
 
 
-def pair_blocks(cache: FeatureCache) -> Iterator[Block]:
-    """All training pairs. Raises CacheError when a feature is not finite, UsageError without a train split."""
-    (fold,) = split_protocol(cache, split="train").folds
+def pair_blocks(cache: FeatureCache, *, without_copies: bool = False) -> Iterator[Block]:
+    """All training pairs. Raises CacheError when a feature is not finite, and what training_images raises."""
+    (fold,) = training_images(cache, without_copies=without_copies).folds
     order = np.argsort(fold.caption_images, kind="stable")
     for start in range(0, len(order), _BLOCK):
         captions = order[start : start + _BLOCK]

@@ -12,15 +12,18 @@ from clipret.tensors import TensorFile, TensorsError, open_tensors, write_tensor
 
 FORMAT = "1"
 _KINDS = (LinearHead.kind, AdapterHead.kind)
+# Beside the head's own tensors: the keys of the images that it was trained on.
+_TRAINED_ON = "trained_on"
 
 
-def save_head(head: Head, *, path: Path, metadata: dict[str, str]) -> None:
+def save_head(head: Head, *, path: Path, metadata: dict[str, str], trained_on: np.ndarray | None = None) -> None:
     """Write the head atomically: a reader sees the old file or the whole new one.
 
     It holds all tensors of the head, learned or not, and in its metadata format, kind, widths and, of an adapter,
     ratio, relu and sides.
 
-    metadata  what else a user of the file needs to know, such as the model's name and the cache's fingerprint
+    metadata    what else a user of the file needs to know, such as the model's name and the cache's fingerprint
+    trained_on  (K,) uint64, keys of the images that it was trained on (leakage.training_keys); None: not known
     """
     tensors = head.tensors
     (image, width), (text, _) = tensors["image_weight"].shape, tensors["text_weight"].shape
@@ -30,7 +33,22 @@ def save_head(head: Head, *, path: Path, metadata: dict[str, str]) -> None:
         "widths": f"image {image}, text {text}, embedding {width}",
         **head.settings,
     }
-    write_tensors(path, tensors, metadata=about | metadata)
+    keys = {} if trained_on is None else {_TRAINED_ON: torch.from_numpy(trained_on)}
+    write_tensors(path, tensors | keys, metadata=about | metadata)
+
+
+def load_trained_on(path: Path) -> np.ndarray | None:
+    """(K,) uint64, the keys of the images that a head was trained on; None: its file has none. Raises HeadError."""
+    file = _open(path)
+    shape = file.shapes.get(_TRAINED_ON)
+    if shape is None:
+        return None
+    if file.dtypes[_TRAINED_ON] != "U64" or len(shape) != 1:
+        raise HeadError(
+            f"head {path} keeps {_TRAINED_ON} as {file.dtypes[_TRAINED_ON]} {shape}; expected U64 (images,). Train it "
+            f"again."
+        )
+    return _read(file)[_TRAINED_ON].numpy()
 
 
 def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256: str) -> Head:
@@ -42,7 +60,8 @@ def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256:
     Raises HeadError when the file is missing, is no head, is not whole, or is one for other features.
     """
     file = _open(path)
-    metadata, shapes = file.metadata, file.shapes
+    metadata = file.metadata
+    shapes = {name: shape for name, shape in file.shapes.items() if name != _TRAINED_ON}
     kind = metadata.get("kind")
     if kind not in _KINDS or metadata.get("format") != FORMAT:
         found = f"kind {metadata.get('kind', 'none')}, format {metadata.get('format', 'none')}"
@@ -81,15 +100,19 @@ def _open(path: Path) -> TensorFile:
 
 def _weights(file: TensorFile) -> dict[str, torch.Tensor]:
     """The head's tensors as float32, all of them finite. Raises HeadError."""
-    try:
-        file.require_dtypes()
-        tensors = {name: tensor.float() for name, tensor in file.read().items()}
-    except TensorsError as error:
-        raise HeadError(f"head {file.path} cannot be used: {error}; train it again.") from None
+    tensors = {name: tensor.float() for name, tensor in _read(file).items() if name != _TRAINED_ON}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise HeadError(f"head {file.path} holds values in {name} that are not finite; train it again.")
     return tensors
+
+
+def _read(file: TensorFile) -> dict[str, torch.Tensor]:
+    try:
+        file.require_dtypes(names=set(file.shapes) - {_TRAINED_ON})
+        return file.read()
+    except TensorsError as error:
+        raise HeadError(f"head {file.path} cannot be used: {error}; train it again.") from None
 
 
 def _settings(path: Path, metadata: dict[str, str]) -> dict:

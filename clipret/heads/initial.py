@@ -67,14 +67,16 @@ def ridge_strength(config: TrainConfig, cache: FeatureCache) -> float:
 
 
 def _solution(config: TrainConfig, cache: FeatureCache) -> _Solution:
-    known, key = _SOLUTIONS.setdefault(cache, {}), (config.init, config.train, config.ridge)
+    key = (config.init, config.train, config.ridge, config.drop_cross_split_duplicates)
+    known = _SOLUTIONS.setdefault(cache, {})
     if key not in known:
         known[key] = _rotated(config, cache) if config.init == "procrustes" else _regressed(config, cache)
     return known[key]
 
 
 def _rotated(config: TrainConfig, cache: FeatureCache) -> _Solution:
-    tensors, rotation = _clip_tensors(cache), fit_procrustes(cache)
+    without_copies = config.drop_cross_split_duplicates
+    tensors, rotation = _clip_tensors(cache), fit_procrustes(cache, without_copies=without_copies)
     if config.train == "text":
         names, rotation = ("text_weight",), rotation.T
     else:
@@ -84,7 +86,9 @@ def _rotated(config: TrainConfig, cache: FeatureCache) -> _Solution:
 
 
 def _regressed(config: TrainConfig, cache: FeatureCache) -> _Solution:
-    tensors, solvers = _clip_tensors(cache), fit_ridge(cache, sides=learning_sides(config))
+    without_copies = config.drop_cross_split_duplicates
+    solvers = fit_ridge(cache, sides=learning_sides(config), without_copies=without_copies)
+    tensors = _clip_tensors(cache)
     if config.ridge != "auto":
         return _Solution(_solve(solvers, tensors, strength=config.ridge), config.ridge)
     gallery = _val_gallery(cache)

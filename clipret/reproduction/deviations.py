@@ -126,7 +126,7 @@ def _of_the_run(measured: Measured) -> list[str]:
     ]
     reasons = [f"{run.folder} was trained with {', '.join(differing)}"] if differing else []
     if not measured.match.leakage_checked:
-        reasons.append(f"whether {run.folder} was trained on these images is not known: it has no trained_on.npy")
+        reasons.append(f"whether {run.folder} was trained on these images was not checked")
     return reasons
 
 

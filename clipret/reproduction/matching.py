@@ -6,7 +6,8 @@ from pathlib import Path
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.errors import DatasetError, UsageError
-from clipret.leakage import count_trained_on, image_digests
+from clipret.heads import load_trained_on
+from clipret.leakage import check_images, image_keys
 from clipret.protocols import Protocol, make_protocol
 from clipret.published import ZERO_SHOT, PublishedModel, PublishedRow, published_models, published_rows
 
@@ -122,11 +123,11 @@ def _match(
     training = row.training_command(cache.path)
     if reason := _other_run(row, run):
         return Unmatched(row, reason, training)
-    images = protocol.image_rows
-    seen = count_trained_on(run.folder / runs.TRAINED_ON, image_digests(cache, images))
-    if seen:
-        return Unmatched(row, f"{seen:,} of its {len(images):,} images were trained on by {run.folder}", training)
-    return Match(row, protocol, leakage_checked=seen is not None)
+    leakage = check_images(image_keys(cache, protocol.image_rows), load_trained_on(run.head))
+    if seen := leakage["trained_on"]:
+        reason = f"{seen:,} of its {leakage['images']:,} images were trained on by {run.folder}"
+        return Unmatched(row, reason, training)
+    return Match(row, protocol, leakage_checked=leakage["checked"])
 
 
 def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedModel) -> str | None:

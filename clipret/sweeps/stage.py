@@ -13,8 +13,9 @@ from clipret.cache import FeatureCache
 from clipret.config import EvalConfig, TrainConfig, to_command
 from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.config.use import in_use
-from clipret.errors import CacheMismatchError, RunError, TrainingError, UsageError
+from clipret.errors import CacheMismatchError, LeakageError, RunError, TrainingError, UsageError
 from clipret.evaluation import evaluate
+from clipret.leakage import check_images, image_keys, training_images, training_keys
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols import default_protocol, make_protocol, split_protocol
 from clipret.sweeps.combining import configurations
@@ -45,12 +46,14 @@ def sweep(
     the command that trains it), zero_shot (val_rsum, and test in the same form), protocol of the test figures,
     test_all, remarks and seconds. The same is in sweep.json.
 
-    Raises UsageError, CacheError, RunError, or TrainingError when no run could be trained.
+    Raises UsageError, CacheError, RunError, LeakageError when test images are images of train too, or TrainingError
+    when no run could be trained.
     """
     cache = FeatureCache(config.cache)
     _require_validation(cache)
     chosen = configurations(config)
     require_runs(len(chosen), seeds=len(config.seeds))
+    _require_clean_test(cache, chosen)
     folder = make_folder(config)
     with runs.locked(folder):
         begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=chosen)
@@ -103,6 +106,24 @@ def _require_validation(cache: FeatureCache) -> None:
             f"{cache.path} has nothing to choose by, and a sweep chooses by validation: {error} Extract with a val "
             f"split, or train single runs with: clipret train --cache {shlex.quote(str(cache.path))}"
         ) from None
+
+
+def _require_clean_test(cache: FeatureCache, chosen: list[TrainConfig]) -> None:
+    """Raise LeakageError when images would be trained on that the best is measured on in the end."""
+    try:
+        measured = make_protocol(cache, default_protocol(cache)).image_rows
+    except UsageError:
+        # There are no test figures, which is remarked.
+        return
+    for without_copies in {config.drop_cross_split_duplicates for config in chosen}:
+        trained = training_images(cache, without_copies=without_copies).image_rows
+        found = check_images(image_keys(cache, measured), training_keys(image_keys(cache, trained)))
+        if found["trained_on"]:
+            raise LeakageError(
+                f"{found['trained_on']:,} of the {found['images']:,} test images of {cache.path} are images of train "
+                f"too, and the best configuration is measured on them; give --drop-cross-split-duplicates, which "
+                f"leaves those of train out."
+            )
 
 
 def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
@@ -46,11 +48,12 @@ class Record:
     error         why it cannot go on; None: it can
     """
 
-    def __init__(self, config: TrainConfig, *, folder: Path, cache: FeatureCache):
+    def __init__(self, config: TrainConfig, *, folder: Path, cache: FeatureCache, trained_on: np.ndarray | None = None):
+        """trained_on: as save_head takes it."""
         self.config, self.folder, self._cache = config, folder, cache
         self.epoch, self.kept_epoch, self.best, self.error = -1, 0, None, None
         self.remarks: list[str] = []
-        self._stale = 0
+        self._stale, self._trained_on = 0, trained_on
         self._kept: State | None = None
         self._rows: list[dict] = []
         self._earlier = 0.0
@@ -142,7 +145,8 @@ class Record:
             "fingerprint": self._cache.fingerprint,
             "epoch": str(self.kept_epoch),
         }
-        save_head(build_head(self.config, self._kept), path=self.folder / runs.HEAD, metadata=metadata)
+        head = build_head(self.config, self._kept)
+        save_head(head, path=self.folder / runs.HEAD, metadata=metadata, trained_on=self._trained_on)
         self._kept = None
 
     def _save_history(self) -> None:

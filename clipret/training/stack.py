@@ -14,7 +14,10 @@ from clipret.training.objective import Matching, Objective, bound_scalars, learn
 from clipret.training.towers import Adapter, Gradients, Projection
 
 # Settings that runs trained together have in common: they decide shapes, or which operations a step is made of.
-_SHAPING = ("cache", "head", "train", "adapter_reduction", "adapter_ratio", "adapter_relu", "loss", "reduction")
+_SHAPING = (
+    *("cache", "drop_cross_split_duplicates", "head", "train", "adapter_reduction", "adapter_ratio", "adapter_relu"),
+    *("loss", "reduction"),
+)
 _SHAPING += ("violation", "steps", "batch_size", "hard_negatives", "precision", "features", "memory_limit", "device")
 # Settings whose optimisers take the same steps.
 _PACING = ("lr", "beta1", "beta2", "eps", "weight_decay", "schedule", "epochs", "warmup", "step_epochs", "step_factor")

@@ -3,16 +3,19 @@
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.counting import copies_in_words
 from clipret.devices import choose_device, require_bfloat16
 from clipret.errors import TrainingError, UsageError
 from clipret.heads import LinearHead, initial_tensors
-from clipret.leakage import image_digests, save_trained_on
+from clipret.leakage import image_keys, split_copies, training_images, training_keys
 from clipret.measurement import Gallery
 from clipret.metrics import rsum
 from clipret.products import keep_freed_memory
@@ -86,25 +89,19 @@ class _Job:
     def __init__(self, configs: list[TrainConfig], *, cache: FeatureCache, device: str, on_progress: ProgressCallback):
         self._configs, self._cache, self._device, self._on_progress = configs, cache, device, on_progress
         self._started = time.perf_counter()
-        (fold,) = split_protocol(cache, split="train").folds
-        self._pairs = Pairs.of(cache, fold)
-        if self._pairs.texts == 1 and len(self._pairs) > 1:
-            raise TrainingError(
-                f"the {len(self._pairs.owners):,} training captions of {cache.path} are all the same text, so that "
-                f"every caption matches every image and there is nothing to learn; expected captions that differ."
-            )
-        self._held = {(config.features, config.memory_limit): None for config in configs}
-        for placement, limit in self._held:
-            self._held[placement, limit] = Features(
-                cache, self._pairs, placement=placement, device=device, memory_limit=limit
+        without_copies = {config.drop_cross_split_duplicates for config in configs}
+        self._trained = {dropped: _Trained.of(cache, without_copies=dropped) for dropped in without_copies}
+        self._held = {_place(config): None for config in configs}
+        for dropped, placement, limit in self._held:
+            self._held[dropped, placement, limit] = Features(
+                cache, self._trained[dropped].pairs, placement=placement, device=device, memory_limit=limit
             )
         self._validation = _validation(cache)
         self._zero_shot = None
         if self._validation is not None:
             clip = LinearHead(cache.projections).to(device)
             self._zero_shot = rsum(self._validation.measure(clip, device=device))
-        self._digests = image_digests(cache, fold.image_rows)
-        per_epoch = [steps_per_epoch(self._pairs, config) for config in configs]
+        per_epoch = [steps_per_epoch(self._images(config).pairs, config) for config in configs]
         self._epochs = [total_epochs(config, count) for config, count in zip(configs, per_epoch, strict=True)]
         self._per_epoch, self._done = per_epoch, 0
 
@@ -166,13 +163,12 @@ class _Job:
         """A run's record, and the state that it goes on with; None: it is at its start."""
         new = runs.is_empty(folder)
         try:
-            record = Record(config, folder=folder, cache=self._cache)
+            record = Record(config, folder=folder, cache=self._cache, trained_on=self._images(config).keys)
             state = record.restore(lambda: self._shapes(config))
             if state is not None:
                 self._report(record.epoch, {})
             else:
                 record.begin()
-                save_trained_on(folder / runs.TRAINED_ON, self._digests)
             return record, state
         except BaseException as error:
             if new:
@@ -198,8 +194,10 @@ class _Job:
         return list(groups.values())
 
     def _data(self, config: TrainConfig) -> Data:
-        features = self._held[config.features, config.memory_limit]
-        return Data(self._cache, self._pairs, features, self._validation, self._device)
+        return Data(self._cache, self._images(config).pairs, self._held[_place(config)], self._validation, self._device)
+
+    def _images(self, config: TrainConfig) -> "_Trained":
+        return self._trained[config.drop_cross_split_duplicates]
 
     def _report(self, epochs: int, detail: dict) -> None:
         self._done += epochs
@@ -210,10 +208,12 @@ class _Job:
         record.end_tracking()
         if record.error:
             return {"run": str(record.folder), "error": record.error}
-        if config.batch_size > len(self._pairs):
+        images = len(self._images(config).pairs)
+        record.remarks += self._images(config).remarks
+        if config.batch_size > images:
             record.remarks.append(
-                f"--batch-size {config.batch_size:,} is more than the {len(self._pairs):,} training images; every step "
-                f"takes all of them"
+                f"--batch-size {config.batch_size:,} is more than the {images:,} training images; every step takes all "
+                f"of them"
             )
         steps = min(record.epoch * self._per_epoch[place], total_steps(config, self._per_epoch[place]))
         result = {
@@ -222,7 +222,7 @@ class _Job:
             "kept_epoch": record.kept_epoch,
             "epochs": record.epoch,
             "steps": steps,
-            "train_images": len(self._pairs),
+            "train_images": images,
             "val_rsum": record.best,
             "zero_shot_val_rsum": self._zero_shot,
             "features": self._data(config).features.placement,
@@ -231,6 +231,46 @@ class _Job:
         }
         record.finish(result)
         return result
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Images that are trained on.
+
+    keys     as save_head takes them
+    remarks  what the user should know of them
+    """
+
+    pairs: Pairs
+    keys: np.ndarray | None
+    remarks: list[str]
+
+    @classmethod
+    def of(cls, cache: FeatureCache, *, without_copies: bool) -> "_Trained":
+        (fold,) = training_images(cache, without_copies=without_copies).folds
+        pairs = Pairs.of(cache, fold)
+        if pairs.texts == 1 and len(pairs) > 1:
+            raise TrainingError(
+                f"the {len(pairs.owners):,} training captions of {cache.path} are all the same text, so that every "
+                f"caption matches every image and there is nothing to learn; expected captions that differ."
+            )
+        keys = training_keys(image_keys(cache, fold.image_rows))
+        if without_copies:
+            left_out = len(split_protocol(cache, split="train").image_rows) - len(fold.image_rows)
+            images = "training image was" if left_out == 1 else "training images were"
+            return cls(pairs, keys, [f"{left_out:,} {images} left out as byte-for-byte copies of val or test images"])
+        copies = [
+            copies_in_words(found)
+            for found in split_copies(cache)
+            if found["of"] == "train" and found["split"] != "restval"
+        ]
+        remedy = "; --drop-cross-split-duplicates leaves those of train out"
+        return cls(pairs, keys, ["; ".join(copies) + remedy] if copies else [])
+
+
+def _place(config: TrainConfig) -> tuple:
+    """Equal for runs that share their features in memory."""
+    return config.drop_cross_split_duplicates, config.features, config.memory_limit
 
 
 def only(results: list[dict]) -> dict:
