@@ -10,6 +10,7 @@ from clipret.config import DatasetConfig
 from clipret.counting import count_splits
 from clipret.datasets import RetrievalDataset, load_dataset
 from clipret.datasets.captions import prompted
+from clipret.images import find_plain
 from clipret.progress import ProgressCallback, silent
 
 # Words a caption: lower edges of the histogram's bins.
@@ -17,9 +18,11 @@ _EDGES = (1, 6, 11, 16, 21, 31, 51)
 
 
 def check_dataset(config: DatasetConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Read a data set as extraction would, look whether its images are there, and count. Opens no image.
+    """Read a data set as extraction would, look whether its images are there, and count.
 
-    on_progress  called while captions are counted, with phase "captions"
+    Of images only those in formats with more than eight bits a channel are opened.
+
+    on_progress  called while captions are counted, with phase "captions", and over such images, "image headers"
 
     Returns dataset, root, split_rule, images, captions, remarks, annotation_sha256, seconds, and
 
@@ -28,12 +31,15 @@ def check_dataset(config: DatasetConfig, *, on_progress: ProgressCallback = sile
         words      of a caption: min, median, max, histogram [{"words": "6-10", "captions": 12}, ...]
         too_long   captions that exceed CLIP's context_length in tokens, prompt included, and the ids of the first five
         missing    images that are not there, and the first five files
+        single_colour  images of more than eight bits whose pixels are all equal once clip has converted them, and the
+                   first one's file, or None
 
     Raises DatasetError for all that would stop extraction, and UsageError.
     """
     started = time.perf_counter()
     dataset = load_dataset(config)
     missing = dataset.require_files(skip_missing=config.skip_missing)
+    plain = find_plain(dataset.image_files, root=dataset.root, on_progress=on_progress)
     too_long = find_too_long(prompted(dataset.captions, config), on_progress=on_progress)
     return {
         "dataset": dataset.name,
@@ -50,6 +56,7 @@ def check_dataset(config: DatasetConfig, *, on_progress: ProgressCallback = sile
             "first": [dataset.caption_ids[row] for row in too_long[:5]],
         },
         "missing": {"images": len(missing), "first": [dataset.image_files[row] for row in missing[:5]]},
+        "single_colour": {"images": len(plain), "first": dataset.image_files[plain[0]] if plain else None},
         "remarks": list(dataset.remarks),
         "annotation_sha256": dataset.annotation_sha256,
         "seconds": round(time.perf_counter() - started, 3),

@@ -162,7 +162,7 @@ def _image_encoder(cache: FeatureCache, backbone: Backbone, *, config: VerifyCon
     )
 
     def encode(rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        pixels, problems, _ = reader.read(rows)
+        pixels, problems, *_ = reader.read(rows)
         return backbone.encode_image(pixels).float().cpu().numpy(), list(problems)
 
     return encode

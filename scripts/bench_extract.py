@@ -182,7 +182,7 @@ def bench_images(dataset: Path, model: str, *, label: str, rounds: int) -> None:
     )
     backbone.prepare()
     shares = np.array_split(np.arange(len(names)), CORES)
-    pixels, _ = reader.read(np.arange(min(len(names), 128)))
+    pixels, *_ = reader.read(np.arange(min(len(names), 128)))
 
     def encode(number: int, *, part: int = 1) -> None:
         for start in range(0, len(shares[number]) // part, 32):

@@ -1,7 +1,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from own_data import write_shard
+from PIL import Image
 
 from clipret.checking import check_dataset
 from clipret.config import DatasetConfig
@@ -70,3 +73,46 @@ def test_no_image_is_opened(copy):
     for path in copy.glob("*2017/*.jpg"):
         path.write_text("not an image")
     assert check(copy)["images"] == 80
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A folder of scans: of 16 bits and of floats, which clip's conversion makes one colour, and others."""
+    folder, noise = tmp_path / "scans", np.random.default_rng(0)
+    folder.mkdir()
+    Image.fromarray(noise.integers(300, 65536, (24, 24), dtype=np.uint16)).save(folder / "bright.png")
+    Image.fromarray(noise.random((24, 24), dtype=np.float32)).save(folder / "float.tif")
+    Image.fromarray(noise.integers(0, 255, (24, 24), dtype=np.uint16)).save(folder / "dim.png")
+    Image.new("RGB", (24, 24), "teal").save(folder / "flat.png")
+    Image.new("RGB", (24, 24), "teal").save(folder / "flat.jpg")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def test_images_of_many_bits_that_become_one_colour_are_counted(deep, tmp_path):
+    names = sorted(path.name for path in deep.iterdir())
+    table = "".join(f"{name},a scan\n" for name in names)
+    (deep / "x.csv").write_text(f"image,caption\n{table}")
+    reports = []
+    found = check_dataset(DatasetConfig(dataset=str(deep / "x.csv")), on_progress=reports.append)
+    assert found["single_colour"] == {"images": 2, "first": "bright.png"}
+    assert [(report.done, report.total) for report in reports if report.phase == "image headers"][-1] == (5, 5)
+    shard = {name: content for name in names for name, content in samples(deep / name)}
+    write_shard(tmp_path / "shards" / "0.tar", shard)
+    found = check_dataset(DatasetConfig(dataset=str(tmp_path / "shards" / "0.tar")))
+    assert found["single_colour"] == {"images": 1, "first": "0.tar/bright-png.png"}
+
+
+def samples(path):
+    """An image and its caption, as members of a shard."""
+    name = path.name.replace(".", "-")
+    return [(f"{name}{path.suffix}", path.read_bytes()), (f"{name}.txt", "a scan")]
+
+
+def test_of_files_of_eight_bits_none_is_opened(coco_root, monkeypatch):
+    monkeypatch.setattr("clipret.images.depth.Image.open", None)
+    monkeypatch.setattr("clipret.images.depth.require_file", None)
+    reports = []
+    found = check_dataset(DatasetConfig(dataset="coco", root=coco_root), on_progress=reports.append)
+    assert found["single_colour"] == {"images": 0, "first": None}
+    assert "image headers" not in {report.phase for report in reports}

@@ -20,6 +20,7 @@ CHECKED = {
     },
     "too_long": {"captions": 3, "context_length": 77, "first": ["7"]},
     "missing": {"images": 2, "first": ["a.jpg", "b.jpg"]},
+    "single_colour": {"images": 0, "first": None},
     "remarks": ["left out 1 empty caption, of [x].jpg"],
 }
 FETCHED = {
@@ -44,8 +45,19 @@ def test_a_check_shows_counts_remarks_and_a_bar_a_bin():
     assert "test: 200 images, 400 captions" in text
     assert "3 captions exceed 77 tokens" in text
     assert "left out 1 empty caption, of [x].jpg" in text
+    assert "single colour" not in text
     bars = {line.split()[0]: line.count("█") for line in text.splitlines() if "█" in line}
     assert bars == {"1-5": 20, "6-10": 40}
+
+
+def test_a_check_shows_images_that_become_a_single_colour():
+    console = Console(file=io.StringIO(), width=200)
+    for table in check_tables(CHECKED | {"single_colour": {"images": 1, "first": "a[1].png"}}):
+        console.print(table)
+    assert (
+        "1 image is of a single colour to the encoder, such as a[1].png; 16-bit and float images become all white or "
+        "all black in clip's conversion" in console.file.getvalue()
+    )
 
 
 def test_a_download_is_summed_up_with_what_to_do_next():

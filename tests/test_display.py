@@ -83,6 +83,8 @@ EXTRACTED = {
     "problems": 0,
     "missing": 0,
     "remarks": [],
+    "single_colour": {"images": 0, "first": None},
+    "cross_split_copies": [],
     "extracted_images": 1000,
     "extracted_captions": 2000,
     "batch_size": 128,
@@ -121,6 +123,25 @@ def test_an_extraction_with_nothing_to_do_still_tells_what_is_wrong():
         "my caches/c.h5 was complete already; nothing to do.",
         "Note: a.",
         "1 image could not be read, 1 of them not found; clipret info 'my caches/c.h5' --problems lists them.",
+    ]
+
+
+def test_an_extraction_tells_of_copies_between_splits_and_of_images_of_one_colour():
+    result = EXTRACTED | {
+        "cross_split_copies": [
+            {"split": "test", "images": 1526, "copies": 76, "of": "val"},
+            {"split": "test", "images": 1526, "copies": 1, "of": "train"},
+            {"split": "restval", "images": 9, "copies": 2, "of": "train"},
+        ],
+        "single_colour": {"images": 24, "first": "im0.png"},
+    }
+    assert extraction_summary(result, batch_size=None).splitlines()[1:-1] == [
+        "76 of the 1,526 test images equal images of val, byte for byte.",
+        "1 of the 1,526 test images equals an image of train, byte for byte. Train with --drop-cross-split-duplicates "
+        "to leave those of train out.",
+        "2 of the 9 restval images equal images of train, byte for byte.",
+        "24 images are of a single colour to the encoder, such as im0.png; 16-bit and float images become all white or "
+        "all black in clip's conversion.",
     ]
 
 

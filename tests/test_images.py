@@ -46,7 +46,7 @@ def read(crop):
     def read(names, folder, *, rows=None, side=SIDE, **changes):
         values = {"root": folder, "crop": crop, "background": "clip", "side": side} | changes
         rows = range(len(names)) if rows is None else rows
-        pixels, problems, _ = ImageReader(names, **values).read(rows)
+        pixels, problems, *_ = ImageReader(names, **values).read(rows)
         assert pixels.shape == (len(rows), side, side, 3)
         assert pixels.dtype == torch.uint8
         return pixels, problems
@@ -250,7 +250,7 @@ def test_the_sha256_of_every_file_that_could_be_read_is_told(tmp_path, crop):
     reader = ImageReader(["a.png", "b.png", "gone.png"], root=tmp_path, crop=crop, background="white", side=SIDE)
     expected = [hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("a.png", "b.png")]
     for read in (reader.read, reader.read_encoded):
-        _, problems, digests = read([1, -1, 0, 2])
+        _, problems, digests, _ = read([1, -1, 0, 2])
         assert [bytes(row) for row in digests] == [expected[1], bytes(32), expected[0], bytes(32)]
         assert sorted(problems) == [0, 3]
 
@@ -261,3 +261,16 @@ def test_an_image_is_of_a_single_colour_when_all_its_pixels_are_equal():
     pixels[2, 4, 5, 2] = 1
     pixels[3, :, :, 0] = torch.arange(6)
     assert of_single_colour(pixels).tolist() == [True, True, False, False]
+
+
+def test_an_image_of_sixteen_bits_becomes_plain_though_the_resize_leaves_specks(tmp_path, crop):
+    """Bicubic interpolation of noise goes below its darkest value, and so below what clip makes white."""
+    noise = np.random.default_rng(0).integers(300, 65536, (24, 24), dtype=np.uint16)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    Image.fromarray(noise % 200).save(tmp_path / "b.png")
+    Image.new("RGB", (24, 24), "teal").save(tmp_path / "c.png")
+    reader = ImageReader(["a.png", "b.png", "c.png"], root=tmp_path, crop=crop, background="white", side=SIDE)
+    for read in (reader.read, reader.read_encoded):
+        *_, plain = read(range(3))
+        assert plain.tolist() == [True, False, False]
+    assert of_single_colour(reader.read(range(3))[0]).tolist() == [False, False, True]

@@ -33,7 +33,7 @@ def reader(crop):
 
 
 def through_device(reader, rows):
-    encoded, problems, _ = reader.read_encoded(rows)
+    encoded, problems, *_ = reader.read_encoded(rows)
     pixels, found = decode_on_device(encoded, reader=reader, device=CPU)
     assert pixels.shape == (len(rows), SIDE, SIDE, 3)
     assert pixels.dtype == torch.uint8
@@ -63,7 +63,7 @@ def test_a_device_makes_nearly_the_exact_pixels_and_the_same_problems(reader, tm
         readable.append(name)
     names = [*readable, *unreadable, *ABSENT]
     ours = reader(names, tmp_path)
-    exact, problems, _ = ours.read(range(len(names)))
+    exact, problems, *_ = ours.read(range(len(names)))
     pixels, found, on_device = through_device(ours, range(len(names)))
     assert found == problems
     expected = {
@@ -93,7 +93,7 @@ def test_only_jpeg_files_that_every_decoder_reads_alike_go_to_the_device(reader,
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     ours = reader(list(contents), tmp_path)
-    exact, problems, _ = ours.read(range(6))
+    exact, problems, *_ = ours.read(range(6))
     pixels, found, on_device = through_device(ours, range(6))
     assert on_device == [0]
     assert found == problems == {3: "truncated file"}

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from caches import Disk, Killed, arrays, cut, join, write_shards
-from conftest import contents, write_cache
+from conftest import contents, digests_of, write_cache
 
 from clipret import FeatureCache
 from clipret.annotations import annotation_sha256
@@ -73,6 +73,7 @@ def test_rows_follow_each_other_with_everything_they_had(caches, tmp_path, monke
         "captions": len(week.captions),
         "problems": 1,
         "caches": [str(path) for path in caches],
+        "remarks": [],
     }
     assert [(report.phase, report.done) for report in reports][:3] == [
         ("image rows", 5),
@@ -216,3 +217,56 @@ def test_a_merge_that_is_killed_or_finds_no_room_leaves_no_half_cache(error, cac
         assert not out.exists()
     merge(MergeConfig(tuple(caches), out))
     assert arrays(out) == expected
+
+
+def of_bytes(path, names, *, files, splits):
+    """A cache of images of these ids; equal numbers are equal files."""
+    made = made_of(path.stem, images=len(names), image_ids=names, image_files=[f"{name}.jpg" for name in names])
+    made = dataclasses.replace(made, image_splits=np.array(splits, dtype=np.uint8), about=contents().about)
+    made = dataclasses.replace(made, inputs=made.inputs | {"annotation_sha256": annotation_sha256(made)})
+    return write_cache(path, made, digests=digests_of(map(str, files)))
+
+
+def refusal(*caches, out) -> str:
+    with pytest.raises(CacheError) as caught:
+        merge(MergeConfig(caches, out))
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+    return str(caught.value)
+
+
+def test_an_image_that_two_caches_hold_in_different_splits_is_refused_whatever_it_is_called(tmp_path):
+    one = of_bytes(tmp_path / "one.h5", ["a", "b", "c"], files=[1, 2, 3], splits=[0, 0, 2])
+    two = of_bytes(tmp_path / "two.h5", ["x", "y", "z"], files=[9, 2, 3], splits=[0, 2, 2])
+    assert refusal(one, two, out=tmp_path / "all.h5") == (
+        f"1 images of {two} are in {one} too, byte for byte, in another split: y.jpg (test) is b.jpg (train); heads "
+        f"would be measured on images that they were trained on. Leave them out of one of the data sets, or give them "
+        f"one split, and extract it again."
+    )
+
+
+def test_images_that_two_caches_hold_in_the_same_split_are_remarked(tmp_path):
+    one = of_bytes(tmp_path / "one.h5", ["a", "b", "c"], files=[1, 2, 3], splits=[0, 0, 2])
+    two = of_bytes(tmp_path / "two.h5", ["x", "y", "z"], files=[1, 8, 3], splits=[0, 2, 2])
+    remark = f"2 images of {two} are in {one} too, byte for byte, in the same split: x.jpg, z.jpg"
+    assert merge(MergeConfig((one, two), tmp_path / "all.h5"))["remarks"] == [remark]
+    merged = FeatureCache(tmp_path / "all.h5")
+    assert merged.about["remarks"] == [remark]
+    np.testing.assert_array_equal(merged.image_digests, digests_of("123183"))
+
+
+def test_other_files_under_the_same_ids_are_named_as_such(tmp_path):
+    one = of_bytes(tmp_path / "one.h5", ["0001", "0002"], files=[1, 2], splits=[0, 0])
+    two = of_bytes(tmp_path / "two.h5", ["0001", "0002"], files=[3, 2], splits=[0, 0])
+    assert refusal(one, two, out=tmp_path / "all.h5") == (
+        f"1 images of {two} have the ids of other files in {one}: 0001; an id stands for one image in a cache. Give "
+        f"one of the tables other ids, such as by --columns id=COLUMN, and extract it again."
+    )
+
+
+def test_the_same_files_under_the_same_ids_are_refused_as_the_same_images(tmp_path):
+    one = of_bytes(tmp_path / "one.h5", ["0001", "0002"], files=[1, 2], splits=[0, 0])
+    two = of_bytes(tmp_path / "two.h5", ["0001", "0003"], files=[1, 2], splits=[0, 0])
+    assert refusal(one, two, out=tmp_path / "all.h5") == (
+        f"1 images of {two} are in {one} too, by their ids: 0001; expected caches of different images."
+    )

@@ -62,7 +62,7 @@ def check(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ):
-    """Read a data set's annotations and look for its images, without opening one: what extract would find wrong.
+    """Read a data set's annotations and look for its images: what extract would find wrong, before it takes long.
 
     \b
     clipret check --dataset coco

@@ -7,6 +7,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from clipret.counting import single_colour_in_words
+
 _BAR_WIDTH = 40
 
 
@@ -28,6 +30,8 @@ def check_tables(found: dict) -> tuple[Table, ...]:
         "split by": found["split_rule"],
         "too long": f"{too_long['captions']:,} captions exceed {too_long['context_length']} tokens and get truncated",
     }
+    if found["single_colour"]["images"]:
+        rows["single colour"] = single_colour_in_words(found["single_colour"])
     for name, value in rows.items():
         table.add_row(name, Text(value))
     for remark in found["remarks"]:

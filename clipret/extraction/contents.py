@@ -80,14 +80,14 @@ def measured_decoding(backbone: Backbone, *, exact: ImageReader, fast: ImageRead
     centred: less the mean feature of these images, which all images have in common. None when no image can be read.
     """
     rows = np.arange(min(len(exact.files), 4 * _COMPARED_IMAGES))
-    pixels, problems, _ = exact.read(rows)
+    pixels, problems, *_ = exact.read(rows)
     known = [place for place in range(len(rows)) if place not in problems][:_COMPARED_IMAGES]
     if not known:
         return None
     if backbone.device.type == "cpu":
-        changed, _, _ = fast.read(rows[known])
+        changed, *_ = fast.read(rows[known])
     else:
-        encoded, _, _ = fast.read_encoded(rows[known])
+        encoded, *_ = fast.read_encoded(rows[known])
         changed, _ = decode_on_device(encoded, reader=fast, device=backbone.device)
     one, other = (backbone.encode_image(images).double().cpu() for images in (pixels[known], changed))
     cosines = torch.cosine_similarity(one, other)

@@ -33,7 +33,8 @@ class Encoded(NamedTuple):
     problems       position in the batch -> why that image has no feature
     counts         (B,) tokens before truncation; None for images
     digests        (B, 32) uint8, sha256 of the image files, zeros where their bytes are not known; None for captions
-    single_colour  (B,) bool, whether all pixels are equal, also of images that cannot be read; None for captions
+    single_colour  (B,) bool, whether all pixels are equal, or would be without the resize; also of images that cannot
+                   be read; None for captions
     """
 
     rows: np.ndarray
@@ -53,6 +54,7 @@ class _Decoded(NamedTuple):
     problems: dict[int, str]
     counts: np.ndarray | None = None
     digests: np.ndarray | None = None
+    plain: np.ndarray | None = None
 
 
 @dataclass
@@ -168,7 +170,7 @@ class _Launched:
             problems=batch.problems,
             counts=batch.counts,
             digests=batch.digests,
-            single_colour=None if self._single_colour is None else self._single_colour.numpy(),
+            single_colour=None if self._single_colour is None else self._single_colour.numpy() | batch.plain,
         )
         return encoded, seconds
 
@@ -241,8 +243,8 @@ class _EncodedImages(Dataset):
         self._reader, self._encode = reader, _Patient(backbone.encode_image)
 
     def __getitem__(self, batch: ImageBatch) -> Encoded | ClipretError:
-        pixels, problems, digests = _read(self._reader.read, batch)
-        colours = of_single_colour(pixels).numpy()
+        pixels, problems, digests, plain = _read(self._reader.read, batch)
+        colours = of_single_colour(pixels).numpy() | plain
         notes = {"problems": problems, "digests": digests, "single_colour": colours}
         return _caught(self._encode, pixels, rows=batch.rows, notes=notes)
 
@@ -265,11 +267,11 @@ class _DecodedImages(Dataset):
         self._read = reader.read_encoded if reader.fast else reader.read
 
     def __getitem__(self, batch: ImageBatch) -> _Decoded:
-        inputs, problems, digests = _read(self._read, batch)
-        return _Decoded(batch.rows, inputs, problems, digests=digests)
+        inputs, problems, digests, plain = _read(self._read, batch)
+        return _Decoded(batch.rows, inputs, problems, digests=digests, plain=plain)
 
 
-def _read(read: Callable, batch: ImageBatch) -> tuple[object, dict[int, str], np.ndarray]:
+def _read(read: Callable, batch: ImageBatch) -> tuple[object, dict[int, str], np.ndarray, np.ndarray]:
     """What `read` makes of the rows to do, at their places in the batch."""
     return read(np.where(batch.todo, batch.rows, -1))
 

@@ -167,7 +167,7 @@ class Job:
         rows = [row for row in self.writer.pending("image") if not self.missing[row]]
         reader, backbone = self.encoder.reader, self.encoder.backbone
         for start in range(0, len(rows), _COMPARED_IMAGES):
-            pixels, problems, _ = reader.read(np.array(rows[start : start + _COMPARED_IMAGES]))
+            pixels, problems, *_ = reader.read(np.array(rows[start : start + _COMPARED_IMAGES]))
             known = [place for place in range(len(pixels)) if place not in problems]
             if known:
                 inputs = pixels[known]

@@ -1,5 +1,6 @@
 """Image files -> the pixels a backbone takes. Used by extraction alone, mostly inside its worker processes."""
 
+from clipret.images.depth import find_plain
 from clipret.images.devices import decode_on_device
 from clipret.images.files import NOT_FOUND, READ_ATTEMPTS, read_file, reason_of
 from clipret.images.reading import Encoded, ImageReader, of_single_colour, on_white
@@ -10,6 +11,7 @@ __all__ = [
     "Encoded",
     "ImageReader",
     "decode_on_device",
+    "find_plain",
     "of_single_colour",
     "on_white",
     "read_file",

@@ -68,9 +68,9 @@ class ImageReader:
     attempts: int = READ_ATTEMPTS
     watch: ReadWatch | None = None
 
-    def read(self, rows: Sequence[int]) -> tuple[torch.Tensor, dict[int, str], np.ndarray]:
-        """Pixels (B, side, side, 3) uint8 of B rows; position -> reason for the images that cannot be read; and
-        (B, 32) uint8, the sha256 of their files' bytes.
+    def read(self, rows: Sequence[int]) -> tuple[torch.Tensor, dict[int, str], np.ndarray, np.ndarray]:
+        """Pixels (B, side, side, 3) uint8 of B rows; position -> reason for the images that cannot be read; (B, 32)
+        uint8, the sha256 of their files' bytes; and (B,) bool, which are of more bits than eight and become plain.
 
         rows  B rows; a negative one stands for an image that need not be read
 
@@ -78,17 +78,17 @@ class ImageReader:
         rows the same bits, whatever is wrong with their neighbours.
         """
         pixels, problems = torch.zeros(len(rows), self.side, self.side, 3, dtype=torch.uint8), {}
-        places, digests = pixels.numpy(), no_digests(len(rows))
+        places, digests, plain = pixels.numpy(), no_digests(len(rows)), np.zeros(len(rows), dtype=bool)
         for position, row in _asked_for(rows):
             with self._noting(row), _reason_into(problems, position):
                 content = self._bytes(row, digest=digests[position])
-                places[position] = self.decode(content, fast=self.fast)
-        return pixels, problems, digests
+                places[position], plain[position] = self._decoded(content, fast=self.fast)
+        return pixels, problems, digests, plain
 
-    def read_encoded(self, rows: Sequence[int]) -> tuple[Encoded, dict[int, str], np.ndarray]:
+    def read_encoded(self, rows: Sequence[int]) -> tuple[Encoded, dict[int, str], np.ndarray, np.ndarray]:
         """As `read`, but for `decode_on_device`: JPEG files as they are, and other files decoded exactly."""
         streams, jpegs, images, decoded, problems = [], [], [], [], {}
-        digests = no_digests(len(rows))
+        digests, plain = no_digests(len(rows)), np.zeros(len(rows), dtype=bool)
         for position, row in _asked_for(rows):
             with self._noting(row), _reason_into(problems, position):
                 content = self._bytes(row, digest=digests[position])
@@ -97,7 +97,8 @@ class ImageReader:
                     streams.append(np.frombuffer(content, dtype=np.uint8))
                     jpegs.append((position, len(content), area))
                 else:
-                    images.append(self.decode(content))
+                    pixels, plain[position] = self._decoded(content)
+                    images.append(pixels)
                     decoded.append(position)
         none = np.zeros((0, self.side, self.side, 3), dtype=np.uint8)
         encoded = Encoded(
@@ -107,15 +108,19 @@ class ImageReader:
             pixels=torch.from_numpy(np.stack(images) if images else none),
             decoded=decoded,
         )
-        return encoded, problems, digests
+        return encoded, problems, digests, plain
 
     def decode(self, content: bytes, *, fast: bool = False) -> np.ndarray:
         """(side, side, 3) uint8 of an image file's bytes: clip's pixels, nearly so where `fast`. Raises as PIL does."""
-        with _opened(content) as image:
+        return self._decoded(content, fast=fast)[0]
+
+    def _decoded(self, content: bytes, *, fast: bool = False) -> tuple[np.ndarray, bool]:
+        with opened(content) as image:
             _require_resizable(image.size, self.side)
             if fast and image.format in _JPEG:
                 image.draft(None, (self.side, self.side))
-            return np.asarray(self.crop(on_white(image) if self.background == "white" else image))
+            pixels = np.asarray(self.crop(on_white(image) if self.background == "white" else image))
+            return pixels, becomes_plain(image)
 
     def _bytes(self, row: int, *, digest: np.ndarray) -> bytes:
         """A file's bytes; their sha256 is put into digest (32,)."""
@@ -137,6 +142,19 @@ def of_single_colour(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels == pixels[:, :1, :1]).flatten(1).all(dim=1)
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Whether it has more than eight bits a channel, as PIL keeps them: whole numbers of 16 or 32 bits, or floats."""
+    return image.mode.startswith(("I", "F"))
+
+
+def becomes_plain(image: Image.Image) -> bool:
+    """Whether an image of more than eight bits is of a single colour once it is converted to eight, as clip does it.
+
+    clip converts after resizing, which goes a little beyond an image's own values and may leave specks of others.
+    """
+    return is_deep(image) and all(low == high for low, high in image.convert("RGB").getextrema())
+
+
 def on_white(image: Image.Image) -> Image.Image:
     """The image with its transparency painted over white; the image itself when it has none."""
     image.load()
@@ -148,7 +166,8 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(content: bytes) -> Iterator[Image.Image]:
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """An image file's bytes as PIL opens them, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(content)) as image:
@@ -176,7 +195,7 @@ def _area_of_plain_jpeg(content: bytes, *, side: int) -> int:
     """
     if not content.startswith(b"\xff\xd8") or not content.endswith(b"\xff\xd9"):
         return 0
-    with _opened(content) as image:
+    with opened(content) as image:
         _require_resizable(image.size, side)
         if image.format not in _JPEG or image.mode not in ("RGB", "L"):
             return 0
