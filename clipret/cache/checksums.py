@@ -4,7 +4,9 @@ Every row has one of its own, so a fault is found with its row, a row may move t
 row whose writer was killed before it could be called done is known to be whole.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from zlib import crc32
 
@@ -55,20 +57,25 @@ def row_checksums(features: np.ndarray, notes: dict[str, np.ndarray]) -> np.ndar
     """
     data = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("<"))
     view, width = memoryview(data.reshape(-1).view(np.uint8)), data.itemsize * data[:1].size
-    tails = [b""] * len(data)
-    for values in notes.values():
-        tails = list(map(bytes.__add__, tails, _note_bytes(values)))
-    sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in enumerate(tails)]
+    tails = enumerate(_beside(notes, count=len(data)))
+    sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in tails]
     return np.array(sums, dtype=np.uint32)
 
 
-def _note_bytes(values: np.ndarray) -> list[bytes]:
-    """Of each row of a note."""
-    if values.dtype.kind == "S":
-        return values.tolist()
-    data = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    view, width = data.tobytes(), data.itemsize * data[:1].size
-    return [view[row * width : (row + 1) * width] for row in range(len(data))]
+def _beside(notes: dict[str, np.ndarray], *, count: int) -> Iterator[bytes]:
+    """Of each of `count` rows its notes: texts first, then all of a fixed length."""
+    texts = [values.tolist() for values in notes.values() if values.dtype.kind == "S"]
+    numbers = [
+        np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+        .reshape(count, prod(values.shape[1:]))
+        .view(np.uint8)
+        for values in notes.values()
+        if values.dtype.kind != "S"
+    ]
+    fixed = np.concatenate(numbers, axis=1)
+    view, width = fixed.tobytes(), fixed.shape[1]
+    rows = (view[row * width : (row + 1) * width] for row in range(count))
+    return map(b"".join, zip(*texts, rows, strict=True)) if texts else rows
 
 
 def unfit(features: np.ndarray) -> np.ndarray:

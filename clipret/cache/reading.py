@@ -17,6 +17,8 @@ from clipret.errors import CacheDamagedError, CacheError, CacheIncompleteError
 
 _REASONS_AT_ONCE = 4096
 _CAPTIONS_AT_ONCE = 65_536
+# Rows of few bytes that are read for each one that is asked for, rather than going to each.
+_MOST_BETWEEN = 4
 
 
 class FeatureCache:
@@ -205,7 +207,7 @@ class FeatureCache:
         if side == "text":
             notes = {"tokens": self._token_notes[rows]}
         else:
-            notes = {name: self._load(f"image/{name}", rows) for name in NOTES["image"]}
+            notes = {name: self._narrow(f"image/{name}", rows) for name in NOTES["image"]}
         return Rows(features, notes, states=states[rows], checksums=self.checksums[side][rows])
 
     def _reasons(self) -> tuple[dict[int, str], dict[str, np.ndarray]]:
@@ -220,6 +222,14 @@ class FeatureCache:
             places = np.flatnonzero(states == UNUSABLE)
             problems |= {start + int(place): reasons[place].decode(errors="replace") for place in places}
         return problems, wrong
+
+    def _narrow(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Rows of an array that has few bytes a row: what lies between them is read too where that is not much."""
+        first, last = (int(rows.min()), int(rows.max())) if len(rows) else (0, 0)
+        if last - first > _MOST_BETWEEN * len(rows):
+            return self._load(name, rows)
+        span = self._load(name, np.arange(first, last + 1)) if len(rows) else self._load(name, rows)
+        return span[rows - first]
 
     def _once(self, name: str) -> np.ndarray:
         """(N, ...) of (N, 2, ...), a note of the images. Raises CacheDamagedError where one differs from its copy."""
