@@ -102,14 +102,23 @@ def training_images(cache: FeatureCache, *, without_copies: bool) -> Protocol:
         return whole
     rows = whole.image_rows
     measured = np.concatenate([_rows(cache, split) for split in ("val", "test")])
-    keys = image_keys(cache, measured)
-    copies = trained_on(image_keys(cache, rows), keys[keys != _UNKNOWN])
+    copies = _shared(cache, rows, measured)
     if copies.all():
         raise TrainingError(
-            f"all {len(rows):,} training images of {cache.path} equal images of val or test, byte for byte: there is "
-            f"nothing left to train on with --drop-cross-split-duplicates."
+            f"all {len(rows):,} training images of {cache.path} are images of val or test too: there is nothing left "
+            f"to train on with --drop-cross-split-duplicates."
         )
     return split_protocol(cache, split="train", without=rows[copies])
+
+
+def is_in_train(cache: FeatureCache, protocol: Protocol) -> bool:
+    """Whether an image of a protocol that is not train's is, by its keys, an image of train too."""
+    return protocol.split != "train" and bool(_shared(cache, protocol.image_rows, _rows(cache, "train")).any())
+
+
+def _shared(cache: FeatureCache, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(len(rows),) bool: which of these images are among the others."""
+    return trained_on(image_keys(cache, rows), image_keys(cache, others).ravel())
 
 
 def _copies(contents: np.ndarray, rows: np.ndarray, *, cache: FeatureCache, split: str, of: str) -> dict:

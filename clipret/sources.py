@@ -8,7 +8,7 @@ from clipret.cache import FeatureCache
 from clipret.config.evaluation import EvalConfig, wise_ft_name
 from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
 from clipret.heads import Head, LinearHead, load_head, load_trained_on, wise_ft
-from clipret.leakage import check_images, copies_of_training, image_keys
+from clipret.leakage import check_images, image_keys, is_in_train
 from clipret.protocol_bounds import best_reachable
 from clipret.protocols import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 from clipret.rankings import Trained, head_digest
@@ -161,12 +161,11 @@ def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, al
         return None
     leakage = check_images(image_keys(cache, protocol.image_rows), load_trained_on(source.head))
     if leakage["trained_on"] and not allowed:
-        copies = copies_of_training(cache, protocol)
         remedy = "Measure on images held out from it"
-        if copies and copies["copies"]:
+        if is_in_train(cache, protocol):
             remedy = (
-                "Images of train equal images of this split, byte for byte: train again with "
-                "--drop-cross-split-duplicates, which leaves those of train out"
+                f"The train split has images of {protocol.split}: train again with --drop-cross-split-duplicates, "
+                f"which leaves them out"
             )
         raise LeakageError(
             f"{leakage['trained_on']:,} of the {leakage['images']:,} {protocol.split} images were trained on by "

@@ -232,9 +232,9 @@ def test_byte_copies_of_training_images_are_refused_and_the_way_out_is_named(cop
         "byte for byte; --drop-cross-split-duplicates leaves those of train out"
     ]
     assert refusal(evaluate, EvalConfig(head=result["run"])) == (
-        f"3 of the 6 test images were trained on by {result['run']}: figures on them say nothing of new images. Images "
-        "of train equal images of this split, byte for byte: train again with --drop-cross-split-duplicates, which "
-        "leaves those of train out, or see the figures all the same with --allow-leak."
+        f"3 of the 6 test images were trained on by {result['run']}: figures on them say nothing of new images. The "
+        "train split has images of test: train again with --drop-cross-split-duplicates, which leaves them out, or see "
+        "the figures all the same with --allow-leak."
     )
     report = evaluate(EvalConfig(head=result["run"], allow_leak=True))
     assert report["copies"] == {"split": "test", "images": 6, "copies": 3, "of": "train"}
@@ -246,7 +246,7 @@ def test_byte_copies_of_training_images_are_refused_and_the_way_out_is_named(cop
 def test_without_the_copies_a_head_is_that_of_a_set_that_never_had_them(copies, tmp_path, settings):
     result = trained_on(copies, tmp_path, drop_cross_split_duplicates=True, **settings)
     assert result["train_images"] == 6
-    assert result["remarks"] == ["4 training images were left out as byte-for-byte copies of val or test images"]
+    assert result["remarks"] == ["4 training images were left out: val or test has them too"]
     report = evaluate(EvalConfig(head=result["run"]))
     assert report["leakage"] == {"checked": True, "trained_on": 0, "images": 6}
 
@@ -276,13 +276,31 @@ def test_without_the_copies_a_head_is_that_of_a_set_that_never_had_them(copies, 
 def test_a_train_split_of_nothing_but_copies_is_refused(tmp_path):
     cache = of_bytes(tmp_path / "a.h5", [0, 1, 2, 0, 1, 2], splits=[TRAIN] * 3 + [TEST] * 3)
     assert refusal(training_images_without_copies, cache, error=TrainingError) == (
-        f"all 3 training images of {cache.path} equal images of val or test, byte for byte: there is nothing left to "
-        "train on with --drop-cross-split-duplicates."
+        f"all 3 training images of {cache.path} are images of val or test too: there is nothing left to train on with "
+        "--drop-cross-split-duplicates."
     )
 
 
 def training_images_without_copies(cache):
     return training_images(cache, without_copies=True)
+
+
+def test_a_coco_image_in_two_splits_is_left_out_though_its_files_differ(tmp_path):
+    files = [f"train2014/COCO_train2014_{number:012d}.jpg" for number in range(8)] + ["val.jpg"]
+    files += [f"val2017/{number:012d}.jpg" for number in (6, 7, 8, 9)]
+    cache = cache_of(tmp_path / "two years.h5", files, splits=[TRAIN] * 8 + [VAL] + [TEST] * 4)
+    assert split_copies(cache) == []
+    run = trained_on(cache, tmp_path)["run"]
+    assert "train again with --drop-cross-split-duplicates" in refusal(evaluate, EvalConfig(head=run))
+    clean = TrainConfig(
+        cache=cache.path, epochs=0, name="clean", runs_dir=tmp_path / "runs", drop_cross_split_duplicates=True
+    )
+    result = train(clean)
+    assert (result["train_images"], result["remarks"][0]) == (
+        6,
+        "2 training images were left out: val or test has them too",
+    )
+    assert evaluate(EvalConfig(head=result["run"]))["leakage"]["trained_on"] == 0
 
 
 def test_copies_of_restval_are_counted_and_nothing_is_left_out_for_them(tmp_path):

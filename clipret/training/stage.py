@@ -257,8 +257,9 @@ class _Trained:
         keys = training_keys(image_keys(cache, fold.image_rows))
         if without_copies:
             left_out = len(split_protocol(cache, split="train").image_rows) - len(fold.image_rows)
-            images = "training image was" if left_out == 1 else "training images were"
-            return cls(pairs, keys, [f"{left_out:,} {images} left out as byte-for-byte copies of val or test images"])
+            one = "1 training image was left out: val or test has it too"
+            several = f"{left_out:,} training images were left out: val or test has them too"
+            return cls(pairs, keys, [one if left_out == 1 else several])
         copies = [
             copies_in_words(found)
             for found in split_copies(cache)
