@@ -11,7 +11,7 @@ import numpy as np
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.errors import UsageError
-from clipret.escaping import csv_cell
+from clipret.escaping import csv_cell, visible_json
 from clipret.outputs import check_place, written
 from clipret.protocols import Fold
 from clipret.retrieval import Ranks
@@ -131,7 +131,8 @@ def _first(tables: Iterator["pyarrow.Table"]) -> "pyarrow.Table":
 
 
 def _cell(value) -> object:
-    return csv_cell(json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value)
+    # A list has to stay JSON, which has no \x9b.
+    return visible_json(json.dumps(value, ensure_ascii=False)) if isinstance(value, list) else csv_cell(value)
 
 
 def _repeat(word: str, count: int) -> "pyarrow.DictionaryArray":

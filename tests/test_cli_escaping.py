@@ -1,12 +1,13 @@
 """What files and users say reaches a terminal as text, whatever is in it."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-ESCAPE = "\x1b]0;owned\x07\x1b[2J"
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f"
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def table(tmp_path):
     lines = ["image,caption,split"]
     for row, split in enumerate(["train", "train", "val", "test"]):
         Image.new("RGB", (72, 64), (60 * row, 90, 9)).save(tmp_path / f"{ESCAPE.replace('/', '')}{row}.png")
-        lines.append(f"{ESCAPE}{row}.png,=dot {ESCAPE} \x9b31m [/b] {row},{split}")
+        lines.append(f"{ESCAPE}{row}.png,=dot {ESCAPE} [/b] {row},{split}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return "t.csv"
 
@@ -32,14 +33,20 @@ def test_no_command_passes_on_what_a_terminal_obeys(run, table):
         ("errors", "--head", "runs/r"),
         ("errors", "--head", "runs/r", "--json"),
         ("verify", "t.h5"),
+        *(
+            ("compare", "runs/r", "zero-shot", "--format", form)
+            for form in ("table", "json", "csv", "markdown", "latex")
+        ),
     ]
     for command in commands:
         status, out, err = run(*command)
         assert status == 0, err
-        assert not {"\x1b", "\x9b", "\x07"} & set(out + err), command
+        assert not {"\x1b", "\x9b", "\x07", "\x7f"} & set(out + err), command
     rows = Path("q.csv").read_text(encoding="utf-8")
-    assert r"'=dot \x1b]0;owned\x07\x1b[2J \x9b31m [/b] 3" in rows
-    assert "\x1b" not in rows
+    assert r"'=dot \x1b]0;owned\x07\x1b[2J\x9b31m\x7f [/b] 3" in rows
+    assert not {"\x1b", "\x9b", "\x7f"} & set(rows)
+    best = [json.loads(row["top_ids"]) for row in csv.DictReader(rows.splitlines())]
+    assert all(ESCAPE in name for names in best for name in names)
 
 
 def test_a_prompt_that_looks_like_markup_is_shown_as_it_is(run, table):
@@ -56,4 +63,4 @@ def test_a_prompt_that_looks_like_markup_is_shown_as_it_is(run, table):
 def test_an_error_shows_what_it_names_written_out(run):
     status, out, err = run("check", "--dataset", f"./{ESCAPE}.csv")
     assert (status, out) == (1, "")
-    assert err.startswith(r"error: there is no data set at \x1b]0;owned\x07\x1b[2J.csv; expected")
+    assert err.startswith(r"error: there is no data set at \x1b]0;owned\x07\x1b[2J\x9b31m\x7f.csv; expected")

@@ -13,6 +13,7 @@ from clipret.config import PROTOCOLS
 from clipret.config.comparison import FORMATS, CompareConfig
 from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv
 from clipret.display_sheets import to_latex, to_markdown
+from clipret.escaping import visible_json
 from clipret.outputs import written
 from clipret.runs import replaced
 
@@ -20,7 +21,7 @@ _WRITERS = {
     "markdown": lambda result: to_markdown(comparison_sheets(result)),
     "latex": lambda result: to_latex(comparison_sheets(result)),
     "csv": to_csv,
-    "json": lambda result: json.dumps(result, indent=2, ensure_ascii=False) + "\n",
+    "json": lambda result: visible_json(json.dumps(result, indent=2, ensure_ascii=False)) + "\n",
 }
 
 
