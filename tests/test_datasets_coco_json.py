@@ -111,4 +111,4 @@ def test_text_that_is_not_utf_8_is_named_with_its_byte(tmp_path):
     path.write_bytes(b'{"images": "\xff"}')
     with pytest.raises(DatasetError) as caught:
         read_captions(path)
-    assert str(caught.value) == f"{path} is not UTF-8 text: byte 12 is 0xff."
+    assert str(caught.value) == f"{path} is not UTF-8 text: byte 12 is 0xff; save it as UTF-8 (iconv -t utf-8)."

@@ -283,7 +283,7 @@ def test_two_files_with_one_id_are_refused(root, name):
 @pytest.mark.parametrize("name", ["dataset_flickr30k.json", *FORMS])
 def test_a_file_that_is_not_utf8_is_refused_with_the_byte(root, name):
     path = write(root, name, b"\xef\xbb\xbf1.jpg#0\tcaf\xe9\n")
-    assert refusal(root) == f"{path} is not UTF-8 text: byte 14 is 0xe9."
+    assert refusal(root) == f"{path} is not UTF-8 text: byte 14 is 0xe9; save it as UTF-8 (iconv -t utf-8)."
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -81,7 +81,10 @@ MALFORMED = {
         "PATH: 1 pairs of files differ in nothing but the ending: a.TXT and a.txt; expected names of their own, as a "
         "text file belongs to the image of its name.",
     ),
-    "not-utf-8": ({**ONE, "a.txt": b"ab\xff"}, "PATH/a.txt is not UTF-8 text: byte 2 is 0xff."),
+    "not-utf-8": (
+        {**ONE, "a.txt": b"ab\xff"},
+        "PATH/a.txt is not UTF-8 text: byte 2 is 0xff; save it as UTF-8 (iconv -t utf-8).",
+    ),
     "nul": (
         {**ONE, "a.txt": "a\0b"},
         "data set 'made': a caption of image 'a.jpg' has a NUL character: 'a\\x00b'; mend it.",

@@ -73,7 +73,7 @@ def test_the_images_of_a_coco_caption_file_can_be_elsewhere(tmp_path):
             '{"images": [',
             "PATH is not JSON: expecting value, line 1, column 13 (byte 12); mend it, or fetch it again.",
         ),
-        (b'{"images": "\xff"}', "PATH is not UTF-8 text: byte 12 is 0xff."),
+        (b'{"images": "\xff"}', "PATH is not UTF-8 text: byte 12 is 0xff; save it as UTF-8 (iconv -t utf-8)."),
         ("[" * 100_000, "PATH: it nests too deep to be read; mend it, or fetch it again."),
         (
             '{"images": [' + "7" * 5000 + "]}",

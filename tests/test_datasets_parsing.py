@@ -28,7 +28,7 @@ def test_the_byte_that_is_no_text_is_the_files_own(tmp_path, mark, byte):
     path.write_bytes(mark + b"abc\xffdef")
     with pytest.raises(DatasetError) as caught:
         read_text(path)
-    assert str(caught.value) == f"{path} is not UTF-8 text: byte {byte} is 0xff."
+    assert str(caught.value) == f"{path} is not UTF-8 text: byte {byte} is 0xff; save it as UTF-8 (iconv -t utf-8)."
 
 
 def test_a_file_that_is_not_there_cannot_be_read(tmp_path):

@@ -319,9 +319,17 @@ def test_a_shard_without_samples_is_refused(tmp_path, members):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("1.txt", b"a caf\xe9", "/1.txt is not UTF-8 text: byte 5 is 0xe9."),
-        ("1.txt", BYTE_ORDER_MARK + b"a caf\xe9", "/1.txt is not UTF-8 text: byte 8 is 0xe9."),
-        ("1.json", b'{"caption": "\xe9"}', "/1.json is not UTF-8 text: byte 13 is 0xe9."),
+        ("1.txt", b"a caf\xe9", "/1.txt is not UTF-8 text: byte 5 is 0xe9; save it as UTF-8 (iconv -t utf-8)."),
+        (
+            "1.txt",
+            BYTE_ORDER_MARK + b"a caf\xe9",
+            "/1.txt is not UTF-8 text: byte 8 is 0xe9; save it as UTF-8 (iconv -t utf-8).",
+        ),
+        (
+            "1.json",
+            b'{"caption": "\xe9"}',
+            "/1.json is not UTF-8 text: byte 13 is 0xe9; save it as UTF-8 (iconv -t utf-8).",
+        ),
         (
             "1.json",
             b'{"caption": ',

@@ -6,6 +6,7 @@ import pytest
 from own_data import columns, lines, load, write
 
 from clipret.config import SPLITS
+from clipret.errors import DatasetError
 
 # One data set in every form: three images, rows of the first apart, with quotes, commas, line breaks and Unicode.
 ROWS = [
@@ -158,3 +159,58 @@ def test_adding_and_removing_rows_moves_no_other_image(tmp_path, seed):
     whole, fewer = splits("whole.csv", rows), splits("fewer.csv", kept)
     assert len(set(whole.values())) == 3
     assert fewer == {name: whole[name] for name in fewer}
+
+
+def arrow_kinds():
+    pa = pyarrow
+    texts, lists = ["dot 0", "dot 1"], [["dot 0", "spot"], ["dot 1", None]]
+    view = pa.string_view()
+    return {
+        "views": (pa.array(["a.jpg", "b.jpg"], view), pa.array(texts, view)),
+        "list of views": (["a.jpg", "b.jpg"], pa.array(lists, pa.list_(view))),
+        "fixed size": (["a.jpg", "b.jpg"], pa.array(lists, pa.list_(pa.string(), 2))),
+        "list view": (["a.jpg", "b.jpg"], pa.array(lists, pa.list_view(pa.string()))),
+        "large list view": (["a.jpg", "b.jpg"], pa.array(lists, pa.large_list_view(pa.string()))),
+    }
+
+
+@pytest.mark.parametrize("kind", arrow_kinds())
+def test_texts_and_lists_of_parquet_are_read_whatever_their_type(tmp_path, kind):
+    images, captions = arrow_kinds()[kind]
+    write(tmp_path / "t.parquet", {"image": images, "caption": captions})
+    dataset = load(tmp_path / "t.parquet")
+    assert dataset.image_files == ["a.jpg", "b.jpg"]
+    assert dataset.captions == (["dot 0", "dot 1"] if kind == "views" else ["dot 0", "spot", "dot 1"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected", "remarks"),
+    [
+        ([0.0, 7.0], ["0", "7"], ()),
+        ([0, None], ["a.jpg", "b.jpg"], ("1 row of 2 without an id, so that the files are the ids",)),
+    ],
+)
+def test_ids_that_nobody_asked_for_do_not_block_a_table(tmp_path, ids, expected, remarks):
+    rows = {"id": ids, "image": ["a.jpg", "b.jpg"], "caption": ["one", "two"]}
+    write(tmp_path / "t.parquet", rows)
+    dataset = load(tmp_path / "t.parquet")
+    assert (dataset.image_ids, dataset.remarks) == (expected, remarks)
+
+
+def test_ids_that_were_asked_for_have_to_be_whole(tmp_path):
+    rows = {"id": [0, None], "image": ["a.jpg", "b.jpg"], "caption": ["one", "two"]}
+    write(tmp_path / "t.parquet", rows)
+    with pytest.raises(DatasetError) as refusal:
+        load(tmp_path / "t.parquet", columns="id=id")
+    assert str(refusal.value) == (
+        f"{tmp_path}/t.parquet: 1 of 2 rows have no id (row 2); give every row one, or take the column out."
+    )
+
+
+@pytest.mark.parametrize("split", [[0, 1], [None, "nonsense"], [1.5, 2.5], [["a"], ["b"]]])
+def test_a_split_by_hash_never_looks_at_a_split_column(tmp_path, split):
+    rows = {"image": ["a.jpg", "b.jpg"], "caption": ["one", "two"]}
+    write(tmp_path / "with.parquet", {**rows, "split": split})
+    write(tmp_path / "without.parquet", rows)
+    with_column, without = (load(tmp_path / f"{name}.parquet", split="hash") for name in ("with", "without"))
+    assert with_column.image_splits.tolist() == without.image_splits.tolist()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clipret.config import DatasetConfig
 from clipret.datasets.base import RetrievalDataset, finish, split_by_hash
+from clipret.datasets.caption_lists import split_caption_lists
 from clipret.datasets.coco import load_coco
 from clipret.datasets.emoji import load_emoji
 from clipret.datasets.flickr30k import load_flickr30k
@@ -38,7 +39,7 @@ def load_dataset(config: DatasetConfig) -> RetrievalDataset:
         raise UsageError(f"--split is '{config.split}'; '{config.dataset}' can be split by: {', '.join(rules)}.")
     if known:
         return finish(DATASETS[config.dataset](config), config)
-    dataset = load_own(config)
+    dataset = split_caption_lists(load_own(config))
     if dataset.name in _TAKEN_NAMES:
         # A file called coco.csv is not COCO: its name must not choose COCO's protocols.
         dataset = dataclasses.replace(dataset, name=f"own-{dataset.name}")

@@ -54,9 +54,7 @@ class RetrievalDataset:
         if not self.captions:
             raise DatasetError(f"data set '{self.name}' at {self.root} has no captions; extraction needs at least one.")
         if self.caption_ids is None:
-            places = caption_places(self.caption_images)
-            owners = zip(self.caption_images.tolist(), places.tolist(), strict=True)
-            made = [f"{self.image_ids[image]}#{place}" for image, place in owners]
+            made = made_caption_ids(self.image_ids, self.caption_images)
             object.__setattr__(self, "caption_ids", made)
 
     @property
@@ -94,6 +92,12 @@ class RetrievalDataset:
         raise DatasetError(
             f"{found}; put them there, say where they are with --root, or go on without them: --skip-missing"
         )
+
+
+def made_caption_ids(image_ids: list[str], caption_images: np.ndarray) -> list[str]:
+    """M ids for captions that have none: the image's id, a hash sign, and the caption's place among the image's."""
+    places = caption_places(caption_images).tolist()
+    return [f"{image_ids[image]}#{place}" for image, place in zip(caption_images.tolist(), places, strict=True)]
 
 
 def split_container(name: str) -> tuple[str, str]:

@@ -116,7 +116,9 @@ def _decoded(content: bytes, path: Path) -> tuple[str, int]:
     except UnicodeDecodeError as error:
         # The mark is cut off before the bytes are counted.
         byte = error.start + len(content) - len(error.object)
-        raise DatasetError(f"{path} is not UTF-8 text: byte {byte:,} is {content[byte]:#x}.") from None
+        raise DatasetError(
+            f"{path} is not UTF-8 text: byte {byte:,} is {content[byte]:#x}; save it as UTF-8 (iconv -t utf-8)."
+        ) from None
 
 
 def _parsed(text: str, path: Path, *, line: int | None = None, before: int = 0, without: str | None = None):

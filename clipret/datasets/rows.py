@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipret.config import COLUMNS
+from clipret.datasets.dialects import DELIMITERS, UTF_16, Dialect, read_dialect
 from clipret.datasets.parsing import flaw, listed, read_json_lines, read_text
 from clipret.errors import DatasetError
 
 NEEDED = ("image", "caption")
+# Of Parquet: what Polars, DuckDB and the Hub write as well as Arrow's plain text and lists.
+_TEXTS = ("string", "large_string", "string_view", "null")
+_LISTS = ("list", "large_list", "list_view", "large_list_view", "fixed_size_list")
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,16 @@ class Table:
     path     the file
     columns  names of its columns, as found; those of a JSON Lines file are the fields of its first object
     unit     what a row's number counts: line, or row
-    rows     our name of each column of COLUMNS -> the table's; gives (number, cells in the order of COLUMNS) of every
-             row, once. A column that the table lacks gives None.
+    rows     our names of the columns to read -> the table's; gives (number, cells in the order of COLUMNS) of every
+             row, once. A column that is not read, or that the table lacks, gives None.
+    remarks  what was put right in opening it, in words
     """
 
     path: Path
     columns: list[str]
     unit: str
     rows: Callable[[dict[str, str]], Iterator[tuple[int, list]]]
+    remarks: tuple[str, ...] = ()
 
 
 def open_table(path: Path) -> Table:
@@ -46,34 +52,39 @@ def short_names(columns: list[str]) -> str:
 
 
 def _open_csv(path: Path, *, delimiter: str = ",") -> Table:
-    lines = _csv_lines(path, delimiter)
+    dialect = read_dialect(path, usual=delimiter)
+    lines = _csv_lines(path, dialect)
     _, header = next(lines, (0, None))
     if header is None:
         raise DatasetError(f"{path} is empty; expected a first line with the names of its columns.")
     columns = [name.strip() for name in header]
 
     def rows(names):
-        places = [columns.index(names[ours]) if names[ours] in columns else None for ours in COLUMNS]
+        places = [columns.index(names[ours]) if names.get(ours) in columns else None for ours in COLUMNS]
         for number, line in lines:
+            if not any(map(str.strip, line)):
+                # What a spreadsheet leaves below its last row.
+                continue
             if len(line) != len(columns):
-                between = "commas" if delimiter == "," else "tabs"
                 raise DatasetError(
                     f"{path}, line {number} has {len(line)} cells, expected {len(columns)} ({short_names(columns)}); "
-                    f"put text with {between} or line breaks into double quotes."
+                    f"put text with {DELIMITERS[dialect.delimiter]} or line breaks into double quotes."
                 )
             yield number, [None if place is None else line[place] for place in places]
 
-    return Table(path, columns, "line", rows)
+    return Table(path, columns, "line", rows, dialect.remarks)
 
 
-def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, cells) of every row that is not blank."""
     number = 0
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+        with path.open(newline="", encoding=dialect.encoding) as file:
+            for _ in range(dialect.skipped):
+                file.readline()
+            reader = csv.reader(file, delimiter=dialect.delimiter, strict=True)
             while True:
-                number = reader.line_num + 1
+                number = dialect.skipped + reader.line_num + 1
                 line = next(reader, None)
                 if line is None:
                     return
@@ -84,7 +95,9 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             f"{path}: the row from line {number} on is not CSV: {error}; close every double quote, and double those "
             f"within quoted text."
         ) from None
-    except UnicodeDecodeError:
+    except UnicodeError:
+        if dialect.encoding == UTF_16:
+            raise DatasetError(f"{path} begins as UTF-16 text and is not; save it as UTF-8.") from None
         # Decoded in chunks, the error counts from the chunk's start; read as a whole it is raised with the file's byte.
         read_text(path)
         raise
@@ -105,7 +118,7 @@ def _open_json_lines(path: Path) -> Table:
                     raise DatasetError(
                         f"{path}, line {number} has no `{names[ours]}`; expected the {ours} by this name on every line."
                     )
-            yield number, [entry.get(names[ours]) for ours in COLUMNS]
+            yield number, [entry.get(names.get(ours)) for ours in COLUMNS]
 
     return Table(path, list(first[1]), "line", rows)
 
@@ -123,15 +136,15 @@ def _open_parquet(path: Path) -> Table:
         schema = file.schema_arrow
 
     def rows(names):
-        for ours in COLUMNS:
-            _require_type(path, schema, ours=ours, name=names[ours])
-        here = {names[ours] for ours in COLUMNS} & set(schema.names)
+        for ours, name in names.items():
+            _require_type(path, schema, ours=ours, name=name)
+        here = set(names.values()) & set(schema.names)
         start = 1
         with _parquet_errors(path):
             for batch in file.iter_batches(columns=sorted(here)):
                 read = {name: batch.column(name).to_pylist() for name in here}
                 absent = [None] * batch.num_rows
-                cells = zip(*(read.get(names[ours], absent) for ours in COLUMNS), strict=True)
+                cells = zip(*(read.get(names.get(ours), absent) for ours in COLUMNS), strict=True)
                 yield from enumerate(map(list, cells), start=start)
                 start += batch.num_rows
 
@@ -143,11 +156,6 @@ def _require_type(path: Path, schema, *, ours: str, name: str) -> None:
         return
     import pyarrow.types as types
 
-    def is_text(kind):
-        if types.is_dictionary(kind):
-            kind = kind.value_type
-        return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
-
     found = schema.field(name).type
     expected = {"image": "text, paths of image files", "caption": "text or lists of texts", "id": "text or numbers"}
     if ours == "image" and _holds_bytes(found):
@@ -155,14 +163,28 @@ def _require_type(path: Path, schema, *, ours: str, name: str) -> None:
             f"{path}: column `{name}` holds the images themselves ({found}), which are not read from Parquet yet; "
             f"write them to files, and give a table of their paths, a folder or .tar shards."
         )
-    listed_texts = types.is_list(found) or types.is_large_list(found)
-    fits = is_text(found) or (ours == "id" and types.is_integer(found))
-    if ours == "caption" and listed_texts:
-        fits = is_text(found.value_type)
+    is_number = types.is_integer(found) or types.is_floating(found)
+    fits = _is_text(found) or (ours == "id" and is_number)
+    if ours == "caption" and _is_kind(found, _LISTS):
+        fits = _is_text(found.value_type)
     if not fits:
+        way_out = ", or go by a hash with --split hash" if ours == "split" else ""
         raise DatasetError(
-            f"{path}: column `{name}` holds {found}; expected {expected.get(ours, 'text')}, as the {ours}."
+            f"{path}: column `{name}` holds {found}; expected {expected.get(ours, 'text')}, as the {ours}{way_out}."
         )
+
+
+def _is_text(kind) -> bool:
+    import pyarrow.types as types
+
+    return _is_kind(kind.value_type if types.is_dictionary(kind) else kind, _TEXTS)
+
+
+def _is_kind(kind, names: tuple[str, ...]) -> bool:
+    """Whether a column is of one of these kinds; not every pyarrow knows all of them."""
+    import pyarrow.types as types
+
+    return any(getattr(types, f"is_{name}", lambda _: False)(kind) for name in names)
 
 
 def _holds_bytes(kind) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipret.config import COLUMNS, SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits, split_code
-from clipret.datasets.parsing import flaw, listed
+from clipret.datasets.parsing import counted, flaw, listed
 from clipret.datasets.rows import NEEDED, Table, open_table, short_names
 from clipret.errors import DatasetError
 
@@ -16,6 +16,7 @@ _SPELLINGS = {
     "image": ("file_name", "filename", "filepath", "image_path", "path"),
     "caption": ("text", "captions", "sentence", "raw"),
 }
+_SPLIT_HINT = f"expected one of {', '.join(SPLITS)}, or go by a hash with --split hash"
 _KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list", bytes: "bytes"}
 
 
@@ -28,6 +29,7 @@ class TableImages:
     splits          N indices into config.SPLITS; None when the table has none, or they are not asked for
     captions        M texts, each image's in the order of its rows
     caption_images  (M,) int64, the row of each caption's image
+    remarks         what was put right, in words
     """
 
     files: list[str]
@@ -35,6 +37,7 @@ class TableImages:
     splits: list[int] | None
     captions: list[str]
     caption_images: np.ndarray
+    remarks: tuple[str, ...] = ()
 
 
 def load_table(config: DatasetConfig) -> RetrievalDataset:
@@ -58,6 +61,7 @@ def load_table(config: DatasetConfig) -> RetrievalDataset:
         captions=images.captions,
         caption_images=images.caption_images,
         split_rule=rule,
+        remarks=images.remarks,
     )
 
 
@@ -70,7 +74,10 @@ def read_images(path: Path, config: DatasetConfig, *, usual: dict[str, tuple[str
     """
     table = open_table(path)
     names = _choose_columns(table, config, usual=usual or {})
-    joined = _Joined(table, names, splits=config.split != "hash")
+    if config.split == "hash":
+        # Whatever it says, nothing is asked of it.
+        names.pop("split", None)
+    joined = _Joined(table, names, asked=_asked(config))
     for number, cells in table.rows(names):
         joined.add(number, cells)
     return joined.images()
@@ -78,9 +85,11 @@ def read_images(path: Path, config: DatasetConfig, *, usual: dict[str, tuple[str
 
 def _choose_columns(table: Table, config: DatasetConfig, *, usual: dict[str, tuple[str, ...]]) -> dict[str, str]:
     """Our name of each column -> the table's."""
-    asked = {pair.partition("=")[0].strip() for pair in config.columns.split(",")} & set(COLUMNS)
+    asked = _asked(config)
     chosen, lacks = {}, []
     for ours, theirs in config.column_names.items():
+        if ours == "split" and config.split == "hash" and ours not in asked:
+            continue
         wanted = (theirs,) if ours in asked else usual.get(ours, (ours,))
         here = [name for name in table.columns if name in wanted]
         if len(here) > 1:
@@ -105,6 +114,11 @@ def _choose_columns(table: Table, config: DatasetConfig, *, usual: dict[str, tup
     return chosen
 
 
+def _asked(config: DatasetConfig) -> set[str]:
+    """Our names of the columns that --columns names."""
+    return {pair.partition("=")[0].strip() for pair in config.columns.split(",")} & set(COLUMNS)
+
+
 def _spelling(ours: str, columns: list[str]) -> str:
     """The column that is ours under another usual name, or NAME."""
     known = (ours, *_SPELLINGS.get(ours, ()))
@@ -115,10 +129,11 @@ def _spelling(ours: str, columns: list[str]) -> str:
 class _Joined:
     """Rows on their way into images: `add` every row, then take `images`."""
 
-    def __init__(self, table: Table, names: dict[str, str], *, splits: bool):
+    def __init__(self, table: Table, names: dict[str, str], *, asked: set[str]):
         self._table = table
         self._columns = names
-        self._wants_splits = splits
+        self._asked = asked
+        self._wants_splits = "split" in names
         self._files, self._ids, self._codes, self._numbers = [], [], [], []
         self._captions, self._owners = [], []
         self._file_of, self._row_of_file, self._row_of_id, self._code_of = {}, {}, {}, {}
@@ -135,7 +150,8 @@ class _Joined:
         if not isinstance(caption, (str, list, type(None))):
             raise self._error(number, f"caption is {_kind(caption)}; expected text, or a list of texts")
         # A blank cell is an empty caption, for `finish` to tell of.
-        for text in caption if isinstance(caption, list) else [caption or ""]:
+        for text in caption if isinstance(caption, list) else [caption]:
+            text = "" if text is None else text
             self._require_text(number, text, what="caption" if caption is text else "a caption of the list")
             self._captions.append(text)
             self._owners.append(row)
@@ -144,14 +160,22 @@ class _Joined:
         """The images of all rows. Raises DatasetError when there are none, or ids or splits on some rows only."""
         if not self._count:
             raise DatasetError(f"{self._table.path} has no rows; expected one for every caption.")
-        owners = np.array(self._owners, dtype=np.int64)
+        owners, remarks = np.array(self._owners, dtype=np.int64), list(self._table.remarks)
+        ids = self._ids
+        if self._blank["id"] and "id" not in self._asked and len(self._blank["id"]) < self._count:
+            ids = None
+            blank = counted(len(self._blank["id"]), "row")
+            remarks.append(f"{blank} of {self._count:,} without an id, so that the files are the ids")
+        elif not self._whole("id"):
+            ids = None
         order = np.argsort(owners, kind="stable")
         return TableImages(
             files=self._files,
-            ids=self._ids if self._whole("id") else None,
+            ids=ids,
             splits=self._codes if self._wants_splits and self._whole("split") else None,
             captions=[self._captions[place] for place in order],
             caption_images=owners[order],
+            remarks=tuple(remarks),
         )
 
     def _file(self, number: int, image) -> str:
@@ -168,6 +192,11 @@ class _Joined:
         if _is_blank(name):
             self._blank["id"].append(number)
             return None
+        if isinstance(name, float):
+            # What pandas makes of whole numbers in a column with a gap.
+            if not name.is_integer():
+                raise self._error(number, "id is a number with a fraction; expected text or whole numbers")
+            name = int(name)
         if isinstance(name, int) and not isinstance(name, bool):
             return str(name)
         self._require_text(number, name, what="id", one_line=True)
@@ -199,12 +228,12 @@ class _Joined:
             self._blank["split"].append(number)
             return
         if not isinstance(split, str):
-            raise self._error(number, f"split is {_kind(split)}; expected text: one of {', '.join(SPLITS)}")
+            raise self._error(number, f"split is {_kind(split)}; {_SPLIT_HINT}")
         if split not in self._code_of:
             self._code_of[split] = split_code(split)
         code = self._code_of[split]
         if code is None:
-            raise self._error(number, f"split is {split[:60]!r}; expected one of {', '.join(SPLITS)}")
+            raise self._error(number, f"split is {split[:60]!r}; {_SPLIT_HINT}")
         if self._codes[row] is None:
             self._codes[row] = code
         elif self._codes[row] != code:
