@@ -341,7 +341,7 @@ BAD_INPUTS = {
         "extract --dataset mnist",
         1,
         "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, "
-        ".jsonl, .parquet or COCO .json file, a folder, or .tar shards.",
+        ".jsonl, .parquet or .json file, a folder, or .tar shards.",
     ),
     "COCO not there": (
         "extract --dataset coco",
@@ -393,10 +393,11 @@ BAD_INPUTS = {
         "--columns has 'text'; expected NAME=COLUMN with NAME one of image, caption, split, id, such as "
         "image=file,caption=text.",
     ),
-    "two columns of captions": (
-        "check --dataset a.csv --columns caption=first,caption=second",
+    "two columns of images": (
+        "check --dataset a.csv --columns image=first,image=second",
         2,
-        "--columns names the caption twice, 'first' and 'second'; expected one column for each.",
+        "--columns names the image twice, 'first' and 'second'; expected one column, or of captions several different "
+        "ones.",
     ),
     "empty data set": (
         "check --dataset=",

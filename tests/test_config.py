@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, Margin, TrainConfig, to_command
+from clipret.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -24,9 +25,26 @@ def test_a_cache_is_called_after_its_data_set(settings, cache):
 
 
 def test_columns_are_ours_unless_named():
-    assert DatasetConfig("x.csv").column_names == {name: name for name in ("image", "caption", "split", "id")}
+    assert DatasetConfig("x.csv").column_names == {name: (name,) for name in ("image", "caption", "split", "id")}
     named = DatasetConfig("x.csv", columns="image=a b, caption=text,").column_names
-    assert (named["image"], named["caption"], named["split"]) == ("a b", "text", "split")
+    assert (named["image"], named["caption"], named["split"]) == (("a b",), ("text",), ("split",))
+
+
+def test_captions_may_be_in_several_columns_in_the_order_of_their_names():
+    assert DatasetConfig("x.csv", columns="caption=b,image=i,caption=a").column_names["caption"] == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("image=a,image=b", "--columns names the image twice, 'a' and 'b'; expected one column, or of captions"),
+        ("caption=a,caption=a", "--columns names the caption twice, 'a' and 'a'; expected one column, or of captions"),
+    ],
+)
+def test_a_column_that_is_named_twice_is_refused(columns, said):
+    with pytest.raises(UsageError) as caught:
+        DatasetConfig("x.csv", columns=columns)
+    assert str(caught.value) == f"{said} several different ones."
 
 
 def test_a_data_set_of_a_path_object_is_its_text():

@@ -50,7 +50,7 @@ def test_an_unknown_data_set_lists_the_known_ones():
         load_dataset(DatasetConfig(dataset="mnist"))
     assert str(caught.value) == (
         "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, "
-        ".jsonl, .parquet or COCO .json file, a folder, or .tar shards."
+        ".jsonl, .parquet or .json file, a folder, or .tar shards."
     )
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_leaves_the_root_is_refused(tmp_path, file):
         finished(made(tmp_path, files=["a.jpg", file]))
     assert str(caught.value) == (
         f"data set 'made': 1 image files lead out of {tmp_path}: {file}; expected paths relative to it, with forward "
-        "slashes and without `..`."
+        f"slashes and without `..`{', or a --root that they are in: /etc' * (file == '/etc/passwd')}."
     )
 
 

@@ -42,7 +42,7 @@ def test_the_captions_of_an_image_are_the_lines_of_the_text_file_beside_it(tmp_p
         "a.b.webp": ["one", "two"],
         "b.PNG": ["ein Hund über dem Zaun 🐕"],
     }
-    assert dataset.split_rule == "hash 80/10/10"
+    assert dataset.split_rule == "hash 80/10/10 of the images' paths"
     assert dataset.remarks == ("1 image without a caption, in the gallery only",)
     assert dataset.missing_rows().tolist() == []
 
@@ -68,7 +68,7 @@ def test_folders_named_after_splits_give_the_split(tmp_path, places):
         f"{place}/x.jpg": split for place, split in zip(places, ("train", "val", "test"), strict=True)
     }
     assert dataset.split_rule == "given"
-    assert load(folder, split="hash").split_rule == "hash 80/10/10"
+    assert load(folder, split="hash").split_rule == "hash 80/10/10 of the images' paths"
 
 
 def test_adding_and_removing_files_moves_no_other_image(tmp_path):
@@ -105,7 +105,7 @@ def test_a_metadata_file_names_the_images_and_their_captions(tmp_path, metadata)
     assert dataset.name == "made"
     assert of_images(dataset) == {"a/x.png": ['a "red" dog, running', "two\nlines"], "b.jpg": ["ein Hund 🐕"]}
     assert dataset.image_ids == ["a/x.png", "b.jpg"]
-    assert dataset.split_rule == "hash 80/10/10"
+    assert dataset.split_rule == "hash 80/10/10 of the images' paths"
     assert dataset.remarks == ()
     assert dataset.missing_rows().tolist() == []
 
@@ -140,7 +140,7 @@ def test_metadata_in_folders_named_after_splits_gives_the_split(tmp_path):
     assert named_splits(dataset) == ["test", "train", "val"]
     assert dataset.split_rule == "given"
     assert dataset.missing_rows().tolist() == []
-    assert load(folder, split="hash").split_rule == "hash 80/10/10"
+    assert load(folder, split="hash").split_rule == "hash 80/10/10 of the images' paths"
 
 
 def test_one_metadata_file_over_folders_named_after_splits_takes_their_split(tmp_path):
@@ -230,7 +230,7 @@ def test_a_table_for_each_split_gives_the_split(tmp_path, places):
     codes = {f"{at}0.jpg": "train", f"{at}1.jpg": "train", f"{at}2.jpg": "val", f"{at}deep/3.jpg": "test"}
     assert (of_splits(dataset), dataset.split_rule) == (codes, "given")
     assert dataset.missing_rows().tolist() == []
-    assert load(folder, split="hash").split_rule == "hash 80/10/10"
+    assert load(folder, split="hash").split_rule == "hash 80/10/10 of the images' paths"
     elsewhere = make(tmp_path / "images", {name: "" for names in rows.values() for name in names})
     assert load(folder, root=elsewhere).missing_rows().tolist() == []
 
@@ -296,4 +296,4 @@ def test_a_folder_of_shards_is_read_as_these(tmp_path, places, splits):
     assert dataset.split_rule == ("given" if splits else "hash 80/10/10")
     if splits:
         assert named_splits(dataset) == splits
-    assert load(folder, split="hash").split_rule == "hash 80/10/10"
+    assert load(folder, split="hash").split_rule == "hash 80/10/10 of the images' ids"

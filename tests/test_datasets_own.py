@@ -26,7 +26,7 @@ COCO = {
     ],
     "info": {},
 }
-FORMS = ".csv, .tsv, .jsonl, .ndjson, .parquet or COCO .json file, a folder with images, or .tar shards"
+FORMS = ".csv, .tsv, .jsonl, .ndjson, .parquet or .json file, a folder with images, or .tar shards"
 
 
 def changed(part, place, **fields):
@@ -49,7 +49,7 @@ def test_a_coco_caption_file_is_read_with_its_own_ids(tmp_path):
     assert dataset.caption_ids == ["5", "9", "3"]
     assert dataset.caption_images.tolist() == [0, 0, 2]
     assert dataset.image_splits.tolist() == split_by_hash(["4", "7", "30"], fractions=OWN_FRACTIONS).tolist()
-    assert dataset.split_rule == "hash 80/10/10"
+    assert dataset.split_rule == "hash 80/10/10 of the images' ids"
     assert dataset.remarks == (
         "left out 1 empty caption, of 4",
         "1 image without a caption, in the gallery only",
@@ -79,7 +79,7 @@ def test_the_images_of_a_coco_caption_file_can_be_elsewhere(tmp_path):
             '{"images": [' + "7" * 5000 + "]}",
             "PATH: it has a number with too many digits to be read; mend it, or fetch it again.",
         ),
-        ("[]", "PATH is not a COCO caption file: it has a list; expected lists images and annotations."),
+        ("[]", "PATH is an empty list; expected a JSON object for every caption."),
         ('{"images": []}', "PATH is not a COCO caption file: it has images; expected lists images and annotations."),
         ('{"images": [], "annotations": []}', "data set 'made' at ROOT has no images; extraction needs at least one."),
         (

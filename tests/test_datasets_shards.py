@@ -138,7 +138,7 @@ def test_fields_go_by_the_names_that_the_user_gives(tmp_path):
 def test_without_splits_the_samples_are_split_by_a_hash_of_their_ids(tmp_path):
     members = {f"{number}.{ending}": "x" for number in range(200) for ending in ("jpg", "txt")}
     dataset = load(write_shard(tmp_path / "x.tar", members))
-    assert dataset.split_rule == "hash 80/10/10"
+    assert dataset.split_rule == "hash 80/10/10 of the images' ids"
     expected = split_by_hash(dataset.image_ids, fractions={"train": 0.8, "val": 0.1, "test": 0.1})
     np.testing.assert_array_equal(dataset.image_splits, expected)
 
@@ -155,8 +155,8 @@ def test_adding_shards_moves_no_image_to_another_split(tmp_path):
 def test_a_split_by_hash_asks_no_sample_for_its_own(tmp_path):
     members = {"1.jpg": IMAGE, "1.json": {"caption": "x", "split": "???"}, "2.jpg": IMAGE, "2.txt": "y"}
     path = write_shard(tmp_path / "x.tar", members)
-    assert load(path, split="hash").split_rule == "hash 80/10/10"
-    assert load(path, split="hash", columns="split=part").split_rule == "hash 80/10/10"
+    assert load(path, split="hash").split_rule == "hash 80/10/10 of the images' ids"
+    assert load(path, split="hash", columns="split=part").split_rule == "hash 80/10/10 of the images' ids"
 
 
 def test_empty_captions_are_left_out_and_told(tmp_path):
@@ -482,3 +482,11 @@ def test_shards_from_here_and_from_the_top_do_not_mix(shards, monkeypatch):
     assert refusal(f"{{part-00,{shards}/part-01}}.tar") == (
         "part-00.tar and other shards are given half from /, half from here; expected one of them."
     )
+
+
+def test_captions_in_several_fields_are_read_in_the_order_of_their_names(tmp_path):
+    members = {"a.jpg": b"", "a.json": {"one": "first", "two": ["second", "third"]}}
+    path = write_shard(tmp_path / "x.tar", members)
+    assert load(path, columns="caption=two,caption=one").captions == ["second", "third", "first"]
+    with pytest.raises(DatasetError, match=r"a\.json has no `three`, and"):
+        load(path, columns="caption=one,caption=three")

@@ -134,14 +134,14 @@ def test_images_without_captions_are_told_of(tmp_path):
 def test_a_table_without_splits_is_split_by_the_hash_of_its_ids(tmp_path):
     content = "image,caption\n" + "".join(f"{number}.jpg,a caption\n" for number in range(3000))
     dataset = load(write(tmp_path / "made.csv", content))
-    assert dataset.split_rule == "hash 80/10/10"
+    assert dataset.split_rule == "hash 80/10/10 of the images' paths"
     np.testing.assert_allclose(np.bincount(dataset.image_splits, minlength=4) / 3000, [0.8, 0.1, 0.1, 0], atol=0.02)
 
 
 def test_the_tables_splits_can_be_set_aside_for_the_hash(tmp_path):
     content = "image,caption,split\n" + "".join(f"{number}.jpg,a caption,{number % 5 or ''}\n" for number in range(50))
     dataset = load(write(tmp_path / "made.csv", content), split="hash")
-    assert dataset.split_rule == "hash 80/10/10"
+    assert dataset.split_rule == "hash 80/10/10 of the images' paths"
     without = load(write(tmp_path / "plain.csv", "image,caption\n" + "".join(f"{n}.jpg,x\n" for n in range(50))))
     assert dataset.image_splits.tolist() == without.image_splits.tolist()
 
@@ -214,3 +214,27 @@ def test_a_split_by_hash_never_looks_at_a_split_column(tmp_path, split):
     write(tmp_path / "without.parquet", rows)
     with_column, without = (load(tmp_path / f"{name}.parquet", split="hash") for name in ("with", "without"))
     assert with_column.image_splits.tolist() == without.image_splits.tolist()
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_captions_in_several_columns_are_read_in_the_order_of_their_names(tmp_path, ending):
+    table = {"image": ["a.jpg", "b.jpg"], "caption_0": ["one", "three"], "caption_1": ["two", ""], "n": ["x", "y"]}
+    rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    content = {
+        "csv": "".join(",".join(cells) + "\n" for cells in (table, *(row.values() for row in rows))),
+        "jsonl": lines(*rows),
+        "parquet": table,
+    }
+    path = write(tmp_path / f"made.{ending}", content[ending])
+    dataset = load(path, columns="caption=caption_1,caption=caption_0")
+    assert dataset.captions == ["two", "one", "three"]
+    assert dataset.caption_images.tolist() == [0, 0, 1]
+    assert dataset.remarks == ("left out 1 empty caption, of b.jpg",)
+    with pytest.raises(DatasetError) as caught:
+        load(path)
+    assert str(caught.value) == (
+        f"{path} has no column `caption`; its columns are: image, caption_0, caption_1, n. Say which they are with "
+        "--columns caption=caption_0,caption=caption_1"
+    )
+    with pytest.raises(DatasetError, match="has no column `caption_2`; its columns are"):
+        load(path, columns="caption=caption_0,caption=caption_2")

@@ -101,9 +101,14 @@ MALFORMED_CSV = {
         "PATH, line 3: id 1 is of b.jpg here, and of a.jpg on line 2; expected one file an id.",
     ),
     "outside": (
-        f"{HEAD}../a.jpg,one\n/b.jpg,two\nc\\d.jpg,three\n",
-        "data set 'made': 3 image files lead out of ROOT: ../a.jpg, /b.jpg, c\\d.jpg; expected paths relative to it, "
+        f"{HEAD}../a.jpg,one\n/b.jpg,two\nC:\\d.jpg,three\n",
+        "data set 'made': 3 image files lead out of ROOT: ../a.jpg, /b.jpg, C:\\d.jpg; expected paths relative to it, "
         "with forward slashes and without `..`.",
+    ),
+    "elsewhere": (
+        f"{HEAD}/data/a/b.jpg,one\n/data/c/d.jpg,two\n",
+        "data set 'made': 2 image files lead out of ROOT: /data/a/b.jpg, /data/c/d.jpg; expected paths relative to it, "
+        "with forward slashes and without `..`, or a --root that they are in: /data.",
     ),
     "no-captions": (
         f"{HEAD}a.jpg,\nb.jpg, \n",
@@ -124,7 +129,7 @@ MALFORMED_JSON_LINES = {
     ),
     "later-name": (
         lines({"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "text": "two"}),
-        "PATH, line 2 has no `caption`; expected the caption by this name on every line.",
+        "PATH, line 2 has no `caption`; expected the caption by this name in every line.",
     ),
     "null-image": (
         lines({"image": None, "caption": "one"}),

@@ -21,7 +21,7 @@ _DATA = "Data set"
 Dataset = Annotated[
     str,
     typer.Option(
-        help="emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, .jsonl, .parquet or COCO .json file, a "
+        help="emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, .jsonl, .parquet or .json file, a "
         "folder, .tar shards.",
         rich_help_panel=_DATA,
     ),

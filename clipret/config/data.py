@@ -33,7 +33,8 @@ class DatasetConfig:
     captions_per_image  keep the first K captions of each image; None: all
     caption_clean       what is done to a caption before the prompt: none, lower, strip-punctuation
     prompt              text around every caption, {} standing for the caption
-    columns             names of the columns in a table of one's own, as `image=file,caption=text`
+    columns             names of the columns in a table of one's own, as `image=file,caption=text`; captions may be in
+                        several columns, `caption=first,caption=second`
     skip_missing        go on without the images that are not there
     """
 
@@ -65,9 +66,9 @@ class DatasetConfig:
         _ = self.column_names
 
     @property
-    def column_names(self) -> dict[str, str]:
-        """Our name of a column (COLUMNS) -> the table's, for all of them."""
-        names = {}
+    def column_names(self) -> dict[str, tuple[str, ...]]:
+        """Our name of a column (COLUMNS) -> the table's, for all of them: one, of captions perhaps several."""
+        names: dict[str, tuple[str, ...]] = {}
         for pair in filter(None, self.columns.split(",")):
             ours, _, theirs = (part.strip() for part in pair.partition("="))
             if ours not in COLUMNS or not theirs:
@@ -75,12 +76,13 @@ class DatasetConfig:
                     f"--columns has '{pair}'; expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}, "
                     f"such as image=file,caption=text."
                 )
-            if ours in names:
+            if ours in names and (ours != "caption" or theirs in names[ours]):
                 raise UsageError(
-                    f"--columns names the {ours} twice, '{names[ours]}' and '{theirs}'; expected one column for each."
+                    f"--columns names the {ours} twice, '{names[ours][-1]}' and '{theirs}'; expected one column, or of "
+                    f"captions several different ones."
                 )
-            names[ours] = theirs
-        return {name: names.get(name, name) for name in COLUMNS}
+            names[ours] = (*names.get(ours, ()), theirs)
+        return {name: names.get(name, (name,)) for name in COLUMNS}
 
 
 @dataclass(frozen=True)

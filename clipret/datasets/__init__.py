@@ -11,6 +11,7 @@ from clipret.datasets.emoji import load_emoji
 from clipret.datasets.flickr30k import load_flickr30k
 from clipret.datasets.own import load_own
 from clipret.datasets.parsing import is_there
+from clipret.datasets.paths import use_files_that_fit
 from clipret.errors import DatasetError, UsageError
 
 __all__ = ["DATASETS", "RetrievalDataset", "load_dataset", "split_by_hash"]
@@ -32,14 +33,14 @@ def load_dataset(config: DatasetConfig) -> RetrievalDataset:
     if not known and not _is_path(config.dataset):
         raise DatasetError(
             f"unknown data set '{config.dataset}'; expected one of {', '.join(DATASETS)}, or the path of your own: a "
-            f".csv, .tsv, .jsonl, .parquet or COCO .json file, a folder, or .tar shards."
+            f".csv, .tsv, .jsonl, .parquet or .json file, a folder, or .tar shards."
         )
     rules = _SPLIT_RULES.get(config.dataset, _OWN_SPLIT_RULES)
     if config.split is not None and config.split not in rules:
         raise UsageError(f"--split is '{config.split}'; '{config.dataset}' can be split by: {', '.join(rules)}.")
     if known:
         return finish(DATASETS[config.dataset](config), config)
-    dataset = split_caption_lists(load_own(config))
+    dataset = use_files_that_fit(split_caption_lists(load_own(config)))
     if dataset.name in _TAKEN_NAMES:
         # A file called coco.csv is not COCO: its name must not choose COCO's protocols.
         dataset = dataclasses.replace(dataset, name=f"own-{dataset.name}")

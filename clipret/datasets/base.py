@@ -156,11 +156,12 @@ def split_code(name: str) -> int | None:
     return SPLITS.index(name) if name in SPLITS else None
 
 
-def own_splits(ids: list[str], config: DatasetConfig, *, given, hint: str) -> tuple[np.ndarray, str]:
+def own_splits(ids: list[str], config: DatasetConfig, *, given, hint: str, of: str = "ids") -> tuple[np.ndarray, str]:
     """Split codes (N,) uint8 of a data set of the user's own, and the rule that gave them in words.
 
     given  N codes that the data set comes with, or None
     hint   how such a data set would say its splits; for the error when --split given asks for what is not there
+    of     what the ids are, for the rule: of other ids, the hash gives other splits
     """
     if given is not None and config.split != "hash":
         return np.asarray(given, dtype=np.uint8), "given"
@@ -170,7 +171,7 @@ def own_splits(ids: list[str], config: DatasetConfig, *, given, hint: str) -> tu
             f"use --split hash."
         )
     shares = "/".join(f"{100 * share:g}" for share in OWN_FRACTIONS.values())
-    return split_by_hash(ids, fractions=OWN_FRACTIONS), f"hash {shares}"
+    return split_by_hash(ids, fractions=OWN_FRACTIONS), f"hash {shares} of the images' {of}"
 
 
 def split_by_hash(keys, *, fractions: dict[str, float], salt: str = "clipret") -> np.ndarray:
@@ -223,7 +224,7 @@ def _require_inside(dataset: RetrievalDataset) -> None:
     if outside:
         raise DatasetError(
             f"data set '{dataset.name}': {len(outside):,} image files lead out of {dataset.root}: {listed(outside)}; "
-            f"expected paths relative to it, with forward slashes and without `..`."
+            f"expected paths relative to it, with forward slashes and without `..`{_root_of(outside)}."
         )
 
 
@@ -232,6 +233,14 @@ def _leaves(name: str) -> bool:
     if name.startswith(("/", "~")) or "\\" in name:
         return True
     return (".." in name and ".." in name.split("/")) or (":" in name and PureWindowsPath(name).drive != "")
+
+
+def _root_of(outside: list[str]) -> str:
+    """The way out where all files that lead out of a root are absolute: a root that all are in."""
+    if not all(name.startswith("/") for name in outside):
+        return ""
+    common = os.path.commonpath([name.rpartition("/")[0] or "/" for name in outside])
+    return f", or a --root that they are in: {common}"
 
 
 def _names_in(folder: Path) -> frozenset[str]:

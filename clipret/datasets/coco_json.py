@@ -26,10 +26,14 @@ def read_captions(path: Path) -> list[CocoImage]:
     Raises DatasetError when the file is not JSON or not of this form, an id is there twice, or a caption is of an
     image that is not there.
     """
+    return captions_of(read_json(path), path)
+
+
+def captions_of(content, path: Path) -> list[CocoImage]:
+    """The images of a caption file whose JSON has been read. Order and errors as those of read_captions."""
     # pycocotools loads slowly, and readers of other formats have no use for it.
     from pycocotools.coco import COCO
 
-    content = read_json(path)
     _require_form(path, content)
     coco = COCO()
     coco.dataset = content

@@ -1,6 +1,7 @@
 """A folder of images with their captions: in tables, in a text file beside each image, or in shards."""
 
 import shlex
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from clipret.datasets.folder_files import (
 )
 from clipret.datasets.folder_tables import SPLIT_HINT, caption_tables, load_tables, metadata_files
 from clipret.datasets.parsing import counted, is_there, listed, read_text
+from clipret.datasets.paths import look, look_remark
 from clipret.datasets.rows import ENDINGS
 from clipret.errors import DatasetError
 
@@ -55,8 +57,8 @@ def load_folder(config: DatasetConfig) -> RetrievalDataset:
 
 def _has_texts(listing: Listing) -> bool:
     """Whether any image has a text file of its name beside it."""
-    stems = {name.rpartition(".")[0] for name in listing.images}
-    return any(is_text(name) and name.rpartition(".")[0] in stems for name in listing.files)
+    stems = {look(name.rpartition(".")[0]) for name in listing.images}
+    return any(is_text(name) and look(name.rpartition(".")[0]) in stems for name in listing.files)
 
 
 def _load_shards(config: DatasetConfig, names: list[str]) -> RetrievalDataset:
@@ -73,7 +75,7 @@ def _load_text_files(config: DatasetConfig, listing: Listing) -> RetrievalDatase
     folder = Path(config.dataset)
     _require_own_root(config)
     images = _by_stem(folder, listing.images)
-    texts = _by_stem(folder, [name for name in listing.files if is_text(name)])
+    texts, remarks = _paired(images, _by_stem(folder, [name for name in listing.files if is_text(name)]))
     more = _what_else(folder, listing)
     if not images:
         raise DatasetError(
@@ -87,7 +89,7 @@ def _load_text_files(config: DatasetConfig, listing: Listing) -> RetrievalDatase
         )
     files = list(images.values())
     given = folder_splits(folder, files, listing=listing) if config.split != "hash" else None
-    splits, rule = own_splits(files, config, given=given, hint=SPLIT_HINT)
+    splits, rule = own_splits(files, config, given=given, hint=SPLIT_HINT, of="paths")
     return RetrievalDataset(
         name=folder_name(folder),
         root=folder,
@@ -97,8 +99,26 @@ def _load_text_files(config: DatasetConfig, listing: Listing) -> RetrievalDatase
         captions=[text for own in captions for text in own],
         caption_images=np.repeat(np.arange(len(files)), [len(own) for own in captions]),
         split_rule=rule,
-        remarks=_text_remarks(listing, images=images, texts=texts),
+        remarks=(*remarks, *_text_remarks(listing, images=images, texts=texts)),
     )
+
+
+def _paired(images: dict[str, str], texts: dict[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The text files by the stems of their images; one that has none is that of the only image that looks like it."""
+    bare = {stem for stem in images if stem not in texts}
+    strays = [stem for stem in texts if stem not in images]
+    if not bare or not strays:
+        return texts, ()
+    stems_of = defaultdict(list)
+    for stem in bare:
+        stems_of[look(stem)].append(stem)
+    paired, pairs, looks = dict(texts), [], Counter(map(look, strays))
+    for stem in strays:
+        fitting = stems_of.get(look(stem), [])
+        if len(fitting) == 1 and looks[look(stem)] == 1:
+            paired[fitting[0]] = paired.pop(stem)
+            pairs.append((images[fitting[0]], texts[stem]))
+    return paired, (look_remark("text file", pairs),) if pairs else ()
 
 
 def _require_own_root(config: DatasetConfig) -> None:

@@ -22,7 +22,8 @@ from clipret.datasets.folder_files import (
     parts,
 )
 from clipret.datasets.parsing import listed
-from clipret.datasets.rows import ENDINGS
+from clipret.datasets.paths import look
+from clipret.datasets.rows import ENDINGS, open_table
 from clipret.datasets.table import TableImages, read_images
 from clipret.errors import DatasetError
 
@@ -128,7 +129,8 @@ def load_tables(
     elif config.split != "hash":
         given = folder_splits(folder, files, listing=listing)
     starts = np.cumsum([0, *(len(part.files) for part in tables_read)])
-    splits, rule = own_splits(ids, config, given=given, hint=f"{SPLIT_HINT}, or a column `split` in the metadata")
+    hint = f"{SPLIT_HINT}, or a column `split` in the metadata"
+    splits, rule = own_splits(ids, config, given=given, hint=hint, of="paths" if ids == files else "ids")
     return RetrievalDataset(
         name=folder_name(folder),
         root=config.root or folder,
@@ -148,9 +150,10 @@ def _read_metadata(
     folder: Path, name: str, config: DatasetConfig, *, listing: Listing, split: int | None
 ) -> tuple[TableImages, tuple[str, ...]]:
     """The images of a metadata file, paths, ids and splits as seen from the whole data set; and remarks."""
-    images = read_images(folder / name, config, usual=_METADATA_COLUMNS)
     place = name.rpartition("/")[0]
-    return _placed(images, folder / name, place=place, split=None if config.split == "hash" else split), ()
+    root = (config.root or folder) / place
+    images = read_images(open_table(folder / name), config, root=root, usual=_METADATA_COLUMNS)
+    return _placed(images, folder / name, place=place, split=None if config.split == "hash" else split), images.remarks
 
 
 def _read_table(
@@ -160,7 +163,9 @@ def _read_table(
     if _FLICKR.fullmatch(PurePosixPath(name).name):
         images, remarks = _flickr_images(folder / name)
     else:
-        images, remarks = read_images(folder / name, config, usual=_TABLE_COLUMNS), ()
+        root = config.root or (folder / name).parent
+        images = read_images(open_table(folder / name), config, root=root, usual=_TABLE_COLUMNS)
+        remarks = images.remarks
     place = "" if config.root else _start_of(images.files, listing, table=name)
     if place != name.rpartition("/")[0] and not config.root:
         remarks = (*remarks, f"the paths in {name} start from {place or 'the top folder'}, where these images are")
@@ -199,12 +204,13 @@ def _start_of(files: list[str], listing: Listing, *, table: str) -> str:
     own = table.rpartition("/")[0]
     paths_of: dict[str, list[str]] = {}
     for name in (*listing.images, *(name for name in listing.links if is_image(name))):
-        paths_of.setdefault(PurePosixPath(name).name, []).append(name)
+        paths_of.setdefault(look(PurePosixPath(name).name), []).append(name)
     counted = Counter({own: 0})
     for file in files[:_LOOKED_UP]:
-        for path in paths_of.get(PurePosixPath(file).name, ()):
-            if f"/{path}".endswith(f"/{file}"):
-                counted[path.removesuffix(file).rstrip("/")] += 1
+        for path in paths_of.get(look(PurePosixPath(file).name), ()):
+            start = parts(path)[: -len(parts(file))]
+            if look("/".join([*start, file])) == look(path):
+                counted["/".join(start)] += 1
     # Of equal counts the first one, the table's own.
     return max(counted, key=counted.__getitem__)
 
@@ -225,7 +231,9 @@ def _require_apart(folder: Path, files: dict[str, list[str]]) -> None:
 def _remarks(listing: Listing, *, named: set[str], tables: Iterable[str]) -> tuple[str, ...]:
     tables = list(tables)
     read = listed(tables)
-    images = [name for name in listing.images if name not in named]
+    # Those that are taken for files that are not there are no strangers.
+    looks = set(map(look, named - set(listing.images)))
+    images = [name for name in listing.images if name not in named and look(name) not in looks]
     links = [name for name in listing.links if name not in named and name not in tables]
     texts = [name for name in listing.files if is_text(name) and name not in tables]
     others = [name for name in listing.files if ending(name) in ENDINGS and name not in tables]

@@ -40,7 +40,11 @@ def read_karpathy(path: Path, *, id_field: str | None = None) -> list[KarpathyIm
     Raises DatasetError, with the place, when the file is not JSON or not of this form, or a sentence id is there twice.
     """
     # The tokens of the sentences are most of the file, and of no use here.
-    content = read_json(path, without="tokens")
+    return karpathy_images(read_json(path, without="tokens"), path, id_field=id_field)
+
+
+def karpathy_images(content, path: Path, *, id_field: str | None = None) -> list[KarpathyImage]:
+    """The images of a split file whose JSON has been read. Errors as those of read_karpathy."""
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DatasetError(f"{path} is not a split file of Karpathy's: expected an object with a list `images`.")
     images = []

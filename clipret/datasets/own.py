@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from clipret.config import DatasetConfig
-from clipret.datasets.base import RetrievalDataset, own_splits
-from clipret.datasets.coco_json import read_captions
+from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.folder import load_folder
-from clipret.datasets.parsing import is_there, listed, repeated
+from clipret.datasets.json_files import load_json
+from clipret.datasets.parsing import is_there
 from clipret.datasets.rows import ENDINGS
 from clipret.datasets.table import load_table
 from clipret.errors import DatasetError
@@ -18,7 +16,7 @@ _MARKS = {
     "coco": ("annotations/captions_train2017.json", "annotations/captions_train2014.json", "dataset_coco.json"),
     "flickr30k": ("dataset_flickr30k.json", "results_20130124.token"),
 }
-_FORMS = f"{', '.join(ENDINGS)} or COCO .json file, a folder with images, or .tar shards"
+_FORMS = f"{', '.join(ENDINGS)} or .json file, a folder with images, or .tar shards"
 
 
 def load_own(config: DatasetConfig) -> RetrievalDataset:
@@ -47,7 +45,7 @@ def load_own(config: DatasetConfig) -> RetrievalDataset:
     if ending in ENDINGS:
         return load_table(config)
     if ending == ".json":
-        return _load_coco_json(config)
+        return load_json(config)
     raise DatasetError(f"{path} has {f'the ending {ending}' if ending else 'no ending'}; expected a {_FORMS}.")
 
 
@@ -56,32 +54,3 @@ def _require_unknown(folder: Path) -> None:
     for name, marks in _MARKS.items():
         if any((folder / mark).is_file() for mark in marks):
             raise DatasetError(f"{folder} holds {name}'s annotations; give it as --dataset {name} --root {folder}")
-
-
-def _load_coco_json(config: DatasetConfig) -> RetrievalDataset:
-    """One caption file in COCO's form: images ascending by id, split by a hash of it."""
-    path = Path(config.dataset)
-    images = read_captions(path)
-    _require_own_files(path, [image.file_name for image in images])
-    ids = [str(image.id) for image in images]
-    splits, rule = own_splits(ids, config, given=None, hint="a table with a column `split` instead")
-    return RetrievalDataset(
-        name=path.stem,
-        root=config.root or path.parent,
-        image_ids=ids,
-        image_files=[image.file_name for image in images],
-        image_splits=splits,
-        captions=[text for image in images for _, text in image.captions],
-        caption_ids=[str(number) for image in images for number, _ in image.captions],
-        caption_images=np.repeat(np.arange(len(images)), [len(image.captions) for image in images]),
-        split_rule=rule,
-    )
-
-
-def _require_own_files(path: Path, files: list[str]) -> None:
-    # An image under two ids could be in two splits.
-    if twice := repeated(files):
-        raise DatasetError(
-            f"{path}: {len(twice):,} files are of more than one image: {listed(twice)}; expected a file of its own for "
-            f"every id."
-        )

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config import COLUMNS
 from clipret.datasets.dialects import DELIMITERS, UTF_16, Dialect, read_dialect
 from clipret.datasets.parsing import flaw, listed, read_json_lines, read_text
 from clipret.errors import DatasetError
 
 NEEDED = ("image", "caption")
+Wanted = list[tuple[str, str | None]]
 # Of Parquet: what Polars, DuckDB and the Hub write as well as Arrow's plain text and lists.
 _TEXTS = ("string", "large_string", "string_view", "null")
 _LISTS = ("list", "large_list", "list_view", "large_list_view", "fixed_size_list")
@@ -25,25 +25,28 @@ class Table:
     path     the file
     columns  names of its columns, as found; those of a JSON Lines file are the fields of its first object
     unit     what a row's number counts: line, or row
-    rows     our names of the columns to read -> the table's; gives (number, cells in the order of COLUMNS) of every
-             row, once. A column that is not read, or that the table lacks, gives None.
+    rows     the columns to read, (our name of it, the table's or None); gives (number, their cells) of every row, once.
+             A column without a name, or that the table lacks, gives None.
     remarks  what was put right in opening it, in words
+
+    Raises DatasetError on a column whose name is no text of one line.
     """
 
     path: Path
     columns: list[str]
     unit: str
-    rows: Callable[[dict[str, str]], Iterator[tuple[int, list]]]
+    rows: Callable[[Wanted], Iterator[tuple[int, list]]]
     remarks: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in self.columns:
+            if found := flaw(name, one_line=True):
+                raise DatasetError(f"{self.path}: the name of a column has {found}: {name[:60]!a}; mend it.")
 
 
 def open_table(path: Path) -> Table:
     """Open a table by its ending, of ENDINGS. Raises DatasetError, now or on the way, when it is malformed."""
-    table = ENDINGS[path.suffix.lower()](path)
-    for name in table.columns:
-        if found := flaw(name, one_line=True):
-            raise DatasetError(f"{path}: the name of a column has {found}: {name[:60]!a}; mend it.")
-    return table
+    return ENDINGS[path.suffix.lower()](path)
 
 
 def short_names(columns: list[str]) -> str:
@@ -59,8 +62,8 @@ def _open_csv(path: Path, *, delimiter: str = ",") -> Table:
         raise DatasetError(f"{path} is empty; expected a first line with the names of its columns.")
     columns = [name.strip() for name in header]
 
-    def rows(names):
-        places = [columns.index(names[ours]) if names.get(ours) in columns else None for ours in COLUMNS]
+    def rows(wanted):
+        places = [columns.index(name) if name in columns else None for _, name in wanted]
         for number, line in lines:
             if not any(map(str.strip, line)):
                 # What a spreadsheet leaves below its last row.
@@ -111,16 +114,32 @@ def _open_json_lines(path: Path) -> Table:
     if first is None:
         raise DatasetError(f"{path} is empty; expected a JSON object on every line.")
 
-    def rows(names):
-        for number, entry in itertools.chain([first], objects):
-            for ours in NEEDED:
-                if names[ours] not in entry:
-                    raise DatasetError(
-                        f"{path}, line {number} has no `{names[ours]}`; expected the {ours} by this name on every line."
-                    )
-            yield number, [entry.get(names.get(ours)) for ours in COLUMNS]
+    return _of_objects(path, first, objects, unit="line")
 
-    return Table(path, list(first[1]), "line", rows)
+
+def list_table(path: Path, content: list) -> Table:
+    """The table of a JSON file that is a list of objects, a row each. Raises DatasetError when it is anything else."""
+    if not content:
+        raise DatasetError(f"{path} is an empty list; expected a JSON object for every caption.")
+    stranger = next((number for number, entry in enumerate(content, start=1) if not isinstance(entry, dict)), None)
+    if stranger:
+        kind = type(content[stranger - 1]).__name__
+        raise DatasetError(f"{path}, entry {stranger}: expected a JSON object, found {kind}.")
+    entries = enumerate(content, start=1)
+    return _of_objects(path, next(entries), entries, unit="entry")
+
+
+def _of_objects(path: Path, first: tuple[int, dict], others: Iterator[tuple[int, dict]], *, unit: str) -> Table:
+    def rows(wanted):
+        for number, entry in itertools.chain([first], others):
+            for ours, name in wanted:
+                if ours in NEEDED and name not in entry:
+                    raise DatasetError(
+                        f"{path}, {unit} {number} has no `{name}`; expected the {ours} by this name in every {unit}."
+                    )
+            yield number, [entry.get(name) for _, name in wanted]
+
+    return Table(path, list(first[1]), unit, rows)
 
 
 def _open_parquet(path: Path) -> Table:
@@ -135,23 +154,23 @@ def _open_parquet(path: Path) -> Table:
         file = parquet.ParquetFile(path)
         schema = file.schema_arrow
 
-    def rows(names):
-        for ours, name in names.items():
+    def rows(wanted):
+        for ours, name in wanted:
             _require_type(path, schema, ours=ours, name=name)
-        here = set(names.values()) & set(schema.names)
+        here = {name for _, name in wanted} & set(schema.names)
         start = 1
         with _parquet_errors(path):
             for batch in file.iter_batches(columns=sorted(here)):
                 read = {name: batch.column(name).to_pylist() for name in here}
                 absent = [None] * batch.num_rows
-                cells = zip(*(read.get(names.get(ours), absent) for ours in COLUMNS), strict=True)
+                cells = zip(*(read.get(name, absent) for _, name in wanted), strict=True)
                 yield from enumerate(map(list, cells), start=start)
                 start += batch.num_rows
 
     return Table(path, list(schema.names), "row", rows)
 
 
-def _require_type(path: Path, schema, *, ours: str, name: str) -> None:
+def _require_type(path: Path, schema, *, ours: str, name: str | None) -> None:
     if name not in schema.names:
         return
     import pyarrow.types as types

@@ -187,7 +187,7 @@ class _Info:
             self._fields = json_of(content, self._path)
             if not isinstance(self._fields, dict):
                 raise DatasetError(f"{self._path}: expected a JSON object, found {type(self._fields).__name__}.")
-        for ours, name in self._names.items():
+        for ours, (name, *_) in self._names.items():
             asked = ours == "id" or (ours == "split" and not self._by_hash)
             if sample.texts and asked and name != ours and self._fields.get(name) is None:
                 raise DatasetError(f"{self._path} has no `{name}`, which --columns says is the {ours}.")
@@ -195,45 +195,47 @@ class _Info:
     @property
     def names_captions(self) -> bool:
         """Whether the user says which field has the captions."""
-        return self._names["caption"] != "caption"
+        return self._names["caption"] != ("caption",)
 
     @property
     def id(self) -> str:
         """The image's id: the .json's, else the key."""
-        value = self._fields.get(self._names["id"])
+        (name,) = self._names["id"]
+        value = self._fields.get(name)
         if value is None:
             return self._key
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise DatasetError(
-                f"{self._path}: `{self._names['id']}` is {shortened(value)}; expected text or a whole number."
-            )
+            raise DatasetError(f"{self._path}: `{name}` is {shortened(value)}; expected text or a whole number.")
         return str(value)
 
     @property
     def split(self) -> int | None:
         """Index in config.SPLITS; None where the .json has none, or it is not asked for."""
-        value = self._fields.get(self._names["split"])
+        (name,) = self._names["split"]
+        value = self._fields.get(name)
         if value is None or self._by_hash:
             return None
         code = split_code(value) if isinstance(value, str) else None
         if code is None:
-            raise DatasetError(
-                f"{self._path}: `{self._names['split']}` is {shortened(value)}; expected one of: {', '.join(SPLITS)}."
-            )
+            raise DatasetError(f"{self._path}: `{name}` is {shortened(value)}; expected one of: {', '.join(SPLITS)}.")
         return code
 
     @property
     def captions(self) -> list[str]:
         """The captions in the .json; none, and why in `lacking`, where it has no such field."""
-        names = [self._names["caption"]] if self.names_captions else _CAPTION_FIELDS
-        name = next((name for name in names if name in self._fields), None)
-        if name is None:
+        names = self._names["caption"] if self.names_captions else _CAPTION_FIELDS
+        here = [name for name in names if name in self._fields]
+        lacks = [name for name in names if name not in here] if self.names_captions or not here else []
+        if lacks:
             if self._read or self.names_captions:
                 self.lacking = (
-                    f"{self._path} has no `{'` or `'.join(names)}`, and there is no other caption; it has: "
+                    f"{self._path} has no `{'` or `'.join(lacks)}`, and there is no other caption; it has: "
                     f"{listed(map(shortened, self._fields)) or 'nothing'}; name the field with --columns caption=NAME."
                 )
             return []
+        return [text for name in (here if self.names_captions else here[:1]) for text in self._texts(name)]
+
+    def _texts(self, name: str) -> list[str]:
         value = self._fields[name]
         texts = value if isinstance(value, list) else [value]
         if not all(isinstance(text, str | None) for text in texts):
@@ -276,6 +278,6 @@ def _given_splits(columns: _Columns, config: DatasetConfig) -> list[int] | None:
         first = listed(columns.files[row] for row in silent)
         raise DatasetError(
             f"{config.dataset}: {len(silent):,} of {len(columns.splits):,} samples do not say their split: {first}; "
-            f"expected a field `{config.column_names['split']}` in every .json or in none, or use --split hash."
+            f"expected a field `{config.column_names['split'][0]}` in every .json or in none, or use --split hash."
         )
     return columns.splits

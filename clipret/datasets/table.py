@@ -1,21 +1,19 @@
 """A table of the user's own: columns image and caption, optionally split and id; rows of one image join into one."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from clipret.config import COLUMNS, SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits, split_code
 from clipret.datasets.parsing import counted, flaw, listed
-from clipret.datasets.rows import NEEDED, Table, open_table, short_names
+from clipret.datasets.paths import ImagePaths
+from clipret.datasets.rows import Table, Wanted, open_table
+from clipret.datasets.table_columns import Usual, asked_columns, choose_columns
 from clipret.errors import DatasetError
 
-# Names that other tools give these columns: suggested when ours are not there, never taken unasked.
-_SPELLINGS = {
-    "image": ("file_name", "filename", "filepath", "image_path", "path"),
-    "caption": ("text", "captions", "sentence", "raw"),
-}
 _SPLIT_HINT = f"expected one of {', '.join(SPLITS)}, or go by a hash with --split hash"
 _KINDS = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list", bytes: "bytes"}
 
@@ -40,21 +38,27 @@ class TableImages:
     remarks: tuple[str, ...] = ()
 
 
-def load_table(config: DatasetConfig) -> RetrievalDataset:
+def load_table(
+    config: DatasetConfig, *, table: Table | None = None, usual: Usual = MappingProxyType({})
+) -> RetrievalDataset:
     """Read a .csv, .tsv, .jsonl, .ndjson or .parquet file: a row a caption, or a row an image with a list of captions.
 
     Rows of the same file, or of the same id, are one image. Ids default to the files. The split is the table's unless
     config.split is `hash` or it has none: then 80/10/10 by a hash of the id.
 
+    table  the table, already open; None: the file at config.dataset
+
     Raises DatasetError, with the line, when the table is malformed or contradicts itself.
     """
     path = Path(config.dataset)
-    images = read_images(path, config)
+    root = config.root or path.parent
+    images = read_images(table or open_table(path), config, root=root, usual=usual)
     ids = images.ids or images.files
-    splits, rule = own_splits(ids, config, given=images.splits, hint="a column `split`")
+    of = "ids" if images.ids else "paths"
+    splits, rule = own_splits(ids, config, given=images.splits, hint="a column `split`", of=of)
     return RetrievalDataset(
         name=path.stem,
-        root=config.root or path.parent,
+        root=root,
         image_ids=ids,
         image_files=images.files,
         image_splits=splits,
@@ -65,96 +69,55 @@ def load_table(config: DatasetConfig) -> RetrievalDataset:
     )
 
 
-def read_images(path: Path, config: DatasetConfig, *, usual: dict[str, tuple[str, ...]] | None = None) -> TableImages:
-    """Read a table and join its rows into images.
+def read_images(table: Table, config: DatasetConfig, *, root: Path, usual: Usual) -> TableImages:
+    """Read an open table and join its rows into images.
 
-    usual  our name of a column -> the names it is known by, of which the table has one, where config names none
+    root  folder that the table's paths start from, as far as it is known
 
     Raises DatasetError, with the line, when the table is malformed or contradicts itself.
     """
-    table = open_table(path)
-    names = _choose_columns(table, config, usual=usual or {})
-    if config.split == "hash":
-        # Whatever it says, nothing is asked of it.
-        names.pop("split", None)
-    joined = _Joined(table, names, asked=_asked(config))
-    for number, cells in table.rows(names):
+    joined = _Joined(table, choose_columns(table, config, usual=usual), asked=asked_columns(config), root=root)
+    for number, cells in table.rows(joined.wanted):
         joined.add(number, cells)
     return joined.images()
-
-
-def _choose_columns(table: Table, config: DatasetConfig, *, usual: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    """Our name of each column -> the table's."""
-    asked = _asked(config)
-    chosen, lacks = {}, []
-    for ours, theirs in config.column_names.items():
-        if ours == "split" and config.split == "hash" and ours not in asked:
-            continue
-        wanted = (theirs,) if ours in asked else usual.get(ours, (ours,))
-        here = [name for name in table.columns if name in wanted]
-        if len(here) > 1:
-            twice = "" if len(set(here)) > 1 else " more than once"
-            raise DatasetError(
-                f"{table.path} has columns {' and '.join(dict.fromkeys(here))}{twice}; expected one for the {ours}: "
-                f"name it with --columns {ours}=NAME, or take the other out."
-            )
-        chosen[ours] = here[0] if here else wanted[0]
-        if not here and (ours in asked or ours in NEEDED):
-            lacks.append(ours)
-    if lacks:
-        what = f"column{'s' * (len(lacks) > 1)} " + " and ".join(f"`{chosen[ours]}`" for ours in lacks)
-        named = {ours: chosen[ours] for ours in COLUMNS if ours in asked} | {
-            ours: _spelling(ours, table.columns) for ours in lacks
-        }
-        option = ",".join(f"{ours}={named[ours]}" for ours in COLUMNS if ours in named)
-        raise DatasetError(
-            f"{table.path} has no {what}; its columns are: {short_names(table.columns)}. "
-            f"Say which they are with --columns {option}"
-        )
-    return chosen
-
-
-def _asked(config: DatasetConfig) -> set[str]:
-    """Our names of the columns that --columns names."""
-    return {pair.partition("=")[0].strip() for pair in config.columns.split(",")} & set(COLUMNS)
-
-
-def _spelling(ours: str, columns: list[str]) -> str:
-    """The column that is ours under another usual name, or NAME."""
-    known = (ours, *_SPELLINGS.get(ours, ()))
-    found = sorted((known.index(name.lower()), name) for name in columns if name.lower() in known)
-    return found[0][1] if found else "NAME"
 
 
 class _Joined:
     """Rows on their way into images: `add` every row, then take `images`."""
 
-    def __init__(self, table: Table, names: dict[str, str], *, asked: set[str]):
+    def __init__(self, table: Table, columns: dict[str, tuple[str, ...]], *, asked: set[str], root: Path):
         self._table = table
-        self._columns = names
+        self._columns = columns
         self._asked = asked
-        self._wants_splits = "split" in names
+        self._paths = ImagePaths(root)
+        self._wants_splits = "split" in columns
         self._files, self._ids, self._codes, self._numbers = [], [], [], []
         self._captions, self._owners = [], []
         self._file_of, self._row_of_file, self._row_of_id, self._code_of = {}, {}, {}, {}
         self._blank = {"id": [], "split": []}
         self._count = 0
 
+    @property
+    def wanted(self) -> Wanted:
+        """The columns to read, in the order in which `add` takes their cells; no split where none is asked for."""
+        return [(ours, name) for ours in COLUMNS for name in self._columns.get(ours, (None,))]
+
     def add(self, number: int, cells: list) -> None:
-        """Take in a row: its number and its cells in the order of config.COLUMNS."""
-        image, caption, split, name = cells
+        """Take in a row: its number and its cells."""
+        image, *captions, split, name = cells
         self._count += 1
         row = self._row(number, file=self._file(number, image), name=self._id(number, name))
         if self._wants_splits:
             self._add_split(number, row=row, split=split)
-        if not isinstance(caption, (str, list, type(None))):
-            raise self._error(number, f"caption is {_kind(caption)}; expected text, or a list of texts")
-        # A blank cell is an empty caption, for `finish` to tell of.
-        for text in caption if isinstance(caption, list) else [caption]:
-            text = "" if text is None else text
-            self._require_text(number, text, what="caption" if caption is text else "a caption of the list")
-            self._captions.append(text)
-            self._owners.append(row)
+        for caption in captions:
+            if not isinstance(caption, (str, list, type(None))):
+                raise self._error(number, f"caption is {_kind(caption)}; expected text, or a list of texts")
+            # A blank cell is an empty caption, for `finish` to tell of.
+            for text in caption if isinstance(caption, list) else [caption]:
+                text = "" if text is None else text
+                self._require_text(number, text, what="caption" if caption is text else "a caption of the list")
+                self._captions.append(text)
+                self._owners.append(row)
 
     def images(self) -> TableImages:
         """The images of all rows. Raises DatasetError when there are none, or ids or splits on some rows only."""
@@ -175,7 +138,7 @@ class _Joined:
             splits=self._codes if self._wants_splits and self._whole("split") else None,
             captions=[self._captions[place] for place in order],
             caption_images=owners[order],
-            remarks=tuple(remarks),
+            remarks=(*remarks, *self._paths.remarks),
         )
 
     def _file(self, number: int, image) -> str:
@@ -186,7 +149,7 @@ class _Joined:
         self._require_text(number, image, what="image", one_line=True)
         if "://" in image:
             raise self._error(number, f"image is an address, {image[:80]}; expected the path of a file that is here")
-        return self._file_of.setdefault(image, str(PurePosixPath(image)))
+        return self._file_of.setdefault(image, self._paths.read(image))
 
     def _id(self, number: int, name) -> str | None:
         if _is_blank(name):
@@ -208,7 +171,7 @@ class _Joined:
         if row is not None:
             if name is not None and name != self._ids[row]:
                 first = f"has id {self._ids[row]} on {self._table.unit} {self._numbers[row]}"
-                way_out = f"or the files as ids, with id={self._columns['image']} in --columns"
+                way_out = f"or the files as ids, with id={self._columns['image'][0]} in --columns"
                 raise self._error(number, f"{file} has id {name} here, and {first}; expected one id a file, {way_out}")
             return row
         if name is not None:
@@ -245,7 +208,7 @@ class _Joined:
 
     def _whole(self, ours: str) -> bool:
         """Whether every row has this column; False when none has. Raises DatasetError when some have."""
-        blank, here = self._blank[ours], self._columns[ours] in self._table.columns
+        blank, here = self._blank[ours], self._columns[ours][0] in self._table.columns
         if not blank or (len(blank) == self._count and not here):
             return not blank
         where = f"{self._table.unit} {blank[0]}" if len(blank) == 1 else f"{self._table.unit}s {listed(blank)}"

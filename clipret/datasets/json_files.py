@@ -1,0 +1,98 @@
+"""One JSON file of the user's own: COCO's form, Karpathy's, or a list of objects with image and caption."""
+
+from pathlib import Path
+
+import numpy as np
+
+from clipret.config import SPLITS, DatasetConfig
+from clipret.datasets.base import RetrievalDataset, own_splits
+from clipret.datasets.coco_json import captions_of
+from clipret.datasets.karpathy import karpathy_images
+from clipret.datasets.parsing import listed, read_json, repeated
+from clipret.datasets.paths import ImagePaths
+from clipret.datasets.rows import list_table
+from clipret.datasets.table import load_table
+from clipret.errors import DatasetError
+
+# As the lists of BLIP and ALBEF have them.
+_LIST_COLUMNS = {"caption": ("caption", "captions"), "id": ("id", "image_id")}
+_FORMS = (
+    "a list of objects with image and caption, COCO's lists images and annotations, or Karpathy's images with sentences"
+)
+
+
+def load_json(config: DatasetConfig) -> RetrievalDataset:
+    """Read a JSON file of a form that its content shows.
+
+    COCO's caption file   images ascending by id, split by a hash of it
+    Karpathy's            images in the file's order, under their files as ids, with the splits that it says
+    a list of objects     a table: a caption, or the list of an image's captions, an object; `image_id` may be the id
+
+    Raises DatasetError, with the place, when it is not JSON, of no such form or malformed.
+    """
+    path = Path(config.dataset)
+    content = read_json(path)
+    if isinstance(content, list):
+        return load_table(config, table=list_table(path, content), usual=_LIST_COLUMNS)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        found = (
+            f"has {listed(content) or 'nothing'}" if isinstance(content, dict) else "is neither a list nor an object"
+        )
+        raise DatasetError(f"{path} {found}; expected {_FORMS}.")
+    first = next(iter(content["images"]), None)
+    if "annotations" not in content and isinstance(first, dict) and "sentences" in first:
+        return _load_karpathy(content, config)
+    return _load_coco(content, config)
+
+
+def _load_coco(content: dict, config: DatasetConfig) -> RetrievalDataset:
+    path = Path(config.dataset)
+    images = captions_of(content, path)
+    ids = [str(image.id) for image in images]
+    splits, rule = own_splits(ids, config, given=None, hint="a table with a column `split` instead")
+    return _dataset(
+        config,
+        ids=ids,
+        files=[image.file_name for image in images],
+        captions=[image.captions for image in images],
+        splits=splits,
+        rule=rule,
+    )
+
+
+def _load_karpathy(content: dict, config: DatasetConfig) -> RetrievalDataset:
+    images = karpathy_images(content, Path(config.dataset))
+    files = [image.file for image in images]
+    given = [SPLITS.index(image.split) for image in images]
+    splits, rule = own_splits(files, config, given=given, hint="", of="paths")
+    return _dataset(
+        config, ids=files, files=files, captions=[image.captions for image in images], splits=splits, rule=rule
+    )
+
+
+def _dataset(
+    config: DatasetConfig, *, ids: list[str], files: list[str], captions: list[list[tuple[int, str]]], splits, rule: str
+) -> RetrievalDataset:
+    """The data set of these images, each with the (id, text) of its captions."""
+    path = Path(config.dataset)
+    root = config.root or path.parent
+    paths = ImagePaths(root)
+    read = [paths.read(file) for file in files]
+    # An image under two ids could be in two splits.
+    if twice := repeated(read):
+        raise DatasetError(
+            f"{path}: {len(twice):,} files are of more than one image: {listed(twice)}; expected a file of its own for "
+            f"every id."
+        )
+    return RetrievalDataset(
+        name=path.stem,
+        root=root,
+        image_ids=ids,
+        image_files=read,
+        image_splits=splits,
+        captions=[text for own in captions for _, text in own],
+        caption_ids=[str(number) for own in captions for number, _ in own],
+        caption_images=np.repeat(np.arange(len(files)), [len(own) for own in captions]),
+        split_rule=rule,
+        remarks=paths.remarks,
+    )
