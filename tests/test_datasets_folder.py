@@ -293,7 +293,7 @@ def test_a_folder_of_shards_is_read_as_these(tmp_path, places, splits):
     assert len(dataset.image_files) == len(dataset.captions) == 2
     assert dataset.missing_rows().tolist() == []
     assert dataset.remarks == (f"read as 2 shards: {', '.join(sorted(places, key=lambda name: name.split('/')))}",)
-    assert dataset.split_rule == ("given" if splits else "hash 80/10/10")
+    assert dataset.split_rule == ("given" if splits else "hash 80/10/10 of the images' ids")
     if splits:
         assert named_splits(dataset) == splits
     assert load(folder, split="hash").split_rule == "hash 80/10/10 of the images' ids"
