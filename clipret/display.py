@@ -30,12 +30,12 @@ class ProgressDisplay:
     def __enter__(self) -> "ProgressDisplay":
         if self._console.is_terminal and not self._quiet:
             self._bars = Bars(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[count]}"),
-                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[count]}", markup=False),
+                TextColumn("{task.fields[rate]}", markup=False),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[detail]}"),
+                TextColumn("{task.fields[detail]}", markup=False),
                 console=self._console,
             )
             self._bars.start()
@@ -51,7 +51,7 @@ class ProgressDisplay:
         now = time.monotonic()
         first_done, since = self._started.setdefault(progress.phase, (progress.done, now))
         rate = (progress.done - first_done) / (now - since) if now > since else 0.0
-        detail = "  ".join(f"{name} {_figure(value)}" for name, value in progress.detail.items())
+        detail = visible("  ".join(f"{name} {_figure(value)}" for name, value in progress.detail.items()))
         count = f"{_amount(progress.done, progress.unit)}/{_amount(progress.total, progress.unit)}"
         speed = f"{_amount(rate, progress.unit or 'rate')}/s" if rate else ""
         if self._bars:

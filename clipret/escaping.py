@@ -4,6 +4,7 @@ import re
 
 # What a terminal obeys instead of showing it (C0 and C1 controls, DEL), and what reorders or hides the text around.
 _HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_FORMULAS = ("=", "+", "-", "@", "\t", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _IN_LINES = re.compile(f"[{_HIDDEN}]")
 _IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -26,13 +27,13 @@ def _written_out(match: re.Match) -> str:
 def csv_cell(value: object) -> object:
     """A cell of a CSV file: text that a spreadsheet would take for a formula has an apostrophe before it.
 
-    Such text begins with `=`, `+`, `-`, `@` or a tab and is no number; control characters are written out as well.
-    Source: OWASP, CSV injection.
+    Such text begins with `=`, `+`, `-`, `@`, also in full width or behind spaces, or with a tab, and is no number.
+    Control characters are written out as well. Source: OWASP, CSV injection.
     """
     if not isinstance(value, str):
         return value
     text = visible(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULAS) and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

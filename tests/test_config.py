@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, Margin, TrainConfig, to_command
+from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, Margin, MergeConfig, TrainConfig, to_command
 from clipret.errors import UsageError
 
 
@@ -76,3 +76,31 @@ def test_the_command_of_a_training_gives_its_settings_back():
 def test_a_margin_is_a_number_a_schedule_or_a_quantile(given, kept, middle, quantile):
     margin = Margin.parse(given)
     assert (margin.given, margin.at(0.5), margin.quantile) == (kept, pytest.approx(middle), quantile)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: ("dataset", ExtractConfig(text)),
+        lambda text: ("root", ExtractConfig("x.csv", root=text)),
+        lambda text: ("out", ExtractConfig("x.csv", out=text)),
+        lambda text: ("model", ExtractConfig("x.csv", model=text)),
+        lambda text: ("cache", TrainConfig(text)),
+        lambda text: ("name", TrainConfig("x.h5", name=text)),
+        lambda text: ("runs-dir", TrainConfig("x.h5", runs_dir=text)),
+        lambda text: ("out", MergeConfig(("a.h5", "b.h5"), out=text)),
+    ],
+)
+def test_a_path_that_is_no_utf8_text_is_refused_where_files_would_keep_it(make):
+    option, _ = make("fine")
+    with pytest.raises(UsageError) as caught:
+        # As the system's bytes b"a\x9b" come in.
+        make("a\udc9b")
+    assert str(caught.value) == (
+        f"--{option} is 'a\\udc9b', which is not UTF-8 and could not be kept as text; expected another name."
+    )
+
+
+def test_merged_caches_have_names_that_are_utf8():
+    with pytest.raises(UsageError, match=r"--caches is .* which is not UTF-8"):
+        MergeConfig(("a.h5", "\udc9b.h5"), out="c.h5")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, as_paths, at_least, check_utf8, one_of, within
 from clipret.config.choices import DEVICES, SEED
 from clipret.errors import UsageError
 
@@ -53,5 +53,6 @@ class MergeConfig:
     def __post_init__(self):
         as_paths(self, "out")
         object.__setattr__(self, "caches", tuple(Path(path) for path in self.caches))
+        check_utf8(self, "out", "caches")
         if len(self.caches) < 2:
             raise UsageError(f"merge is given {len(self.caches)} cache; expected two or more.")

@@ -42,6 +42,18 @@ def as_paths(config, *names: str) -> None:
         object.__setattr__(config, name, Path(value))
 
 
+def check_utf8(config, *names: str) -> None:
+    """These settings, which files keep as text, are text that has a UTF-8 form: the bytes of a path need have none."""
+    for name in names:
+        value = getattr(config, name)
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            what = "which is not UTF-8 and could not be kept as text"
+            raise UsageError(f"--{_option(name)} is {text!a}, {what}; expected another name.") from None
+
+
 def check_types(config, *, beside: tuple[str, ...] = ()) -> None:
     """Every setting is of its field's type, but for those of these names: a caller may give anything."""
     check_settings(type(config), {name: value for name, value in vars(config).items() if name not in beside})

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import MOST_SEED, above, as_paths, at_least, one_of, within
+from clipret.config.checks import MOST_SEED, above, as_paths, at_least, check_utf8, one_of, within
 from clipret.config.choices import (
     BACKGROUNDS,
     CAPTION_CLEANINGS,
@@ -165,6 +165,7 @@ class ExtractConfig(DatasetConfig):
     def __post_init__(self):
         super().__post_init__()
         as_paths(self, "out", "download_root")
+        check_utf8(self, "dataset", "root", "out", "model")
         if self.batch_size is not None:
             at_least("batch-size", self.batch_size, low=1, at_most=65_536)
         if self.workers is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import MOST_SEED, above, as_paths, at_least, check_types, one_of, within
+from clipret.config.checks import MOST_SEED, above, as_paths, at_least, check_types, check_utf8, one_of, within
 from clipret.config.choices import (
     CAPTIONS_PER_STEP,
     DEVICES,
@@ -114,6 +114,7 @@ class TrainConfig:
     def __post_init__(self):
         check_types(self)
         as_paths(self, "cache", "runs_dir")
+        check_utf8(self, "cache", "name", "runs_dir")
         if self.name is not None and (not self.name or {"/", "\0"} & set(self.name) or self.name in (".", "..")):
             raise UsageError(f"--name is '{self.name}'; expected the name of one folder, made below {self.runs_dir}/.")
         self._check_head()
