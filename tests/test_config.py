@@ -85,7 +85,6 @@ def test_a_margin_is_a_number_a_schedule_or_a_quantile(given, kept, middle, quan
         lambda text: ("root", ExtractConfig("x.csv", root=text)),
         lambda text: ("out", ExtractConfig("x.csv", out=text)),
         lambda text: ("model", ExtractConfig("x.csv", model=text)),
-        lambda text: ("cache", TrainConfig(text)),
         lambda text: ("name", TrainConfig("x.h5", name=text)),
         lambda text: ("runs-dir", TrainConfig("x.h5", runs_dir=text)),
         lambda text: ("out", MergeConfig(("a.h5", "b.h5"), out=text)),

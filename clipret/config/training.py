@@ -114,7 +114,7 @@ class TrainConfig:
     def __post_init__(self):
         check_types(self)
         as_paths(self, "cache", "runs_dir")
-        check_utf8(self, "cache", "name", "runs_dir")
+        check_utf8(self, "name", "runs_dir")
         if self.name is not None and (not self.name or {"/", "\0"} & set(self.name) or self.name in (".", "..")):
             raise UsageError(f"--name is '{self.name}'; expected the name of one folder, made below {self.runs_dir}/.")
         self._check_head()
