@@ -98,6 +98,15 @@ def test_karpathys_form_is_read_with_its_splits(tmp_path):
             "PATH: images[0] has split 'dev'; expected one of: train, val, test, restval.",
         ),
         (
+            json.dumps({"images": [KARPATHY["images"][0] | {"filename": "a\0.jpg"}]}),
+            "data set 'made': the id of image 'p/a\\x00.jpg' has a NUL character: 'p/a\\x00.jpg'; mend it.",
+        ),
+        (
+            json.dumps({"images": [KARPATHY["images"][0] | {"filepath": "\ud800"}]}),
+            "data set 'made': the id of image '\\ud800/b.jpg' has half a surrogate pair ('\\ud800'), which is no "
+            "character: '\\ud800/b.jpg'; mend it.",
+        ),
+        (
             json.dumps({"images": [*KARPATHY["images"], KARPATHY["images"][0]]}),
             "PATH: 2 sentence ids are there more than once: 0, 1.",
         ),

@@ -79,6 +79,7 @@ def test_backslashes_are_slashes_in_every_form_of_data_set(tmp_path, name):
     write(tmp_path / name, content[name])
     dataset = load(tmp_path if name == "metadata.jsonl" else tmp_path / name)
     assert (dataset.image_files, dataset.captions) == (["p/a.jpg"], [text])
+    assert dataset.image_ids == ["1" if name == "coco.json" else "p/a.jpg"]
     assert dataset.remarks == ("1 path with backslashes, read as with slashes: p\\a.jpg",)
 
 

@@ -40,11 +40,11 @@ def load_dataset(config: DatasetConfig) -> RetrievalDataset:
         raise UsageError(f"--split is '{config.split}'; '{config.dataset}' can be split by: {', '.join(rules)}.")
     if known:
         return finish(DATASETS[config.dataset](config), config)
-    dataset = use_files_that_fit(split_caption_lists(load_own(config)))
+    dataset = split_caption_lists(load_own(config))
     if dataset.name in _TAKEN_NAMES:
         # A file called coco.csv is not COCO: its name must not choose COCO's protocols.
         dataset = dataclasses.replace(dataset, name=f"own-{dataset.name}")
-    return finish(dataset, config)
+    return use_files_that_fit(finish(dataset, config))
 
 
 def _is_path(name: str) -> bool:

@@ -46,34 +46,36 @@ def load_json(config: DatasetConfig) -> RetrievalDataset:
 
 
 def _load_coco(content: dict, config: DatasetConfig) -> RetrievalDataset:
-    path = Path(config.dataset)
-    images = captions_of(content, path)
-    ids = [str(image.id) for image in images]
-    splits, rule = own_splits(ids, config, given=None, hint="a table with a column `split` instead")
+    images = captions_of(content, Path(config.dataset))
     return _dataset(
         config,
-        ids=ids,
+        ids=[str(image.id) for image in images],
         files=[image.file_name for image in images],
         captions=[image.captions for image in images],
-        splits=splits,
-        rule=rule,
+        splits=None,
     )
 
 
 def _load_karpathy(content: dict, config: DatasetConfig) -> RetrievalDataset:
     images = karpathy_images(content, Path(config.dataset))
-    files = [image.file for image in images]
-    given = [SPLITS.index(image.split) for image in images]
-    splits, rule = own_splits(files, config, given=given, hint="", of="paths")
     return _dataset(
-        config, ids=files, files=files, captions=[image.captions for image in images], splits=splits, rule=rule
+        config,
+        ids=None,
+        files=[image.file for image in images],
+        captions=[image.captions for image in images],
+        splits=[SPLITS.index(image.split) for image in images],
     )
 
 
 def _dataset(
-    config: DatasetConfig, *, ids: list[str], files: list[str], captions: list[list[tuple[int, str]]], splits, rule: str
+    config: DatasetConfig,
+    *,
+    ids: list[str] | None,
+    files: list[str],
+    captions: list[list[tuple[int, str]]],
+    splits: list[int] | None,
 ) -> RetrievalDataset:
-    """The data set of these images, each with the (id, text) of its captions."""
+    """The data set of these images, each with the (id, text) of its captions; without ids, the paths are these."""
     path = Path(config.dataset)
     root = config.root or path.parent
     paths = ImagePaths(root)
@@ -84,12 +86,14 @@ def _dataset(
             f"{path}: {len(twice):,} files are of more than one image: {listed(twice)}; expected a file of its own for "
             f"every id."
         )
+    hint = "a table with a column `split` instead"
+    codes, rule = own_splits(ids or read, config, given=splits, hint=hint, of="ids" if ids else "paths")
     return RetrievalDataset(
         name=path.stem,
         root=root,
-        image_ids=ids,
+        image_ids=ids or read,
         image_files=read,
-        image_splits=splits,
+        image_splits=codes,
         captions=[text for own in captions for _, text in own],
         caption_ids=[str(number) for own in captions for number, _ in own],
         caption_images=np.repeat(np.arange(len(files)), [len(own) for own in captions]),
