@@ -56,6 +56,8 @@ def test_a_refusal_that_names_no_file_says_so(failing):
         (MemoryError("Unable to allocate 8.00 TiB for an array"), " (Unable to allocate 8.00 TiB for an array)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), None),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), None),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), None),
+        (ImportError("libtorch_cuda.so: cannot allocate memory in static TLS block"), None),
     ],
 )
 def test_want_of_memory_is_one_line(failing, error, reason):
@@ -99,3 +101,19 @@ def test_a_full_standard_output_is_one_line():
         "error: standard output, or a file that the system does not name: No space left on device; make room, then "
         "start the same command again.\n"
     )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_works_with_its_standard_streams_closed(closed, cache_path):
+    written = cache_path.read_bytes()
+    command = f'"{sys.executable}" -m clipret info "{cache_path}" {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("fingerprint" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert cache_path.read_bytes() == written
+
+
+def test_with_standard_error_closed_an_error_is_an_exit_status():
+    command = f'"{sys.executable}" -m clipret info gone.h5 2>&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")

@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 for an error, 2 for bad usage, 70 for a
     bug of ours, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    faults.open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # What a terminal's encoding does not have is no reason to lose a result.
         if hasattr(stream, "reconfigure"):

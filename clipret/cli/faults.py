@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 
 BUG = 70
 _NEXT = {
@@ -40,10 +41,13 @@ def explain_system_error(error: OSError) -> tuple[str, int]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory, the machine's or the device's, did not do: torch says it in a RuntimeError."""
+    """Whether memory, the machine's or the device's, did not do: torch says it in a RuntimeError, the loader of
+    libraries in an ImportError."""
     text = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text))
+        or (isinstance(error, ImportError) and ("failed to map segment" in text or "annot allocate memory" in text))
     )
 
 
@@ -64,6 +68,15 @@ def report_bug(error: Exception, *, arguments: list[str]) -> str:
     except OSError as refusal:
         return f"{said}; its details could not be written ({refusal.strerror}). Please report this line."
     return f"{said}; please report it with {path}, which names your files: look through it."
+
+
+def open_closed_streams() -> None:
+    """Point standard streams that came closed to nowhere, else the next file opened would take their number, and what
+    is printed would be written into it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free, which is that of the stream.
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
 
 
 def silence(stream) -> None:
