@@ -20,7 +20,19 @@ CAPTIONS = ["a dot", "a spot, number 0", "it's round", "two dots"]
         ("['a', None]", ["a", ""]),
         ("[dog]", None),
         ("[laughs] a man [off screen]", None),
-        ("[]", None),
+        ("[]", []),
+        ("['a dog' 'a cat']", ["a dog", "a cat"]),
+        ('["a dog"\n "a cat"]', ["a dog", "a cat"]),
+        ("['a', nan, 'b',]", ["a", "", "b"]),
+        ("['a \\d dog', 'c']", ["a \\d dog", "c"]),
+        ("['a' ... 'c']", None),
+        ("['a',, 'c']", None),
+        ("['a' + 'b']", None),
+        ("[b'a', 'b']", None),
+        ("[f'a', 'b']", None),
+        ("['a'] and ['b']", None),
+        ("['a", None),
+        ("['a]", None),
         ("[1, 2]", None),
         ('["a", ["b"]]', None),
         ("[__import__('os').getcwd()]", None),
@@ -52,6 +64,16 @@ def test_lists_are_taken_apart_in_every_form(tmp_path, form, kind):
     assert dataset.caption_images.tolist() == [0, 0, 0, 1]
     assert [name.rpartition("#")[2] for name in dataset.caption_ids] == ["0", "1", "2", "0"]
     assert dataset.remarks == (f"2 captions written as lists, such as {texts[0][:37]}..., read as 4 captions",)
+
+
+def test_an_empty_list_is_no_caption_where_others_are_lists(tmp_path):
+    dataset = load(write(tmp_path / "x.csv", "image,caption\na.jpg,\"['x y', 'z']\"\nb.jpg,[]\n"))
+    assert dataset.captions == ["x y", "z"]
+    assert dataset.remarks == (
+        "2 captions written as lists, such as ['x y', 'z'], read as 2 captions",
+        "1 image without a caption, in the gallery only",
+    )
+    assert load(write(tmp_path / "y.csv", "image,caption\na.jpg,a dog\nb.jpg,[]\n")).captions == ["a dog", "[]"]
 
 
 def test_captions_with_ids_of_their_own_keep_them_numbered(tmp_path):

@@ -51,6 +51,13 @@ def test_the_fields_of_a_list_can_have_other_names_and_splits(tmp_path):
     assert [SPLITS[code] for code in dataset.image_splits] == ["train", "val", "test"]
 
 
+def test_an_id_that_only_some_objects_have_is_set_aside_with_a_remark(tmp_path):
+    entries = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "two", "image_id": 7}]
+    dataset = load(write(tmp_path / "made.json", json.dumps(entries)))
+    assert dataset.image_ids == ["a.jpg", "b.jpg"]
+    assert dataset.remarks == ("1 row of 2 without an id, so that the files are the ids",)
+
+
 def test_karpathys_form_is_read_with_its_splits(tmp_path):
     path = write(tmp_path / "made.json", json.dumps(KARPATHY))
     dataset = load(path)
@@ -60,6 +67,8 @@ def test_karpathys_form_is_read_with_its_splits(tmp_path):
     assert dataset.caption_ids == ["0", "1", "2", "3", "4", "5"]
     assert [SPLITS[code] for code in dataset.image_splits] == ["train", "restval", "test"]
     assert dataset.split_rule == "given"
+    bare = {"images": [{k: v for k, v in image.items() if k != "split"} for image in KARPATHY["images"]]}
+    assert load(write(tmp_path / "bare.json", json.dumps(bare)), split="hash").captions == dataset.captions
     assert load(path, split="hash").split_rule == "hash 80/10/10 of the images' paths"
 
 

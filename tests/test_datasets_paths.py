@@ -174,3 +174,51 @@ def test_what_looks_equal_looks_equal_in_every_case_and_encoding(name):
     for form in ("NFC", "NFD"):
         assert look(unicodedata.normalize(form, name)) == look(name)
     assert look(look(name)) == look(name)
+
+
+def test_what_looks_equal_and_is_no_file_is_not_used(tmp_path):
+    make(tmp_path, {"A.jpg/x": b"", "other.jpg": b""})
+    (tmp_path / "B.jpg").symlink_to("nowhere.jpg")
+    dataset = load(write(tmp_path / "made.csv", "image,caption\na.jpg,one\nb.jpg,two\nother.jpg,three\n"))
+    assert (dataset.missing_rows().tolist(), dataset.remarks) == ([0, 1], ())
+
+
+def test_a_folder_with_the_very_names_goes_before_one_with_names_that_look_equal(tmp_path):
+    make(tmp_path, {"raw/IMG_1.JPG": b"", "small/img_1.jpg": b"", "train.csv": "image,caption\nimg_1.jpg,one\n"})
+    assert load(tmp_path).image_files == ["small/img_1.jpg"]
+
+
+def test_absolute_paths_in_tables_of_a_folder_start_from_no_place(tmp_path):
+    table = f"image,caption\n{tmp_path}/images/a.jpg,one\n"
+    make(tmp_path, {"images/a.jpg": b"", "b/a.jpg": b"", "annotations/train.csv": table})
+    dataset = load(tmp_path)
+    assert dataset.image_files == dataset.image_ids == ["images/a.jpg"]
+    (tmp_path / "images" / "a.jpg").unlink()
+    assert load(tmp_path).missing_rows().tolist() == [0]
+
+
+def test_flickrs_captions_may_have_absolute_paths_and_backslashes(tmp_path):
+    make(tmp_path, {"Images/a.jpg": b"", "Images/b.jpg": b""})
+    write(tmp_path / "captions.txt", f"image,caption\nImages\\a.jpg,one\n{tmp_path}/Images/b.jpg,two\n")
+    dataset = load(tmp_path)
+    assert dataset.image_files == ["Images/a.jpg", "Images/b.jpg"]
+    assert dataset.remarks == (
+        "1 path with backslashes, read as with slashes: Images\\a.jpg",
+        f"1 absolute path read as starting from the root, {tmp_path}: {tmp_path}/Images/b.jpg",
+    )
+
+
+def test_a_root_behind_a_link_and_two_dots_is_the_folder_that_it_leads_to(tmp_path):
+    make(tmp_path, {"p/q/x": b"", "p/x/a.jpg": b"", "x/a.jpg": b""})
+    (tmp_path / "link").symlink_to("p/q")
+    paths = ImagePaths(tmp_path / "link" / ".." / "x")
+    assert paths.read(f"{tmp_path}/p/x/a.jpg") == "a.jpg"
+    assert paths.read(f"{tmp_path}/x/a.jpg") == f"{tmp_path}/x/a.jpg"
+
+
+def test_ids_in_some_tables_only_are_set_aside_with_a_remark(tmp_path):
+    make(tmp_path, {"a.jpg": b"", "b.jpg": b"", "train.csv": "image,caption,id\na.jpg,one,1\n"})
+    write(tmp_path / "test.csv", "image,caption\nb.jpg,two\n")
+    dataset = load(tmp_path)
+    assert dataset.image_ids == ["a.jpg", "b.jpg"]
+    assert dataset.remarks == ("test.csv has no ids, so that the files are the ids",)

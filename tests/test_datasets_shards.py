@@ -488,5 +488,29 @@ def test_captions_in_several_fields_are_read_in_the_order_of_their_names(tmp_pat
     members = {"a.jpg": b"", "a.json": {"one": "first", "two": ["second", "third"]}}
     path = write_shard(tmp_path / "x.tar", members)
     assert load(path, columns="caption=two,caption=one").captions == ["second", "third", "first"]
-    with pytest.raises(DatasetError, match=r"a\.json has no `three`, and"):
-        load(path, columns="caption=one,caption=three")
+    assert refusal(path, columns="caption=one,caption=three") == (
+        f"{path}/a.json has the captions `one`, and no `three`; name the fields that all samples have with --columns "
+        "caption=NAME."
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "columns", "message"),
+    [
+        (
+            {"a.jpg": b"", "a.json": {"caption": "one", "captions": ["two"]}},
+            "",
+            "a.json has the captions `caption` and `captions`, and more than one; name the fields that all samples "
+            "have with --columns caption=NAME.",
+        ),
+        (
+            {"a.jpg": b"", "a.json": {"one": "first"}, "b.jpg": b"", "b.txt": "second"},
+            "caption=one",
+            "b.txt has captions, and its sample no .json, which --columns says they are in; leave --columns "
+            "caption=NAME out, or the .txt.",
+        ),
+    ],
+)
+def test_captions_that_would_be_lost_are_refused(tmp_path, members, columns, message):
+    path = write_shard(tmp_path / "x.tar", members)
+    assert refusal(path, columns=columns) == f"{path}/{message}"

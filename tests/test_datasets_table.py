@@ -1,3 +1,4 @@
+import math
 import random
 
 import numpy as np
@@ -238,3 +239,59 @@ def test_captions_in_several_columns_are_read_in_the_order_of_their_names(tmp_pa
     )
     with pytest.raises(DatasetError, match="has no column `caption_2`; its columns are"):
         load(path, columns="caption=caption_0,caption=caption_2")
+
+
+@pytest.mark.parametrize("ids", ["12", " 1", "1 ", "nan"])
+def test_ids_with_a_gap_read_the_same_in_any_order(tmp_path, ids):
+    if ids == "nan":
+        path = write(
+            tmp_path / "made.parquet", {"image": ["a.jpg", "b.jpg"], "caption": ["x", "y"], "id": [1.0, math.nan]}
+        )
+    else:
+        rows = "".join(f"a.jpg,{text},{name.strip()}\n" for text, name in zip("xy", ids, strict=True))
+        path = write(tmp_path / "made.csv", f"image,caption,id\n{rows}")
+    if ids == "12":
+        with pytest.raises(DatasetError, match=r"line 3: a\.jpg has id 2 here, and has id 1 on line 2"):
+            load(path)
+        return
+    dataset = load(path)
+    assert dataset.image_ids == dataset.image_files
+    assert dataset.remarks == ("1 row of 2 without an id, so that the files are the ids",)
+
+
+def test_an_id_of_another_file_is_refused_wherever_it_is_said(tmp_path):
+    path = write(tmp_path / "made.csv", "image,caption,id\na.jpg,one,\nb.jpg,two,1\na.jpg,three,1\n")
+    with pytest.raises(DatasetError, match=r"line 4: id 1 is of a\.jpg here, and of b\.jpg on line 3"):
+        load(path)
+
+
+def test_paths_that_are_asked_for_as_ids_are_those_that_were_read(tmp_path):
+    path = write(tmp_path / "made.csv", f"image,caption\n{tmp_path}/p/a.jpg,one\np\\a.jpg,two\np/a.jpg,three\n")
+    dataset = load(path, columns="id=image")
+    assert (dataset.image_ids, dataset.captions) == (["p/a.jpg"], ["one", "two", "three"])
+
+
+def test_a_space_before_quotes_is_refused_as_csv_makes_them_text(tmp_path):
+    path = write(tmp_path / "made.csv", 'image, caption\na.jpg, "a dog"\n')
+    with pytest.raises(DatasetError) as caught:
+        load(path)
+    assert str(caught.value) == (
+        f"{path}, line 2: a space before the quotes makes them a part of the text: ' \"a dog\"'; take the space out."
+    )
+
+
+def test_a_header_that_may_be_separated_otherwise_says_how_it_was_read(tmp_path):
+    path = write(tmp_path / "made.csv", '"image";"caption, long"\na.jpg;one\n'.replace('"', ""))
+    with pytest.raises(DatasetError) as caught:
+        load(path)
+    assert str(caught.value) == (
+        f"{path} has no columns `image` and `caption`; its columns are: image;caption, long. Say which they are with "
+        "--columns image=NAME,caption=NAME; or, as its cells are taken to be separated by commas, put a line such as "
+        "sep=; before the first"
+    )
+
+
+def test_a_header_below_blank_lines_is_the_header(tmp_path):
+    dataset = load(write(tmp_path / "made.csv", "\n  \nimage;caption\na.jpg;one\n"))
+    assert dataset.captions == ["one"]
+    assert dataset.remarks == ("the cells of made.csv are separated by semicolons, not by commas",)

@@ -49,8 +49,9 @@ def read_dialect(path: Path, *, usual: str) -> Dialect:
     lines = beginning.decode(encoding, errors="ignore").splitlines() or [""]
     if match := _EXCEL.fullmatch(lines[0].strip(" ")):
         return Dialect(match["delimiter"], encoding, skipped=1)
-    others = [sign for sign in DELIMITERS if sign != usual and sign in lines[0]]
-    if usual in lines[0] or len(others) != 1:
+    header = next((line for line in lines if line.strip()), "")
+    others = [sign for sign in DELIMITERS if sign != usual and sign in header]
+    if usual in header or len(others) != 1:
         return Dialect(usual, encoding)
     remark = f"the cells of {path.name} are separated by {DELIMITERS[others[0]]}, not by {DELIMITERS[usual]}"
     return Dialect(others[0], encoding, remarks=(remark,))

@@ -22,7 +22,7 @@ from clipret.datasets.folder_files import (
     parts,
 )
 from clipret.datasets.parsing import listed
-from clipret.datasets.paths import look
+from clipret.datasets.paths import ImagePaths, look
 from clipret.datasets.rows import ENDINGS, open_table
 from clipret.datasets.table import TableImages, read_images
 from clipret.errors import DatasetError
@@ -112,15 +112,21 @@ def load_tables(
     """
     folder = Path(config.dataset)
     read = _read_metadata if metadata else _read_table
+    paths = ImagePaths(config.root or folder)
     tables_read, remarks = [], []
     for name, code in tables.items():
-        images, more = read(folder, name, config, listing=listing, split=code)
-        tables_read.append(images)
-        remarks += more
+        images, place = read(folder, name, config, listing=listing)
+        remarks += images.remarks
+        split = None if config.split == "hash" else code
+        tables_read.append(_placed(images, folder / name, place=place, split=split, paths=paths))
+    remarks += paths.remarks
+    bare = [name for name, part in zip(tables, tables_read, strict=True) if part.ids is None]
+    if bare and len(bare) < len(tables):
+        remarks.append(f"{listed(bare)} {'has' if len(bare) == 1 else 'have'} no ids, so that the files are the ids")
     if config.root is None:
         remarks += _remarks(listing, named={file for part in tables_read for file in part.files}, tables=tables)
     files = [file for part in tables_read for file in part.files]
-    ids = [name for part in tables_read for name in part.ids]
+    ids = files if bare else [name for part in tables_read for name in part.ids]
     if not metadata:
         _require_apart(folder, dict(zip(tables, (part.files for part in tables_read), strict=True)))
     given = None
@@ -146,34 +152,32 @@ def load_tables(
     )
 
 
-def _read_metadata(
-    folder: Path, name: str, config: DatasetConfig, *, listing: Listing, split: int | None
-) -> tuple[TableImages, tuple[str, ...]]:
-    """The images of a metadata file, paths, ids and splits as seen from the whole data set; and remarks."""
+def _read_metadata(folder: Path, name: str, config: DatasetConfig, *, listing: Listing) -> tuple[TableImages, str]:
+    """The images of a metadata file, and the place that its paths start from, which is its own."""
     place = name.rpartition("/")[0]
     root = (config.root or folder) / place
-    images = read_images(open_table(folder / name), config, root=root, usual=_METADATA_COLUMNS)
-    return _placed(images, folder / name, place=place, split=None if config.split == "hash" else split), images.remarks
+    return read_images(open_table(folder / name), config, root=root, usual=_METADATA_COLUMNS), place
 
 
-def _read_table(
-    folder: Path, name: str, config: DatasetConfig, *, listing: Listing, split: int | None
-) -> tuple[TableImages, tuple[str, ...]]:
-    """The images of another table, paths, ids and splits as seen from the whole data set; and remarks."""
+def _read_table(folder: Path, name: str, config: DatasetConfig, *, listing: Listing) -> tuple[TableImages, str]:
+    """The images of another table, and the place that its paths start from."""
     if _FLICKR.fullmatch(PurePosixPath(name).name):
-        images, remarks = _flickr_images(folder / name)
+        images = _flickr_images(folder / name)
     else:
-        root = config.root or (folder / name).parent
-        images = read_images(open_table(folder / name), config, root=root, usual=_TABLE_COLUMNS)
-        remarks = images.remarks
-    place = "" if config.root else _start_of(images.files, listing, table=name)
-    if place != name.rpartition("/")[0] and not config.root:
-        remarks = (*remarks, f"the paths in {name} start from {place or 'the top folder'}, where these images are")
-    return _placed(images, folder / name, place=place, split=None if config.split == "hash" else split), remarks
+        images = read_images(open_table(folder / name), config, root=config.root, usual=_TABLE_COLUMNS)
+    if config.root:
+        return images, ""
+    place = _start_of(images.files, listing, table=name)
+    if place == name.rpartition("/")[0]:
+        return images, place
+    remark = f"the paths in {name} start from {place or 'the top folder'}, where these images are"
+    return dataclasses.replace(images, remarks=(*images.remarks, remark)), place
 
 
-def _placed(images: TableImages, path: Path, *, place: str, split: int | None) -> TableImages:
-    files = [str(PurePosixPath(place) / file) for file in images.files]
+def _placed(images: TableImages, path: Path, *, place: str, split: int | None, paths: ImagePaths) -> TableImages:
+    """The images with files and splits as seen from the whole data set."""
+    # What is absolute starts from no place, and is held against the root.
+    files = [paths.read(str(PurePosixPath(place) / file)) for file in images.files]
     splits = images.splits
     if split is not None:
         others = [file for file, own in zip(files, splits or [], strict=False) if own != split]
@@ -184,19 +188,20 @@ def _placed(images: TableImages, path: Path, *, place: str, split: int | None) -
                 f"{listed(others)}; expected the same, or no column `split`."
             )
         splits = [split] * len(files)
-    return dataclasses.replace(images, files=files, ids=images.ids or files, splits=splits)
+    return dataclasses.replace(images, files=files, splits=splits)
 
 
-def _flickr_images(path: Path) -> tuple[TableImages, tuple[str, ...]]:
+def _flickr_images(path: Path) -> TableImages:
     flickr, remarks = read_captions(path)
-    images = TableImages(
-        files=[image.file for image in flickr],
+    paths = ImagePaths(None)
+    return TableImages(
+        files=[paths.read(image.file) for image in flickr],
         ids=None,
         splits=None,
         captions=[text for image in flickr for _, text in image.captions],
         caption_images=np.repeat(np.arange(len(flickr)), [len(image.captions) for image in flickr]),
+        remarks=(*remarks, *paths.remarks),
     )
-    return images, remarks
 
 
 def _start_of(files: list[str], listing: Listing, *, table: str) -> str:
@@ -205,12 +210,15 @@ def _start_of(files: list[str], listing: Listing, *, table: str) -> str:
     paths_of: dict[str, list[str]] = {}
     for name in (*listing.images, *(name for name in listing.links if is_image(name))):
         paths_of.setdefault(look(PurePosixPath(name).name), []).append(name)
-    counted = Counter({own: 0})
+    # By the very names, and by names that look equal, which count where no very name is there.
+    exact, alike = Counter({own: 0}), Counter({own: 0})
     for file in files[:_LOOKED_UP]:
         for path in paths_of.get(look(PurePosixPath(file).name), ()):
-            start = parts(path)[: -len(parts(file))]
-            if look("/".join([*start, file])) == look(path):
-                counted["/".join(start)] += 1
+            start = "/".join(parts(path)[: -len(parts(file))])
+            full = f"{start}/{file}" if start else file
+            exact[start] += full == path
+            alike[start] += look(full) == look(path)
+    counted = exact if any(exact.values()) else alike
     # Of equal counts the first one, the table's own.
     return max(counted, key=counted.__getitem__)
 

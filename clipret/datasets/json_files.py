@@ -57,13 +57,14 @@ def _load_coco(content: dict, config: DatasetConfig) -> RetrievalDataset:
 
 
 def _load_karpathy(content: dict, config: DatasetConfig) -> RetrievalDataset:
-    images = karpathy_images(content, Path(config.dataset))
+    by_hash = config.split == "hash"
+    images = karpathy_images(content, Path(config.dataset), splits=not by_hash)
     return _dataset(
         config,
         ids=None,
         files=[image.file for image in images],
         captions=[image.captions for image in images],
-        splits=[SPLITS.index(image.split) for image in images],
+        splits=None if by_hash else [SPLITS.index(image.split) for image in images],
     )
 
 

@@ -16,7 +16,7 @@ class KarpathyImage:
 
     id        COCO's integer id; of a data set without ids, None
     file      the file's name, below the folder that the split file names, if it names one
-    split     of config.SPLITS
+    split     of config.SPLITS; empty where none is asked for
     captions  (id, text) of its sentences, in the file's order
     """
 
@@ -43,8 +43,11 @@ def read_karpathy(path: Path, *, id_field: str | None = None) -> list[KarpathyIm
     return karpathy_images(read_json(path, without="tokens"), path, id_field=id_field)
 
 
-def karpathy_images(content, path: Path, *, id_field: str | None = None) -> list[KarpathyImage]:
-    """The images of a split file whose JSON has been read. Errors as those of read_karpathy."""
+def karpathy_images(content, path: Path, *, id_field: str | None = None, splits: bool = True) -> list[KarpathyImage]:
+    """The images of a split file whose JSON has been read. Errors as those of read_karpathy.
+
+    splits  whether the images' splits are asked for
+    """
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DatasetError(f"{path} is not a split file of Karpathy's: expected an object with a list `images`.")
     images = []
@@ -52,8 +55,8 @@ def karpathy_images(content, path: Path, *, id_field: str | None = None) -> list
         where = f"{path}: images[{place}]"
         if not isinstance(entry, dict):
             raise DatasetError(f"{where} is not an object; expected filename, split and sentences.")
-        split = _field(entry, "split", kind=str, where=where)
-        if split not in SPLITS:
+        split = _field(entry, "split", kind=str, where=where) if splits else ""
+        if splits and split not in SPLITS:
             raise DatasetError(f"{where} has split '{split}'; expected one of: {', '.join(SPLITS)}.")
         captions = []
         for sentence in _field(entry, "sentences", kind=list, where=where):

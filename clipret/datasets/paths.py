@@ -7,16 +7,18 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from clipret.datasets.base import RetrievalDataset
-from clipret.datasets.parsing import counted, listed
+from clipret.datasets.parsing import counted, is_there, listed
 from clipret.errors import DatasetError
 
 
 class ImagePaths:
-    """Reads the paths of a data set whose files are below `root`; remembers what it put right."""
+    """Reads the paths of a data set whose files are below `root`; remembers what it put right.
 
-    def __init__(self, root: Path):
-        # As written, and where links lead: a table may have been made from either.
-        self._roots = dict.fromkeys(map(str, (os.path.normpath(Path.cwd() / root), _resolved(root))))
+    root  None: it is not known yet where they start from, and absolute paths stay
+    """
+
+    def __init__(self, root: Path | None):
+        self._roots = {} if root is None else _written_as(root)
         self._root = root
         self._absolute: dict[str, None] = {}
         self._backslashes: dict[str, None] = {}
@@ -119,7 +121,7 @@ class _Fitting:
             if not fitting:
                 return None
             place = f"{place}/{fitting[0]}" if place else fitting[0]
-        return place
+        return place if is_there(self._root / place) else None
 
     def _in(self, place: str) -> dict[str, list[str]]:
         if place not in self._names:
@@ -133,8 +135,11 @@ class _Fitting:
         return self._names[place]
 
 
-def _resolved(root: Path) -> Path:
+def _written_as(root: Path) -> list[str]:
+    """The root with its links as written, and as they lead: a table may have been made from either."""
     try:
-        return root.resolve()
+        # Behind a link, `..` is not what it seems: the folder above is looked up.
+        plain = Path.cwd() / root if ".." not in root.parts else root.parent.resolve() / root.name
+        return list(dict.fromkeys([str(plain), str(root.resolve())]))
     except (OSError, RuntimeError):
-        return root
+        return []

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from clipret.datasets.parsing import flaw, listed, read_json_lines, read_text
 from clipret.errors import DatasetError
 
 NEEDED = ("image", "caption")
+# What CSV takes as it stands, quotes and all.
+_QUOTED = re.compile(r' +".*"\s*', re.DOTALL)
 Wanted = list[tuple[str, str | None]]
 # Of Parquet: what Polars, DuckDB and the Hub write as well as Arrow's plain text and lists.
 _TEXTS = ("string", "large_string", "string_view", "null")
@@ -28,6 +31,7 @@ class Table:
     rows     the columns to read, (our name of it, the table's or None); gives (number, their cells) of every row, once.
              A column without a name, or that the table lacks, gives None.
     remarks  what was put right in opening it, in words
+    separators  what its cells are taken to be separated by, where the header might be meant otherwise
 
     Raises DatasetError on a column whose name is no text of one line.
     """
@@ -37,6 +41,7 @@ class Table:
     unit: str
     rows: Callable[[Wanted], Iterator[tuple[int, list]]]
     remarks: tuple[str, ...] = ()
+    separators: str = ""
 
     def __post_init__(self):
         for name in self.columns:
@@ -65,17 +70,21 @@ def _open_csv(path: Path, *, delimiter: str = ",") -> Table:
     def rows(wanted):
         places = [columns.index(name) if name in columns else None for _, name in wanted]
         for number, line in lines:
-            if not any(map(str.strip, line)):
-                # What a spreadsheet leaves below its last row.
-                continue
             if len(line) != len(columns):
                 raise DatasetError(
                     f"{path}, line {number} has {len(line)} cells, expected {len(columns)} ({short_names(columns)}); "
                     f"put text with {DELIMITERS[dialect.delimiter]} or line breaks into double quotes."
                 )
-            yield number, [None if place is None else line[place] for place in places]
+            cells = [None if place is None else line[place] for place in places]
+            if stray := next((cell for cell in cells if cell and _QUOTED.fullmatch(cell)), None):
+                raise DatasetError(
+                    f"{path}, line {number}: a space before the quotes makes them a part of the text: "
+                    f"{stray[:40]!a}; take the space out."
+                )
+            yield number, cells
 
-    return Table(path, columns, "line", rows, dialect.remarks)
+    separators = DELIMITERS[dialect.delimiter] if any(sign in name for name in columns for sign in DELIMITERS) else ""
+    return Table(path, columns, "line", rows, dialect.remarks, separators)
 
 
 def _csv_lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -91,7 +100,8 @@ def _csv_lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
                 line = next(reader, None)
                 if line is None:
                     return
-                if line:
+                # Not what a spreadsheet leaves below its last row.
+                if any(map(str.strip, line)):
                     yield number, line
     except csv.Error as error:
         raise DatasetError(
@@ -114,7 +124,7 @@ def _open_json_lines(path: Path) -> Table:
     if first is None:
         raise DatasetError(f"{path} is empty; expected a JSON object on every line.")
 
-    return _of_objects(path, first, objects, unit="line")
+    return _of_objects(path, first, objects, unit="line", fields=list(first[1]))
 
 
 def list_table(path: Path, content: list) -> Table:
@@ -126,10 +136,13 @@ def list_table(path: Path, content: list) -> Table:
         kind = type(content[stranger - 1]).__name__
         raise DatasetError(f"{path}, entry {stranger}: expected a JSON object, found {kind}.")
     entries = enumerate(content, start=1)
-    return _of_objects(path, next(entries), entries, unit="entry")
+    fields = list(dict.fromkeys(name for entry in content for name in entry))
+    return _of_objects(path, next(entries), entries, unit="entry", fields=fields)
 
 
-def _of_objects(path: Path, first: tuple[int, dict], others: Iterator[tuple[int, dict]], *, unit: str) -> Table:
+def _of_objects(
+    path: Path, first: tuple[int, dict], others: Iterator[tuple[int, dict]], *, unit: str, fields: list[str]
+) -> Table:
     def rows(wanted):
         for number, entry in itertools.chain([first], others):
             for ours, name in wanted:
@@ -139,7 +152,7 @@ def _of_objects(path: Path, first: tuple[int, dict], others: Iterator[tuple[int,
                     )
             yield number, [entry.get(name) for _, name in wanted]
 
-    return Table(path, list(first[1]), unit, rows)
+    return Table(path, fields, unit, rows)
 
 
 def _open_parquet(path: Path) -> Table:

@@ -169,6 +169,11 @@ def _read_samples(samples: list[Sample], *, shard: Path, root: Path, config: Dat
 
 
 def _captions(sample: Sample, *, shard: Path, text: bytes | None, info: "_Info") -> list[str]:
+    if text is not None and info.names_captions and "json" not in sample.texts:
+        raise DatasetError(
+            f"{shard / sample.texts['txt']} has captions, and its sample no .json, which --columns says they are in; leave "
+            f"--columns caption=NAME out, or the .txt."
+        )
     if text is None or info.names_captions:
         return info.captions
     lines = [line.strip() for line in text_of(text, shard / sample.texts["txt"]).split("\n")]
@@ -226,6 +231,12 @@ class _Info:
         names = self._names["caption"] if self.names_captions else _CAPTION_FIELDS
         here = [name for name in names if name in self._fields]
         lacks = [name for name in names if name not in here] if self.names_captions or not here else []
+        if here and (lacks or (len(here) > 1 and not self.names_captions)):
+            what = f"no `{'` or `'.join(lacks)}`" if lacks else "more than one"
+            raise DatasetError(
+                f"{self._path} has the captions `{'` and `'.join(here)}`, and {what}; name the fields that all samples "
+                f"have with --columns caption=NAME."
+            )
         if lacks:
             if self._read or self.names_captions:
                 self.lacking = (

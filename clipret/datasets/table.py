@@ -1,5 +1,6 @@
 """A table of the user's own: columns image and caption, optionally split and id; rows of one image join into one."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -69,10 +70,10 @@ def load_table(
     )
 
 
-def read_images(table: Table, config: DatasetConfig, *, root: Path, usual: Usual) -> TableImages:
+def read_images(table: Table, config: DatasetConfig, *, root: Path | None, usual: Usual) -> TableImages:
     """Read an open table and join its rows into images.
 
-    root  folder that the table's paths start from, as far as it is known
+    root  folder that the table's paths start from; None where that is to be found out by them
 
     Raises DatasetError, with the line, when the table is malformed or contradicts itself.
     """
@@ -85,7 +86,7 @@ def read_images(table: Table, config: DatasetConfig, *, root: Path, usual: Usual
 class _Joined:
     """Rows on their way into images: `add` every row, then take `images`."""
 
-    def __init__(self, table: Table, columns: dict[str, tuple[str, ...]], *, asked: set[str], root: Path):
+    def __init__(self, table: Table, columns: dict[str, tuple[str, ...]], *, asked: set[str], root: Path | None):
         self._table = table
         self._columns = columns
         self._asked = asked
@@ -106,7 +107,10 @@ class _Joined:
         """Take in a row: its number and its cells."""
         image, *captions, split, name = cells
         self._count += 1
-        row = self._row(number, file=self._file(number, image), name=self._id(number, name))
+        file = self._file(number, image)
+        # Where the paths are to be the ids, those that were read.
+        paths_are_ids = self._columns["id"] == self._columns["image"]
+        row = self._row(number, file=file, name=file if paths_are_ids else self._id(number, name))
         if self._wants_splits:
             self._add_split(number, row=row, split=split)
         for caption in captions:
@@ -152,12 +156,12 @@ class _Joined:
         return self._file_of.setdefault(image, self._paths.read(image))
 
     def _id(self, number: int, name) -> str | None:
-        if _is_blank(name):
+        if _is_blank(name) or (isinstance(name, float) and math.isnan(name)):
             self._blank["id"].append(number)
             return None
         if isinstance(name, float):
-            # What pandas makes of whole numbers in a column with a gap.
-            if not name.is_integer():
+            # What pandas makes of whole numbers in a column with a gap; the gap is NaN.
+            if math.isinf(name) or not name.is_integer():
                 raise self._error(number, "id is a number with a fraction; expected text or whole numbers")
             name = int(name)
         if isinstance(name, int) and not isinstance(name, bool):
@@ -169,22 +173,29 @@ class _Joined:
         """The row of the image of this file and id, a new one when it is not known yet."""
         row = self._row_of_file.get(file)
         if row is not None:
-            if name is not None and name != self._ids[row]:
+            if name is not None and self._ids[row] is None:
+                self._require_new(number, file=file, name=name)
+                self._ids[row], self._row_of_id[name] = name, row
+            elif name is not None and name != self._ids[row]:
                 first = f"has id {self._ids[row]} on {self._table.unit} {self._numbers[row]}"
                 way_out = f"or the files as ids, with id={self._columns['image'][0]} in --columns"
                 raise self._error(number, f"{file} has id {name} here, and {first}; expected one id a file, {way_out}")
             return row
         if name is not None:
-            same = self._row_of_id.setdefault(name, len(self._files))
-            if same < len(self._files):
-                first = f"{self._files[same]} on {self._table.unit} {self._numbers[same]}"
-                raise self._error(number, f"id {name} is of {file} here, and of {first}; expected one file an id")
+            self._require_new(number, file=file, name=name)
+            self._row_of_id[name] = len(self._files)
         self._row_of_file[file] = len(self._files)
         self._files.append(file)
-        self._ids.append(file if name is None else name)
+        self._ids.append(name)
         self._codes.append(None)
         self._numbers.append(number)
         return len(self._files) - 1
+
+    def _require_new(self, number: int, *, file: str, name: str) -> None:
+        row = self._row_of_id.get(name)
+        if row is not None:
+            first = f"{self._files[row]} on {self._table.unit} {self._numbers[row]}"
+            raise self._error(number, f"id {name} is of {file} here, and of {first}; expected one file an id")
 
     def _add_split(self, number: int, *, row: int, split) -> None:
         if _is_blank(split):

@@ -57,9 +57,12 @@ def _lacking(table: Table, lacks: dict[str, list[str]], *, named: dict[str, tupl
     what = f"column{'s' * (len(names) > 1)} " + " and ".join(f"`{name}`" for name in names)
     named = named | {ours: _spellings(ours, table.columns) for ours in lacks}
     option = ",".join(f"{ours}={name}" for ours in COLUMNS for name in named.get(ours, ()))
+    other = table.separators and (
+        f"; or, as its cells are taken to be separated by {table.separators}, put a line such as sep=; before the first"
+    )
     return DatasetError(
         f"{table.path} has no {what}; its columns are: {short_names(table.columns)}. "
-        f"Say which they are with --columns {option}"
+        f"Say which they are with --columns {option}{other}"
     )
 
 
