@@ -170,9 +170,10 @@ def _read_samples(samples: list[Sample], *, shard: Path, root: Path, config: Dat
 
 def _captions(sample: Sample, *, shard: Path, text: bytes | None, info: "_Info") -> list[str]:
     if text is not None and info.names_captions and "json" not in sample.texts:
+        path = shard / sample.texts["txt"]
         raise DatasetError(
-            f"{shard / sample.texts['txt']} has captions, and its sample no .json, which --columns says they are in; leave "
-            f"--columns caption=NAME out, or the .txt."
+            f"{path} has captions, and its sample no .json, which --columns says they are in; leave --columns "
+            f"caption=NAME out, or the .txt."
         )
     if text is None or info.names_captions:
         return info.captions
