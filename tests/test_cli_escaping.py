@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clipret.cli.running import complain
+
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f"
 
 
@@ -64,3 +66,19 @@ def test_an_error_shows_what_it_names_written_out(run):
     status, out, err = run("check", "--dataset", f"./{ESCAPE}.csv")
     assert (status, out) == (1, "")
     assert err.startswith(r"error: there is no data set at \x1b]0;owned\x07\x1b[2J\x9b31m\x7f.csv; expected")
+
+
+def test_an_error_is_a_line_whatever_lines_it_names(run):
+    status, _, err = run("check", "--dataset", "./one\ntwo\r\nthree.csv")
+    assert status == 1
+    assert err.startswith(r"error: there is no data set at one\ntwo\r\nthree.csv; expected the path of a .csv")
+    assert err.count("\n") == 1
+
+
+def test_an_error_that_names_a_long_text_keeps_its_beginning_and_its_end(capsys):
+    complain(f"head {'x' * 5000} cannot be used; train it again.")
+    err = capsys.readouterr().err
+    assert err.startswith("error: head xxx")
+    assert " [...] xxx" in err
+    assert err.endswith("xxx cannot be used; train it again.\n")
+    assert len(err) < 1650

@@ -13,6 +13,9 @@ from clipret.cli.interrupts import Interrupts
 from clipret.display import ProgressDisplay
 from clipret.escaping import visible, visible_json
 
+# Of an error, in letters.
+_LONGEST = 1600
+
 
 def config_from(kind: type, options: dict):
     """A config of that kind from a command's options, which have the names of its fields."""
@@ -62,8 +65,11 @@ def show(result: dict, *, as_json: bool, text: str | None = None, tables: tuple[
 
 
 def complain(message: str) -> None:
-    """Print an error, in the one form that errors have."""
-    typer.echo(visible(f"error: {message}"), err=True)
+    """Print an error, in the one form that errors have: a line, whatever lines the text that it names has."""
+    # As many lines as fit a terminal; the end says what to do.
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} [...] {message[-_LONGEST // 2 :]}"
+    typer.echo(visible(f"error: {message}".replace("\r", "\\r").replace("\n", "\\n")), err=True)
 
 
 @dataclasses.dataclass(frozen=True)
