@@ -52,7 +52,9 @@ def test_a_config_with_unknown_settings_is_said(run, tmp_path):
     path.write_text(json.dumps(record))
     status, _, err = run("train", "--config", "runs/first/config.json")
     assert status == 1
-    assert err.startswith("error: runs/first/config.json has settings that this clipret does not know (")
+    assert err == (
+        "error: runs/first/config.json has settings that this clipret does not know: colour; train a new run.\n"
+    )
     del record["config"]["colour"]
     record["config"]["lr"] = -1
     path.write_text(json.dumps(record))

@@ -219,7 +219,7 @@ def spoil(path, *keys, to):
         (["config", "log"], "wandb", UsageError, ": --log is wandb; expected a list."),
         (["config", "margin"], None, UsageError, ": --margin is None; expected a number or text."),
         (["config", "temperature"], {}, UsageError, ": --temperature is {}; expected a number or none."),
-        (["config", "speed"], 1, RunError, "has settings that this clipret does not know ("),
+        (["config", "speed"], 1, RunError, "has settings that this clipret does not know: speed; train a new"),
     ],
 )
 def test_a_config_of_other_types_is_said_with_the_field(settings, keys, value, error, text):

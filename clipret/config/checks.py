@@ -3,6 +3,7 @@
 Every number has a lowest and a highest value: what is beyond it would take all memory, or a life, to find out.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -65,6 +66,13 @@ def check_settings(kind: type, values: Mapping[str, Any]) -> None:
         if name in values and not any(_fits(values[name], expected) for expected in kinds):
             words = [_WORDS.get(expected, "a list") for expected in kinds]
             raise UsageError(f"--{_option(name)} is {shortened(values[name])}; expected {' or '.join(words)}.")
+
+
+def unknown_settings(kind: type, values: Mapping[str, Any]) -> str:
+    """The names that such a config has no field for, the first few, in words; empty where there are none."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    names = [shortened(name) for name in values if name not in fields]
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def one_of(option: str, value, *, allowed: tuple[str, ...]) -> None:

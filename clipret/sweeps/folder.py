@@ -9,6 +9,7 @@ from typing import Any
 
 from clipret import runs
 from clipret.config import TrainConfig, to_dict
+from clipret.config.checks import unknown_settings
 from clipret.config.sweeps import MOST_RUNS, SweepConfig
 from clipret.config.use import in_use
 from clipret.errors import RunError, UsageError
@@ -167,6 +168,12 @@ def read_sweep(path: Path) -> Sweep:
     file = path / STATE
     try:
         content = read_record(file, FORM, version=FORMAT)
+        for kind, settings in [
+            (SweepConfig, content["config"]),
+            *((TrainConfig, c) for c in content["configurations"]),
+        ]:
+            if unknown := unknown_settings(kind, settings):
+                raise RecordError(f"it has settings that this clipret does not know: {unknown}")
         sweep = Sweep(
             path=path,
             config=SweepConfig(**{**content["config"], "axes": {}, "name": path.name, "runs_dir": path.parent}),
@@ -181,8 +188,7 @@ def read_sweep(path: Path) -> Sweep:
         return sweep
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a sweep: it has no {STATE}; expected a folder made by clipret sweep.") from None
-    # TypeError: a setting that this clipret does not have.
-    except (OSError, RecordError, TypeError, UsageError) as error:
+    except (OSError, RecordError, UsageError) as error:
         raise RunError(
             f"{file} cannot be read: {runs.reason(error)}; start the sweep again with this clipret."
         ) from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.config.checks import unknown_settings
 from clipret.errors import CacheMismatchError, RunError, UsageError
 from clipret.progress import ProgressCallback, silent
 from clipret.training.stage import only, train_many
@@ -44,10 +45,10 @@ def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainCo
 
 
 def _known(path: Path, settings: dict) -> TrainConfig:
+    if unknown := unknown_settings(TrainConfig, settings):
+        raise RunError(f"{path} has settings that this clipret does not know: {unknown}; train a new run.")
     try:
         return TrainConfig(**settings)
-    except TypeError as error:
-        raise RunError(f"{path} has settings that this clipret does not know ({error}); train a new run.") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
