@@ -7,12 +7,15 @@ from pathlib import Path
 
 import h5py
 
+from clipret.cache.heaps import are_heaps_readable
 from clipret.cache.layout import RAW, SIDES, legible
 from clipret.cache.parts import PART_NAME, Part, shards, shards_folder
 from clipret.cache.raw import Place, Segment
 from clipret.cache.schema import SHARD_FORMAT, Attributes, read_attributes, wrong_objects
 from clipret.cache.seal import Seal, require_sealed
 from clipret.errors import CacheDamagedError, CacheError, CacheFormatError, CacheMismatchError
+
+_LAST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,15 @@ def found_about(path: Path) -> dict | None:
 
 
 def _checked(path: Path, file: h5py.File, *, seal: Seal, shard: bool) -> Opened:
+    with path.open("rb", 0) as plain:
+        # The attributes' texts are written after all others, and so behind one of the columns.
+        ends = [(max(extent.start, extent.stop - _LAST_BYTES), extent.stop) for extent in seal.checked]
+        if not all(are_heaps_readable(plain.fileno(), start, stop) for start, stop in ends):
+            raise CacheDamagedError(path, ["it has texts without an end"], command=seal.command)
+    attributes = read_attributes(file, shard=shard)
     if (str(file.attrs.get("format")) == SHARD_FORMAT) != shard:
         expected = f"a shard of this clipret ({SHARD_FORMAT})" if shard else "a cache but a shard of one"
         raise CacheFormatError(f"{path} is not {expected}; delete it and extract again.")
-    attributes = read_attributes(file, shard=shard)
     faults = attributes if isinstance(attributes, list) else []
     faults = faults or wrong_objects(file, size=path.stat().st_size, shard=shard)
     if faults:

@@ -8,11 +8,13 @@ import h5py
 import numpy as np
 
 from clipret.cache.checksums import Rows, require_whole, unfit
+from clipret.cache.heaps import is_column_readable
 from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, UNUSABLE, CacheContents, legible
 from clipret.cache.mapping import SegmentedArray, map_array
 from clipret.cache.opening import opened_file
 from clipret.cache.raw import RawFile
 from clipret.cache.relations import wrong_reasons, wrong_relations
+from clipret.cache.seal import BLOCK
 from clipret.errors import CacheDamagedError, CacheError, CacheIncompleteError
 
 _REASONS_AT_ONCE = 4096
@@ -253,7 +255,10 @@ class FeatureCache:
             ) from error
 
     def _strings(self, name: str) -> list[str]:
-        with legible(self.path), h5py.File(self.path, "r", locking=False) as file:
+        with legible(self.path), h5py.File(self.path, "r", locking=False) as file, self.path.open("rb", 0) as plain:
+            size = self.path.stat().st_size
+            if not is_column_readable(plain.fileno(), file[name], base=BLOCK, size=size):
+                raise CacheDamagedError(self.path, [f"/{name} has texts without an end"], command=self.about["command"])
             return list(file[name].asstr()[:])
 
 

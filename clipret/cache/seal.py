@@ -49,9 +49,11 @@ class Extent:
 
 
 class Seal(NamedTuple):
-    """arrays: the raw arrays, by name; command: what makes the file anew, if the block had room for it."""
+    """arrays: the raw arrays, by name; checked: all else in the file; command: what makes the file anew, if the block
+    had room for it."""
 
     arrays: dict[str, Extent]
+    checked: list[Extent]
     command: str | None
 
 
@@ -109,7 +111,8 @@ def require_sealed(path: Path) -> Seal:
         raise CacheError(f"cannot read {path}: {error.strerror or error}.") from error
     if faults:
         raise CacheDamagedError(path, faults, command=command)
-    return Seal({extent.name: extent for extent in extents if extent.crc is None}, command)
+    arrays = {extent.name: extent for extent in extents if extent.crc is None}
+    return Seal(arrays, [extent for extent in extents if extent.crc is not None], command)
 
 
 def _record(path: Path, descriptor: int, size: int) -> dict:
