@@ -15,7 +15,7 @@ from clipret.cache.schema import SHARD_FORMAT, Attributes, read_attributes, wron
 from clipret.cache.seal import Seal, require_sealed
 from clipret.errors import CacheDamagedError, CacheError, CacheFormatError, CacheMismatchError
 
-_LAST_BYTES = 1 << 20
+_LAST_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
