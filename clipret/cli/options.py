@@ -52,7 +52,7 @@ Prompt = Annotated[str, typer.Option(help="Text around every caption; {} is the 
 Columns = Annotated[
     str,
     typer.Option(
-        help="Columns of your own table, such as image=file,caption=text.",
+        help="Columns of your own table, such as image=file,caption=text; several of captions: caption=a,caption=b.",
         show_default="image, caption, split, id",
         rich_help_panel=_DATA,
     ),

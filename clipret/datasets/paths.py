@@ -18,7 +18,7 @@ class ImagePaths:
     """
 
     def __init__(self, root: Path | None):
-        self._roots = {} if root is None else _written_as(root)
+        self._roots = [] if root is None else _written_as(root)
         self._root = root
         self._absolute: dict[str, None] = {}
         self._backslashes: dict[str, None] = {}
