@@ -203,7 +203,9 @@ def test_one_run_is_taken_to_vary_over_seeds_as_the_group_beside_it_and_zero_sho
     write_run(Path("runs/b"), right(10), right(10), config={"loss": "infonce"})
     result = compared("runs/0", "runs/1", "runs/2", "runs/b", "zero-shot", metrics=("R@1",), k=(1,))
     single, zero_shot = (pair for pair in result["pairs"] if pair["a"] == "runs/0" and pair["direction"] == "t2i")
-    assert (single["difference"], single["b"], zero_shot["b"]) == (zero_shot["difference"], "runs/b", "zero-shot")
+    assert (single["b"], zero_shot["b"]) == ("runs/b", "zero-shot")
+    # Equal but for what processors round differently.
+    assert single["difference"] == pytest.approx(zero_shot["difference"])
     assert single["p"] > zero_shot["p"]
     assert single["interval"][0] < zero_shot["interval"][0]
 

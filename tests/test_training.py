@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from clipret import FeatureCache, TrainConfig, train
 from clipret.cache import open_writer
+from clipret.devices import require_bfloat16
 from clipret.errors import CacheError, RunError, TrainingError, UsageError
 from clipret.training import repeated_config
 from clipret.training.schedule import learning_rate
@@ -298,6 +299,11 @@ def test_where_features_live_changes_no_bit(settings, placement):
     ids=lambda changes: " ".join(map(str, changes.values())),
 )
 def test_every_way_of_training_gains_on_validation_and_repeats_its_bits(settings, changes):
+    if changes.get("precision") == "bf16":
+        try:
+            require_bfloat16("cpu", other="fp32")
+        except UsageError as error:
+            pytest.skip(str(error))
     results = [train(settings(epochs=15, lr=3e-3, **changes)) for _ in range(2)]
     heads = [load_file(result["run"] + "/head.safetensors") for result in results]
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
