@@ -1,4 +1,4 @@
-"""Run folders: where one training keeps its config, head, history and metrics."""
+"""Run folders: where one training keeps its config, head, history and metrics; files that users name for results."""
 
 import contextlib
 import re
@@ -11,9 +11,10 @@ from typing import Any
 
 from filelock import Timeout
 
-from clipret import files
-from clipret.errors import RunError
-from clipret.records import AtLeast, Each, RecordError, read_record, record_text
+from clipret.errors import RunError, UsageError
+from clipret.files.access import UNFINISHED, replaced
+from clipret.files.access import locked as file_locked
+from clipret.files.records import AtLeast, Each, RecordError, read_record, record_text
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
@@ -21,8 +22,9 @@ RANKS, ERRORS = "ranks.safetensors", "errors.json"
 SWEEP = ("sweep.json", "sweep.csv")
 FORMAT = 1
 _LOCK = ".lock"
-# What the name of a file ends with until it is whole.
-_UNFINISHED = ".part"
+# What features and heads are kept in, and the records of runs and sweeps: lost with one wrong word.
+_KEPT = (".h5", ".hdf5", ".npy", ".safetensors")
+_RECORDS = (CONFIG, RESULT, HISTORY, METRICS, ERRORS, *SWEEP)
 # What is used of a run's config.json: the settings are looked at when they are made a TrainConfig.
 _CONFIG_FORM = {"format": int, "config": Each(Any), "cache": {"path": str, "fingerprint": str}}
 _RESULT_FORM = {
@@ -110,7 +112,7 @@ def named(folder: Path | str) -> Path:
 
 def is_empty(run: Path) -> bool:
     """Whether a run's folder holds nothing that was written to its end: whoever made it was stopped at once."""
-    return run.is_dir() and all(path.name == _LOCK or path.suffix == _UNFINISHED for path in run.iterdir())
+    return run.is_dir() and all(path.name == _LOCK or path.suffix == UNFINISHED for path in run.iterdir())
 
 
 def discard(run: Path) -> None:
@@ -126,7 +128,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.locked(folder / _LOCK))
+            stack.enter_context(file_locked(folder / _LOCK))
         except Timeout:
             raise RunError(
                 f"another process is training {folder}; wait for it, or train a run of another --name."
@@ -134,19 +136,6 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise RunError(f"cannot write {folder}: {error.strerror or error}.") from None
         yield
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path to write a file to, which takes the place of `path` when all went well: nobody sees half of it."""
-    unfinished = path.with_name(path.name + _UNFINISHED)
-    # What a kill left there, whatever it is, is not written into.
-    unfinished.unlink(missing_ok=True)
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -189,3 +178,32 @@ def read_settings(path: Path) -> dict:
 def reason(error: Exception) -> str:
     """What is wrong with a file, in words."""
     return (getattr(error, "strerror", None) or str(error)).removesuffix(".")
+
+
+def check_place(option: str, path: Path, *, suffixes: tuple[str, ...] = (), own: str | None = None) -> None:
+    """That a result can be written to `path`, which is what the option of that name says.
+
+    suffixes  that it may have; none: any but those of caches, heads and ranks
+    own       the record of a run that is made anew, which may be replaced
+
+    Raises UsageError: for another suffix, a folder, a file whose folder is not there, and another record of a run.
+    """
+    if path.is_dir():
+        raise UsageError(f"--{option} is '{path}', a folder; expected a file.")
+    if suffixes and path.suffix not in suffixes:
+        raise UsageError(f"--{option} is '{path}'; expected a file that ends with {' or '.join(suffixes)}.")
+    if path.suffix in _KEPT:
+        raise UsageError(f"--{option} is '{path}', but {path.suffix} is what features and heads are kept in.")
+    if path.name in _RECORDS and path.name != own and path.exists():
+        raise UsageError(f"--{option} is '{path}', which is a record of a run or a sweep; give another name.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--{option} is '{path}', but there is no folder {path.parent}; make it first.")
+
+
+@contextmanager
+def written(out: Path, *, option: str = "out") -> Iterator[None]:
+    """What is done within writes to a place that an option names. Raises RunError when it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}; give another place with --{option}.") from None

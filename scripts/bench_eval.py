@@ -17,10 +17,10 @@ import torch
 from benchmark import PeakMebibytes, compare
 
 from clipret import EvalConfig
-from clipret.metrics import summarise
-from clipret.products import Products, keep_freed_memory
+from clipret.machine.products import Products, keep_freed_memory
 from clipret.retrieval import Matches, rank
 from clipret.retrieval.cpu import CAPTIONS_AT_ONCE
+from clipret.retrieval.metrics import summarise
 
 _K = 10
 _FLOOR = "bare product, tile by tile"

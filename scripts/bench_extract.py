@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     import clip
     from clip.model import CLIP
 
-ASSETS = Path(clipret.__file__).parent / "assets"
+ASSETS = Path(clipret.__file__).parent / "backbones" / "bundled"
 CORES = multiprocessing.cpu_count()
 SIZE = (640, 480)
 # Embedding, side, layers, width, patch of the image tower; context, vocabulary, width, heads, layers of the text tower.

@@ -21,14 +21,15 @@ from torch.utils.data import DataLoader, Dataset
 from clipret.backbones import load_backbone
 from clipret.cache import CacheContents, FeatureCache, open_writer
 from clipret.config import TrainConfig
-from clipret.heads import LinearHead, initial_tensors
-from clipret.products import Products, keep_freed_memory
-from clipret.protocols import split_protocol
+from clipret.heads import LinearHead
+from clipret.machine.products import Products, keep_freed_memory
+from clipret.protocols.protocol import split_protocol
 from clipret.training import train_many
 from clipret.training.batches import plan_epoch
 from clipret.training.features import Features
 from clipret.training.pairs import Pairs
 from clipret.training.stack import Stack, first_state
+from clipret.training.starting import initial_tensors
 
 IMAGE_WIDTH, TEXT_WIDTH, EMBEDDING = 768, 512, 512
 CAPTIONS = 5

@@ -17,12 +17,12 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from clipret.config.comparison import CompareConfig
-from clipret.flips import flip_tests
-from clipret.intervals import Evidence, tabulate
 from clipret.progress import Progress
-from clipret.rankings import Ranking
 from clipret.retrieval import Ranks
-from clipret.significance import Heads, contrast, estimate
+from clipret.retrieval.ranks_file import Ranking
+from clipret.statistics.flips import flip_tests
+from clipret.statistics.intervals import Evidence, tabulate
+from clipret.statistics.significance import Heads, contrast, estimate
 
 OUT = Path(__file__).resolve().parent.parent / "build" / "coverage.json"
 SIZES = (30, 100, 376, 5000)

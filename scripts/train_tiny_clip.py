@@ -1,4 +1,4 @@
-"""Make clipret/assets/tiny-emoji.pt from nothing: fetch drawings and texts, train, write.
+"""Make clipret/backbones/bundled/tiny-emoji.pt from nothing: fetch drawings and texts, train, write.
 
     python scripts/train_tiny_clip.py                 # what made the shipped file; about half an hour on a CPU
     python scripts/train_tiny_clip.py --epochs 60 --out build/quick.pt
@@ -148,7 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--report-every", type=int, default=10, help="epochs between two measurements")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "build" / "tiny-emoji", help="downloads and cache")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "clipret" / "assets" / "tiny-emoji.pt")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "clipret" / "backbones" / "bundled" / "tiny-emoji.pt")
     return parser.parse_args()
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from clipret import cli
 from clipret.cache import CacheContents, open_writer
-from clipret.tensors import open_tensors, write_tensors
+from clipret.files.tensors import open_tensors, write_tensors
+from tests.helpers import REPOSITORY
 
 # The models are tiny, and two threads on a busy machine only wait for each other.
 torch.set_num_threads(1)
@@ -224,10 +225,10 @@ def cache_path(tmp_path) -> Path:
 def children():
     """Processes forked from a server that has everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["child_extraction"])
+    context.set_forkserver_preload(["tests.helpers.child_extraction"])
     with pytest.MonkeyPatch.context() as patch:
         # Before Python 3.13 the server does not look for what it preloads where its parent does.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
         multiprocessing.forkserver.ensure_running()
     return context
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_coco
 from PIL import Image
 
 from clipret import cli, extract
 from clipret.config import PROTOCOLS, ExtractConfig, TrainConfig
+from tests.conftest import write_coco
+from tests.helpers import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DATA = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8")
 # What the commands that need data which is not here come to.
@@ -146,7 +146,7 @@ def test_commands_that_need_other_data_say_what_they_lack(monkeypatch, tmp_path,
 
 def test_downloads_of_the_pages_are_those_that_there_are(monkeypatch, tmp_path, capsys):
     """COCO's without a network, Flickr30k's as it is: it only tells."""
-    from clipret.datasets import download
+    from clipret.datasets.downloads import stage as download
 
     monkeypatch.chdir(tmp_path)
     asked = []

@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import StopAfter
 from safetensors.torch import load_file
 
 from clipret import EvalConfig, TrainConfig, evaluate, runs, train
 from clipret.config.sweeps import SweepConfig
 from clipret.errors import RunError, UsageError
-from clipret.rankings import read_rankings
-from clipret.runs import locked, make_run, replaced
+from clipret.files.access import replaced
+from clipret.files.tensors import write_tensors
+from clipret.retrieval.ranks_file import read_rankings
+from clipret.runs import locked, make_run
 from clipret.sweeps import resume_sweep, sweep
-from clipret.tensors import write_tensors
 from clipret.training import repeated_config, resume
+from tests.conftest import StopAfter
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from clipret.backbones.library import import_clip
+from clipret.backbones.clip_package import import_clip
 
 Shape = tuple[int, ...]
 

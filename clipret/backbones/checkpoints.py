@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from clipret.backbones.architecture import expected_shapes
-from clipret.backbones.library import build_clip
+from clipret.backbones.clip_package import build_clip
 from clipret.backbones.pickles import StandIn, StoredTensor
 from clipret.backbones.tensor_files import DTYPES, MOST_INFLATION, TensorFile, open_tensors
 from clipret.errors import BackboneError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from clipret.products import onednn_has
+from clipret.machine.products import onednn_has
 
 # Rows of a matrix product on the CPU: more of them, 3,072 wide, no longer fit its caches and run at four fifths of the
 # speed. A constant, not a measurement, because another number of rows may give other bits.

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from clipret.backbones.checkpoints import load_checkpoint
-from clipret.backbones.library import fetch_published, import_clip, library_version
+from clipret.backbones.clip_package import fetch_published, import_clip, library_version
 from clipret.backbones.openai import Backbone
 from clipret.config import BUNDLED_MODELS
-from clipret.devices import require_bfloat16
 from clipret.errors import BackboneError, UsageError
+from clipret.machine.devices import require_bfloat16
 
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -84,7 +84,7 @@ def _load_published(name: str, *, url: str, device: str, root: Path | None) -> t
 
 def _load_file(name: str, *, published: list[str], device: str) -> tuple[str, tuple]:
     if name in BUNDLED_MODELS:
-        path = Path(str(importlib.resources.files("clipret") / "assets" / f"{name}.pt"))
+        path = Path(str(importlib.resources.files("clipret.backbones") / "bundled" / f"{name}.pt"))
     else:
         path = Path(name)
     _require_file(path, expected=", ".join([*published, *BUNDLED_MODELS]))

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from clipret.backbones.clip_package import ClipFirst
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
-from clipret.backbones.library import ClipFirst
 from clipret.backbones.pixels import Crop, Normaliser, split_transform
 from clipret.backbones.resnet import ImageResNet
 from clipret.backbones.tokens import Tokenizer, pad

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from clipret.backbones.library import ClipFirst, library_version
+from clipret.backbones.clip_package import ClipFirst, library_version
 from clipret.errors import BackboneError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from clipret.backbones.library import ClipFirst, import_clip
+from clipret.backbones.clip_package import ClipFirst, import_clip
 from clipret.progress import Progress, ProgressCallback, silent
 
 # Tokens that every published CLIP reads, start and end included.

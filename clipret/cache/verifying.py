@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from clipret.annotations import annotation_sha256
+from clipret.annotations.digest import annotation_sha256
 from clipret.cache.assembling import chunks
 from clipret.cache.layout import PENDING, UNUSABLE
 from clipret.cache.reading import FeatureCache

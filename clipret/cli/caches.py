@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from clipret.cli import options
-from clipret.cli.cache_tables import info_table, merge_summary, verification_table
 from clipret.cli.running import config_from, run, show
 from clipret.config import MergeConfig, VerifyConfig, to_command
+from clipret.reporting.caches import info_table, merge_summary, verification_table
 
 
 def info(
@@ -28,7 +28,7 @@ def info(
     clipret info data/coco.h5 --problems
     clipret info data/flickr30k.h5 --truncated
     """
-    from clipret.inspection import inspect_cache
+    from clipret.cache.inspection import inspect_cache
 
     found = inspect_cache(file)
     show(found, as_json=as_json, tables=(info_table(found, problems=problems, truncated=truncated),))
@@ -58,7 +58,7 @@ def verify(
     clipret verify data/emoji.h5 --sample 50
     """
     config = config_from(VerifyConfig, locals())
-    from clipret.verification import verify as stage
+    from clipret.extraction.verification import verify as stage
 
     found = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was changed")
     show(found, as_json=as_json, tables=() if quiet else (verification_table(found),), text=found["verdict"])
@@ -78,7 +78,7 @@ def merge(
     clipret merge monday.h5 tuesday.h5 -o week.h5
     """
     config = config_from(MergeConfig, {"caches": tuple(caches), "out": out})
-    from clipret.merging import merge as stage
+    from clipret.cache.merging import merge as stage
 
     again = f"nothing is left half done; again with: {to_command('merge', config)}"
     result = run(stage, config, quiet=quiet or as_json, on_interrupt=again)

@@ -11,11 +11,11 @@ from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import PROTOCOLS
 from clipret.config.comparison import FORMATS, CompareConfig
-from clipret.display_comparison import comparison_sheets, comparison_tables, to_csv
-from clipret.display_sheets import to_latex, to_markdown
-from clipret.escaping import visible_json
-from clipret.outputs import written
-from clipret.runs import replaced
+from clipret.files.access import replaced
+from clipret.files.escaping import visible_json
+from clipret.reporting.comparison import comparison_sheets, comparison_tables, to_csv
+from clipret.reporting.sheets import to_latex, to_markdown
+from clipret.runs import written
 
 _WRITERS = {
     "markdown": lambda result: to_markdown(comparison_sheets(result)),
@@ -69,7 +69,7 @@ def compare(
     """
     given = {**locals(), "metrics": options.words(metrics), "k": options.whole_numbers(k)}
     config = config_from(CompareConfig, given)
-    from clipret.comparison import compare as stage
+    from clipret.evaluation.comparison.stage import compare as stage
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     if config.out:

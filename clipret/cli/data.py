@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from clipret.cli import options
-from clipret.cli.data_tables import check_tables, download_summary
 from clipret.cli.running import config_from, run, show
 from clipret.config import BATCH_SIZES, DatasetConfig, DownloadConfig, ExtractConfig, to_command
-from clipret.display import extraction_summary
 from clipret.errors import UsageError
+from clipret.reporting.data import check_tables, download_summary
+from clipret.reporting.summaries import extraction_summary
 
 _BATCH_SIZES = f"{BATCH_SIZES['cpu']} on the CPU, {BATCH_SIZES['cuda']} on a GPU"
 
@@ -41,7 +41,7 @@ def download(
     clipret download flickr30k
     """
     config = config_from(DownloadConfig, locals())
-    from clipret.datasets.download import download as stage
+    from clipret.datasets.downloads.stage import download as stage
 
     go_on = f"what was fetched is kept; go on with: {to_command('download', config)}"
     result = run(stage, config, quiet=quiet or as_json, on_interrupt=go_on, batches=False)
@@ -69,7 +69,7 @@ def check(
     clipret check --dataset shop.csv --root photos --columns image=file,caption=title
     """
     config = config_from(DatasetConfig, locals())
-    from clipret.checking import check_dataset as stage
+    from clipret.extraction.checking import check_dataset as stage
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     show(result, as_json=as_json, tables=() if quiet else check_tables(result), text="ok" if quiet else None)

@@ -9,10 +9,10 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import METRICS, PROTOCOLS, EvalConfig
-from clipret.config.columns import RSUM
-from clipret.display_curve import curve_tables, without_curve
-from clipret.display_metrics import metrics_tables
+from clipret.config.metric_names import RSUM
 from clipret.errors import UsageError
+from clipret.reporting.curve import curve_tables, without_curve
+from clipret.reporting.metrics import metrics_tables
 
 _ELLIPSES = ("...", "…")
 
@@ -82,7 +82,7 @@ def evaluate(
     given = {**locals(), "k": options.whole_numbers(k), "protocol": protocols, "wise_ft": _alphas(wise_ft)}
     given["metrics"] = options.words(metrics)
     config = config_from(EvalConfig, given)
-    from clipret.evaluation import evaluate as stage
+    from clipret.evaluation.stage import evaluate as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     measured = f"run {report['run']}, cache {report['cache']['path']}" if report["run"] and not quiet else None

@@ -9,7 +9,7 @@ from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import PROTOCOLS
 from clipret.config.failures import FailuresConfig
-from clipret.display_failures import failures_summary, failures_tables
+from clipret.reporting.failures import failures_summary, failures_tables
 
 
 def errors(
@@ -55,7 +55,7 @@ def errors(
     clipret errors --zero-shot --cache data/coco.h5 --json
     """
     config = config_from(FailuresConfig, locals())
-    from clipret.failures import find_failures
+    from clipret.evaluation.failures import find_failures
 
     report = run(find_failures, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     show(report, as_json=as_json, tables=failures_tables(report), text=None if quiet else failures_summary(report))

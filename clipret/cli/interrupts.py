@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from clipret.display import ProgressDisplay
+from clipret.cli.progress_bars import ProgressDisplay
 from clipret.progress import Progress, ProgressCallback
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -128,6 +128,6 @@ def _end_children() -> None:
     children = multiprocessing.active_children()
     if children:
         # Here and not above: it loads torch, which a stage without children may do without.
-        from clipret.workers import end_processes
+        from clipret.machine.workers import end_processes
 
         end_processes(children)

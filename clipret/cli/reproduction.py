@@ -8,15 +8,15 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config.reproduction import ReproduceConfig
-from clipret.display_reproduction import (
+from clipret.errors import RunError, UsageError
+from clipret.evaluation.reproduction.published import list_published
+from clipret.reporting.reproduction import (
     outside_message,
     published_summary,
     published_tables,
     reproduction_summary,
     reproduction_tables,
 )
-from clipret.errors import RunError, UsageError
-from clipret.published import list_published
 
 
 def reproduce(
@@ -57,7 +57,7 @@ def reproduce(
         show(listed, as_json=as_json, tables=published_tables(listed), text=published_summary(listed))
         return
     config = config_from(ReproduceConfig, locals())
-    from clipret.reproduction import reproduce as stage
+    from clipret.evaluation.reproduction import reproduce as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     show(report, as_json=as_json, tables=reproduction_tables(report), text=reproduction_summary(report))

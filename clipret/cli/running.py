@@ -10,8 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from clipret.cli.interrupts import Interrupts
-from clipret.display import ProgressDisplay
-from clipret.escaping import visible, visible_json
+from clipret.cli.progress_bars import ProgressDisplay
+from clipret.files.escaping import visible, visible_json
 
 # Of an error, in letters.
 _LONGEST = 1600

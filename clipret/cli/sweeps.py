@@ -10,8 +10,8 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config.sweeps import SWEPT, SweepConfig
-from clipret.display_sweep import sweep_summary, sweep_tables
 from clipret.errors import UsageError
+from clipret.reporting.sweep import sweep_summary, sweep_tables
 
 _SWEEP, _HEAD, _LOSS, _STEPS, _MACHINE = "Sweep", "Head", "Loss", "Steps", "Machine"
 

@@ -11,8 +11,8 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import TrainConfig, to_command
-from clipret.display import training_summary
 from clipret.errors import UsageError
+from clipret.reporting.summaries import training_summary
 
 # Options whose names here are not those of the settings.
 _SETTINGS = {"train_side": "train"}

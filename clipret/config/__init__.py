@@ -10,21 +10,17 @@ from clipret.config.choices import (
     BUNDLED_MODELS,
     COLUMNS,
     DATA_DIR,
-    DIRECTIONS,
     FAST_DECODERS,
     HEADS,
     INITS,
     LOSSES,
     MARGIN_LOSSES,
-    METRICS,
-    METRICS_AT_K,
     PROTOCOLS,
     REDUCTIONS,
     SPLIT_PROTOCOLS,
     SPLITS,
     TEMPERATURE_LOSSES,
     TRACKERS,
-    VALIDATION_METRICS,
     VIOLATIONS,
 )
 from clipret.config.commands import to_command, to_dict
@@ -33,6 +29,7 @@ from clipret.config.data import DatasetConfig, DownloadConfig, ExtractConfig
 from clipret.config.evaluation import EvalConfig
 from clipret.config.failures import FailuresConfig
 from clipret.config.margins import Margin
+from clipret.config.metric_names import DIRECTIONS, METRICS, METRICS_AT_K, VALIDATION_METRICS
 from clipret.config.reproduction import ReproduceConfig
 from clipret.config.sweeps import SweepConfig
 from clipret.config.training import TrainConfig

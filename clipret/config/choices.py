@@ -19,13 +19,6 @@ PROTOCOLS = (
     "coco-karpathy-eccv",
     "flickr30k-karpathy-1k",
 )
-# Families of metrics, with an @K in their names and without; metrics.py says what they are.
-METRICS_AT_K = ("R", "mAP", "mAP_hits", "mAP_all", "recall", "nDCG")
-METRICS = (*METRICS_AT_K, "MRR", "R-Precision", "mAP@R", "mean_rank", "median_rank")
-# Those that training measures after every epoch.
-VALIDATION_METRICS = ("R", "mAP", "median_rank")
-# Texts ask for images, and images for texts.
-DIRECTIONS = ("t2i", "i2t")
 DOWNLOADS = ("coco", "flickr30k")
 COLUMNS = ("image", "caption", "split", "id")
 DTYPES = ("float16", "float32")

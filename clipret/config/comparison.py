@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
-from clipret.config.choices import METRICS, PROTOCOLS, SEED
-from clipret.config.columns import check_cuts, check_metrics, columns, cut_of, family_of
+from clipret.config.choices import PROTOCOLS, SEED
 from clipret.config.evaluation import EvalConfig
+from clipret.config.metric_names import METRICS, check_cuts, check_metrics, columns, cut_of, family_of
 from clipret.errors import UsageError
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 ZERO_SHOT = "zero-shot"
 # Three minutes on two cores for two to four heads of 5,000 images, five for ten; the smallest p-value is then 1e-7.
 MOST_FLIPS = 10_000_000
-LOWER_IS_BETTER = ("mean_rank", "median_rank")
 # What is said of a pair, a and b.
 A_BETTER, B_BETTER, NOT_SHOWN, NO_TEST = "A better", "B better", "no difference shown", "no test"
 _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
 from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLIT_PROTOCOLS, SPLITS, TRAIN_PRECISIONS
-from clipret.config.columns import check_cuts, check_metrics, columns, cut_of
+from clipret.config.metric_names import check_cuts, check_metrics, columns, cut_of
 from clipret.errors import UsageError
 
 # How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.

@@ -1,7 +1,9 @@
 """Settings of stage 2: training a head."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipret.config.checks import MOST_SEED, above, as_paths, at_least, check_types, check_utf8, one_of, within
 from clipret.config.choices import (
@@ -11,6 +13,7 @@ from clipret.config.choices import (
     INITS,
     KEEPS,
     LOSSES,
+    MARGIN_LOSSES,
     PLACEMENTS,
     REDUCTIONS,
     RUNS_DIR,
@@ -24,6 +27,21 @@ from clipret.config.choices import (
 )
 from clipret.config.margins import Margin
 from clipret.errors import UsageError
+
+# Setting -> the setting that decides whether it is of any use, and with which values it is.
+USED_WITH = {
+    "ridge": ("init", ("ridge",)),
+    "adapter_reduction": ("head", ("adapter",)),
+    "adapter_ratio": ("head", ("adapter",)),
+    "adapter_relu": ("head", ("adapter",)),
+    "margin": ("loss", MARGIN_LOSSES),
+    "reduction": ("loss", ("margin",)),
+    "violation": ("loss", ("triplet",)),
+    "temperature": ("loss", TEMPERATURE_LOSSES),
+    "epochs": ("steps", (None,)),
+    "step_epochs": ("schedule", ("step",)),
+    "step_factor": ("schedule", ("step",)),
+}
 
 
 @dataclass(frozen=True)
@@ -191,3 +209,9 @@ def _number(option: str, value, *, words: tuple[str, ...]) -> float | str:
         return float(value)
     except (TypeError, ValueError):
         raise UsageError(f"--{option} is '{value}'; expected a number, or {' or '.join(words)}.") from None
+
+
+def in_use(settings: Mapping[str, Any], name: str) -> bool:
+    """Whether the setting of that name makes a difference beside these; what they lack is at its default."""
+    decider, values = USED_WITH.get(name, (None, ()))
+    return decider is None or settings.get(decider, getattr(TrainConfig, decider)) in values

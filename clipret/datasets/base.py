@@ -8,11 +8,12 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from clipret.annotations import annotation_sha256
+from clipret.annotations.counting import caption_places
+from clipret.annotations.digest import annotation_sha256
 from clipret.config import SPLITS, DatasetConfig
-from clipret.counting import caption_places
 from clipret.datasets.captions import clean_caption, is_empty
 from clipret.datasets.parsing import counted, flaw, listed, repeated
+from clipret.datasets.tars import member_index
 from clipret.errors import DatasetError
 
 OWN_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -246,8 +247,6 @@ def _root_of(outside: list[str]) -> str:
 def _names_in(folder: Path) -> frozenset[str]:
     """Names of the files in a folder, or of the members when it is a tar file; empty when there is neither."""
     if folder.suffix == ".tar":
-        from clipret.datasets.shards import member_index
-
         return frozenset(member_index(folder)) if folder.is_file() else frozenset()
     try:
         with os.scandir(folder) as entries:

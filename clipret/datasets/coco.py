@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from clipret.annotations.karpathy_ids import karpathy_test_ids
 from clipret.config import DATA_DIR, SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, split_by_hash
 from clipret.datasets.coco_json import CocoImage, read_captions
 from clipret.datasets.karpathy import find_karpathy, read_karpathy
 from clipret.datasets.parsing import listed
 from clipret.errors import DatasetError
-from clipret.karpathy_ids import karpathy_test_ids
 
 _IMAGE_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
 _IMAGE_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")

@@ -23,7 +23,7 @@ from clipret.datasets.folder_files import (
 from clipret.datasets.folder_tables import SPLIT_HINT, caption_tables, load_tables, metadata_files
 from clipret.datasets.parsing import counted, is_there, listed, read_text
 from clipret.datasets.paths import look, look_remark
-from clipret.datasets.rows import ENDINGS
+from clipret.datasets.table_files import ENDINGS
 from clipret.errors import DatasetError
 
 

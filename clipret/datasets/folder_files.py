@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipret.datasets.base import split_code
 from clipret.datasets.parsing import listed
-from clipret.datasets.rows import ENDINGS
+from clipret.datasets.table_files import ENDINGS
 from clipret.errors import DatasetError
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}

@@ -23,8 +23,8 @@ from clipret.datasets.folder_files import (
 )
 from clipret.datasets.parsing import listed
 from clipret.datasets.paths import ImagePaths, look
-from clipret.datasets.rows import ENDINGS, open_table
 from clipret.datasets.table import TableImages, read_images
+from clipret.datasets.table_files import ENDINGS, open_table
 from clipret.errors import DatasetError
 
 SPLIT_HINT = "all images in folders named train, val and test"

@@ -10,8 +10,8 @@ from clipret.datasets.coco_json import captions_of
 from clipret.datasets.karpathy import karpathy_images
 from clipret.datasets.parsing import listed, read_json, repeated
 from clipret.datasets.paths import ImagePaths
-from clipret.datasets.rows import list_table
 from clipret.datasets.table import load_table
+from clipret.datasets.table_files import list_table
 from clipret.errors import DatasetError
 
 # As the lists of BLIP and ALBEF have them.

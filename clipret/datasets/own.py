@@ -7,8 +7,8 @@ from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.folder import load_folder
 from clipret.datasets.json_files import load_json
 from clipret.datasets.parsing import is_there
-from clipret.datasets.rows import ENDINGS
 from clipret.datasets.table import load_table
+from clipret.datasets.table_files import ENDINGS
 from clipret.errors import DatasetError
 
 # Files by which a folder is known as one of the data sets that have readers of their own.

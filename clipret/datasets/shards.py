@@ -12,10 +12,8 @@ from clipret.datasets.captions import require_short
 from clipret.datasets.parsing import counted, json_of, listed, shortened, text_of
 from clipret.datasets.shard_files import common_folder, find_shards, shards_name
 from clipret.datasets.shard_samples import IMAGE_ENDINGS, RULE, Sample, Samples, read_samples
-from clipret.datasets.tars import member_index, read_member
+from clipret.datasets.tars import member_index
 from clipret.errors import DatasetError
-
-__all__ = ["load_shards", "member_index", "read_member"]
 
 # The fields of a .json that hold captions, unless the user names another.
 _CAPTION_FIELDS = ("caption", "captions")

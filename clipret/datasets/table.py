@@ -11,8 +11,8 @@ from clipret.config import COLUMNS, SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits, split_code
 from clipret.datasets.parsing import counted, flaw, listed
 from clipret.datasets.paths import ImagePaths
-from clipret.datasets.rows import Table, Wanted, open_table
 from clipret.datasets.table_columns import Usual, asked_columns, choose_columns
+from clipret.datasets.table_files import Table, Wanted, open_table
 from clipret.errors import DatasetError
 
 _SPLIT_HINT = f"expected one of {', '.join(SPLITS)}, or go by a hash with --split hash"

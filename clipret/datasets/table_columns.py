@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from clipret.config import COLUMNS, DatasetConfig
-from clipret.datasets.rows import NEEDED, Table, short_names
+from clipret.datasets.table_files import NEEDED, Table, short_names
 from clipret.errors import DatasetError
 
 # Our name of a column -> the names it is known by, of which a table has one, where --columns names none.

@@ -6,7 +6,7 @@ encoding  batches -> features: by processes on the CPU, or on a device that proc
 ranks     the processes of torchrun: who owns which rows, and waiting for each other
 """
 
-from clipret.extraction.ranks import Rank, current_rank
+from clipret.extraction.processes import Rank, current_rank
 from clipret.extraction.stage import extract
 
 __all__ = ["Rank", "current_rank", "extract"]

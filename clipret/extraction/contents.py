@@ -10,7 +10,7 @@ from clipret.backbones import Backbone
 from clipret.cache import CacheContents
 from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
 from clipret.datasets import RetrievalDataset
-from clipret.extraction.ranks import Rank
+from clipret.extraction.processes import Rank
 from clipret.images import ImageReader, decode_on_device
 
 _COMPARED_IMAGES = 16

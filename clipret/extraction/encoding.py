@@ -16,10 +16,10 @@ from torch.utils.data import Dataset
 
 from clipret.backbones import Backbone
 from clipret.errors import BackboneError, ClipretError, DatasetError
+from clipret.extraction.loader import from_workers
 from clipret.extraction.planning import ImageBatch, TextBatch
-from clipret.extraction.pool import from_workers
 from clipret.images import ImageReader, decode_on_device, of_single_colour
-from clipret.workers import ReadWatch
+from clipret.machine.workers import ReadWatch
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from clipret.config import ExtractConfig
 from clipret.datasets import RetrievalDataset
 from clipret.errors import DatasetError
-from clipret.extraction.ranks import Rank
+from clipret.extraction.processes import Rank
 from clipret.images import NOT_FOUND
-from clipret.workers import ReadWatch
+from clipret.machine.workers import ReadWatch
 
 
 def require_few_problems(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipret.extraction.ranks import Rank
+from clipret.extraction.processes import Rank
 
 # Batches a block of captions: captions are sorted by length within it, and a process owns whole blocks.
 BLOCK_BATCHES = 64

@@ -26,23 +26,23 @@ from clipret.cache import (
     open_writer,
     require_writable,
 )
+from clipret.cache.image_keys import split_copies
+from clipret.cache.inspection import count_single_colour
 from clipret.config import ExtractConfig, to_command
 from clipret.datasets import RetrievalDataset, load_dataset
 from clipret.datasets.captions import prompted
-from clipret.devices import choose_device
-from clipret.duplicates import sources_of_images, sources_of_texts
 from clipret.errors import CacheError, UsageError
 from clipret.extraction.contents import background_of, cache_contents, measured_decoding
+from clipret.extraction.duplicates import sources_of_images, sources_of_texts
 from clipret.extraction.encoding import Encoder
 from clipret.extraction.job import Job
 from clipret.extraction.limits import require_few_problems, workers_explained
 from clipret.extraction.planning import Plan, own_rows
-from clipret.extraction.ranks import Rank, Together, current_rank, joined
+from clipret.extraction.processes import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
-from clipret.inspection import count_single_colour
-from clipret.leakage import split_copies
+from clipret.machine.devices import choose_device
+from clipret.machine.workers import ReadWatch
 from clipret.progress import ProgressCallback, silent
-from clipret.workers import ReadWatch
 
 
 def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) -> dict:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from clipret.errors import HeadError
+from clipret.files.tensors import TensorFile, TensorsError, open_tensors, write_tensors
 from clipret.heads.modules import AdapterHead, Head, LinearHead
 from clipret.runs import reason
-from clipret.tensors import TensorFile, TensorsError, open_tensors, write_tensors
 
 FORMAT = "1"
 _KINDS = (LinearHead.kind, AdapterHead.kind)

@@ -1,8 +1,8 @@
 """Image files -> the pixels a backbone takes. Used by extraction alone, mostly inside its worker processes."""
 
 from clipret.images.depth import find_plain
-from clipret.images.devices import decode_on_device
 from clipret.images.files import NOT_FOUND, READ_ATTEMPTS, read_file, reason_of
+from clipret.images.nvjpeg import decode_on_device
 from clipret.images.reading import Encoded, ImageReader, of_single_colour, on_white
 
 __all__ = [

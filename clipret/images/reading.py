@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from clipret.images.files import READ_ATTEMPTS, read_file, reason_of
-from clipret.workers import ReadWatch
+from clipret.machine.workers import ReadWatch
 
 # Of a resized image: 400 MB in PIL. CLIP's resize of the short side makes a long line of any length out of a 1 px one.
 _MOST_PIXELS = 100_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from clipret.products import Products, keep_freed_memory
+from clipret.machine.products import Products, keep_freed_memory
 from clipret.progress import Progress, ProgressCallback
 from clipret.retrieval import kernels
 from clipret.retrieval.ranks import Positives

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from clipret.products import Products
+from clipret.machine.products import Products
 from clipret.progress import Progress, ProgressCallback
 from clipret.retrieval.ranks import Positives
 from clipret.retrieval.ties import Edges

@@ -11,10 +11,11 @@ from clipret import runs
 from clipret.config import TrainConfig, to_dict
 from clipret.config.checks import unknown_settings
 from clipret.config.sweeps import MOST_RUNS, SweepConfig
-from clipret.config.use import in_use
+from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
-from clipret.escaping import csv_cell
-from clipret.records import RecordError, read_record
+from clipret.files.access import replaced
+from clipret.files.escaping import csv_cell
+from clipret.files.records import RecordError, read_record
 from clipret.sweeps.combining import varied
 from clipret.sweeps.forms import FORM, require_agreement
 
@@ -195,5 +196,5 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with runs.replaced(path) as unfinished:
+    with replaced(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

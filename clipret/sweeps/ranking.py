@@ -5,7 +5,7 @@ from collections import Counter
 from statistics import fmean, stdev
 
 from clipret.config import DIRECTIONS
-from clipret.metrics import rsum
+from clipret.retrieval.metrics import rsum
 from clipret.sweeps.folder import Sweep
 from clipret.sweeps.forms import CUTS
 

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from clipret import runs
 from clipret.cache import FeatureCache
+from clipret.cache.image_keys import image_keys
 from clipret.config import EvalConfig, TrainConfig, to_command
 from clipret.config.sweeps import SWEPT, SweepConfig
-from clipret.config.use import in_use
+from clipret.config.training import in_use
 from clipret.errors import CacheMismatchError, LeakageError, RunError, TrainingError, UsageError
-from clipret.evaluation import evaluate
-from clipret.leakage import check_images, image_keys, training_images, training_keys
+from clipret.evaluation.stage import evaluate
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols import default_protocol, make_protocol, split_protocol
+from clipret.protocols.leakage import check_images, training_images, training_keys
+from clipret.protocols.protocol import default_protocol, make_protocol, split_protocol
 from clipret.sweeps.combining import configurations
 from clipret.sweeps.folder import Sweep, begin, make_folder, read_sweep, require_runs
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads

@@ -10,8 +10,8 @@ import torch
 from clipret.cache import FeatureCache
 from clipret.errors import HeadError, RunError
 from clipret.heads import build_head
-from clipret.measurement import Gallery
-from clipret.products import Products
+from clipret.machine.products import Products
+from clipret.retrieval.gallery import Gallery
 from clipret.training.batches import Batch, plan_epoch, steps_per_epoch
 from clipret.training.features import Features
 from clipret.training.graphs import GraphedSteps, can_be_captured, capture_cuda

@@ -11,7 +11,7 @@ import torch
 
 from clipret.config import Margin, TrainConfig
 from clipret.losses import LOSSES, negative_quantile
-from clipret.products import Products
+from clipret.machine.products import Products
 
 # The similarities of as many captions at once as fit here; there are about four matrices of that size at a time.
 _BLOCK_BYTES = 256 << 20

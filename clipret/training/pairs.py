@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from clipret.cache import FeatureCache
-from clipret.protocols import Fold
+from clipret.protocols.protocol import Fold
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
 from clipret.errors import RunError
-from clipret.files import read_file
+from clipret.files.access import read_file, replaced
+from clipret.files.records import AtLeast, RecordError, parse_record
+from clipret.files.tensors import TensorsError, open_tensors, write_tensors
 from clipret.heads import build_head, save_head
-from clipret.metrics import rsum
-from clipret.records import AtLeast, RecordError, parse_record
-from clipret.tensors import TensorsError, open_tensors, write_tensors
-from clipret.tracking import open_trackers
+from clipret.retrieval.metrics import rsum
 from clipret.training.stack import State, head_tensors
+from clipret.training.tracking import open_trackers
 
 # A kill costs at most as much work as this; an epoch can be done in milliseconds, and a checkpoint takes as many.
 _SAVE_EVERY_SECONDS = 1.0
@@ -158,7 +158,7 @@ class Record:
         lines = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
         lines.writeheader()
         lines.writerows(self._rows)
-        with runs.replaced(self.folder / runs.HISTORY) as unfinished:
+        with replaced(self.folder / runs.HISTORY) as unfinished:
             unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
 
     def _save_checkpoint(self, state: State) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from clipret.config import TrainConfig
 from clipret.heads import parameter_names
-from clipret.products import Products
+from clipret.machine.products import Products
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
 from clipret.training.towers import Adapter, Gradients, Projection
 

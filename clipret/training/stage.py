@@ -9,26 +9,28 @@ from pathlib import Path
 import numpy as np
 
 from clipret import runs
+from clipret.annotations.counting import copies_in_words
 from clipret.cache import FeatureCache
+from clipret.cache.image_keys import image_keys, split_copies
 from clipret.config import TrainConfig
-from clipret.counting import copies_in_words
-from clipret.devices import choose_device, require_bfloat16
 from clipret.errors import TrainingError, UsageError
-from clipret.heads import LinearHead, initial_tensors
-from clipret.leakage import image_keys, split_copies, training_images, training_keys
-from clipret.measurement import Gallery
-from clipret.metrics import rsum
-from clipret.products import keep_freed_memory
+from clipret.heads import LinearHead
+from clipret.machine.devices import choose_device, require_bfloat16
+from clipret.machine.products import keep_freed_memory
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols import split_protocol
-from clipret.tracking import require_trackers
+from clipret.protocols.leakage import training_images, training_keys
+from clipret.protocols.protocol import split_protocol
+from clipret.retrieval.gallery import Gallery
+from clipret.retrieval.metrics import rsum
 from clipret.training.batches import steps_per_epoch
 from clipret.training.features import Features
 from clipret.training.loop import Data, Loop, total_epochs, total_steps
 from clipret.training.pairs import Pairs
 from clipret.training.record import Record
+from clipret.training.sizing import fitting_threads, runs_at_once
 from clipret.training.stack import State, first_state, shape_of
-from clipret.training.stacking import fitting_threads, runs_at_once
+from clipret.training.starting import initial_tensors
+from clipret.training.tracking import require_trackers
 
 
 def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dict:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from clipret.products import Products
+from clipret.machine.products import Products
 
 Gradients = dict[str, Sequence[torch.Tensor]]
 # Of a row of zeros: as torch.nn.functional.normalize has it.

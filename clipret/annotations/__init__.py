@@ -1,0 +1,1 @@
+"""What both stages know of images and captions."""

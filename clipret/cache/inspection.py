@@ -1,0 +1,91 @@
+"""What a cache holds, in figures: the function behind `clipret info`."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from clipret.annotations.counting import count_splits
+from clipret.cache import DONE, FORMAT, PENDING, UNUSABLE, FeatureCache
+from clipret.cache.image_keys import split_copies
+
+
+def inspect_cache(path: Path | str) -> dict:
+    """Describe a cache, finished or not, as a JSON-ready dict.
+
+    Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, split_rule, remarks,
+    inputs, and
+
+        images    in all, done, todo, unusable, width
+        captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
+        truncated caption row -> id and tokens, of the captions that were too long for the model
+        micro_batch  image, text: rows at once that want of memory forced the encoder to; 0: none
+        per_image captions of an image: min, mean, max
+        splits    name -> images and captions
+        problems  image row -> file and reason, of the images that could not be read
+        single_colour  images whose pixels are all equal as the encoder sees them, and the first one's file (or None)
+        cross_split_copies  as leakage.split_copies gives them
+        reasons   reason, without the figures behind it -> images, the most frequent first
+
+    Raises CacheError or CacheFormatError.
+    """
+    cache = FeatureCache(path, allow_incomplete=True)
+    tokens = cache.tokens[cache.text_states == DONE]
+    context_length = cache.about["context_length"]
+    per_image = np.bincount(cache.caption_images, minlength=len(cache.image_states))
+    return {
+        "path": str(cache.path),
+        "format": FORMAT,
+        "fingerprint": cache.fingerprint,
+        "complete": cache.complete,
+        "bytes": cache.path.stat().st_size,
+        "dataset": cache.inputs["dataset"],
+        "model": cache.about["model"],
+        "library": cache.about["library"],
+        "created": cache.about["created"],
+        "command": cache.about["command"],
+        "split_rule": cache.about["split_rule"],
+        "remarks": cache.about["remarks"],
+        "inputs": cache.inputs,
+        "images": {**_counts(cache.image_states), "width": cache.width("image")},
+        "captions": {
+            **_counts(cache.text_states),
+            "width": cache.width("text"),
+            "tokens": _spread(tokens, np.median) if len(tokens) else None,
+            "truncated": int(np.sum(tokens > context_length)),
+            "context_length": context_length,
+        },
+        "truncated": {
+            str(row): {"id": cache.caption_ids[row], "tokens": int(cache.tokens[row])}
+            for row in np.flatnonzero((cache.text_states == DONE) & (cache.tokens > context_length)).tolist()
+        },
+        "micro_batch": cache.micro_batch,
+        "decoding": cache.about.get("decoding"),
+        "per_image": _spread(per_image, np.mean),
+        "splits": count_splits(cache.image_splits, cache.caption_images),
+        "problems": {str(row): {"file": cache.image_files[row], "reason": why} for row, why in cache.problems.items()},
+        "single_colour": count_single_colour(cache),
+        "cross_split_copies": split_copies(cache),
+        "reasons": dict(Counter(map(_kind, cache.problems.values())).most_common()),
+    }
+
+
+def count_single_colour(cache: FeatureCache) -> dict:
+    """How many images have pixels that are all equal, as the encoder sees them, and the first one's file, or None."""
+    rows = np.flatnonzero(cache.single_colour)
+    return {"images": len(rows), "first": cache.image_files[rows[0]] if len(rows) else None}
+
+
+def _kind(reason: str) -> str:
+    """A reason up to what differs from image to image: `too elongated: 9000x1 ...` -> too elongated."""
+    return re.split(r"[:(]", reason, maxsplit=1)[0].strip() or "no reason given"
+
+
+def _counts(states: np.ndarray) -> dict[str, int]:
+    named = {"done": DONE, "todo": PENDING, "unusable": UNUSABLE}
+    return {"all": len(states), **{name: int(np.sum(states == code)) for name, code in named.items()}}
+
+
+def _spread(values: np.ndarray, middle) -> dict[str, float]:
+    return {"min": int(values.min()), middle.__name__: round(float(middle(values)), 2), "max": int(values.max())}

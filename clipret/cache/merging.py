@@ -1,0 +1,221 @@
+"""Caches of different images -> one cache: a collection that grows. The function behind `clipret merge`."""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from clipret.annotations.digest import annotation_sha256
+from clipret.cache import SIDES, CacheContents, FeatureCache, assemble, cache_blocks, locked, require_same, smallest
+from clipret.cache.image_keys import content_keys
+from clipret.config import SPLITS, MergeConfig, to_command
+from clipret.errors import CacheError, CacheMismatchError
+from clipret.progress import Progress, ProgressCallback, silent
+
+# What may differ between the caches: which images they are of.
+_OWN_INPUTS = {"dataset", "annotation_sha256"}
+_SHOWN = 5
+
+
+def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dict:
+    """Join finished caches of different images whose features were made in the same way.
+
+    on_progress  called after every some thousand rows, with phase "image rows", then "text rows"
+
+    Rows come in the order of the caches, with their features, reasons and checksums, which are compared; what a cache
+    was made with is kept in `about`, under merged_from. Captions keep their ids, so these too must differ between
+    caches of the same data set; between different data sets they mean nothing, and may be equal. Memory is needed for
+    all that the caches hold but the features.
+
+    Images are the same by the bytes of their files. Those that two caches hold, in the same split, are in the new one
+    twice, and it is remarked.
+
+    Returns cache (path), fingerprint, images, captions, problems (images without a feature), caches (paths), remarks
+    (of this merge) and seconds. A cache that is there, whole, and made from the same is left as it is. Killed at any
+    moment, nothing is left half done, and the same call starts again.
+
+    Raises CacheError when two caches have images of the same id, or the same image in different splits, when a row is
+    not what was written or the cache cannot be written, CacheMismatchError when settings differ, or those of the cache
+    that is there, CacheIncompleteError when one has rows to do.
+    """
+    started = time.perf_counter()
+    if config.out.resolve() in {path.resolve() for path in config.caches}:
+        raise CacheError(f"{config.out} is one of the caches to merge; give another --out.")
+    caches = [FeatureCache(path) for path in config.caches]
+    for other in caches[1:]:
+        _require_alike(caches[0], other)
+    _require_different(caches)
+    remarks = _copies(caches)
+    contents = _contents(config, caches, remarks=remarks)
+    with locked(config.out):
+        if config.out.exists():
+            found = FeatureCache(config.out)
+            require_same(config.out, found=found.inputs, asked=contents.inputs)
+        else:
+            micro_batch = {side: smallest(cache.micro_batch[side] for cache in caches) for side in SIDES}
+            blocks = _blocks(caches, on_progress=on_progress)
+            assemble(config.out, contents, blocks=blocks, micro_batch=micro_batch)
+    return {
+        "cache": str(config.out),
+        "fingerprint": contents.fingerprint,
+        "images": len(contents.image_ids),
+        "captions": len(contents.captions),
+        "problems": sum(len(cache.problems) for cache in caches),
+        "caches": [str(path) for path in config.caches],
+        "remarks": remarks,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _require_alike(first: FeatureCache, other: FeatureCache) -> None:
+    names = sorted({*first.inputs, *other.inputs} - _OWN_INPUTS)
+    differences = [
+        f"{name}: {first.inputs.get(name)!r} and {other.inputs.get(name)!r}"
+        for name in names
+        if first.inputs.get(name) != other.inputs.get(name)
+    ]
+    same_heads = first.projections.keys() == other.projections.keys() and all(
+        np.array_equal(values, other.projections[name]) for name, values in first.projections.items()
+    )
+    if not same_heads:
+        differences.append("CLIP's projections")
+    if differences:
+        raise CacheMismatchError(
+            f"{first.path} and {other.path} were not made in the same way ({'; '.join(differences)}); extract one of "
+            f"them again with the settings of the other."
+        )
+
+
+def _require_different(caches: list[FeatureCache]) -> None:
+    """Raise CacheError when an image's id is in two caches, or a caption's in two of the same data set."""
+    _require_other_files(caches)
+    _require_once("images", [(None, cache.path, cache.image_ids) for cache in caches])
+    _require_once("captions", [(cache.inputs["dataset"], cache.path, cache.caption_ids) for cache in caches])
+
+
+def _require_other_files(caches: list[FeatureCache]) -> None:
+    """Raise CacheError when two caches have the same id for files that are known to differ."""
+    holders: dict[str, tuple[Path, int]] = {}
+    for cache in caches:
+        known = list(zip(cache.image_ids, content_keys(cache).tolist(), strict=True))
+        again = [name for name, key in known if name in holders and key and holders[name][1] not in (0, key)]
+        if again:
+            raise CacheError(
+                f"{len(again):,} images of {cache.path} have the ids of other files in {holders[again[0]][0]}: "
+                f"{_shown(again)}; an id stands for one image in a cache. Give one of the tables other ids, such as "
+                f"by --columns id=COLUMN, and extract it again."
+            )
+        holders |= {name: (cache.path, key) for name, key in known}
+
+
+def _copies(caches: list[FeatureCache]) -> list[str]:
+    """A sentence for each cache with images that an earlier one holds too, by the bytes of their files.
+
+    Raises CacheError when such an image is in another split there.
+    """
+    remarks, keys = [], [content_keys(cache) for cache in caches]
+    for place, cache in enumerate(caches[1:], start=1):
+        for other, others in zip(caches[:place], keys[:place], strict=True):
+            elsewhere, together = np.zeros(len(keys[place]), dtype=bool), np.zeros(len(keys[place]), dtype=bool)
+            for split in range(len(SPLITS)):
+                there = np.isin(keys[place], others[(other.image_splits == split) & (others != 0)])
+                here = cache.image_splits == split
+                together |= there & here
+                elsewhere |= there & ~here
+            if elsewhere.any():
+                raise _in_other_splits(cache, other, rows=np.flatnonzero(elsewhere), keys=(keys[place], others))
+            if together.any():
+                names = [cache.image_files[row] for row in np.flatnonzero(together)]
+                remarks.append(
+                    f"{len(names):,} images of {cache.path} are in {other.path} too, byte for byte, in the same split: "
+                    f"{_shown(names)}"
+                )
+    return remarks
+
+
+def _in_other_splits(
+    cache: FeatureCache, other: FeatureCache, *, rows: np.ndarray, keys: tuple[np.ndarray, np.ndarray]
+) -> CacheError:
+    names = []
+    for row in rows[: _SHOWN + 1]:
+        split = cache.image_splits[row]
+        (there, *_) = np.flatnonzero((keys[1] == keys[0][row]) & (other.image_splits != split))
+        names.append(
+            f"{cache.image_files[row]} ({SPLITS[split]}) is {other.image_files[there]} "
+            f"({SPLITS[other.image_splits[there]]})"
+        )
+    return CacheError(
+        f"{len(rows):,} images of {cache.path} are in {other.path} too, byte for byte, in another split: "
+        f"{_shown(names)}; heads would be measured on images that they were trained on. Leave them out of one of the "
+        f"data sets, or give them one split, and extract it again."
+    )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _require_once(what: str, columns: list[tuple[str | None, Path, list[str]]]) -> None:
+    """columns: of each cache what its ids are unique in, its path, and the ids, which may repeat within a cache."""
+    holders: dict[tuple[str | None, str], Path] = {}
+    for scope, path, ids in columns:
+        again = [name for name in dict.fromkeys(ids) if (scope, name) in holders]
+        if again:
+            raise CacheError(
+                f"{len(again):,} {what} of {path} are in {holders[scope, again[0]]} too, by their ids: "
+                f"{_shown(again)}; expected caches of different {what}."
+            )
+        holders |= {(scope, name): path for name in ids}
+
+
+def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str]) -> CacheContents:
+    starts = np.cumsum([0, *(len(cache.image_ids) for cache in caches)])
+    first = caches[0]
+    contents = CacheContents(
+        image_ids=[name for cache in caches for name in cache.image_ids],
+        image_files=[name for cache in caches for name in cache.image_files],
+        image_splits=np.concatenate([cache.image_splits for cache in caches]),
+        captions=[text for cache in caches for text in cache.captions],
+        caption_ids=[name for cache in caches for name in cache.caption_ids],
+        caption_images=np.concatenate(
+            [start + cache.caption_images for start, cache in zip(starts[:-1], caches, strict=True)]
+        ),
+        projections=first.projections,
+        dtype=first.dtype.name,
+        inputs={},
+        about=_about(config, caches, remarks=remarks),
+    )
+    datasets = dict.fromkeys(name for cache in caches for name in cache.inputs["dataset"].split("+"))
+    own = {"dataset": "+".join(datasets), "annotation_sha256": annotation_sha256(contents)}
+    return dataclasses.replace(contents, inputs=first.inputs | own)
+
+
+def _about(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str]) -> dict:
+    """What the first cache says of its making, which holds for all, and what differs, put together."""
+
+    def different(name: str) -> list[str]:
+        return list(dict.fromkeys(str(cache.about[name]) for cache in caches if name in cache.about))
+
+    return caches[0].about | {
+        "batch_size": min(cache.about["batch_size"] for cache in caches),
+        "root": ", ".join(different("root")),
+        "split_rule": "; ".join(different("split_rule")),
+        "remarks": list(dict.fromkeys([*(remark for cache in caches for remark in cache.about["remarks"]), *remarks])),
+        "command": to_command("merge", config),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "merged_from": [{"path": str(cache.path), "fingerprint": cache.fingerprint} for cache in caches],
+    }
+
+
+def _blocks(caches: list[FeatureCache], *, on_progress: ProgressCallback) -> Iterator:
+    """Rows of all caches one after the other, as cache.assemble takes them."""
+    for side in SIDES:
+        start, total = 0, sum(len(cache.checksums[side]) for cache in caches)
+        for cache in caches:
+            for rows, stored in cache_blocks(cache, side):
+                yield side, range(start + rows.start, start + rows.stop), stored
+                on_progress(Progress(f"{side} rows", start + rows.stop, total))
+            start += len(cache.checksums[side])

@@ -1,0 +1,1 @@
+"""Fetching data sets: archives from their publishers, resumed and checked."""

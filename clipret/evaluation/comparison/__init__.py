@@ -1,0 +1,1 @@
+"""Runs side by side, with intervals and tests of their differences."""

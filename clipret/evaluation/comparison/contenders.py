@@ -1,0 +1,236 @@
+"""What is compared: words of the command line -> ranks of a head, and the settings and the seed of its training."""
+
+import re
+import shlex
+from dataclasses import dataclass, fields
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from clipret import runs
+from clipret.config import TrainConfig
+from clipret.config.comparison import ZERO_SHOT
+from clipret.config.evaluation import WISE_FT, wise_ft_name
+from clipret.config.training import in_use
+from clipret.errors import RunError, UsageError
+from clipret.files.records import Each, RecordError, read_record
+from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
+
+# What decides neither the head nor its figures.
+_APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
+# A run, and how far from CLIP's own head to its own.
+_REPORT_FORM = {"results": Each(Any), "head": (str, None), "cache": {"path": str}}
+_BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One head that was measured.
+
+    word      as the user gave it
+    ranks     the file of its ranks
+    head      its name there: trained, wise-ft ALPHA, or zero-shot
+    rankings  what that file holds
+    settings  of its training (TrainConfig's), without seed and places, and wise-ft, its ALPHA; None: zero-shot, or the
+              head was in no run's folder
+    seed      of its training; None where settings are
+    """
+
+    word: str
+    ranks: Path
+    head: str
+    rankings: Rankings
+    settings: dict | None = None
+    seed: int | None = None
+
+    def ranked(self, protocol: str) -> ProtocolRankings:
+        """By the protocol of that name."""
+        return next(found for found in self.rankings.protocols if found.protocol["name"] == protocol)
+
+    @property
+    def command(self) -> str:
+        """What measures it."""
+        trained = None if self.head == ZERO_SHOT else self.rankings.trained
+        if trained is None:
+            return _eval_command("--zero-shot", "--cache", self.rankings.cache["path"])
+        alpha = self.head.removeprefix(WISE_FT) if self.head.startswith(WISE_FT) else None
+        return _eval_command("--head", trained.run or trained.head, *(("--wise-ft", alpha) if alpha else ()))
+
+
+def read_contenders(words: tuple[str, ...]) -> list[Contender]:
+    """Raises RunError when a word is no run that was measured, or UsageError when two are the same."""
+    read = {word: _read(word) for word in dict.fromkeys(words) if word != ZERO_SHOT}
+    first = next(iter(read.values()), None)
+    found = []
+    for word in words:
+        if word == ZERO_SHOT and first is not None:
+            found.append(Contender(word, first.ranks, ZERO_SHOT, first.rankings))
+        elif word == ZERO_SHOT:
+            raise UsageError(f"{ZERO_SHOT} is there twice and no run; give at least one run to compare it with.")
+        else:
+            found.append(read[word])
+    for earlier, later in combinations(found, 2):
+        _refuse_same(earlier, later)
+    return found
+
+
+def choose_protocol(contenders: list[Contender], name: str | None) -> str:
+    """Name of the protocol that all were measured by, with the same questions; None: the first of them.
+
+    Raises UsageError, naming the first difference.
+    """
+    measured = [[found.protocol["name"] for found in each.rankings.protocols] for each in contenders]
+    wanted = [name] if name else measured[0]
+    shared = [candidate for candidate in wanted if all(candidate in names for names in measured)]
+    if not shared:
+        lacking = next(place for place, names in enumerate(measured) if wanted[0] not in names)
+        told = f"measured by {', '.join(measured[lacking])}"
+        if name is None:
+            told += f", {contenders[0].word} by {', '.join(measured[0])}"
+        raise UsageError(
+            f"{contenders[lacking].word} was {told}; measure it the same way with: "
+            f"{contenders[lacking].command} --protocol {wanted[0]}"
+        )
+    questions = [each.ranked(shared[0]).protocol for each in contenders]
+    for each, other in zip(contenders[1:], questions[1:], strict=True):
+        pair = f"{contenders[0].word} and {each.word}"
+        if other["digest"] != questions[0]["digest"]:
+            raise UsageError(
+                f"{pair} were not asked the same by protocol {shared[0]}: {_difference(questions[0], other)}; "
+                f"measure both on the same images and captions."
+            )
+        if not _same_queries(contenders[0], each, protocol=shared[0]):
+            raise RunError(
+                f"{pair} have ranks of different queries by protocol {shared[0]}, under one digest of what was asked; "
+                f"measure both again."
+            )
+        if other["precision"] != questions[0]["precision"]:
+            raise UsageError(
+                f"{pair} were ranked as {questions[0]['precision']} and {other['precision']}; measure both at the same "
+                f"--precision."
+            )
+    return shared[0]
+
+
+def _same_queries(first: Contender, second: Contender, *, protocol: str) -> bool:
+    """Whether the ranks are of queries of the same images, over galleries of the same size."""
+
+    def queries(contender: Contender) -> list[tuple]:
+        directions = contender.ranked(protocol).heads[contender.head].values()
+        return [(fold.ranks.gallery, fold.images.tolist()) for folds in directions for fold in folds]
+
+    return queries(first) == queries(second)
+
+
+def _read(word: str) -> Contender:
+    told, alpha = _split(word)
+    ranks = _ranks_of(told)
+    try:
+        rankings = read_rankings(ranks)
+    except FileNotFoundError:
+        raise RunError(f"{told} was not measured; measure it with: {_eval_command('--head', told)}") from None
+    trained = rankings.trained
+    measured = rankings.protocols[0].heads
+    head = "trained" if trained else ZERO_SHOT
+    if trained:
+        _require_as_measured(told, ranks, trained)
+    if alpha is not None:
+        head = wise_ft_name(alpha)
+        if head not in measured:
+            how = _eval_command(
+                "--head", trained.run or trained.head if trained else told, "--wise-ft", f"{alpha:.12g}"
+            )
+            raise RunError(f"{told} was not measured as {head}; measure it with: {how}")
+    if trained is None or trained.config is None:
+        return Contender(word, ranks, head, rankings)
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    # What a run has no use for, such as the margin of InfoNCE, is no difference.
+    used = {name: value for name, value in trained.config.items() if in_use(trained.config, name)}
+    settings = {name: used.get(name, default) for name, default in defaults.items() if name not in _APART}
+    settings["wise-ft"] = alpha
+    return Contender(word, ranks, head, rankings, settings, trained.config.get("seed", TrainConfig.seed))
+
+
+def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
+    """The head beside the ranks is the one that was measured."""
+    head = ranks.parent / runs.HEAD
+    if ranks.name != runs.RANKS or not head.exists():
+        return
+    if head_digest(head) != trained.sha256:
+        raise RunError(
+            f"{word} was trained on since it was measured; measure it again with: "
+            f"{_eval_command('--head', str(ranks.parent))}"
+        )
+
+
+def _split(word: str) -> tuple[str, float | None]:
+    """A run's word and alpha of RUN@ALPHA; of any other word, that word and None."""
+    told = None if Path(word).exists() else _BETWEEN.fullmatch(word)
+    if told is None:
+        return word, None
+    try:
+        return told["run"], float(told["alpha"])
+    except ValueError:
+        return word, None
+
+
+def _eval_command(*words: str) -> str:
+    return shlex.join(["clipret", "eval", *words])
+
+
+def _ranks_of(word: str) -> Path:
+    """The file of the ranks that a word means, which may not be there. Raises RunError when there is no such thing."""
+    path = Path(word)
+    if path.name == runs.HEAD and (path.exists() or path.with_name(runs.RANKS).exists()):
+        return path.with_name(runs.RANKS)
+    if not path.exists():
+        raise RunError(f"there is no {path}; expected a run's folder, a file that clipret eval wrote, or {ZERO_SHOT}.")
+    if path.is_dir():
+        return _ranks_in(path)
+    if path.name.endswith(runs.RANKS):
+        return path
+    report = _report(path)
+    ranks = rankings_path(path)
+    if not ranks.exists():
+        what = ("--head", report["head"]) if report["head"] else ("--zero-shot", "--cache", report["cache"]["path"])
+        how = _eval_command(*what, "--out", str(path))
+        raise RunError(f"there is no {ranks} beside {path}; measure again with: {how}")
+    return ranks
+
+
+def _ranks_in(folder: Path) -> Path:
+    if not (folder / runs.CONFIG).exists() and not (folder / runs.RANKS).exists():
+        inside = next((entry.parent for entry in sorted(folder.glob(f"*/{runs.CONFIG}"))), None)
+        told = f", such as {inside}" if inside else f", a file that eval wrote, or {ZERO_SHOT}"
+        raise RunError(f"{folder} is not a run: it has no {runs.CONFIG}; expected the folder of a run{told}.")
+    if not (folder / runs.RANKS).exists() and not (folder / runs.HEAD).exists():
+        raise RunError(
+            f"{folder} has neither ranks nor a head: a sweep keeps the best heads and measures the best one; give it "
+            f"--test-all to compare all, or a larger --keep-heads to measure some."
+        )
+    return folder / runs.RANKS
+
+
+def _report(path: Path) -> dict:
+    """What a file of eval's says. Raises RunError when it is another."""
+    expected = "expected a run's folder, or a metrics.json"
+    if path.suffix != Path(runs.METRICS).suffix:
+        raise RunError(f"{path} is not what clipret eval writes; {expected}.")
+    try:
+        return read_record(path, _REPORT_FORM)
+    except (OSError, RecordError) as error:
+        raise RunError(f"{path} is not what clipret eval writes: {runs.reason(error)}; {expected}.") from None
+
+
+def _refuse_same(earlier: Contender, later: Contender) -> None:
+    if (earlier.ranks.resolve(), earlier.head) == (later.ranks.resolve(), later.head):
+        told = f"{earlier.word} is" if earlier.word == later.word else f"{earlier.word} and {later.word} are"
+        raise UsageError(f"{told} the same head twice; give each once.")
+
+
+def _difference(ours: dict, theirs: dict) -> str:
+    told = [("split", "{}"), ("images", "{:,} images"), ("captions", "{:,} captions"), ("folds", "{} galleries")]
+    for name, words in told:
+        if ours[name] != theirs[name]:
+            return f"{words.format(ours[name])} and {words.format(theirs[name])}"
+    return f"{ours['images']:,} images and {ours['captions']:,} captions each, but not the same ones"

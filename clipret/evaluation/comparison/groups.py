@@ -1,0 +1,101 @@
+"""What is compared, put together: heads that differ in nothing but their seeds, and a name that tells them apart."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from clipret import runs
+from clipret.config.comparison import ZERO_SHOT
+from clipret.errors import UsageError
+from clipret.evaluation.comparison.contenders import Contender
+
+_MOST_SETTINGS = 3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Heads that differ in nothing but their seeds.
+
+    label    shortest settings that tell it from the other groups, or the name of a run
+    """
+
+    label: str
+    members: tuple[Contender, ...]
+
+
+def make_groups(contenders: list[Contender]) -> list[Group]:
+    """Those whose settings, caches and model are equal, pooled over their seeds; in the order of their first members.
+
+    Raises UsageError when two members have the same seed, or when there is but one group.
+    """
+    pooled: dict[str, list[Contender]] = {}
+    for each in contenders:
+        pooled.setdefault(_key(each), []).append(each)
+    for members in pooled.values():
+        for earlier, later in combinations(members, 2):
+            if earlier.seed == later.seed:
+                raise UsageError(
+                    f"{earlier.word} and {later.word} have the same settings and the same seed, {earlier.seed}: "
+                    f"they are one result; give one of them."
+                )
+    groups = list(pooled.values())
+    if len(groups) == 1:
+        raise UsageError(
+            f"{', '.join(each.word for each in contenders)} differ in nothing but their seeds; "
+            f"give something to compare them with, such as {ZERO_SHOT}."
+        )
+    return [Group(label, tuple(members)) for label, members in zip(_labels(groups), groups, strict=True)]
+
+
+def _key(each: Contender) -> str:
+    if each.settings is None:
+        return str((each.ranks.resolve(), each.head))
+    measured = each.rankings.cache
+    trained_on = each.rankings.trained.fingerprint
+    return json.dumps([each.settings, trained_on, measured["fingerprint"], measured["model"]], sort_keys=True)
+
+
+def _labels(groups: list[list[Contender]]) -> list[str]:
+    """Settings where they tell groups apart; else names, and where these do not, the words that were given."""
+    labels = [told or _name(members) for told, members in zip(_settings_told(groups), groups, strict=True)]
+    for name in (_name, lambda members: members[0].word):
+        counted = Counter(labels)
+        labels = [
+            label if counted[label] == 1 else name(members) for label, members in zip(labels, groups, strict=True)
+        ]
+    return labels
+
+
+def _name(members: list[Contender]) -> str:
+    first = members[0]
+    path = Path(first.word)
+    # What every run has, and a folder that is named by dots.
+    ours = path.name in (runs.METRICS, runs.RANKS, runs.HEAD)
+    name = (path.resolve().parent if ours else path.resolve()).name if ours or path.is_dir() else path.name
+    return name if len(members) == 1 else f"{name} +{len(members) - 1}"
+
+
+def _settings_told(groups: list[list[Contender]]) -> list[str | None]:
+    """The fewest settings that tell all groups that have some from each other; None where that takes too many."""
+    firsts = [members[0] for members in groups]
+    known = [
+        {"loss": None, "head": None, "lr": None, **each.settings, "model": each.rankings.cache["model"]}
+        for each in firsts
+        if each.settings is not None
+    ]
+    differing = [name for name in (known[0] if known else ()) if len({str(each[name]) for each in known}) > 1]
+    for size in range(1, _MOST_SETTINGS + 1):
+        for chosen in combinations(differing, size):
+            told = [" ".join(f"{name}={_setting(each[name])}" for name in chosen) for each in known]
+            if len(set(told)) == len(known):
+                labels = iter(told)
+                return [next(labels) if each.settings is not None else None for each in firsts]
+    return [None] * len(firsts)
+
+
+def _setting(value) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,248 @@
+"""Stage 2: features.h5 and a head -> errors.json: which queries fail, what changed against zero-shot, hubs, breakdowns.
+
+Shape suffixes: Q queries of all folds, G items of a gallery, T best items of a query.
+"""
+
+import numpy as np
+
+from clipret import runs
+from clipret.cache import FeatureCache
+from clipret.config import DIRECTIONS, FailuresConfig
+from clipret.evaluation.inputs import (
+    check_leakage,
+    choose_protocols,
+    describe_protocol,
+    describe_source,
+    find_source,
+    load_heads,
+    open_cache,
+)
+from clipret.evaluation.queries import Queries
+from clipret.machine.devices import choose_device
+from clipret.progress import Progress, ProgressCallback, silent
+from clipret.protocols.leakage import copies_of_training
+from clipret.protocols.protocol import Protocol
+from clipret.retrieval import Ranks
+from clipret.retrieval.gallery import Gallery
+from clipret.retrieval.metrics import per_query
+from clipret.runs import check_place, written
+
+# More than a query's wrong items that are named, for matching ones may stand among the best in a tie.
+_LEAST_TOP = 10
+_MOST_BINS = 5
+# Of fewer queries a share moves by more than three points with each.
+_FEW = 30
+
+
+def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = silent) -> dict:
+    """Where a head fails, both directions of one protocol, zero-shot beside trained.
+
+    on_progress  called while galleries are ranked, with phase "ranking": images, each as often as there are heads
+
+    Returns format, cache, run, head, protocol, leakage and copies as metrics.json has them; heads (the names zero-shot
+    and trained, or zero-shot alone), top, and of each direction in `directions`:
+
+    queries    their number
+    worst      the queries whose best-placed matching item stands lowest under the trained head, worst first
+    changed    None for zero-shot alone; else the counts improved, worsened and same, mean_log2_ratio (of the trained
+               rank to the zero-shot one, over all queries), and most_improved and most_worsened, by the ratio of the
+               two ranks: from 1 to 10 is more than from 500 to 600; of equal ratios the better ranks come first
+    hubs       head -> what describe_hubs gives, and largest: the items in most queries' top K
+    overall    head -> R@1, R@10, MRR and median_rank over all queries
+    breakdown  the same by caption_length (words: t2i of the query, i2t the mean of the image's captions) and by
+               positives (the query's matching items): bins, each with low and high (the smallest and largest in it),
+               queries, few (fewer than 30) and results; and left_out, the queries without a caption of their own
+
+    A query is {id, file, caption, image (t2i), fold, ranks: {head: rank}, matching, expected, retrieved}: expected are
+    the first three of its matching items, retrieved the best three of what the trained head puts before all of them
+    (none at rank 1). A caption beside an image's id is its first in the gallery. Each fold is ranked by itself; queries
+    and K-occurrences of all folds are put together. Ties count against us, so every rank is the worst one possible.
+
+    It is written to config.out, or as errors.json into the run's folder when there is one. Raises what evaluation does.
+    """
+    if config.out:
+        check_place("out", config.out, suffixes=(".json",), own=runs.ERRORS)
+    device = choose_device(config.device)
+    source = find_source(cache=config.cache, head=config.head, zero_shot=config.zero_shot, runs_dir=config.runs_dir)
+    cache = open_cache(source)
+    heads = load_heads(source, cache)
+    names = () if config.protocol is None else (config.protocol,)
+    (protocol,) = choose_protocols(cache, names=names, split=config.split)
+    leakage = check_leakage(cache, protocol, source=source, allowed=config.allow_leak)
+    ranks = _rank(cache, protocol, heads=heads, config=config, device=device, on_progress=on_progress)
+    report = {
+        "format": runs.FORMAT,
+        **describe_source(source, cache),
+        "protocol": describe_protocol(cache, protocol, precision=config.precision),
+        "leakage": leakage,
+        "copies": copies_of_training(cache, protocol),
+        "heads": list(heads),
+        "top": config.top,
+        "directions": {
+            way: _describe(Queries(cache, protocol.folds, way, ranks[way]), config=config) for way in DIRECTIONS
+        },
+    }
+    out = config.out or (source.run / runs.ERRORS if source.run else None)
+    if out:
+        with written(out):
+            runs.write_json(out, report)
+    return report
+
+
+def skewness(values: np.ndarray) -> float:
+    """Third standardised moment: mean of ((x - mean) / standard deviation)^3, both over all values; 0 if all are equal.
+
+    Of K-occurrences it says how much a few items are hubs (Radovanovic, Nanopoulos and Ivanovic, JMLR 2010, eq. 1).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values) or (values == values[0]).all():
+        return 0.0
+    off = values - values.mean()
+    return float(np.mean(off**3) / np.mean(off**2) ** 1.5)
+
+
+def describe_hubs(counts: np.ndarray) -> dict:
+    """What K-occurrences come to.
+
+    counts  (G,) in how many queries' top K each item is
+
+    Returns items (G), slots (the counts' sum), mean, skewness, never_retrieved (items in no top K) and
+    never_retrieved_share, top_items (1 % of the items, at least one) and top_share (of the slots, what the top_items
+    most frequent ones take; 0 without slots).
+    """
+    items, slots, never = len(counts), int(counts.sum()), int(np.sum(counts == 0))
+    top_items = -(-items // 100)
+    return {
+        "items": items,
+        "slots": slots,
+        "mean": slots / items,
+        "skewness": skewness(counts),
+        "never_retrieved": never,
+        "never_retrieved_share": never / items,
+        "top_items": top_items,
+        "top_share": int(np.sort(counts)[-top_items:].sum()) / max(1, slots),
+    }
+
+
+def cut_into_bins(values: np.ndarray, *, most: int = _MOST_BINS) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Bins of about equally many values; equal values are never parted, and up to `most` different ones are a bin each.
+
+    Returns each value's bin (len(values),) and each bin's smallest and largest value, in ascending order.
+    """
+    edges = np.unique(values)
+    if len(edges) > most:
+        # The values up to which at least 1, 2 ... of `most` equal parts lie.
+        places = -(-np.arange(1, most + 1) * len(values) // most) - 1
+        edges = np.unique(np.sort(values)[places])
+    bins = np.searchsorted(edges, values)
+    return bins, [(values[bins == each].min(), values[bins == each].max()) for each in range(len(edges))]
+
+
+def _rank(
+    cache: FeatureCache,
+    protocol: Protocol,
+    *,
+    heads: dict,
+    config: FailuresConfig,
+    device: str,
+    on_progress: ProgressCallback,
+) -> dict[str, dict[str, list[Ranks]]]:
+    """Direction -> head -> Ranks of each fold. One fold's features are in memory at a time."""
+    found = {way: {name: [] for name in heads} for way in DIRECTIONS}
+    heads = {name: head.to(device) for name, head in heads.items()}
+    settings = {"block": config.block, "precision": config.precision, "top": max(config.top, _LEAST_TOP)}
+    done, total = 0, len(heads) * len(protocol.image_rows)
+    for fold in protocol.folds:
+        gallery = Gallery.read(cache, fold)
+        for name, head in heads.items():
+
+            def tell(progress: Progress, before: int = done) -> None:
+                on_progress(Progress("ranking", before + progress.done, total))
+
+            for way, ranks in gallery.rank(head, device=device, on_progress=tell, **settings).items():
+                found[way][name].append(ranks)
+            done += len(fold.image_rows)
+    return found
+
+
+def _describe(queries: Queries, *, config: FailuresConfig) -> dict:
+    first = queries.first[queries.shown]
+    worst = np.argsort(-first, kind="stable")[: config.queries]
+    values = {head: _metrics(folds) for head, folds in queries.ranks.items()}
+    return {
+        "queries": len(first),
+        "worst": [queries.describe(query) for query in worst],
+        "changed": _changes(queries, listed=config.queries) if len(queries.ranks) > 1 else None,
+        "hubs": _hubs(queries, config=config),
+        "overall": {head: _summary(found) for head, found in values.items()},
+        "breakdown": {
+            "caption_length": _breakdown(queries.lengths, values),
+            "positives": _breakdown(queries.positives, values),
+        },
+    }
+
+
+def _changes(queries: Queries, *, listed: int) -> dict:
+    before, after = queries.first["zero-shot"], queries.first["trained"]
+    # A quotient, and no difference of logarithms: equal ratios of ranks are equal numbers.
+    ratios, better = after / before, np.minimum(before, after)
+    improved, worsened = np.lexsort((better, ratios)), np.lexsort((better, -ratios))
+    return {
+        "improved": int(np.sum(ratios < 1)),
+        "worsened": int(np.sum(ratios > 1)),
+        "same": int(np.sum(ratios == 1)),
+        "mean_log2_ratio": float(np.mean(np.log2(ratios))),
+        "most_improved": [queries.describe(query) for query in improved[:listed] if ratios[query] < 1],
+        "most_worsened": [queries.describe(query) for query in worsened[:listed] if ratios[query] > 1],
+    }
+
+
+def _hubs(queries: Queries, *, config: FailuresConfig) -> dict:
+    counts = {
+        head: [np.bincount(found.top[:, : config.top].ravel(), minlength=found.gallery) for found in folds]
+        for head, folds in queries.ranks.items()
+    }
+    sizes = [found.gallery for found in queries.ranks[queries.shown]]
+    folds, places = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(size) for size in sizes])
+    pooled = {head: np.concatenate(found) for head, found in counts.items()}
+    found = {}
+    for head, occurrences in pooled.items():
+        largest = np.argsort(-occurrences, kind="stable")[: config.queries]
+        found[head] = describe_hubs(occurrences) | {
+            "largest": [
+                {
+                    **queries.name_item(int(folds[item]), places[item]),
+                    "fold": int(folds[item]),
+                    "counts": {name: int(numbers[item]) for name, numbers in pooled.items()},
+                }
+                for item in largest
+                if occurrences[item]
+            ]
+        }
+    return found
+
+
+def _metrics(folds: list[Ranks]) -> dict[str, np.ndarray]:
+    """Metric -> (Q,), of all folds' queries."""
+    found = [per_query(ranks, k=(1, 10), families=("R", "MRR", "median_rank")) for ranks in folds]
+    return {name: np.concatenate([values[name] for values in found]) for name in found[0]}
+
+
+def _summary(values: dict[str, np.ndarray]) -> dict[str, float]:
+    return {
+        name: float(np.median(found) if name == "median_rank" else np.mean(found)) for name, found in values.items()
+    }
+
+
+def _breakdown(by: np.ndarray, values: dict[str, dict[str, np.ndarray]]) -> dict:
+    known = np.flatnonzero(~np.isnan(by))
+    bins, spans = cut_into_bins(by[known])
+    entries = []
+    for each, (low, high) in enumerate(spans):
+        chosen = known[bins == each]
+        results = {
+            head: _summary({name: found[chosen] for name, found in metrics.items()}) for head, metrics in values.items()
+        }
+        span = {"low": float(low), "high": float(high)}
+        entries.append({**span, "queries": len(chosen), "few": len(chosen) < _FEW, "results": results})
+    return {"bins": entries, "left_out": len(by) - len(known)}

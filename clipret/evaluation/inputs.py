@@ -1,0 +1,176 @@
+"""What a command measures, resolved in one way for all of them: a cache, a head and its run, protocols, leakage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipret import runs
+from clipret.cache import FeatureCache
+from clipret.cache.image_keys import image_keys
+from clipret.config.evaluation import EvalConfig, wise_ft_name
+from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
+from clipret.heads import Head, LinearHead, load_head, load_trained_on, wise_ft
+from clipret.protocols.bounds import best_reachable
+from clipret.protocols.leakage import check_images, is_in_train
+from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
+from clipret.retrieval.ranks_file import Trained, head_digest
+
+
+@dataclass(frozen=True)
+class Source:
+    """A cache, and perhaps a head, its run, and the fingerprint that the run expects of the cache.
+
+    cache        path of the features
+    head         path of the head's file; None: zero-shot alone
+    run          the run's folder; None: the head is in none
+    fingerprint  of the cache that the run was trained on; None: any cache will do
+    """
+
+    cache: Path
+    head: Path | None = None
+    run: Path | None = None
+    fingerprint: str | None = None
+
+
+def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_dir: Path) -> Source:
+    """What is meant by these settings, which are those of EvalConfig.
+
+    A cache that is given is taken whatever the run was trained on; otherwise it is the run's own, and its fingerprint
+    is expected to be the same.
+
+    Raises RunError when there is no run or its config cannot be read, and UsageError when a head is in no run's folder
+    and no cache is given.
+    """
+    if zero_shot:
+        return Source(cache)
+    head = head or runs.newest_run(runs_dir)
+    if head.is_dir():
+        head = head / runs.HEAD
+    run = head.parent if (head.parent / runs.CONFIG).exists() else None
+    if not head.exists():
+        raise RunError(_no_head(head))
+    if cache:
+        return Source(cache, head, run)
+    if run is None:
+        raise UsageError(f"{head} is not in a run's folder, so its cache is not known; give it with --cache FILE.")
+    trained_on = runs.read_config(run)["cache"]
+    return Source(Path(trained_on["path"]), head, run, trained_on["fingerprint"])
+
+
+def _no_head(head: Path) -> str:
+    folder = head.parent
+    swept = sorted(folder.glob(f"*/{runs.HEAD}")) if (folder / runs.SWEEP[0]).exists() else []
+    if swept:
+        return f"{folder} is a sweep and no run; give one of its runs, such as --head {swept[0].parent}"
+    if (folder / runs.CONFIG).exists():
+        return f"{folder} has no head: its training has not come so far, or the sweep it is of has not kept its head."
+    return f"there is no head at {head}; expected a {runs.HEAD} written by clipret train."
+
+
+def open_cache(source: Source) -> FeatureCache:
+    """The source's cache. Raises CacheError, and CacheMismatchError when the run was trained on another."""
+    if source.fingerprint is not None and not source.cache.exists():
+        raise CacheError(
+            f"there is no cache at {source.cache}, where it was when {source.run} was trained; give its place with "
+            f"--cache FILE."
+        )
+    cache = FeatureCache(source.cache)
+    if source.fingerprint not in (None, cache.fingerprint):
+        raise CacheMismatchError(
+            f"{cache.path} is not the cache that {source.run} was trained on: its fingerprint is "
+            f"{cache.fingerprint[:12]}, the run's {source.fingerprint[:12]}; give the one to measure with --cache."
+        )
+    return cache
+
+
+def load_heads(source: Source, cache: FeatureCache, *, alphas: tuple[float, ...] = ()) -> dict[str, Head]:
+    """{"zero-shot": ..., "trained": ...}, and between them a "wise-ft ALPHA" for each alpha; on the CPU.
+
+    Without a trained head zero-shot is all. Raises HeadError when the head's file cannot be used with this cache.
+    """
+    heads = {"zero-shot": LinearHead(cache.projections)}
+    if source.head:
+        weights = cache.inputs["weights_sha256"]
+        trained = load_head(source.head, projections=cache.projections, weights_sha256=weights)
+        for alpha in alphas:
+            heads[wise_ft_name(alpha)] = wise_ft(trained, projections=cache.projections, alpha=alpha)
+        heads["trained"] = trained
+    return heads
+
+
+def describe_source(source: Source, cache: FeatureCache) -> dict:
+    """cache, run, whether it is finished (None without one) and head as metrics.json has them."""
+    return {
+        "cache": {
+            "path": str(source.cache),
+            "fingerprint": cache.fingerprint,
+            "model": cache.about["model"],
+            "dataset": cache.inputs["dataset"],
+        },
+        "run": str(source.run) if source.run else None,
+        "finished": _is_finished(source.run) if source.run else None,
+        "head": str(source.head) if source.head else None,
+    }
+
+
+def describe_trained(source: Source) -> Trained | None:
+    """What is kept of the head beside its ranks; None without a trained head. Raises RunError."""
+    if source.head is None:
+        return None
+    sha256 = head_digest(source.head)
+    if source.run is None:
+        return Trained(str(source.head), sha256)
+    record = runs.read_config(source.run)
+    trained_on = record["cache"]["fingerprint"]
+    return Trained(str(source.head), sha256, str(source.run), record["config"], trained_on, _is_finished(source.run))
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / runs.RESULT).exists()
+
+
+def describe_protocol(
+    cache: FeatureCache, protocol: Protocol, *, precision: str, k: tuple[int, ...] = EvalConfig.k
+) -> dict:
+    """The protocol as metrics.json has it.
+
+    With the digest of its questions, what embeddings were rounded to, and at these K the best that any head can reach.
+    """
+    return {
+        **protocol.describe(),
+        "precision": precision,
+        "digest": protocol_digest(cache, protocol),
+        "best_reachable": best_reachable(cache, protocol, k=k),
+    }
+
+
+def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str | None) -> list[Protocol]:
+    """The protocols of these names, on the split where one is given; none: `split` on it, else the data set's own.
+
+    Raises UsageError when the cache does not hold a protocol's images.
+    """
+    if split is not None:
+        return [split_protocol(cache, split=split, name=name) for name in names or ("split",)]
+    return [make_protocol(cache, name) for name in names or (default_protocol(cache),)]
+
+
+def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, allowed: bool) -> dict | None:
+    """How many of the protocol's images the head was trained on; None without a trained head.
+
+    Returns what leakage.check_images does. Raises LeakageError when there are any, unless allowed.
+    """
+    if source.head is None:
+        return None
+    leakage = check_images(image_keys(cache, protocol.image_rows), load_trained_on(source.head))
+    if leakage["trained_on"] and not allowed:
+        remedy = "Measure on images held out from it"
+        if is_in_train(cache, protocol):
+            remedy = (
+                f"The train split has images of {protocol.split}: train again with --drop-cross-split-duplicates, "
+                f"which leaves them out"
+            )
+        raise LeakageError(
+            f"{leakage['trained_on']:,} of the {leakage['images']:,} {protocol.split} images were trained on by "
+            f"{source.run or source.head}: figures on them say nothing of new images. {remedy}, or see the figures "
+            f"all the same with --allow-leak."
+        )
+    return leakage

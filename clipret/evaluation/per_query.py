@@ -1,0 +1,148 @@
+"""Every query's own result in a table file: what people look through with pandas, DuckDB or a spreadsheet."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clipret.cache import FeatureCache
+from clipret.errors import UsageError
+from clipret.files.access import replaced
+from clipret.files.escaping import csv_cell, visible_json
+from clipret.protocols.protocol import Fold
+from clipret.retrieval import Ranks
+from clipret.runs import check_place, written
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_ROW_GROUP = 65_536
+_SUFFIXES = (".parquet", ".csv")
+
+
+def check_per_query_path(path: Path) -> None:
+    """That a per-query file can be written there, before work is done for it.
+
+    Raises UsageError when the suffix is neither .parquet nor .csv, when the folder is not there, and when pyarrow is
+    not installed.
+    """
+    check_place("per-query", path, suffixes=_SUFFIXES)
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UsageError("--per-query needs the package `pyarrow`; run: pip install 'clipret[parquet]'") from None
+
+
+def per_query_table(
+    cache: FeatureCache, fold: Fold, number: int, *, protocol: str, direction: str, head: str, ranks: Ranks
+) -> "pyarrow.Table":
+    """One row a query of one head in one direction of one fold.
+
+    number     of the fold, from 0
+    protocol   its name
+    direction  t2i or i2t
+    head       zero-shot, trained ...
+    ranks      with `top`, as many of the best items as are wanted
+
+    Columns: protocol, fold, direction, head; query (the caption's id in t2i, the image's in i2t), caption (t2i; null in
+    i2t), image (id of the image that the query is of), positives (number of matching items), rank (of the best-placed
+    one, from 1; ties count against us), ranks (of all of them, ascending), top_ids (of the best items: images in t2i,
+    captions in i2t; of equal scores the earlier item first, so a matching one may stand higher here than its rank).
+    """
+    import pyarrow as pa
+
+    if ranks.top is None:
+        raise ValueError("the ranks are without their best items; rank with top=10 or so")
+    rows, of_captions = ranks.asking, direction == "t2i"
+    images = fold.caption_images[rows] if of_captions else rows
+    image_ids, caption_ids = (
+        pa.array([names[row] for row in kept], pa.string())
+        for names, kept in ((cache.image_ids, fold.image_rows), (cache.caption_ids, fold.text_rows))
+    )
+    captions = [cache.captions[row] for row in fold.text_rows[rows]] if of_captions else [None] * ranks.queries
+    items = image_ids if of_captions else caption_ids
+    best = pa.DictionaryArray.from_arrays(pa.array(ranks.top.ravel().astype(np.int32)), items)
+    ends = ranks.top.shape[1] * np.arange(ranks.queries + 1)
+    columns = {
+        "protocol": _repeat(protocol, ranks.queries),
+        "fold": pa.array(np.full(ranks.queries, number, dtype=np.int32)),
+        "direction": _repeat(direction, ranks.queries),
+        "head": _repeat(head, ranks.queries),
+        "query": (caption_ids if of_captions else image_ids).take(pa.array(rows)),
+        "caption": pa.array(captions, pa.string()),
+        "image": pa.DictionaryArray.from_arrays(pa.array(images.astype(np.int32)), image_ids),
+        "positives": pa.array(ranks.positives.astype(np.int32)),
+        "rank": pa.array(ranks.first.astype(np.int32)),
+        "ranks": _lists(ranks.offsets, pa.array(ranks.ranks.astype(np.int32))),
+        "top_ids": _lists(ends, best),
+    }
+    return pa.table(columns)
+
+
+def write_per_query(path: Path, tables: Iterable["pyarrow.Table"]) -> None:
+    """Write tables as per_query_table makes them into one file, atomically, one after another as they come.
+
+    path  .parquet: row groups of 65,536 rows, compressed; .csv: ranks and top_ids as JSON lists
+
+    Of an iterator no more than one table is in memory. Raises UsageError as check_per_query_path does, ValueError when
+    there is no table, and RunError when the file cannot be written; what was there before then stays.
+    """
+    check_per_query_path(path)
+    write = _write_parquet if path.suffix == ".parquet" else _write_csv
+    with written(path, option="per-query"), replaced(path) as unfinished:
+        write(unfinished, iter(tables))
+
+
+def _write_parquet(path: Path, tables: Iterator["pyarrow.Table"]) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    table = _first(tables)
+    # Arrow's reader takes lists of plain strings only from several row groups at once.
+    place = table.schema.get_field_index("top_ids")
+    schema = table.schema.set(place, pa.field("top_ids", pa.list_(pa.string())))
+    with ParquetWriter(path, schema) as writer:
+        while table is not None:
+            for batch in table.to_batches(max_chunksize=_ROW_GROUP):
+                writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+            table = next(tables, None)
+
+
+def _write_csv(path: Path, tables: Iterator["pyarrow.Table"]) -> None:
+    table = _first(tables)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.column_names)
+        while table is not None:
+            for batch in table.to_batches(max_chunksize=_ROW_GROUP):
+                columns = [column.to_pylist() for column in batch.columns]
+                writer.writerows([_cell(value) for value in row] for row in zip(*columns, strict=True))
+            table = next(tables, None)
+
+
+def _first(tables: Iterator["pyarrow.Table"]) -> "pyarrow.Table":
+    table = next(tables, None)
+    if table is None:
+        raise ValueError("there is no table to write")
+    return table
+
+
+def _cell(value) -> object:
+    # A list has to stay JSON, which has no \x9b.
+    return visible_json(json.dumps(value, ensure_ascii=False)) if isinstance(value, list) else csv_cell(value)
+
+
+def _repeat(word: str, count: int) -> "pyarrow.DictionaryArray":
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype=np.int32)), pa.array([word]))
+
+
+def _lists(offsets: np.ndarray, values: "pyarrow.Array") -> "pyarrow.Array":
+    """Lists of values, from offsets[q] to offsets[q + 1]."""
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)

@@ -1,0 +1,5 @@
+"""Whether a cache gives the figures that others have published, and what commonly explains it where it does not."""
+
+from clipret.evaluation.reproduction.stage import reproduce
+
+__all__ = ["reproduce"]

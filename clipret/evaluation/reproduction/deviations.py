@@ -1,0 +1,165 @@
+"""What commonly explains that figures are not the published ones, as far as a cache and a run tell."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipret.cache import FeatureCache
+from clipret.evaluation.reproduction.matching import Match, Recognised, Run
+from clipret.evaluation.reproduction.published import DIRECTIONS, published_rows
+
+# In points. What cannot move a figure by so much is not worth a line.
+_NOTICEABLE = 0.05
+# In points. The encoder's rounding moves no figure by more.
+_BY_ROUNDING = 2.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured figure beside the published one, in percent.
+
+    within  whether they are no further apart than the tolerance
+    """
+
+    direction: str
+    metric: str
+    ours: float
+    published: float
+    within: bool
+
+    @property
+    def difference(self) -> float:
+        """Ours less the published one, in points."""
+        return self.ours - self.published
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All of a row's figures, and what they were measured on; run is None for a zero-shot row."""
+
+    match: Match
+    figures: tuple[Figure, ...]
+    cache: FeatureCache
+    recognised: Recognised
+    run: Run | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether all figures are within the tolerance."""
+        return all(figure.within for figure in self.figures)
+
+    @property
+    def furthest(self) -> float:
+        """The largest difference, in points, without its sign."""
+        return max(abs(figure.difference) for figure in self.figures)
+
+
+def explain(measured: Measured, *, tolerance: float) -> list[str]:
+    """What may explain figures outside the tolerance, in words; nothing when there are none.
+
+    Only what is so: settings of the cache that are not the published ones, images and captions that are not the
+    protocol's, a run that was trained otherwise, another row that the figures fit, and what the differences' signs say.
+    """
+    if measured.passed:
+        return []
+    reasons = [
+        *_of_the_features(measured),
+        *_of_the_protocol(measured),
+        *_of_the_run(measured),
+        *filter(None, [measured.match.row.remark, measured.match.row.contradiction]),
+        *_of_other_rows(measured, tolerance=tolerance),
+        *_of_the_differences(measured, tolerance=tolerance),
+    ]
+    return reasons or [
+        f"nothing that {measured.cache.path} records explains it; clipret verify {measured.cache.path} --sample 20 "
+        f"encodes some of it again"
+    ]
+
+
+def _of_the_features(measured: Measured) -> list[str]:
+    cache, model = measured.cache, measured.recognised.model
+    inputs, reasons = cache.inputs, []
+    if measured.recognised.by != "weights":
+        reasons.append(
+            f"the weights ({inputs['weights_sha256'][:12]}) are not OpenAI's of {model.name} ({model.sha256[:12]}); "
+            f"they were computed with QuickGELU, as OpenAI's are trained, and weights trained with GELU lose by that"
+        )
+    if inputs["preprocessing"] != f"clip {model.side} px":
+        reasons.append(
+            f"preprocessing is '{inputs['preprocessing']}' where that of {model.name} is clip's own (bicubic, with "
+            f"antialiasing, centre crop) to {model.side} px"
+        )
+    if inputs["decode"] != "exact":
+        decoding = cache.about.get("decoding")
+        far = f", whose features have cosine {decoding['cosine']['mean']:.4f} to exact ones" if decoding else ""
+        reasons.append(f"images were decoded '{inputs['decode']}'{far}; extract with --decode exact")
+    if inputs["precision"] != "float32" and measured.furthest <= _BY_ROUNDING:
+        reasons.append(f"features were computed in {inputs['precision']}; extract with --precision fp32")
+    return reasons
+
+
+def _of_the_protocol(measured: Measured) -> list[str]:
+    protocol, cache = measured.match.protocol, measured.cache
+    # Protocols are of raw captions, but the row's prompt and cleaning are the cache's.
+    reasons = [remark for remark in protocol.remarks if not remark.startswith(("prompt ", "caption clean "))]
+    if protocol.left_out:
+        images = len(protocol.image_rows) + protocol.left_out
+        reasons.append(f"{protocol.left_out:,} of {images:,} images have no usable feature and are left out")
+    rows, limit = np.concatenate([fold.text_rows for fold in protocol.folds]), cache.about["context_length"]
+    truncated = int(np.sum(cache.tokens[rows] > limit))
+    most = 100 * truncated / len(rows)
+    if most >= _NOTICEABLE:
+        reasons.append(
+            f"{truncated:,} of {len(rows):,} captions were cut to {limit} tokens: at most {most:.2f} points of t2i"
+        )
+    return reasons + [f"extraction remarked: {remark}" for remark in cache.about["remarks"]]
+
+
+def _of_the_run(measured: Measured) -> list[str]:
+    run, row = measured.run, measured.match.row
+    if run is None:
+        return []
+    differing = [
+        f"{name.replace('_', ' ')} {run.settings.get(name)} (published: {value})"
+        for name, value in row.training.items()
+        if run.settings.get(name) != value
+    ]
+    reasons = [f"{run.folder} was trained with {', '.join(differing)}"] if differing else []
+    if not measured.match.leakage_checked:
+        reasons.append(f"whether {run.folder} was trained on these images was not checked")
+    return reasons
+
+
+def _of_other_rows(measured: Measured, *, tolerance: float) -> list[str]:
+    """The published row that the figures fit, if it is another one."""
+    fits = []
+    for row in published_rows():
+        pairs = [(figure, row.figures[figure.direction].get(figure.metric)) for figure in measured.figures]
+        shared = [abs(figure.ours - published) for figure, published in pairs if published is not None]
+        # One that has few of the metrics fits by chance.
+        if row is not measured.match.row and len(shared) == len(pairs) and max(shared) <= tolerance:
+            fits.append((max(shared), row.name))
+    if not fits:
+        return []
+    distance, name = min(fits)
+    return [
+        f"all figures are within {distance:.2f} points of another row, {name}: are model, split and head what they say?"
+    ]
+
+
+def _of_the_differences(measured: Measured, *, tolerance: float) -> list[str]:
+    figures, source, reasons = measured.figures, measured.match.row.source, []
+    if source.spread and measured.furthest <= tolerance + source.spread:
+        reasons.append(source.remark)
+    if measured.run is None and all(figure.difference < 0 for figure in figures):
+        reasons.append(
+            f"all {len(figures)} figures are lower, which weights, activation, preprocessing or decoding that are not "
+            f"CLIP's do"
+        )
+    if all(figure.difference > 0 for figure in figures):
+        reasons.append(
+            f"all {len(figures)} figures are higher, which a smaller gallery or a model that saw these images does"
+        )
+    if {figure.direction for figure in figures if not figure.within} == {DIRECTIONS[0]}:
+        reasons.append("only i2t is outside, where it counts how many captions an image has; in t2i it hardly does")
+    return reasons

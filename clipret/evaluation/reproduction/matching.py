@@ -1,0 +1,161 @@
+"""Which published rows a cache, and perhaps a run, can answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipret import runs
+from clipret.cache import FeatureCache
+from clipret.cache.image_keys import image_keys
+from clipret.errors import DatasetError, UsageError
+from clipret.evaluation.reproduction.published import (
+    ZERO_SHOT,
+    PublishedModel,
+    PublishedRow,
+    published_models,
+    published_rows,
+)
+from clipret.heads import load_trained_on
+from clipret.protocols.leakage import check_images
+from clipret.protocols.protocol import Protocol, make_protocol
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Which of OpenAI's models a cache is of.
+
+    by  weights: by their sha256; name: by the name that they were asked for by; file: by that of the checkpoint
+    """
+
+    model: PublishedModel
+    by: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose head is compared with fine-tuned figures; settings are those of its training."""
+
+    folder: Path
+    head: Path
+    settings: dict
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row that the cache answers, and the protocol on the cache.
+
+    leakage_checked  whether it is known that the head saw none of the images; true for zero-shot rows
+    """
+
+    row: PublishedRow
+    protocol: Protocol
+    leakage_checked: bool = True
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A row that it does not answer: why, and the commands that make what does; None where nothing does."""
+
+    row: PublishedRow
+    reason: str
+    needs: str | None
+
+
+def recognise(cache: FeatureCache) -> Recognised | None:
+    """The model of a cache, by its weights, else by the name or the path that it was extracted with; None: no other's.
+
+    A checkpoint that was saved anew has another sha256, and may have its old name.
+    """
+    models, name = published_models(), cache.about["model"]
+    by_weights = {model.sha256: model for model in models.values()}
+    by_file = {Path(model.file).stem.lower(): model for model in models.values()}
+    if model := by_weights.get(cache.inputs["weights_sha256"]):
+        return Recognised(model, "weights")
+    if name in models:
+        return Recognised(models[name], "name")
+    model = by_file.get(Path(name).stem.lower())
+    return Recognised(model, "file") if model else None
+
+
+def find_run(head: Path | None) -> Run | None:
+    """The run of a folder, or of a head file in one. Raises RunError when it is none."""
+    if head is None:
+        return None
+    folder, file = (head.parent, head) if head.is_file() else (head, head / runs.HEAD)
+    return Run(folder, file, runs.read_config(folder)["config"])
+
+
+def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -> tuple[list[Match], list[Unmatched]]:
+    """All published rows: those that the cache answers, and the others.
+
+    A zero-shot row is answered by a cache of its model, prompt and cleaning of captions that holds the images of its
+    protocol; a fine-tuned one by a run beside it, of the row's loss and head, that saw none of those images.
+
+    Raises RunError when the run's list of images cannot be read.
+    """
+    protocols = _Protocols(cache)
+    found = [_match(row, cache, model=model, run=run, protocols=protocols) for row in published_rows()]
+    return (
+        [each for each in found if isinstance(each, Match)],
+        [each for each in found if isinstance(each, Unmatched)],
+    )
+
+
+class _Protocols:
+    """Protocols of a cache by name, each made once; a text, why not, for those that it does not hold."""
+
+    def __init__(self, cache: FeatureCache):
+        self._cache, self._made = cache, {}
+
+    def __getitem__(self, name: str) -> Protocol | str:
+        if name not in self._made:
+            try:
+                self._made[name] = make_protocol(self._cache, name)
+            except (UsageError, DatasetError) as error:
+                # What to extract is the row's to say, which knows the model too.
+                reason = str(error).removeprefix(f"--protocol {name}").partition("; extract one with:")[0]
+                self._made[name] = reason.lstrip(": ").rstrip(".")
+        return self._made[name]
+
+
+def _match(
+    row: PublishedRow, cache: FeatureCache, *, model: PublishedModel, run: Run | None, protocols: _Protocols
+) -> Match | Unmatched:
+    if reason := _other_cache(row, cache, model=model):
+        return Unmatched(row, reason, row.needs)
+    protocol = protocols[row.protocol]
+    if isinstance(protocol, str):
+        return Unmatched(row, protocol, row.needs)
+    if row.method == ZERO_SHOT:
+        return Match(row, protocol)
+    training = row.training_command(cache.path)
+    if reason := _other_run(row, run):
+        return Unmatched(row, reason, training)
+    leakage = check_images(image_keys(cache, protocol.image_rows), load_trained_on(run.head))
+    if seen := leakage["trained_on"]:
+        reason = f"{seen:,} of its {leakage['images']:,} images were trained on by {run.folder}"
+        return Unmatched(row, reason, training)
+    return Match(row, protocol, leakage_checked=leakage["checked"])
+
+
+def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedModel) -> str | None:
+    """Why the row is of another cache than one like this, by what the cache says of itself."""
+    if row.protocol is None:
+        return "; ".join(filter(None, [row.remark, row.contradiction]))
+    if row.model != model.name:
+        return f"the cache is of model {model.name}"
+    for setting in ("prompt", "caption_clean"):
+        held, wanted = cache.inputs[setting], getattr(row, setting)
+        if held != wanted:
+            return f"the cache has {setting.replace('_', ' ')} '{held}', the row '{wanted}'"
+    return None
+
+
+def _other_run(row: PublishedRow, run: Run | None) -> str | None:
+    """Why the row is not of this run."""
+    if run is None:
+        return "it is of a trained head, and none is given with --head"
+    held, wanted = ([settings.get(name) for name in ("loss", "head")] for settings in (run.settings, row.training))
+    if held == wanted:
+        return None
+    (loss, head), (row_loss, row_head) = held, wanted
+    return f"{run.folder} is of loss {loss} and head {head}, the row of loss {row_loss} and head {row_head}"

@@ -1,0 +1,180 @@
+"""Rereading a cache, and encoding a sample of it again: the function behind `clipret verify`."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from clipret.backbones import Backbone, load_backbone
+from clipret.cache import DONE, FeatureCache, check_rows, check_texts
+from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
+from clipret.datasets.captions import prompted
+from clipret.errors import CacheDamagedError, CacheError, UsageError
+from clipret.images import ImageReader
+from clipret.machine.devices import choose_device
+from clipret.progress import Progress, ProgressCallback, silent
+
+_ENCODED_AT_ONCE = 16
+_SHOWN = 10
+# How far a feature encoded again may be from the cached one, relative to its largest value: rounding of the stored
+# type, and of sums added up in another order, by other kernels or on another device.
+_TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+# Of images that a GPU decoded: they are decoded exactly here.
+_TOLERANCE_OF_NVJPEG = 0.2
+
+
+def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> dict:
+    """Reread a cache, finished or not, and say what is wrong with it. Changes nothing.
+
+    on_progress  called with phase "image rows", "text rows" and, for a sample, "encoded again"
+
+    Looks at the structure, the states, the values and the checksum of every row; with config.sample, encodes as many
+    images and captions again and compares.
+
+    Returns cache, fingerprint, complete, sound (whether nothing is wrong), verdict (a sentence), seconds, and checks, a
+    list of name, rows (looked at; None for the structure), faults (sentences) and bad_rows (all of them).
+
+    Raises CacheError or CacheFormatError when the file is no cache at all; BackboneError when the model cannot be
+    loaded, UsageError when it is another one.
+    """
+    started = time.perf_counter()
+    try:
+        cache = FeatureCache(config.cache, allow_incomplete=True)
+        checks = [_check("structure", None, faults=check_texts(cache))]
+    except CacheDamagedError as error:
+        # Of a file whose structure is damaged nothing else can be said.
+        # Of a shard that the cache refers to.
+        where = "" if error.path == config.cache else f"{error.path}: "
+        checks = [_check("structure", None, faults=[where + fault for fault in error.faults])]
+        return _result(config.cache, checks=checks, command=error.command) | {"seconds": _seconds_since(started)}
+    for side, total in (("image", len(cache.image_states)), ("text", len(cache.text_states))):
+        found = check_rows(cache, side, on_progress=on_progress)
+        faults = [f"{name}: {_rows_in_words(rows)}" for name, rows in found.items() if len(rows)]
+        bad = sorted({int(row) for rows in found.values() for row in rows})
+        checks.append(_check(f"{side} rows", total, faults=faults, bad_rows=bad))
+    if config.sample:
+        checks += _sampled(cache, config, on_progress=on_progress)
+    result = _result(cache.path, checks=checks, command=cache.about["command"], cache=cache)
+    return result | {"seconds": _seconds_since(started)}
+
+
+def _seconds_since(started: float) -> float:
+    return round(time.perf_counter() - started, 3)
+
+
+def _result(path: Path, *, checks: list[dict], command: str | None, cache: FeatureCache | None = None) -> dict:
+    """cache: None where it cannot be opened."""
+    faulty = [check["name"] for check in checks if check["faults"]]
+    verdict = f"{path} is sound."
+    if faulty:
+        remedy = f" with: {command}" if command else "."
+        verdict = f"{path} is damaged: {', '.join(faulty)}; delete it and extract again{remedy}"
+    elif not cache.complete:
+        verdict = f"{path} is sound as far as it goes; complete it with: {command}"
+    return {
+        "cache": str(path),
+        "fingerprint": cache and cache.fingerprint,
+        "complete": cache is not None and cache.complete,
+        "sound": not faulty,
+        "verdict": verdict,
+        "checks": checks,
+    }
+
+
+def _check(name: str, rows: int | None, *, faults: list[str], bad_rows: list[int] | None = None) -> dict:
+    return {"name": name, "rows": rows, "faults": faults, "bad_rows": bad_rows or []}
+
+
+def _rows_in_words(rows: np.ndarray) -> str:
+    shown = ", ".join(str(row) for row in rows[:_SHOWN])
+    return f"{len(rows):,} rows: {shown}{', ...' if len(rows) > _SHOWN else ''}"
+
+
+def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: ProgressCallback) -> list[dict]:
+    """Checks of features encoded again, of random rows that are done."""
+    backbone = _backbone_of(cache, config)
+    generator = np.random.default_rng(config.seed)
+    states = {"image": cache.image_states, "text": cache.text_states}
+    encode = {"image": _image_encoder(cache, backbone, config=config), "text": _text_encoder(cache, backbone)}
+    checks = []
+    for side in states:
+        done = np.flatnonzero(states[side] == DONE)
+        rows = np.sort(generator.choice(done, size=min(config.sample, len(done)), replace=False))
+        bad, unreadable, largest = [], [], 0.0
+        for start in range(0, len(rows), _ENCODED_AT_ONCE):
+            chosen = rows[start : start + _ENCODED_AT_ONCE]
+            again, failed = encode[side](chosen)
+            unreadable += [int(chosen[place]) for place in failed]
+            kept = np.setdiff1d(np.arange(len(chosen)), list(failed))
+            errors = _errors(cache.read(side, chosen[kept]), again[kept])
+            bad += chosen[kept][~(errors <= _tolerance(cache, side))].tolist()
+            largest = max([largest, *errors.tolist()])
+            on_progress(Progress("encoded again", start + len(chosen), len(rows)))
+        faults = []
+        if bad:
+            faults.append(f"encoded again, they differ by up to {largest:.1e}: {_rows_in_words(np.array(bad))}")
+        if unreadable:
+            faults.append(f"cannot be read any more: {_rows_in_words(np.array(unreadable))}")
+        what = "images" if side == "image" else "captions"
+        checks.append(_check(f"{what} encoded again", len(rows), faults=faults, bad_rows=bad))
+    return checks
+
+
+def _errors(found: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """(B,) the largest difference of each row, relative to the largest value of the row encoded again."""
+    found, again = found.astype(np.float64), again.astype(np.float64)
+    return np.abs(found - again).max(axis=1) / np.maximum(np.abs(again).max(axis=1), 1e-12)
+
+
+def _tolerance(cache: FeatureCache, side: str) -> float:
+    rounding = max(_TOLERANCES[cache.inputs[name]] for name in ("precision", "dtype"))
+    by_gpu = side == "image" and cache.inputs["decode"] == FAST_DECODERS["cuda"]
+    return max(rounding, _TOLERANCE_OF_NVJPEG) if by_gpu else rounding
+
+
+def _backbone_of(cache: FeatureCache, config: VerifyConfig) -> Backbone:
+    """The model that the cache was made with. Raises UsageError when its weights are others."""
+    name = config.model or cache.about["model"]
+    device = choose_device(config.device)
+    # What a GPU computed in float16, a CPU can only come near to, in float32.
+    precision = {"float32": "fp32", "bfloat16": "bf16"}.get(cache.inputs["precision"], "auto")
+    backbone = load_backbone(name, device=device, precision=precision, download_root=config.download_root)
+    if backbone.weights_sha256 != cache.inputs["weights_sha256"]:
+        raise UsageError(
+            f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache.path} was made with "
+            f"{cache.about['model']}, weights {cache.inputs['weights_sha256'][:12]}."
+        )
+    return backbone
+
+
+def _image_encoder(cache: FeatureCache, backbone: Backbone, *, config: VerifyConfig):
+    """A function: rows -> features (B, D) float32, and the positions of images that cannot be read."""
+    root = config.root or Path(cache.about["root"])
+    if not root.is_dir():
+        raise CacheError(f"the images of {cache.path} are not in {root}; say where they are with --root FOLDER.")
+    reader = ImageReader(
+        files=cache.image_files,
+        root=root,
+        crop=backbone.crop,
+        background=cache.inputs["background"],
+        side=backbone.image_side,
+        fast=cache.inputs["decode"] == FAST_DECODERS["cpu"],
+    )
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        pixels, problems, *_ = reader.read(rows)
+        return backbone.encode_image(pixels).float().cpu().numpy(), list(problems)
+
+    return encode
+
+
+def _text_encoder(cache: FeatureCache, backbone: Backbone):
+    settings = ExtractConfig(
+        dataset=cache.inputs["dataset"], prompt=cache.inputs["prompt"], caption_clean=cache.inputs["caption_clean"]
+    )
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        tokens, _ = backbone.tokenize(prompted([cache.captions[row] for row in rows], settings))
+        return backbone.encode_text(backbone.pad(tokens)).float().cpu().numpy(), []
+
+    return encode

@@ -1,0 +1,112 @@
+"""Tensors in files: safetensors, with a checksum, and with equal bytes where the tensors are equal."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from clipret.files.access import replaced, require_file
+
+# What weights are kept as; float8, complex and whole numbers are something else.
+FLOATS = ("F16", "BF16", "F32", "F64")
+_CHECKSUM = "sha256"
+
+
+class TensorsError(ValueError):
+    """A file of tensors is damaged, or no such file; the message says how, in words."""
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file of tensors of which no tensor was read yet.
+
+    metadata  the text beside the tensors
+    shapes    of the tensors, by name
+    dtypes    of the tensors, by name, in safetensors' words: F32
+    """
+
+    path: Path
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+    def require_dtypes(self, dtypes: tuple[str, ...] = FLOATS, *, names: set[str] | None = None) -> None:
+        """Raise TensorsError unless the tensors of these names (None: all) have one of these dtypes."""
+        for name, dtype in sorted(self.dtypes.items()):
+            if dtype not in dtypes and (names is None or name in names):
+                raise TensorsError(f"{name} is kept as {dtype}; expected {' or '.join(dtypes)}")
+
+    def read_unchecked(self) -> dict[str, torch.Tensor]:
+        """The tensors, whatever checksum there is. Raises TensorsError when they cannot be read."""
+        with _explained(), safe_open(self.path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in self.shapes}
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """The tensors. Raises TensorsError where the checksum that write_tensors made does not fit, or is not there."""
+        tensors = self.read_unchecked()
+        metadata = {name: text for name, text in self.metadata.items() if name != _CHECKSUM}
+        if _CHECKSUM not in self.metadata:
+            raise TensorsError("it has no checksum, which this clipret writes into every such file")
+        if self.metadata[_CHECKSUM] != _checksum(tensors, metadata):
+            raise TensorsError("its checksum does not match: it was damaged, or changed by hand")
+        return tensors
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """SafetensorError becomes TensorsError, on one line."""
+    try:
+        yield
+    except SafetensorError as error:
+        message = " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
+        raise TensorsError(f"it is no whole safetensors file: {message}") from None
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """What is in a file of tensors, without reading them.
+
+    Raises OSError where it is no regular file or cannot be opened, and TensorsError where it is no such file, or not
+    whole.
+    """
+    require_file(path)
+    with _explained(), safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        dtypes = {name: part.get_dtype() for name, part in slices.items()}
+        return TensorFile(path, file.metadata() or {}, shapes, dtypes)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
+    """Write the tensors and the text beside them, with a checksum of both, atomically. Raises OSError."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_safetensors(path, save(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors, metadata)})
+
+
+def write_safetensors(path: Path, saved: bytes, *, metadata: Mapping[str, str]) -> None:
+    """Write what safetensors' own `save` returned without metadata, and these, atomically. Raises OSError."""
+    # The library writes the metadata in another order each time, and with save_file what only its owner can read.
+    content = memoryview(saved)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start])) | {"__metadata__": dict(metadata)}
+    text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    # Tensors begin at a multiple of eight bytes.
+    text += b" " * (-len(text) % 8)
+    with replaced(path) as unfinished, unfinished.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        file.write(content[start:])
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The machine: devices, matrix products, worker processes."""

@@ -1,0 +1,1 @@
+"""Splits of a cache -> queries, galleries and matches; and the guard against trained images among them."""

@@ -1,0 +1,54 @@
+"""The best figures that a protocol lets any head reach, where several images share captions.
+
+Equal captions have equal embeddings, whatever the head, and ties count against us. So of the captions of one text only
+one image's can have their image first, and an image finds its own caption behind all equal ones of other images.
+
+Shape suffixes: M captions of a gallery, Q queries.
+"""
+
+from statistics import fmean
+
+import numpy as np
+
+from clipret.cache import FeatureCache
+from clipret.protocols.protocol import Fold, Protocol
+
+
+def best_reachable(
+    cache: FeatureCache, protocol: Protocol, *, k: tuple[int, ...]
+) -> dict[str, dict[str, float]] | None:
+    """{"t2i": {"R@1": ...}, "i2t": {...}} for each K: no head can have more, as fractions; the mean over the galleries.
+
+    Which captions are the same text FeatureCache.text_digests says. Images that are equal are not taken into account.
+
+    Returns None where captions match by another truth than by whose they are or by their texts.
+    """
+    if protocol.name == "split-equal-texts":
+        return {way: {f"R@{cut}": 1.0 for cut in k} for way in ("t2i", "i2t")}
+    if any(fold.matches for fold in protocol.folds):
+        return None
+    best = [_best_ranks(cache, fold) for fold in protocol.folds]
+    return {
+        way: {f"R@{cut}": fmean(float(np.mean(ranks[way] <= cut)) for ranks in best) for cut in k}
+        for way in ("t2i", "i2t")
+    }
+
+
+def _best_ranks(cache: FeatureCache, fold: Fold) -> dict[str, np.ndarray]:
+    """The best rank, (Q,) from 1, that each query's best-placed matching item can have."""
+    texts = np.unique(cache.text_digests(fold.text_rows), return_inverse=True)[1]
+    owned, places, counts = np.unique(
+        np.stack([texts, fold.caption_images]), axis=1, return_inverse=True, return_counts=True
+    )
+    # Before numpy 2.1 with an axis of its own.
+    owned_texts, owners = owned
+    places = places.reshape(-1)
+    # The images of one text stand in one order for all its captions: best by how many of these each image has.
+    order = np.lexsort((-counts, owned_texts))
+    stands = np.empty(len(order), dtype=np.int64)
+    stands[order] = 1 + np.arange(len(order)) - np.searchsorted(owned_texts, owned_texts[order])
+    # The captions of a text that are other images' tie with the image's own.
+    behind = 1 + np.bincount(texts)[owned_texts] - counts
+    first = np.full(len(fold.image_rows), np.iinfo(np.int64).max)
+    np.minimum.at(first, owners, behind)
+    return {"t2i": stands[places], "i2t": first[np.unique(owners)]}

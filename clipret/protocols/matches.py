@@ -1,0 +1,94 @@
+"""What matches what where that is not an image's own captions: Crisscrossed Captions, ECCV Caption, equal texts.
+
+Shape suffixes: N images and M captions of a gallery, P matching pairs.
+"""
+
+import numpy as np
+
+from clipret.annotations.karpathy_ids import karpathy_test_captions, matching_ids
+from clipret.cache import FeatureCache
+from clipret.errors import UsageError
+
+# Ranking holds some 100 bytes a pair.
+_MOST_PAIRS = 20_000_000
+OTHERWISE = "choose another --protocol"
+
+
+def known_captions(cache: FeatureCache) -> np.ndarray:
+    """(captions,) bool: which of a cache's captions are of the 25,000, by COCO's ids of them and of their images.
+
+    Raises DatasetError when the package `eccv-caption` is not installed.
+    """
+    known = {(str(caption), str(image)) for caption, image in karpathy_test_captions(otherwise=OTHERWISE).items()}
+    ids, owners = cache.image_ids, cache.caption_images.tolist()
+    pairs = ((caption, ids[owner]) for caption, owner in zip(cache.caption_ids, owners, strict=True))
+    return np.array([pair in known for pair in pairs], dtype=bool)
+
+
+def known_matches(
+    cache: FeatureCache, truth: str, *, image_rows: np.ndarray, text_rows: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The matching pairs of a gallery, as a Fold has them, in the order of their positions.
+
+    truth       cxc or eccv, as karpathy_ids.matching_ids has them
+    image_rows  (N,) the gallery's images
+    text_rows   (M,) the gallery's captions
+
+    Returns {"t2i": (caption positions, image positions), "i2t": (image positions, caption positions)}, each (P,). Pairs
+    of which one side is not in the gallery are left out; a query without a pair asks nothing.
+
+    Raises DatasetError when the package `eccv-caption` is not installed.
+    """
+    places = {
+        "image": {cache.image_ids[row]: place for place, row in enumerate(image_rows)},
+        "text": {cache.caption_ids[row]: place for place, row in enumerate(text_rows)},
+    }
+    sides = {"t2i": ("text", "image"), "i2t": ("image", "text")}
+    pairs = matching_ids(truth, otherwise=OTHERWISE)
+    return {way: _positions(pairs[way], *(places[side] for side in sides[way])) for way in sides}
+
+
+def equal_text_matches(
+    cache: FeatureCache, text_rows: np.ndarray, *, caption_images: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The matching pairs of a gallery, as a Fold has them, where captions of the same text match all their images.
+
+    text_rows       (M,) the gallery's captions; which are the same text FeatureCache.text_digests says
+    caption_images  (M,) the position of each caption's image
+
+    Raises UsageError when the pairs are too many to be ranked.
+    """
+    texts = np.unique(cache.text_digests(text_rows), return_inverse=True)[1]
+    owned = np.unique(np.stack([caption_images, texts]), axis=1)
+    images, texts_of_images = owned
+    pairs = int(np.bincount(texts_of_images)[texts].sum())
+    if pairs > _MOST_PAIRS:
+        raise UsageError(
+            f"--protocol split-equal-texts: captions of {cache.path} that are the same text make {pairs:,} matching "
+            f"pairs, over {_MOST_PAIRS:,}; so few different texts make no retrieval test: choose --protocol split."
+        )
+    captions, matching = _pairs_of_equals(texts, texts_of_images)
+    owners, places = _pairs_of_equals(texts_of_images, texts)
+    owners = images[owners]
+    # The numbers of texts differ from process to process; the order of the pairs is part of a protocol's digest.
+    order = np.lexsort((places, owners))
+    return {"t2i": (captions, images[matching]), "i2t": (owners[order], places[order])}
+
+
+def _pairs_of_equals(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) and (P,): every place in `left` with every place in `right` of an equal value, ascending."""
+    order = np.argsort(right, kind="stable")
+    starts, stops = (np.searchsorted(right[order], left, side=side) for side in ("left", "right"))
+    counts = stops - starts
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(np.arange(len(left)), counts), order[np.repeat(starts, counts) + within]
+
+
+def _positions(
+    pairs: list[tuple[int, int]], queries: dict[str, int], items: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    found = sorted(
+        (queries[str(query)], items[str(item)]) for query, item in pairs if str(query) in queries and str(item) in items
+    )
+    table = np.array(found, dtype=np.int64).reshape(-1, 2)
+    return table[:, 0].copy(), table[:, 1].copy()

@@ -1,0 +1,1 @@
+"""Every table that people see. Builds and draws; decides nothing."""

@@ -1,5 +1,0 @@
-"""Whether a cache gives the figures that others have published, and what commonly explains it where it does not."""
-
-from clipret.reproduction.stage import reproduce
-
-__all__ = ["reproduce"]

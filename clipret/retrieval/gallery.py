@@ -1,0 +1,188 @@
+"""A head on the rows of a gallery -> metrics of both directions: what training selects by and evaluation reports."""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from clipret.cache import FeatureCache
+from clipret.config import VALIDATION_METRICS, EvalConfig
+from clipret.errors import HeadError
+from clipret.progress import ProgressCallback, silent
+from clipret.protocols.protocol import Fold
+from clipret.retrieval import Matches, Ranks, rank
+from clipret.retrieval.metrics import summarise
+
+# Features of a small gallery are kept as float32 where they are measured; those of a larger one are read, brought there
+# and widened a block at a time.
+_HELD_BYTES = 256 << 20
+_BLOCK = 16_384
+
+
+class StoredRows:
+    """Rows of a cache's features, read a slice at a time when they are needed: (B, D)."""
+
+    def __init__(self, cache: FeatureCache, side: str, *, rows: np.ndarray):
+        self._cache, self._side, self._rows = cache, side, rows
+        self.size = len(rows) * cache.width(side)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """In memory. Raises CacheError when a feature is not finite."""
+        return self._cache.read(self._side, self._rows[span])
+
+
+Features = np.ndarray | torch.Tensor | StoredRows
+
+
+@torch.no_grad()
+def embed(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    features: Features,
+    *,
+    device: str | torch.device,
+    block: int = _BLOCK,
+) -> torch.Tensor:
+    """Embeddings of all rows, a block at a time so that what is on the disk is never read whole.
+
+    function  a head's embed_images or embed_texts
+    features  (B, D)
+    device    where the head lives and the embeddings are left
+
+    Returns (B, E) float32 on the device.
+    """
+    if isinstance(features, torch.Tensor):
+        return function(features.to(device))
+    found = None
+    for start in range(0, len(features), block):
+        # Copied: a slice of a mapped file cannot be made a tensor that may be written to.
+        embedded = function(torch.from_numpy(np.array(features[start : start + block])).to(device))
+        if found is None:
+            # Filled block by block, for all blocks and then all of them together would be twice as much.
+            found = embedded.new_empty((len(features), embedded.shape[1]))
+        found[start : start + len(embedded)] = embedded
+    return found
+
+
+def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, features: Features, rows: np.ndarray) -> None:
+    """Raise HeadError when a float32 overflow or underflow left embeddings (B, E) of features (B, D) without a length.
+
+    Normalised, such a row is zero or no number at all, and its cosines would be taken for those of a bad head. A row
+    that float64 finds to be zero as well, and a head whose tensors are not finite, are not meant.
+
+    rows  (B,) of the cache, to name
+    """
+    lost = ~(torch.linalg.vector_norm(embeddings, dim=1) > 0)
+    if not lost.any() or not all(tensor.isfinite().all() for tensor in head.tensors.values()):
+        return
+    exact = copy.deepcopy(head).double()
+    function = exact.embed_images if side == "image" else exact.embed_texts
+    for start in range(0, len(embeddings), _BLOCK):
+        places = torch.nonzero(lost[start : start + _BLOCK])[:, 0].cpu()
+        if len(places):
+            block = features[start : start + _BLOCK]
+            values = (block if isinstance(block, torch.Tensor) else torch.from_numpy(np.array(block)))[places]
+            wrong = torch.linalg.vector_norm(function(values.to(embeddings.device)), dim=1) > 0
+            if wrong.any():
+                row = rows[start + int(places[wrong.cpu()][0])]
+                raise HeadError(
+                    f"the embedding of {side} row {row} has no length in float32: its features, or the head's weights, "
+                    f"are too large or too small (up to {values.abs().max():.0e} and "
+                    f"{max(tensor.abs().max() for tensor in head.tensors.values()):.0e}); extract or train again with "
+                    f"values near 1."
+                )
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The features of a gallery's images (N, D_image) and captions (M, D_text); of a large one, where they are stored.
+
+    rows            image, text -> (N,), (M,) rows of the cache
+    caption_images  (M,) the position of each caption's image
+    matches         what matches what where that is not all, as a Fold has it
+    """
+
+    images: np.ndarray | StoredRows
+    texts: np.ndarray | StoredRows
+    rows: dict[str, np.ndarray]
+    caption_images: np.ndarray
+    matches: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+    _held: dict = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def read(cls, cache: FeatureCache, fold: Fold) -> "Gallery":
+        """Read the fold's rows, now or, of many, when they are needed; raises CacheError when one is not finite."""
+        rows = {"image": fold.image_rows, "text": fold.text_rows}
+        sides = [StoredRows(cache, side, rows=found) for side, found in rows.items()]
+        if not _is_large(*sides):
+            sides = [cache.read(side, found) for side, found in rows.items()]
+        return cls(*sides, rows, fold.caption_images, fold.matches)
+
+    @functools.cached_property
+    def _pairs(self) -> Matches:
+        return Matches.of(self.caption_images, images=len(self.images), matches=self.matches)
+
+    def rank(
+        self,
+        head: nn.Module,
+        *,
+        device: str,
+        block: int = EvalConfig.block,
+        top: int = 0,
+        precision: str = EvalConfig.precision,
+        on_progress: ProgressCallback = silent,
+    ) -> dict[str, Ranks]:
+        """{"t2i": Ranks, "i2t": Ranks} by the head's embeddings; settings as retrieval.rank has them.
+
+        head    on the device
+
+        Raises HeadError when embeddings of finite features have no length.
+        """
+        images, texts = self._features(device)
+        embeddings = {
+            "image": embed(head.embed_images, images, device=device),
+            "text": embed(head.embed_texts, texts, device=device),
+        }
+        for side, features in (("image", images), ("text", texts)):
+            require_unit(head, side, embeddings[side], features=features, rows=self.rows[side])
+        return rank(
+            embeddings["image"],
+            embeddings["text"],
+            matches=self._pairs,
+            block=block,
+            top=top,
+            precision=precision,
+            on_progress=on_progress,
+        )
+
+    def measure(
+        self, head: nn.Module, *, device: str, families: tuple[str, ...] = VALIDATION_METRICS
+    ) -> dict[str, dict[str, float]]:
+        """{"t2i": {"R@1": ...}, "i2t": {...}}, as metrics.summarise gives them for these families."""
+        ranks = self.rank(head, device=device)
+        return {direction: summarise(found, families=families) for direction, found in ranks.items()}
+
+    def query_images(self, ranks: Ranks, *, direction: str) -> np.ndarray:
+        """(Q,) position of the image that each query is of: itself in i2t, its caption's in t2i."""
+        return self.caption_images[ranks.asking] if direction == "t2i" else ranks.asking
+
+    def _features(self, device: str) -> tuple:
+        if _is_large(self.images, self.texts):
+            return self.images, self.texts
+        if device not in self._held:
+            # Of one device only, so that the bound holds for all of them together.
+            self._held.clear()
+            self._held[device] = tuple(
+                torch.from_numpy(np.asarray(side, dtype=np.float32)).to(device) for side in (self.images, self.texts)
+            )
+        return self._held[device]
+
+
+def _is_large(images: np.ndarray | StoredRows, texts: np.ndarray | StoredRows) -> bool:
+    return 4 * (images.size + texts.size) > _HELD_BYTES

@@ -1,0 +1,280 @@
+"""Ranks in a file beside metrics.json: all that intervals and comparisons are made from.
+
+A ranks.safetensors holds, of every protocol, fold and direction, whose the queries are, and of every head their ranks;
+and what is to be known of the trained head: its settings, its file's digest, and what leakage was found. So nothing
+else has to be there still, or be as it was.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from clipret import runs
+from clipret.config import DIRECTIONS, TrainConfig
+from clipret.config.checks import check_settings, shortened
+from clipret.config.comparison import ZERO_SHOT
+from clipret.config.evaluation import WISE_FT
+from clipret.errors import RunError, UsageError
+from clipret.files.access import read_file
+from clipret.files.records import AtLeast, Each, Maybe, RecordError, parse_record, record_text
+from clipret.files.tensors import TensorFile, TensorsError, open_tensors, write_safetensors
+from clipret.retrieval import Ranks
+
+FORMAT = 2
+_TRAINED = "trained"
+# In bytes: of an encoder far wider than there is.
+_MOST_HEAD = 1 << 32
+_SIDE = {"queries": AtLeast(0), "gallery": AtLeast(1)}
+# What is used of the JSON beside the ranks.
+_FORM = {
+    "cache": {"path": str, "fingerprint": str, "model": str},
+    "trained": (
+        {
+            "head": str,
+            "sha256": str,
+            "run": (str, None),
+            "config": (Each(Any), None),
+            "fingerprint": (str, None),
+            "finished": (bool, None),
+        },
+        None,
+    ),
+    "protocols": [
+        {
+            "protocol": {
+                "name": str,
+                "split": str,
+                "images": AtLeast(1),
+                "captions": AtLeast(1),
+                "folds": AtLeast(1),
+                "remarks": [str],
+                "digest": str,
+                "precision": str,
+                **{direction: Maybe(_SIDE) for direction in DIRECTIONS},
+            },
+            "leakage": ({"checked": bool, "trained_on": (int, None)}, None),
+            "heads": [str],
+        }
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One head's ranks in one direction of one fold.
+
+    ranks   of every query
+    images  (Q,) int64 which image of the fold each query is of; queries of one image are resampled together
+    """
+
+    ranks: Ranks
+    images: np.ndarray
+
+
+@dataclass(frozen=True)
+class ProtocolRankings:
+    """All that was ranked by one protocol.
+
+    protocol  as metrics.json describes it, with `digest`: equal digests have the same queries, items and matches
+    heads     head's name (zero-shot, trained ...) -> direction -> one Ranking a fold
+    leakage   as in metrics.json; None for zero-shot alone
+    """
+
+    protocol: dict
+    heads: dict[str, dict[str, tuple[Ranking, ...]]]
+    leakage: dict | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The head that was measured as trained.
+
+    head         its file, as it was named then
+    sha256       of that file
+    run          the run's folder, as it was named then; None: the head was in none
+    config       the run's settings (TrainConfig's fields); None without a run
+    fingerprint  of the cache that the run was trained on; None without a run
+    finished     whether the run had come to its end; None without a run
+    """
+
+    head: str
+    sha256: str
+    run: str | None = None
+    config: dict | None = None
+    fingerprint: str | None = None
+    finished: bool | None = None
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What one evaluation ranked.
+
+    cache      path, fingerprint, model, dataset, as in metrics.json
+    protocols  the first is the one that metrics.json shows first
+    trained    None for zero-shot alone
+    """
+
+    cache: dict
+    protocols: tuple[ProtocolRankings, ...]
+    trained: Trained | None = None
+
+
+def head_digest(path: Path) -> str:
+    """What Trained.sha256 is of a head's file. Raises RunError."""
+    try:
+        return hashlib.sha256(read_file(path, most=_MOST_HEAD)).hexdigest()
+    except OSError as error:
+        raise RunError(f"head {path} cannot be read: {runs.reason(error)}.") from None
+
+
+def rankings_path(metrics: Path) -> Path:
+    """Where the ranks are kept that a file of metrics was made from: beside it."""
+    return metrics.with_name(runs.RANKS if metrics.name == runs.METRICS else f"{metrics.stem}.{runs.RANKS}")
+
+
+def write_rankings(path: Path, rankings: Rankings) -> None:
+    """Write them atomically. Raises OSError."""
+    tensors = {}
+    for number, ranked in enumerate(rankings.protocols):
+        for head, directions in ranked.heads.items():
+            for direction, folds in directions.items():
+                for fold, ranking in enumerate(folds):
+                    place, ranks = f"{number}/{fold}/{direction}", ranking.ranks
+                    tensors[f"{place}/images"] = np.asarray(ranking.images, dtype=np.int32)
+                    tensors[f"{place}/offsets"] = np.asarray(ranks.offsets, dtype=np.int64)
+                    tensors[f"{place}/gallery"] = np.array([ranks.gallery], dtype=np.int64)
+                    tensors[f"{place}/ranks/{head}"] = np.asarray(ranks.ranks, dtype=np.int32)
+    about = {
+        "format": FORMAT,
+        "cache": rankings.cache,
+        "trained": asdict(rankings.trained) if rankings.trained else None,
+        "protocols": [
+            {"protocol": ranked.protocol, "leakage": ranked.leakage, "heads": list(ranked.heads)}
+            for ranked in rankings.protocols
+        ],
+    }
+    told = record_text(about)
+    metadata = {"clipret": told, "sha256": _digest(told, tensors)}
+    write_safetensors(path, save(tensors), metadata=metadata)
+
+
+def read_rankings(path: Path) -> Rankings:
+    """Raises FileNotFoundError, and RunError when it is not what write_rankings writes, or contradicts itself."""
+    try:
+        file = open_tensors(path)
+        told = file.metadata.get("clipret", "{}")
+        about = parse_record(told, _FORM, version=FORMAT)
+        _require_structure(about, file)
+        tensors = {name: tensor.numpy() for name, tensor in file.read_unchecked().items()}
+        if file.metadata.get("sha256") != _digest(told, tensors):
+            raise TensorsError("its checksum does not match")
+        protocols = tuple(_protocol(tensors, number, entry) for number, entry in enumerate(about["protocols"]))
+        for protocol in protocols:
+            _require_ranks(protocol)
+        trained = about["trained"]
+        if trained and trained["config"]:
+            check_settings(TrainConfig, trained["config"])
+    except FileNotFoundError:
+        raise
+    except (OSError, TensorsError, RecordError, UsageError) as error:
+        raise RunError(f"{path} cannot be read: {runs.reason(error)}; measure again with: clipret eval") from None
+    return Rankings(about["cache"], protocols, Trained(**trained) if trained else None)
+
+
+def _digest(told: str, tensors: dict[str, np.ndarray]) -> str:
+    found = hashlib.sha256(told.encode())
+    for name in sorted(tensors):
+        found.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        found.update(np.ascontiguousarray(tensors[name]))
+    return found.hexdigest()
+
+
+def _protocol(tensors: dict[str, np.ndarray], number: int, entry: dict) -> ProtocolRankings:
+    def ranking(place: str, head: str) -> Ranking:
+        ranks = Ranks(
+            ranks=tensors[f"{place}/ranks/{head}"].astype(np.int64),
+            offsets=tensors[f"{place}/offsets"],
+            gallery=int(tensors[f"{place}/gallery"][0]),
+        )
+        return Ranking(ranks, tensors[f"{place}/images"].astype(np.int64))
+
+    folds = range(entry["protocol"]["folds"])
+    heads = {
+        head: {way: tuple(ranking(f"{number}/{fold}/{way}", head) for fold in folds) for way in DIRECTIONS}
+        for head in entry["heads"]
+    }
+    return ProtocolRankings(entry["protocol"], heads, entry["leakage"])
+
+
+def _require_structure(about: dict, file: TensorFile) -> None:
+    """There are the tensors that the JSON beside them needs, and no others, of the right types and shapes."""
+    entries = about["protocols"]
+    names = [entry["protocol"]["name"] for entry in entries]
+    if not names or len(set(names)) < len(names):
+        raise RecordError("protocols is a list of none, or of one twice")
+    for entry in entries:
+        _require_heads(entry["heads"], trained=about["trained"] is not None, first=entries[0]["heads"])
+    # Counted before it is gone through: it may be any number.
+    tensors = sum(entry["protocol"]["folds"] * len(DIRECTIONS) * (3 + len(entry["heads"])) for entry in entries)
+    if tensors != len(file.shapes):
+        raise RecordError(f"it has {len(file.shapes):,} tensors; expected {tensors:,}")
+    for number, entry in enumerate(entries):
+        for fold in range(entry["protocol"]["folds"]):
+            for direction in DIRECTIONS:
+                _require_shapes(file, f"{number}/{fold}/{direction}", heads=entry["heads"])
+
+
+def _require_heads(heads: list[str], *, trained: bool, first: list[str]) -> None:
+    expected = {ZERO_SHOT, *([_TRAINED] if trained else [])}
+    others = {head for head in heads if not (trained and head.startswith(WISE_FT))}
+    if others != expected or len(set(heads)) < len(heads) or heads != first:
+        raise RecordError(
+            f"heads is {shortened(', '.join(heads) or 'none')}; expected {' and '.join(sorted(expected))}, the same "
+            f"for every protocol"
+        )
+
+
+def _require_shapes(file: TensorFile, place: str, *, heads: list[str]) -> None:
+    def shape(name: str, dtype: str) -> tuple[int, ...]:
+        if file.dtypes.get(f"{place}/{name}") != dtype:
+            actual = file.dtypes.get(f"{place}/{name}", "not there")
+            raise RecordError(f"{place}/{name} is {actual}; expected {dtype}")
+        return file.shapes[f"{place}/{name}"]
+
+    images, offsets, gallery = shape("images", "I32"), shape("offsets", "I64"), shape("gallery", "I64")
+    ranks = {shape(f"ranks/{head}", "I32") for head in heads}
+    if len(images) != 1 or offsets != (images[0] + 1,) or gallery != (1,) or len(ranks) > 1 or len(*ranks) != 1:
+        raise RecordError(f"{place} has images, offsets, gallery and ranks whose shapes do not go together")
+
+
+def _require_ranks(ranked: ProtocolRankings) -> None:
+    """The ranks are ranks, and there are as many as the protocol tells."""
+    protocol = ranked.protocol
+    for head, directions in ranked.heads.items():
+        for direction, folds in directions.items():
+            where = f"{protocol['name']} {direction} {head}"
+            for ranking, other in zip(folds, directions["t2i"], strict=True):
+                _require_ranking(ranking, where=where, images=min(other.ranks.gallery, protocol["images"]))
+            queries = sum(ranking.ranks.queries for ranking in folds)
+            gallery = max(ranking.ranks.gallery for ranking in folds)
+            expected = protocol.get(direction, {"queries": queries, "gallery": gallery})
+            if (queries, gallery) != (expected["queries"], expected["gallery"]):
+                raise RecordError(f"{where} has {queries:,} queries of {gallery:,} items; its protocol tells of others")
+
+
+def _require_ranking(ranking: Ranking, *, where: str, images: int) -> None:
+    ranks, offsets, gallery = ranking.ranks.ranks, ranking.ranks.offsets, ranking.ranks.gallery
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(ranks) or (np.diff(offsets) < 1).any():
+        raise RecordError(f"{where} has offsets that do not part its ranks by query")
+    if ranks.min() < 1 or ranks.max() > gallery:
+        raise RecordError(f"{where} has ranks from {ranks.min():,} to {ranks.max():,} of {gallery:,} items")
+    rising = np.diff(ranks) > 0
+    rising[offsets[1:-1] - 1] = True
+    if not rising.all():
+        raise RecordError(f"{where} has ranks that do not rise within a query")
+    if ranking.images.min() < 0 or ranking.images.max() >= images:
+        raise RecordError(f"{where} has queries of images that are not there")

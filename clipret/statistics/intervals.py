@@ -1,0 +1,274 @@
+"""Ranks -> how far metrics would move on other images, from stored ranks alone.
+
+Captions of one image are not independent of each other, so that images are what is counted, and queries follow their
+image: a figure is a ratio of sums over images, and its variance that of the images' parts (Cochran, Sampling
+Techniques, 1977, section 6.3). What intervals cover, and how often, is measured by scripts/simulate_coverage.py.
+
+Shape suffixes: I images, Q queries, H heads, M metrics, C columns of a table, B rows of weights.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+from scipy.special import betainc
+
+from clipret.config import DIRECTIONS
+from clipret.config.metric_names import LOWER_IS_BETTER, RSUM
+from clipret.retrieval.metrics import per_query
+from clipret.retrieval.ranks_file import Ranking
+
+MEDIAN = "median_rank"
+# Sums of fractions that are 0 to rounding.
+_NOTHING = 1e-9
+# Halvings of [0, 1] that leave nothing of a float64.
+_HALVINGS = 60
+# The variance of a whole image that is right or wrong, at 1/2: one of each is added to what is measured.
+_TWO_IMAGES = 0.5
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """What some heads got on one gallery, summed up image by image. Images that ask nothing are not in it.
+
+    names     (M,) names of the metrics, as metrics.per_query has them
+    sums      (I, H, 2, M) sum of each metric over the queries of an image, in the order of rankings.DIRECTIONS
+    counts    (I, 2) queries of an image
+    firsts    direction -> (Q, H) best rank of every query: what medians are made of
+    owners    direction -> (Q,) image of every query
+    """
+
+    names: tuple[str, ...]
+    sums: np.ndarray
+    counts: np.ndarray
+    firsts: tuple[np.ndarray, ...]
+    owners: tuple[np.ndarray, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images that ask something."""
+        return len(self.counts)
+
+    def measure(self) -> np.ndarray:
+        """(H, 2, M) the metrics."""
+        values = self.sums.sum(0) / self.counts.sum(0)[:, None]
+        if MEDIAN in self.names:
+            for way, firsts in enumerate(self.firsts):
+                values[:, way, self.names.index(MEDIAN)] = np.median(firsts, axis=0)
+        return values
+
+
+def tabulate(
+    heads: list[dict[str, tuple[Ranking, ...]]], *, k: tuple[int, ...], families: tuple[str, ...]
+) -> list[FoldTable]:
+    """One FoldTable a fold, of heads whose rankings (direction -> one Ranking a fold) are of the same queries."""
+    return [_tabulate_fold(heads, fold, k=k, families=families) for fold in range(len(heads[0][DIRECTIONS[0]]))]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of some heads, by the columns of a table; a metric of several folds is the mean of the folds'.
+
+    columns  (direction's place, metric) of each; the place is None for rsum
+    k        what rsum adds up
+    """
+
+    tables: list[FoldTable]
+    columns: tuple[tuple[int | None, str], ...]
+    k: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images that ask something."""
+        return sum(table.images for table in self.tables)
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """(H, C) what each head got."""
+        return self._pick(sum(table.measure() for table in self.tables) / len(self.tables))
+
+    @cached_property
+    def limits(self) -> np.ndarray:
+        """(C,) the largest value that there is: of ranks none."""
+        largest = {RSUM: 2.0 * len(self.k)} | dict.fromkeys(LOWER_IS_BETTER, np.inf)
+        return np.array([largest.get(name, 1.0) for _, name in self.columns])
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """(I, C) the part of a column's queries that are an image's: 1 in all."""
+        parts = [table.counts / (table.counts.sum(0) * len(self.tables)) for table in self.tables]
+        return np.stack([np.concatenate(parts)[:, _both(way)].mean(1) for way, _ in self.columns], axis=1)
+
+    def shares(self, mixture: np.ndarray) -> np.ndarray:
+        """(I, C) what each image adds to the sum of the heads' figures times mixture (H,); of medians nothing."""
+        return np.concatenate([self._pick(shares) for shares, _ in self._parts(mixture)])
+
+    def variance(self, mixture: np.ndarray) -> np.ndarray:
+        """(C,) of that sum over draws of images, each fold's for itself."""
+        total = 0.0
+        for shares, weights in self._parts(mixture):
+            # The mean of a fold is what its images scatter around, each by its number of queries.
+            around = self._pick(shares - shares.sum(0) * weights[:, :, None])
+            total = total + (around**2).sum(0) * (len(around) / max(1, len(around) - 1))
+        return total
+
+    def _parts(self, mixture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each fold, (I, 2, M) shares of all metrics and (I, 2) the parts of its queries that are an image's."""
+        # Heads that are not in it need not be read: there may be many.
+        heads = np.flatnonzero(mixture)
+        for table in self.tables:
+            asked = table.counts.sum(0)
+            summed = np.tensordot(table.sums[:, heads], mixture[heads], axes=([1], [0]))
+            yield summed / (asked[:, None] * len(self.tables)), table.counts / asked
+
+    def _pick(self, values: np.ndarray) -> np.ndarray:
+        """(..., C) the columns of metrics (..., 2, M)."""
+        names = self.tables[0].names
+        cuts = [names.index(f"R@{cut}") for cut in self.k] if any(way is None for way, _ in self.columns) else []
+        picked = [
+            values[..., cuts].sum((-1, -2)) if way is None else values[..., way, names.index(name)]
+            for way, name in self.columns
+        ]
+        return np.stack(picked, axis=-1)
+
+
+def all_columns(names: tuple[str, ...]) -> tuple[tuple[int | None, str], ...]:
+    """(direction's place, metric) of every column: t2i, i2t, then rsum, where it is among the names."""
+    both = tuple((way, name) for way in range(len(DIRECTIONS)) for name in names if name != RSUM)
+    return both + (((None, RSUM),) if RSUM in names else ())
+
+
+def nested(values, columns: tuple) -> dict:
+    """{"t2i": {"R@1": ...}, "i2t": {...}, "rsum": ...} of something a column."""
+    tree: dict = {way: {} for way in DIRECTIONS}
+    for (way, name), value in zip(columns, values, strict=True):
+        (tree if way is None else tree[DIRECTIONS[way]])[name] = value
+    return tree
+
+
+def effective_images(evidence: Evidence, mixture: np.ndarray) -> np.ndarray:
+    """(C,) the number n of independent yes-or-no questions, images or more, that would tell as much as what was asked.
+
+    mixture  (H,) of one head or the mean of several
+
+    The variance of such questions is p (1 - p) / n. Near 0 and 1 few images tell it, and where all are right it would
+    be 0. So two images, one all right and one all wrong, are added to the variance that was measured and to that of
+    yes-or-no questions, one an image, alike: where nothing else is known, n is the number of images.
+    """
+    values = mixture @ evidence.points / evidence.limits
+    variances = evidence.variance(mixture) / evidence.limits**2
+    return _effective(values, variances, weights=evidence.weights)
+
+
+def proportion_interval(values: np.ndarray, sizes: np.ndarray, *, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), each (C,), of means of figures from 0 to 1: the mid-P interval of yes-or-no questions.
+
+    values  (C,) from 0 to 1
+    sizes   (C,) effective numbers of questions, not whole
+
+    The exact interval (Clopper and Pearson 1934) counts half of the chance of just what was observed (Lancaster,
+    JASA 1961). Unlike Wilson's it has no places near 0 and 1 where it covers less than 92 %.
+    """
+    right = np.clip(values * sizes, 0, sizes)
+    return _lower_end(right, sizes - right, level=level), 1 - _lower_end(sizes - right, right, level=level)
+
+
+def median_interval(evidence: Evidence, head: int, *, way: int, level: float) -> tuple[float, float]:
+    """(low, high) of a head's median rank in one direction.
+
+    The ranks at the ends of the interval of the share 1/2 of its queries (Woodruff, JASA 1952); of several folds the
+    interval of the mean of these (Zou and Donner, Statistics in Medicine 2008). NaN where there are so few images that
+    all of them may well lie on one side of the median: fewer than six at 95 %.
+    """
+    middles, squares = [], []
+    for table in evidence.tables:
+        firsts, owners, counts = np.sort(table.firsts[way][:, head]), table.owners[way], table.counts[:, way]
+        middle, queries = float(np.median(firsts)), len(firsts)
+        weights = counts / queries
+        up_to = np.bincount(owners, table.firsts[way][:, head] <= middle, minlength=table.images) / queries
+        share = up_to.sum()
+        variance = ((up_to - share * weights) ** 2).sum() * table.images / max(1, table.images - 1)
+        size = _effective(np.array([share]), np.array([variance]), weights=weights[:, None])
+        if 0.5 ** size[0] > (1 - level) / 2:
+            return np.nan, np.nan
+        low, high = (float(end[0]) for end in proportion_interval(np.array([0.5]), size, level=level))
+        ends = firsts[max(0, ceil(low * queries) - 1)], firsts[min(queries - 1, int(high * queries))]
+        middles.append(middle)
+        squares.append([(middle - ends[0]) ** 2, (ends[1] - middle) ** 2])
+    below, above = np.sqrt(np.sum(squares, axis=0)) / len(middles)
+    return np.mean(middles) - below, np.mean(middles) + above
+
+
+def weighted_medians(weights: np.ndarray, values: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
+    """(B,) the median of values, each repeated as often as its image weighs; of an even number, the middle two's mean.
+
+    weights  (B, I) float64, whole numbers
+    values   (Q,)
+    owners   (Q,) image of each value
+
+    NaN where nothing is left.
+    """
+    order = np.argsort(values, kind="stable")
+    values, owners = values[order], owners[order]
+    images, queries = weights.shape[1], len(values)
+    totals = weights @ np.bincount(owners, minlength=images)
+    targets = np.stack([(totals - 1) // 2, totals // 2])
+    # Five standard deviations of the middle where the queries of an image are all alike; what is beyond is done apart.
+    reach = ceil(2.5 * queries / np.sqrt(images))
+    start, stop = max(0, queries // 2 - reach), min(queries, queries // 2 + reach)
+    below = weights @ np.bincount(owners[:start], minlength=images)
+    reached = below[:, None] + np.cumsum(weights[:, owners[start:stop]], axis=1)
+    places = start + (reached[None] <= targets[:, :, None]).sum(2)
+    for row in np.flatnonzero((below > targets[0]) | (reached[:, -1] <= targets[1])):
+        places[:, row] = np.searchsorted(np.cumsum(weights[row, owners]), targets[:, row], side="right")
+    medians = values[np.minimum(places, queries - 1)].mean(0)
+    return np.where(totals > 0, medians, np.nan)
+
+
+def _tabulate_fold(heads: list, fold: int, *, k: tuple[int, ...], families: tuple[str, ...]) -> FoldTable:
+    asked = [heads[0][way][fold].images for way in DIRECTIONS]
+    asking = np.unique(np.concatenate(asked))
+    owners = tuple(np.searchsorted(asking, images) for images in asked)
+    sums, names = None, ()
+    for number, head in enumerate(heads):
+        for way, direction in enumerate(DIRECTIONS):
+            # Of one head and direction at a time: a hundred megabytes of half a million queries.
+            metrics = per_query(head[direction][fold].ranks, k=k, families=families)
+            if sums is None:
+                names = tuple(metrics)
+                sums = np.empty((len(asking), len(heads), len(DIRECTIONS), len(names)))
+            for place, values in enumerate(metrics.values()):
+                sums[:, number, way, place] = np.bincount(owners[way], values, minlength=len(asking))
+    return FoldTable(
+        names=names,
+        sums=sums,
+        counts=np.stack([np.bincount(images, minlength=len(asking)) for images in owners], axis=1).astype(np.float64),
+        firsts=tuple(np.stack([head[way][fold].ranks.first for head in heads], axis=1) for way in DIRECTIONS),
+        owners=owners,
+    )
+
+
+def _effective(values: np.ndarray, variances: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
+    # As many as there are images, where these ask equally much.
+    whole, images = 1 / (weights**2).sum(0), len(weights)
+    with np.errstate(invalid="ignore"):
+        return whole * (values * (1 - values) * images + _TWO_IMAGES) / (variances * whole * images + _TWO_IMAGES)
+
+
+def _lower_end(right: np.ndarray, wrong: np.ndarray, *, level: float) -> np.ndarray:
+    """The rate at which so many right, or more, have a chance of (1 - level) / 2: of just so many half of it."""
+    tail = (1 - level) / 2
+    low, high = np.zeros_like(right), np.ones_like(right)
+    for _ in range(_HALVINGS):
+        rate = (low + high) / 2
+        at_least = np.where(right > _NOTHING, betainc(np.maximum(right, _NOTHING), wrong + 1, rate), 1.0)
+        more = np.where(wrong > _NOTHING, betainc(right + 1, np.maximum(wrong, _NOTHING), rate), 0.0)
+        below = (at_least + more) / 2 < tail
+        low, high = np.where(below, rate, low), np.where(below, high, rate)
+    return np.where(right > _NOTHING, low, 0.0)
+
+
+def _both(way: int | None) -> list[int]:
+    return [0, 1] if way is None else [way]

@@ -1,0 +1,149 @@
+import functools
+
+import numpy as np
+import pytest
+
+from clipret import FeatureCache
+from clipret.cache.image_keys import image_keys
+from clipret.config.reproduction import ReproduceConfig
+from clipret.errors import DatasetError, UsageError
+from clipret.evaluation.reproduction import matching, reproduce
+from clipret.evaluation.reproduction.published import published_rows
+from clipret.protocols.leakage import training_keys
+from clipret.protocols.protocol import make_protocol
+from tests.conftest import keep_keys
+from tests.helpers.published_caches import FLICKR, ROWS, WEIGHTS, changed, publish_rows, trained, write_small
+
+
+@pytest.fixture
+def publish(monkeypatch):
+    return functools.partial(publish_rows, monkeypatch)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return functools.partial(write_small, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "found"),
+    [
+        ("/here/copy.pt", WEIGHTS, ("ViT-B/32", "weights")),
+        ("ViT-L/14@336px", "ab" * 32, ("ViT-L/14@336px", "name")),
+        ("/here/ViT-L-14-336px.pt", "ab" * 32, ("ViT-L/14@336px", "file")),
+        ("vit-b-32.pt", "ab" * 32, ("ViT-B/32", "file")),
+    ],
+)
+def test_a_model_is_known_by_its_weights_its_name_or_its_file(small, model, weights, found):
+    known = matching.recognise(FeatureCache(small("coco", model=model, weights_sha256=weights)))
+    assert (known.model.name, known.by) == found
+
+
+def test_a_model_that_nobody_published_is_refused(small):
+    path = small("coco", model="tiny-emoji", weights_sha256="ab" * 32)
+    with pytest.raises(UsageError) as caught:
+        reproduce(ReproduceConfig(cache=path))
+    assert str(caught.value) == (
+        f"no published figure is of {path}: its model 'tiny-emoji' is none of RN50, RN101, RN50x4, RN50x16, RN50x64, "
+        f"ViT-B/32, ViT-B/16, ViT-L/14, ViT-L/14@336px; clipret reproduce --list shows all rows and the cache that "
+        f"each needs."
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "held"),
+    [
+        ("shop", {}, "data set 'shop', prompt '{}', caption clean 'none'"),
+        (
+            "flickr30k",
+            {"prompt": "a {}", "caption_clean": "lower"},
+            "data set 'flickr30k', prompt 'a {}', caption clean 'lower'",
+        ),
+    ],
+)
+def test_a_cache_that_no_row_is_of_is_refused_with_what_there_is(small, dataset, changes, held):
+    path = small(dataset, **changes)
+    with pytest.raises(UsageError) as caught:
+        reproduce(ReproduceConfig(cache=path))
+    assert str(caught.value) == (
+        f"no published figure of ViT-B/32 is of what {path} holds: {held}; there are figures by protocol "
+        f"coco-karpathy-5k, flickr30k-karpathy-1k, coco-val2017; clipret reproduce --list shows them and the cache "
+        f"that each needs."
+    )
+
+
+def test_a_row_with_a_prompt_is_of_a_cache_with_that_prompt(small, publish):
+    figures = {way: {"R@1": 50.0} for way in ("i2t", "t2i")}
+    paper = changed(ROWS["CLIP paper ViT-L/14@336px zero-shot, coco-karpathy-5k"], figures, model="ViT-B/32")
+    raw = changed(ROWS["open_clip ViT-B/32 zero-shot, coco-karpathy-5k"], figures)
+    publish(paper, raw)
+    prompted = reproduce(ReproduceConfig(cache=small("coco-karpathy", prompt="a photo of {}"), tolerance=0))
+    assert [row["name"] for row in prompted["rows"]] == [paper.name]
+    assert "prompt 'a photo of {}' where the protocol has raw captions" not in prompted["rows"][0]["explanations"]
+    assert [(row["reason"], row["needs"]) for row in prompted["unmatched"]] == [
+        ("the cache has prompt 'a photo of {}', the row '{}'", "clipret extract --dataset coco --split karpathy")
+    ]
+    plain = reproduce(ReproduceConfig(cache=small("coco-karpathy", name="plain.h5")))
+    assert [row["name"] for row in plain["rows"]] == [raw.name]
+    assert plain["unmatched"][0]["reason"] == "the cache has prompt '{}', the row 'a photo of {}'"
+
+
+def test_rows_that_the_cache_does_not_answer_say_why_and_what_does(small):
+    path = small("flickr30k")
+    report = reproduce(ReproduceConfig(cache=path))
+    assert [row["name"] for row in report["rows"]] == [FLICKR]
+    others = {row["name"]: (row["reason"], row["needs"]) for row in report["unmatched"]}
+    assert len(others) == len(published_rows()) - 1
+    assert others["open_clip RN50 zero-shot, coco-karpathy-5k"] == (
+        "the cache is of model ViT-B/32",
+        "clipret extract --dataset coco --split karpathy --model RN50",
+    )
+    assert others["open_clip ViT-B/32 zero-shot, coco-karpathy-5k"] == (
+        f"needs a cache of data set 'coco-karpathy', {path} is of 'flickr30k'",
+        "clipret extract --dataset coco --split karpathy",
+    )
+    assert others["reference ViT-B/32 zero-shot, flickr30k at random"] == (
+        "cannot be reproduced: measured on 1,000 images drawn at random without a seed, which nobody can draw again",
+        None,
+    )
+
+
+def test_a_cache_of_part_of_coco_says_what_it_lacks(small):
+    path = small("coco")
+    reasons = {row["name"]: row["reason"] for row in reproduce(ReproduceConfig(cache=path))["unmatched"]}
+    assert reasons["open_clip ViT-B/32 zero-shot, coco-karpathy-5k"] == (
+        f"needs 5,000 images, {path} has 0 of them; extract COCO whole"
+    )
+    bare = small("flickr30k", name="bare.h5", unusable=tuple(range(0, 24, 2)))
+    found = matching.match_rows(FeatureCache(bare), model=matching.recognise(FeatureCache(bare)).model, run=None)
+    reasons = {each.row.name: each.reason for each in found[1]}
+    assert reasons[FLICKR] == f"{bare} has too few usable images and captions for it"
+
+
+def test_without_the_package_of_the_ids_its_rows_say_so(small, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    report = reproduce(ReproduceConfig(cache=small("coco"), tolerance=100))
+    assert [row["name"] for row in report["rows"]] == ["reference ViT-B/32 zero-shot, coco-val2017"]
+    (reason,) = [
+        row["reason"] for row in report["unmatched"] if row["name"].endswith("B/32 zero-shot, coco-karpathy-5k")
+    ]
+    with pytest.raises(DatasetError) as caught:
+        make_protocol(FeatureCache(report["cache"]["path"]), "coco-karpathy-5k")
+    assert f"{reason}." == str(caught.value)
+
+
+def test_without_a_head_fine_tuned_rows_are_not_compared(small):
+    report = reproduce(ReproduceConfig(cache=small("coco"), tolerance=100))
+    reasons = {row["name"]: row["reason"] for row in report["unmatched"]}
+    assert (
+        reasons["reference ViT-B/32 margin, coco-val2017"] == "it is of a trained head, and none is given with --head"
+    )
+
+
+def test_a_head_that_saw_the_images_is_not_compared(small):
+    path = small("coco")
+    run = trained(path)
+    keep_keys(run / "head.safetensors", training_keys(image_keys(FeatureCache(path), np.array([0, 1, 2]))))
+    report = reproduce(ReproduceConfig(cache=path, head=run, tolerance=100))
+    reasons = {row["name"]: row["reason"] for row in report["unmatched"]}
+    assert reasons["reference ViT-B/32 margin, coco-val2017"] == f"2 of its 12 images were trained on by {run}"

@@ -1,0 +1,92 @@
+"""Reading what a user names, and locks that leave nothing behind."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from filelock import Timeout
+
+from clipret.files import access as files
+from clipret.files.access import locked, read_file, require_file
+
+
+def refusal(path, most=100):
+    with pytest.raises(OSError, match=r".") as caught:
+        read_file(path, most=most)
+    return caught.value.strerror
+
+
+def test_a_file_is_read_whole_up_to_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_CHUNK", 7)
+    path = tmp_path / "a"
+    path.write_bytes(bytes(range(100)))
+    assert read_file(path, most=100) == bytes(range(100))
+    assert require_file(path) == 100
+    assert refusal(path, most=99) == "it has more than the 99 bytes that it may have"
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert read_file(link, most=100) == bytes(range(100))
+
+
+def test_what_is_no_regular_file_is_refused_unopened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    assert refusal("pipe") == "it is a pipe, not a file"
+    assert refusal(tmp_path) == "it is a folder, not a file"
+    assert refusal("/dev/zero") == "it is a device, not a file"
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket")
+        assert refusal("socket") == "it is a socket, not a file"
+    with pytest.raises(FileNotFoundError):
+        read_file("none", most=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="there is no /proc")
+def test_a_file_whose_size_the_system_does_not_tell_is_read_no_further_than_its_limit():
+    assert Path("/proc/self/maps").stat().st_size == 0
+    assert refusal("/proc/self/maps") == "it has more than the 100 bytes that it may have"
+    assert refusal("/proc/self/mem") == "Input/output error"
+
+
+def test_a_sparse_file_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert refusal(path) == "it has more than the 100 bytes that it may have"
+
+
+def test_a_lock_is_for_one_at_a_time_and_leaves_no_file(tmp_path):
+    path = tmp_path / ".lock"
+    with locked(path):
+        with pytest.raises(Timeout), locked(path):
+            pass
+        assert path.exists()
+    assert not path.exists()
+    with locked(path):
+        pass
+
+
+def test_a_lock_that_is_no_file_is_not_waited_for(tmp_path):
+    path = tmp_path / ".lock"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="it is a pipe, not a file"), locked(path):
+        pass
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path, monkeypatch):
+    """Else two would hold one each: of the file that is gone, and of the one that is there."""
+    path, taken = tmp_path / ".lock", []
+
+    class Removed(files.FileLock):
+        def acquire(self, *arguments, **options):
+            result = super().acquire(*arguments, **options)
+            taken.append(path.stat().st_ino)
+            if len(taken) == 1:
+                path.rename(tmp_path / "gone")
+            return result
+
+    monkeypatch.setattr(files, "FileLock", Removed)
+    with locked(path):
+        assert len(taken) == 2
+        assert path.stat().st_ino == taken[1] != taken[0]

@@ -1,0 +1,269 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from clipret.losses import LOSSES, margin_loss, negative_quantile, resurvey_triplet, survey_triplet, triplet_loss
+from clipret.losses.quantiles import _select, _select_on_cpu
+from tests.helpers.naive_losses import NAIVE
+
+EYE = torch.eye(6, dtype=torch.bool)
+
+
+def by_owner(*owners, images):
+    return torch.tensor(owners)[:, None] == torch.arange(images)
+
+
+MASKS = {
+    "one caption an image": torch.eye(7, dtype=torch.bool),
+    "several captions an image, uneven": by_owner(0, 0, 0, 1, 2, 2, 3, 4, 4, images=5),
+    "captions that match several images": by_owner(0, 1, 2, 3, 1, 2, images=5) | by_owner(3, 1, 0, 4, 0, 2, images=5),
+    "an image without caption": by_owner(0, 1, 1, images=4),
+    "a caption without image": by_owner(0, 9, 1, 0, images=2),
+    "a single pair": torch.ones(1, 1, dtype=torch.bool),
+    "a single pair that does not match": torch.zeros(1, 1, dtype=torch.bool),
+    "no negatives": torch.ones(4, 3, dtype=torch.bool),
+    "no positives": torch.zeros(3, 4, dtype=torch.bool),
+}
+CASES = [
+    *[("margin", {"margin": m, "reduction": r}) for m in (-1.0, 0.0, 0.3, 1.0) for r in ("balanced", "mean")],
+    *[("infonce", {"scale": scale}) for scale in (1.0, 14.3, 100.0)],
+    *[("triplet", {"margin": m, "violation": v}) for m in (-1.0, 0.0, 0.2, 1.0) for v in ("max", "sum")],
+    *[("sigmoid", {"scale": scale, "bias": bias}) for scale, bias in ((1.0, 0.0), (10.0, -10.0), (100.0, 3.0))],
+]
+each_case = pytest.mark.parametrize(
+    ("name", "parameters"), CASES, ids=[" ".join([name, *map(str, rest.values())]) for name, rest in CASES]
+)
+each_mask = pytest.mark.parametrize("positives", MASKS.values(), ids=MASKS.keys())
+
+
+def random_similarities(*shape, seed=1):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 - 1
+
+
+def survey_of(name, similarities, positives, *, rows, **parameters):
+    """The survey of the whole matrix, taken in blocks of rows."""
+    survey = None
+    for take in LOSSES[name][1]:
+        for block, matching in zip(similarities.split(rows, dim=-2), positives.split(rows, dim=-2), strict=True):
+            survey = take(block, matching, previous=survey, **parameters)
+    return survey
+
+
+def in_blocks(name, similarities, positives, *, rows, **parameters):
+    survey = survey_of(name, similarities, positives, rows=rows, **parameters)
+    blocks = zip(similarities.split(rows, dim=-2), positives.split(rows, dim=-2), strict=True)
+    return [LOSSES[name][0](block, matching, survey=survey, **parameters) for block, matching in blocks]
+
+
+def assert_close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def assert_equals_naive(name, similarities, positives, parameters):
+    """Value and every derivative, the naive one's taken by autograd."""
+    variable = similarities.clone().requires_grad_()
+    learned = {
+        key: torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        for key, value in parameters.items()
+        if key in ("scale", "bias")
+    }
+    expected = NAIVE[name](variable, positives, **{**parameters, **learned})
+    expected.backward()
+    found = LOSSES[name][0](similarities, positives, **parameters)
+    assert_close(found.value, expected.detach())
+    assert_close(found.gradient, variable.grad)
+    assert found.learned.keys() == learned.keys()
+    for key, value in learned.items():
+        assert_close(found.learned[key], value.grad)
+
+
+@each_case
+@each_mask
+def test_every_loss_equals_the_naive_double_loop_in_value_and_derivatives(name, parameters, positives):
+    assert_equals_naive(name, random_similarities(*positives.shape), positives, parameters)
+
+
+@each_case
+def test_items_that_are_equal_share_what_the_naive_loss_gives_them(name, parameters):
+    similarities = random_similarities(6, 5)
+    similarities[3], similarities[4] = similarities[1], similarities[1]
+    similarities[:, 4] = similarities[:, 2]
+    # A pair exactly at the tip of a hinge, where autograd of the naive loop picks a side, is not what is tested here.
+    parameters = {**parameters, "margin": parameters["margin"] + 0.01} if "margin" in parameters else parameters
+    assert_equals_naive(name, similarities, by_owner(0, 1, 2, 3, 0, 2, images=5), parameters)
+
+
+@each_case
+@each_mask
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_blocks_of_rows_add_up_to_the_whole_matrix(name, parameters, positives, rows):
+    similarities = random_similarities(2, *positives.shape)
+    positives = positives.expand(similarities.shape)
+    whole = LOSSES[name][0](similarities, positives, **parameters)
+    parts = in_blocks(name, similarities, positives, rows=rows, **parameters)
+    assert_close(sum(part.value for part in parts), whole.value)
+    assert_close(torch.cat([part.gradient for part in parts], dim=-2), whole.gradient)
+    for key, value in whole.learned.items():
+        assert_close(sum(part.learned[key] for part in parts), value)
+
+
+@pytest.mark.parametrize("violation", ["max", "sum"])
+def test_blocks_add_up_where_the_hardest_negatives_of_several_blocks_are_equal(violation):
+    similarities = random_similarities(6, 3).repeat(2, 1)
+    positives = by_owner(0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, images=3)
+    whole = triplet_loss(similarities, positives, margin=0.2, violation=violation)
+    parts = in_blocks("triplet", similarities, positives, rows=3, margin=0.2, violation=violation)
+    assert whole.value > 0
+    assert_close(torch.cat([part.gradient for part in parts]), whole.gradient)
+
+
+@each_case
+@pytest.mark.parametrize("shared", [False, True], ids=["a mask each", "one mask"])
+def test_each_run_of_a_stack_gets_what_it_gets_alone(name, parameters, shared):
+    similarities = random_similarities(3, 6, 5)
+    masks = torch.stack([by_owner(0, 1, 2, 3, 4, 0, images=5), by_owner(0, 1, 2, 3, 2, 1, images=5), EYE[:, :5]])
+    masks = masks[:1] if shared else masks
+    differing = {
+        key: torch.tensor([value, value * 0.9 + 0.05, value * 0.7]) if isinstance(value, float) else value
+        for key, value in parameters.items()
+    }
+    stacked = LOSSES[name][0](similarities, masks, **differing)
+    assert stacked.value.shape == (3,)
+    for run in range(3):
+        own = {key: value[run] if isinstance(value, torch.Tensor) else value for key, value in differing.items()}
+        alone = LOSSES[name][0](similarities[run], masks[0 if shared else run], **own)
+        assert alone.value.shape == ()
+        assert_close(stacked.value[run], alone.value)
+        assert_close(stacked.gradient[run], alone.gradient)
+        for key, value in alone.learned.items():
+            assert stacked.learned[key].shape == (3,)
+            assert_close(stacked.learned[key][run], value)
+
+
+@each_case
+def test_derivatives_are_the_limits_of_differences(name, parameters):
+    similarities, positives = random_similarities(5, 4), by_owner(0, 1, 2, 3, 1, images=4)
+    parameters = {**parameters, "margin": parameters["margin"] + 0.01} if "margin" in parameters else parameters
+    loss, step = LOSSES[name][0], 1e-6
+    found = loss(similarities, positives, **parameters)
+    changes = torch.eye(similarities.numel(), dtype=torch.float64).reshape(-1, *similarities.shape) * step
+    ahead, behind = (loss(similarities + sign * changes, positives, **parameters).value for sign in (1, -1))
+    differences = ((ahead - behind) / (2 * step)).reshape(similarities.shape)
+    torch.testing.assert_close(found.gradient, differences, rtol=1e-6, atol=1e-7)
+    for key, slope in found.learned.items():
+        ends = [loss(similarities, positives, **{**parameters, key: parameters[key] + d}).value for d in (step, -step)]
+        torch.testing.assert_close(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+@each_case
+def test_float32_is_as_good_as_float32_can_be(name, parameters):
+    similarities, positives = random_similarities(40, 30), by_owner(*range(30), *range(10), images=30)
+    exact = LOSSES[name][0](similarities.float().double(), positives, **parameters)
+    found = LOSSES[name][0](similarities.float(), positives, **parameters)
+    assert found.value.dtype == found.gradient.dtype == torch.float32
+    torch.testing.assert_close(found.value.double(), exact.value, rtol=2e-5, atol=1e-7)
+    torch.testing.assert_close(found.gradient.double(), exact.gradient, rtol=1e-4, atol=1e-6)
+
+
+@each_case
+@pytest.mark.parametrize("place", [(2, 2), (2, 3)], ids=["positive", "negative"])
+@pytest.mark.parametrize("positives", [EYE, EYE & False, EYE | True], ids=["some", "no", "all"])
+def test_a_similarity_that_is_nan_makes_its_runs_value_nan_and_no_others(name, parameters, place, positives):
+    similarities = random_similarities(2, 6, 6)
+    similarities[(1, *place)] = math.nan
+    value = LOSSES[name][0](similarities, positives, **parameters).value
+    assert value.isnan().tolist() == [False, True]
+    parts = in_blocks(name, similarities, positives.expand(2, 6, 6), rows=4, **parameters)
+    assert sum(part.value for part in parts).isnan().tolist() == [False, True]
+
+
+@each_case
+def test_what_a_loss_is_given_stays_as_it_was(name, parameters):
+    similarities, positives = random_similarities(6, 6), EYE.clone()
+    tensors = {key: torch.tensor(value) if isinstance(value, float) else value for key, value in parameters.items()}
+    LOSSES[name][0](similarities, positives, **tensors)
+    in_blocks(name, similarities, positives, rows=4, **tensors)
+    assert torch.equal(similarities, random_similarities(6, 6))
+    assert torch.equal(positives, EYE)
+    assert all(tensors[key] == value for key, value in parameters.items())
+
+
+def test_a_sigmoid_loss_that_is_almost_nothing_keeps_its_digits_in_float32():
+    found = LOSSES["sigmoid"][0](EYE.float() * 2 - 1, EYE, scale=15.0, bias=0.0).value.item()
+    assert found == pytest.approx(6 * math.log1p(math.exp(-15)), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [case for case in CASES if case[1].get("violation") != "sum"])
+def test_a_loss_that_is_captured_in_a_graph_asks_the_device_for_no_value(name, parameters):
+    # Tensors of torch's device meta have no values, and raise when they are asked for one.
+    similarities, positives = torch.empty(2, 6, 5, device="meta"), torch.empty(2, 6, 5, dtype=bool, device="meta")
+    assert LOSSES[name][0](similarities, positives, **parameters).gradient.shape == (2, 6, 5)
+    assert len(in_blocks(name, similarities, positives, rows=4, **parameters)) == 2
+    assert negative_quantile(similarities, positives, quantile=0.9).shape == (2,)
+
+
+def test_margin_loss_is_torchs_cosine_embedding_loss_halved():
+    generator = torch.Generator().manual_seed(2)
+    texts, images = (torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    unit = torch.nn.functional.normalize
+    loss = margin_loss(unit(texts) @ unit(images).T, EYE, margin=0.2, reduction="mean")
+    pairs = torch.cartesian_prod(torch.arange(6), torch.arange(6))
+    target = torch.where(EYE.flatten(), 1, -1)
+    whole = torch.nn.functional.cosine_embedding_loss(texts[pairs[:, 0]], images[pairs[:, 1]], target, margin=0.2)
+    torch.testing.assert_close(loss.value, whole / 2)
+
+
+def test_margin_loss_in_mean_weighs_a_positive_by_one_over_batch():
+    loss = margin_loss(torch.zeros(8, 8), torch.eye(8, dtype=torch.bool), margin=0.1, reduction="mean")
+    assert loss.value.item() == pytest.approx(0.5 / 8)
+
+
+def test_infonce_is_torchs_cross_entropy_both_ways_where_each_item_has_one_positive():
+    similarities = random_similarities(6, 6)
+    target, cross_entropy = torch.arange(6), torch.nn.functional.cross_entropy
+    expected = (cross_entropy(14 * similarities, target) + cross_entropy(14 * similarities.T, target)) / 2
+    torch.testing.assert_close(LOSSES["infonce"][0](similarities, EYE, scale=14.0).value, expected)
+
+
+@pytest.mark.parametrize("call", [margin_loss, triplet_loss, survey_triplet])
+def test_a_form_of_a_loss_that_does_not_exist_is_refused(call):
+    option, known = ("reduction", "balanced', 'mean") if call is margin_loss else ("violation", "max', 'sum")
+    with pytest.raises(ValueError, match=rf"^{option} is 'median', expected one of \('{known}'\)$"):
+        call(torch.zeros(6, 6), EYE, margin=0.1, **{option: "median"})
+
+
+@pytest.mark.parametrize("violation", ["max", "sum"])
+def test_a_triplet_survey_after_one_pass_is_refused(violation):
+    similarities = torch.zeros(6, 6)
+    first = survey_triplet(similarities, EYE, margin=0.1, violation=violation)
+    with pytest.raises(ValueError, match=r"^the survey has seen the rows once; resurvey_triplet has to go over them"):
+        triplet_loss(similarities, EYE, margin=0.1, violation=violation, survey=first)
+    second = resurvey_triplet(similarities, EYE, previous=first, margin=0.1, violation=violation)
+    assert triplet_loss(similarities, EYE, margin=0.1, violation=violation, survey=second).value.item() > 0
+
+
+@each_mask
+@pytest.mark.parametrize("quantile", [0.0, 0.29, 0.9, 1.0])
+def test_negative_quantile_is_numpys_lower_quantile_of_the_negatives(positives, quantile):
+    similarities = random_similarities(2, *positives.shape)
+    found = negative_quantile(similarities, positives, quantile=quantile)
+    for run, matrix in enumerate(similarities):
+        negatives = matrix[~positives].numpy()
+        expected = np.quantile(negatives, quantile, method="lower") if negatives.size else 0
+        assert found[run].item() == expected
+
+
+def test_negative_quantile_takes_a_mask_and_a_quantile_of_each_run():
+    similarities = random_similarities(3, 6, 6)
+    masks = torch.stack([EYE, EYE | True, ~EYE])
+    found = negative_quantile(similarities, masks, quantile=torch.tensor([0.5, 0.1, 1.0]))
+    expected = [np.quantile(similarities[0][~EYE].numpy(), 0.5, method="lower"), 0, similarities[2][EYE].max()]
+    assert found.tolist() == expected
+
+
+def test_a_gpus_way_to_select_gives_what_the_cpus_does():
+    values, ranks = random_similarities(4, 3, 50).float(), torch.arange(12).reshape(4, 3) * 4
+    assert torch.equal(_select(values, ranks), _select_on_cpu(values, ranks))
+    assert torch.equal(_select(values, ranks), values.sort(-1).values.gather(-1, ranks[..., None])[..., 0])

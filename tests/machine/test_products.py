@@ -1,0 +1,52 @@
+import platform
+
+import pytest
+import torch
+
+from clipret.machine.products import Products, onednn_has
+
+SHAPES = [(1, 1, 1, 1), (1, 7, 5, 3), (1, 256, 300, 64), (3, 17, 33, 9), (2, 256, 300, 64)]
+
+
+def factors(shape, dtype=torch.float32):
+    runs, rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(runs, rows, inner, generator=generator, dtype=dtype)
+    return left, torch.randn(runs, columns, inner, generator=generator, dtype=dtype).transpose(1, 2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_are_those_of_float64(shape):
+    left, right = factors(shape)
+    expected = (left.double() @ right.double()).float()
+    for first, second in ((left, right), (left.transpose(1, 2).contiguous().transpose(1, 2), right.contiguous())):
+        torch.testing.assert_close(Products("cpu")(first, second), expected, rtol=1e-4, atol=1e-4)
+        apart = Products("cpu").each(first, second)
+        assert len(apart) == shape[0]
+        torch.testing.assert_close(torch.stack(list(apart)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_factor_of_one_run_is_that_of_all():
+    left, right = factors((3, 8, 16, 4))
+    torch.testing.assert_close(Products("cpu")(left[:1], right)[2], left[0] @ right[2])
+    torch.testing.assert_close(Products("cpu")(left, right[:1])[1], left[1] @ right[0])
+
+
+def test_float64_stays_float64():
+    left, right = factors((1, 8, 16, 4), dtype=torch.float64)
+    torch.testing.assert_close(Products("cpu")(left, right), left @ right, rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_rounds_the_factors_and_returns_float32():
+    left, right = factors((2, 8, 64, 4))
+    found = Products("cpu", precision="bf16")(left, right)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, left.bfloat16().float() @ right.bfloat16().float(), rtol=2e-2, atol=1e-1)
+    assert not torch.equal(found, Products("cpu")(left, right))
+
+
+def test_other_processors_take_torchs_own_products(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert not onednn_has("_linear_pointwise")
+    left, right = factors((1, 8, 16, 4))
+    assert torch.equal(Products("cpu")(left, right), torch.bmm(left, right))

@@ -1,0 +1,242 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from clipret import FeatureCache, TrainConfig
+from clipret.heads import build_head, parameter_names
+from clipret.losses import LOSSES
+from clipret.machine.products import Products
+from clipret.protocols.protocol import split_protocol
+from clipret.training.batches import plan_epoch
+from clipret.training.features import Features
+from clipret.training.graphs import GraphedSteps, can_be_captured
+from clipret.training.pairs import Pairs
+from clipret.training.stack import Stack, first_state, head_tensors, shape_of
+from clipret.training.starting import initial_tensors
+from tests.conftest import contents, write_cache
+
+
+class Setting:
+    """A small cache and its batches."""
+
+    def __init__(self, path):
+        self.cache = FeatureCache(path)
+        self.pairs = Pairs.of(self.cache, split_protocol(self.cache, split="train").folds[0])
+        self.features = Features(self.cache, self.pairs, placement="device", device="cpu", memory_limit=None)
+
+    def config(self, **changes):
+        return TrainConfig(self.cache.path, **({"batch_size": 12, "lr": 1e-2} | changes))
+
+    def stack(self, *configs):
+        states = [first_state(each, initial_tensors(each, self.cache), logit_scale=4.6) for each in configs]
+        return Stack(list(configs), states, products=Products("cpu"), device="cpu")
+
+    def run(self, stack, *, steps, graphed=None):
+        """Losses (steps, S) of training by so many steps at a constant rate."""
+        losses, rates = [], [config.lr for config in stack.configs]
+        batches = list(
+            itertools.chain.from_iterable(plan_epoch(self.pairs, stack.configs, epoch=epoch) for epoch in range(9))
+        )[:steps]
+        for number, found in enumerate(self.features.batches([batch.places for batch in batches])):
+            batch, margins = batches[number], stack.margins([number / steps] * len(stack))
+            if graphed:
+                mask = batch.matching(slice(None), device="cpu")
+                losses.append(graphed(found, mask=mask, rates=rates, margins=margins))
+            else:
+                losses.append(
+                    stack.step(
+                        found,
+                        matching=lambda rows, batch=batch: batch.matching(rows, device="cpu"),
+                        rates=rates,
+                        margins=margins,
+                    ).clone()
+                )
+        return torch.stack(losses)
+
+    def by_autograd(self, config, *, steps):
+        """The same by torch's modules, autograd and AdamW: losses and the final tensors."""
+        tensors = initial_tensors(config, self.cache)
+        learning = {name: tensors[name].clone().requires_grad_() for name in parameter_names(config, tensors)}
+        scalars = {}
+        if config.loss in ("infonce", "sigmoid"):
+            scalars["log_scale"] = torch.tensor(np.log(10) if config.loss == "sigmoid" else 4.6).float()
+        if config.loss == "sigmoid":
+            scalars["bias"] = torch.tensor(-10.0)
+        scalars = {name: value.requires_grad_() for name, value in scalars.items()}
+        settings = {"betas": (config.beta1, config.beta2), "eps": config.eps, "lr": config.lr}
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": list(learning.values()), "weight_decay": config.weight_decay},
+                *([{"params": list(scalars.values()), "weight_decay": 0.0}] if scalars else []),
+            ],
+            **settings,
+        )
+        losses, batches = [], []
+        for epoch in range(9):
+            batches += plan_epoch(self.pairs, [config], epoch=epoch)
+        for batch, found in zip(
+            batches[:steps], self.features.batches([b.places for b in batches[:steps]]), strict=True
+        ):
+            embeddings = {side: self._embed(config, {**tensors, **learning}, side, found[side][0]) for side in found}
+            similarities = embeddings["text"] @ embeddings["image"].T
+            positives = batch.matching(slice(None), device="cpu")[0]
+            loss = autograd_loss(config, similarities, positives, scalars)
+            optimiser.zero_grad()
+            loss.backward()
+            if config.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_([*learning.values(), *scalars.values()], config.clip_norm)
+            optimiser.step()
+            with torch.no_grad():
+                if "log_scale" in scalars:
+                    scalars["log_scale"].clamp_(max=float(np.log(100)))
+            losses.append(loss.detach())
+        return torch.stack(losses), {**tensors, **{name: values.detach() for name, values in learning.items()}}
+
+    @staticmethod
+    def _embed(config, tensors, side, features):
+        weight, bias = tensors[f"{side}_weight"], tensors.get(f"{side}_bias")
+        projected = features @ weight + (0 if bias is None else bias)
+        embedding = torch.nn.functional.normalize(projected, dim=1)
+        if f"{side}_down" not in tensors:
+            return embedding
+        raised = (embedding @ tensors[f"{side}_down"]).relu() @ tensors[f"{side}_up"]
+        if config.adapter_relu:
+            raised = raised * (raised >= 0)
+        return torch.nn.functional.normalize(
+            config.adapter_ratio * raised + (1 - config.adapter_ratio) * embedding, dim=1
+        )
+
+
+def autograd_loss(config, similarities, positives, scalars):
+    """The loss's value by the package, joined to autograd by its own gradient: what is compared is all around it."""
+    settings = {"margin": {"margin": config.margin, "reduction": config.reduction}}
+    settings["triplet"] = {"margin": config.margin, "violation": config.violation}
+    settings["infonce"] = {"scale": scalars["log_scale"].exp()} if scalars else {}
+    settings["sigmoid"] = {**settings["infonce"], "bias": scalars.get("bias")}
+    given = settings[config.loss]
+    with torch.no_grad():
+        found = LOSSES[config.loss][0](similarities, positives, **given)
+    loss = (similarities * found.gradient).sum()
+    for name, gradient in found.learned.items():
+        loss = loss + given[name] * gradient
+    return found.value + loss - loss.detach()
+
+
+@pytest.fixture
+def setting(tmp_path):
+    return Setting(write_cache(tmp_path / "made.h5", contents(bias=True)))
+
+
+KINDS = [
+    {},
+    {"reduction": "mean", "margin": 0.3},
+    {"loss": "infonce"},
+    {"loss": "sigmoid"},
+    {"loss": "triplet", "margin": 0.2},
+    {"loss": "triplet", "violation": "sum"},
+    {"head": "adapter"},
+    {"head": "adapter", "train": "text", "adapter_relu": False},
+    {"train": "image"},
+    {"clip_norm": 0.05},
+    {"clip_norm": 0.05, "loss": "infonce"},
+]
+
+
+def named(changes):
+    return " ".join(map(str, changes.values())) or "default"
+
+
+@pytest.mark.parametrize("changes", KINDS, ids=named)
+def test_steps_are_those_of_autograd_and_torchs_adamw(setting, changes):
+    config = setting.config(**changes)
+    stack = setting.stack(config)
+    losses = setting.run(stack, steps=7)[:, 0]
+    expected, tensors = setting.by_autograd(config, steps=7)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    found = head_tensors(stack.state(0))
+    assert found.keys() == tensors.keys()
+    for name, values in tensors.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("changes", [*KINDS, {"ema": 0.8}, {"margin": "0.4:0.1"}, {"margin": "auto"}], ids=named)
+def test_each_run_of_a_stack_is_what_it_is_alone(setting, changes):
+    configs = [
+        setting.config(**changes, seed=seed, weight_decay=decay) for seed, decay in ((0, 0.1), (1, 0.0), (2, 0.1))
+    ]
+    stack = setting.stack(*configs)
+    losses = setting.run(stack, steps=6)
+    for place, config in enumerate(configs):
+        alone = setting.stack(config)
+        torch.testing.assert_close(losses[:, place], setting.run(alone, steps=6)[:, 0], rtol=1e-5, atol=1e-6)
+        for name, values in alone.state(0).items():
+            torch.testing.assert_close(stack.state(place)[name], values, rtol=1e-4, atol=1e-6)
+
+
+def test_runs_that_are_taken_out_leave_the_others_as_they_were(setting):
+    configs = [setting.config(seed=seed) for seed in range(3)]
+    stack = setting.stack(*configs)
+    setting.run(stack, steps=3)
+    kept = stack.keep([0, 2])
+    assert len(kept) == 2
+    assert kept.configs == [configs[0], configs[2]]
+    for place, old in ((0, 0), (1, 2)):
+        for name, values in kept.state(place).items():
+            assert torch.equal(values, stack.state(old)[name])
+
+
+def test_the_average_follows_the_head_by_its_decay(setting):
+    config = setting.config(ema=0.75)
+    stack = setting.stack(config)
+    average = stack.state(0)["weight/image_weight"].clone()
+    for _ in range(3):
+        setting.run(stack, steps=1)
+        average = 0.75 * average + 0.25 * stack.state(0)["weight/image_weight"]
+        torch.testing.assert_close(stack.state(0)["average/weight/image_weight"], average)
+    head = build_head(config, head_tensors(stack.state(0)))
+    torch.testing.assert_close(head.image_weight, average.T)
+
+
+@pytest.mark.parametrize("changes", [*KINDS[:4], {"margin": "0.4:0.1"}, {"margin": "auto"}], ids=named)
+def test_steps_from_fixed_places_are_the_same_steps(setting, changes):
+    """What a CUDA graph replays, here replayed by calling it again."""
+    configs = [setting.config(**changes, seed=seed) for seed in range(2)]
+    plain, placed = setting.stack(*configs), setting.stack(*configs)
+    graphed = GraphedSteps(placed, capture=lambda step, stack: step)
+    expected = setting.run(plain, steps=6)
+    torch.testing.assert_close(setting.run(placed, steps=6, graphed=graphed), expected, rtol=1e-6, atol=1e-7)
+    for name, values in plain.arrays.items():
+        torch.testing.assert_close(placed.arrays[name], values, rtol=1e-5, atol=1e-7)
+
+
+def test_steps_whose_shapes_or_operations_change_are_not_captured():
+    can = [{}, {"loss": "triplet"}, {"hard_negatives": 1}]
+    cannot = [{"captions_per_step": "all"}, {"batch_size": 5000}, {"loss": "triplet", "violation": "sum"}]
+    assert [can_be_captured(TrainConfig("x.h5", **each)) for each in (*can, *cannot)] == [True] * 3 + [False] * 3
+
+
+def test_runs_are_of_one_shape_when_only_their_numbers_differ():
+    base = shape_of(TrainConfig("x.h5"))
+    same = [
+        {"lr": 1.0},
+        {"margin": 0.4},
+        {"margin": "0.5:0.1"},
+        {"seed": 3},
+        {"epochs": 5},
+        {"patience": 2},
+        {"init": "random"},
+    ]
+    other = [
+        {"loss": "infonce"},
+        {"head": "adapter"},
+        {"batch_size": 5},
+        {"margin": "auto"},
+        {"ema": 0.9},
+        {"steps": 10},
+    ]
+    assert all(shape_of(TrainConfig("x.h5", **each)) == base for each in same)
+    assert all(shape_of(TrainConfig("x.h5", **each)) != base for each in other)
+    everything = [shape_of(TrainConfig("x.h5", captions_per_step="all", seed=seed)) for seed in range(2)]
+    assert everything[0] != everything[1]
