@@ -69,6 +69,7 @@ def test_the_demo_meets_what_the_readme_promises(demo):
         assert trained[direction]["R@1"] > zero_shot[direction]["R@1"]
 
 
+@pytest.mark.ci
 def test_the_recipe_of_the_readme_gains_in_both_directions(demo, monkeypatch, capsys):
     """Means over three seeds; the README's are above 3 points, and other machines add in another order."""
     monkeypatch.chdir(demo)
@@ -120,6 +121,7 @@ def shop(demo, monkeypatch):
 
 
 @pytest.mark.usefixtures("shop")
+@pytest.mark.ci
 def test_every_other_clipret_command_of_the_pages_runs_on_the_demo(capsys):
     shown = [words for words in commands("clipret") if not needs_other_data(words) and "--help" not in words]
     assert len(shown) >= 9
@@ -170,6 +172,7 @@ def test_every_make_target_of_the_readme_is_in_the_help_and_parses():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.ci
 def test_coco_goes_from_its_official_files_to_results_with_no_further_option(tmp_path):
     """`make extract DATASET=coco`, `clipret train --cache data/coco.h5`, `clipret eval`; only the weights are ours."""
     write_coco(tmp_path / "data" / "coco", train=60, test=20)

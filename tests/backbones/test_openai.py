@@ -45,6 +45,7 @@ def test_features_times_projection_equal_clips_own_output(family, checkpoints):
 
 
 @pytest.mark.parametrize("name", ["ViT-B/32", "RN50"])
+@pytest.mark.ci
 def test_the_contract_holds_at_real_sizes(name, tmp_path):
     model = real_clip(name)
     torch.save(model.state_dict(), tmp_path / "model.pt")
@@ -147,6 +148,7 @@ def test_a_pickled_backbone_encodes_to_the_same_bits(family, checkpoints):
     assert len(pickle.dumps(backbone)) < 1.1 * checkpoints[family].stat().st_size
 
 
+@pytest.mark.ci
 def test_unpickling_in_a_new_process_says_nothing(checkpoints, tmp_path):
     backbone = load_backbone(str(checkpoints["transformer"]))
     for name, value in (("backbone", backbone), ("crop", backbone.crop)):

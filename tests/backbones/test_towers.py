@@ -240,6 +240,7 @@ def test_bfloat16_points_where_float32_points(family):
 
 
 @pytest.mark.parametrize("family", ["transformer", pytest.param("resnet", marks=pytest.mark.slow)])
+@pytest.mark.ci
 def test_a_compiled_tower_gives_the_same_features_at_every_shape(family, monkeypatch):
     # What is tested is that torch can trace the towers whole; its compiler takes minutes.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager", fullgraph=True))

@@ -170,6 +170,7 @@ def test_the_help_has_examples(run):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.ci
 def test_an_encoding_without_our_characters_costs_no_result(encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "clipret", "compare", *WORDS]

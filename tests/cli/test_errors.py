@@ -531,8 +531,7 @@ def test_a_place_without_permission_is_said(run, checkpoints, unprivileged):
     words = ["extract", "--dataset", "coco", "--root", folder / "coco", "--model", folder / "model.pt", "--workers", 0]
     assert run(*words, "--out", folder / "made.h5", "-q")[0] == 0
     # Loops that are compiled on first use are kept in the package's folder, where nobody in particular may not write.
-    from clipret.retrieval import kernels  # noqa: F401
-
+    assert run("train", "--cache", folder / "made.h5", "--runs-dir", folder / "first", "--epochs", 1, "-q")[0] == 0
     become()
     assert run(*words, "--out", folder / "c.h5") == (
         1,

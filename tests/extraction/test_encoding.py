@@ -276,6 +276,7 @@ def test_compiling_is_for_gpus(config):
     assert str(caught.value) == "--compile is for a GPU; on the CPU the encoder has faster kernels of its own."
 
 
+@pytest.mark.ci
 def test_workers_that_are_spawned_encode_to_the_same_bits(config, tmp_path, monkeypatch):
     """As on systems where processes are not forked: model and reader are sent to them."""
     real = pool.DataLoader

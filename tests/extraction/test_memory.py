@@ -21,6 +21,7 @@ def peak_mebibytes(folder: Path, rows: int) -> float:
 @pytest.mark.parametrize(
     ("few", "most"), [(500, 1.03), pytest.param(20_000, 1.10, marks=pytest.mark.slow, id="as many as the promise says")]
 )
+@pytest.mark.ci
 def test_ten_times_the_rows_take_the_same_memory(tmp_path, few, most):
     small, large = (peak_mebibytes(tmp_path, rows) for rows in (few, 10 * few))
     assert large < most * small, f"{few:,} rows: {small:.0f} MiB, {10 * few:,} rows: {large:.0f} MiB"

@@ -79,6 +79,7 @@ def test_several_processes_make_the_cache_that_one_makes_byte_for_byte(options, 
 
 # `last`: torchrun's store outlives the restart, and holds that the other process had come to the end of its share.
 @pytest.mark.parametrize("batches", [6, "last"])
+@pytest.mark.ci
 def test_a_killed_process_is_restarted_and_the_cache_is_the_same(options, whole, tmp_path, batches):
     marker = tmp_path / "killed"
     script = HELPERS / "child_rank.py"
@@ -88,6 +89,7 @@ def test_a_killed_process_is_restarted_and_the_cache_is_the_same(options, whole,
     assert arrays(tmp_path / "several.h5") == arrays(whole)
 
 
+@pytest.mark.ci
 def test_a_killed_process_without_restarts_leaves_what_the_same_command_completes(
     options, whole, tmp_path, root, checkpoints
 ):
@@ -106,6 +108,7 @@ def test_a_killed_process_without_restarts_leaves_what_the_same_command_complete
     assert arrays(out) == arrays(whole)
 
 
+@pytest.mark.ci
 def test_problems_of_all_processes_together_are_held_against_the_limit(root, checkpoints, tmp_path, options):
     spoiled = tmp_path / "spoiled"
     shutil.copytree(root, spoiled)
@@ -121,6 +124,7 @@ def test_problems_of_all_processes_together_are_held_against_the_limit(root, che
     assert sorted(FeatureCache(tmp_path / "several.h5").problems) == [2, 90]
 
 
+@pytest.mark.ci
 def test_unmerged_shards_are_a_cache_to_train_on_to_move_and_to_merge(options, whole, tmp_path):
     done = torchrun(2, "-m", "clipret", "extract", *options("apart.h5"), "--no-merge")
     assert done.returncode == 0, done.stderr

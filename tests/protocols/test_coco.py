@@ -135,6 +135,7 @@ def measured_by(cache, *names):
     return {measured["protocol"]["name"]: measured for measured in (report, *report.get("also", ()))}
 
 
+@pytest.mark.ci
 def test_recall_of_5k_1k_and_cxc_equals_the_packages_own(package, cache, lists):
     """Both directions, to 1e-12."""
     found = measured_by(cache, "coco-karpathy-5k-first5", "coco-karpathy-1k", "coco-karpathy-cxc")

@@ -28,6 +28,7 @@ from tests.helpers import REPOSITORY
         ),
     ],
 )
+@pytest.mark.ci
 def test_a_benchmark_prints_a_table_and_writes_its_figures(name, words, ours, files):
     written = [REPOSITORY / "build" / "bench" / f"{file}.json" for file in files]
     kept = {path: path.read_bytes() for path in written if path.exists()}

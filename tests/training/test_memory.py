@@ -57,6 +57,7 @@ def check(found: dict, *, pairs: int) -> None:
     assert max(during[half:]) < max(during[:half]) + (32 << 10), during
 
 
+@pytest.mark.ci
 def test_features_on_the_disk_do_not_come_to_stay(tmp_path):
     pairs = 300_000
     path = write(tmp_path / "large.h5", pairs=pairs)

@@ -68,6 +68,7 @@ def test_a_training_interrupted_after_any_epoch_goes_on_to_the_same_bits(setting
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.ci
 def test_a_training_killed_at_random_goes_on_to_the_same_bits(settings, children):
     """Six kills, anywhere: in a step, between a head and its checkpoint, in the middle of writing one."""
     whole = train(settings(name="whole", epochs=60, loss="infonce", ema=0.9))["run"]
