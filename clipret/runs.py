@@ -12,9 +12,9 @@ from typing import Any
 from filelock import Timeout
 
 from clipret.errors import RunError, UsageError
-from clipret.files.access import UNFINISHED, replaced
-from clipret.files.access import locked as file_locked
-from clipret.files.records import AtLeast, Each, RecordError, read_record, record_text
+from clipret.machine.files import UNFINISHED, replaced
+from clipret.machine.files import locked as file_locked
+from clipret.machine.records import AtLeast, Each, RecordError, read_record, record_text
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"

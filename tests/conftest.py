@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipret import cli
 from clipret.cache import CacheContents, open_writer
-from clipret.files.tensors import open_tensors, write_tensors
+from clipret.machine.tensors import open_tensors, write_tensors
 from tests.helpers import REPOSITORY
 
 # The models are tiny, and two threads on a busy machine only wait for each other.

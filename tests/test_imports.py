@@ -44,9 +44,8 @@ GROUND = {
     "errors.py": (),
     "progress.py": (),
     "config/*": ("config/*", "errors.py"),
-    "files/*": ("files/*",),
     "machine/*": ("machine/*", "errors.py"),
-    "runs.py": ("files/*", "errors.py"),
+    "runs.py": ("machine/*", "errors.py"),
 }
 PRINTERS = {"print", "input", "exit", "quit"}
 
@@ -198,7 +197,7 @@ def test_the_rules_catch_an_arrow_that_turns(path, source):
     ("path", "source"),
     [
         ("cache/layout.py", "from clipret.protocols.leakage import check_images"),
-        ("files/access.py", "from clipret import runs"),
+        ("machine/files.py", "from clipret import runs"),
         ("heads/files.py", "from clipret.training.starting import initial_tensors"),
     ],
 )

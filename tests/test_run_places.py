@@ -13,7 +13,7 @@ from clipret import (
     reproduce,
 )
 from clipret.errors import UsageError
-from clipret.files.access import replaced
+from clipret.machine.files import replaced
 from clipret.runs import check_place
 
 

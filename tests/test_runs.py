@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from clipret import EvalConfig, TrainConfig, evaluate, runs, train
 from clipret.config.sweeps import SweepConfig
 from clipret.errors import RunError, UsageError
-from clipret.files.access import replaced
-from clipret.files.tensors import write_tensors
+from clipret.machine.files import replaced
+from clipret.machine.tensors import write_tensors
 from clipret.retrieval.ranks_file import read_rankings
 from clipret.runs import locked, make_run
 from clipret.sweeps import resume_sweep, sweep

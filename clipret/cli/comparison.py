@@ -11,8 +11,8 @@ from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import PROTOCOLS
 from clipret.config.comparison import FORMATS, CompareConfig
-from clipret.files.access import replaced
-from clipret.files.escaping import visible_json
+from clipret.machine.escaping import visible_json
+from clipret.machine.files import replaced
 from clipret.reporting.comparison import comparison_sheets, comparison_tables, to_csv
 from clipret.reporting.sheets import to_latex, to_markdown
 from clipret.runs import written

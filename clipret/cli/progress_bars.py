@@ -7,7 +7,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from clipret.files.escaping import visible
+from clipret.machine.escaping import visible
 from clipret.progress import Progress
 
 _PLAIN_INTERVAL_SECONDS = 10

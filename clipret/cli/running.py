@@ -11,7 +11,7 @@ from rich.segment import Segment
 
 from clipret.cli.interrupts import Interrupts
 from clipret.cli.progress_bars import ProgressDisplay
-from clipret.files.escaping import visible, visible_json
+from clipret.machine.escaping import visible, visible_json
 
 # Of an error, in letters.
 _LONGEST = 1600

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipret.errors import DatasetError
-from clipret.files.access import require_file
+from clipret.machine.files import require_file
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 UTF_8, UTF_16 = "utf-8-sig", "utf-16"

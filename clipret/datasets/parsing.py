@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clipret.errors import DatasetError
-from clipret.files.access import read_file
+from clipret.machine.files import read_file
 
 # Of a file that is read at once: sixteen times the captions of COCO. Tables of more come as Parquet, or as CSV, which
 # is read by rows.

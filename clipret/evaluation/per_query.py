@@ -10,8 +10,8 @@ import numpy as np
 
 from clipret.cache import FeatureCache
 from clipret.errors import UsageError
-from clipret.files.access import replaced
-from clipret.files.escaping import csv_cell, visible_json
+from clipret.machine.escaping import csv_cell, visible_json
+from clipret.machine.files import replaced
 from clipret.protocols.protocol import Fold
 from clipret.retrieval import Ranks
 from clipret.runs import check_place, written

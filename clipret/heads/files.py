@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from clipret.errors import HeadError
-from clipret.files.tensors import TensorFile, TensorsError, open_tensors, write_tensors
 from clipret.heads.modules import AdapterHead, Head, LinearHead
+from clipret.machine.tensors import TensorFile, TensorsError, open_tensors, write_tensors
 from clipret.runs import reason
 
 FORMAT = "1"

@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from clipret.datasets.base import split_container
-from clipret.files.access import require_file
 from clipret.images.files import read_file
 from clipret.images.reading import becomes_plain, is_deep
+from clipret.machine.files import require_file
 from clipret.progress import Progress, ProgressCallback, silent
 
 # Endings of formats that have eight bits, whose files are not opened.

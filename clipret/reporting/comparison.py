@@ -10,7 +10,7 @@ from rich.console import Group
 
 from clipret.config.comparison import A_BETTER, B_BETTER, NO_TEST, NOT_SHOWN, ZERO_SHOT
 from clipret.config.metric_names import LOWER_IS_BETTER, RSUM
-from clipret.files.escaping import csv_cell
+from clipret.machine.escaping import csv_cell
 from clipret.reporting.metrics import reachable_notes
 from clipret.reporting.sheets import VERDICT, Cell, Fitted, Sheet, sheet_table
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clipret.files.escaping import visible
+from clipret.machine.escaping import visible
 
 # Heading of a column of words, which may be broken, but for the longest of them.
 VERDICT, _VERDICT_WIDTH = "verdict", len("difference")

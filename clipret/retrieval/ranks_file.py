@@ -19,9 +19,9 @@ from clipret.config.checks import check_settings, shortened
 from clipret.config.comparison import ZERO_SHOT
 from clipret.config.evaluation import WISE_FT
 from clipret.errors import RunError, UsageError
-from clipret.files.access import read_file
-from clipret.files.records import AtLeast, Each, Maybe, RecordError, parse_record, record_text
-from clipret.files.tensors import TensorFile, TensorsError, open_tensors, write_safetensors
+from clipret.machine.files import read_file
+from clipret.machine.records import AtLeast, Each, Maybe, RecordError, parse_record, record_text
+from clipret.machine.tensors import TensorFile, TensorsError, open_tensors, write_safetensors
 from clipret.retrieval import Ranks
 
 FORMAT = 2

@@ -13,7 +13,7 @@ from clipret.config import TrainConfig
 from clipret.config.sweeps import SWEPT, Axes, Range, SweepConfig, read_axes
 from clipret.config.training import USED_WITH, in_use
 from clipret.errors import UsageError
-from clipret.files.access import read_file
+from clipret.machine.files import read_file
 
 # Beyond it nobody waits for a grid; what is asked for is a random search.
 _MOST_COMBINATIONS = 100_000

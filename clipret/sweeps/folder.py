@@ -13,9 +13,9 @@ from clipret.config.checks import unknown_settings
 from clipret.config.sweeps import MOST_RUNS, SweepConfig
 from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
-from clipret.files.access import replaced
-from clipret.files.escaping import csv_cell
-from clipret.files.records import RecordError, read_record
+from clipret.machine.escaping import csv_cell
+from clipret.machine.files import replaced
+from clipret.machine.records import RecordError, read_record
 from clipret.sweeps.combining import varied
 from clipret.sweeps.forms import FORM, require_agreement
 

@@ -15,10 +15,10 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
 from clipret.errors import RunError
-from clipret.files.access import read_file, replaced
-from clipret.files.records import AtLeast, RecordError, parse_record
-from clipret.files.tensors import TensorsError, open_tensors, write_tensors
 from clipret.heads import build_head, save_head
+from clipret.machine.files import read_file, replaced
+from clipret.machine.records import AtLeast, RecordError, parse_record
+from clipret.machine.tensors import TensorsError, open_tensors, write_tensors
 from clipret.retrieval.metrics import rsum
 from clipret.training.stack import State, head_tensors
 from clipret.training.tracking import open_trackers

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipret import runs
 from clipret.errors import UsageError
-from clipret.files.records import Each, read_record
+from clipret.machine.records import Each, read_record
 
 _PROJECT = "clipret"
 # What a tracker calls a run, kept in its folder so that one that is gone on with is not another run.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipret.files.tensors import open_tensors, write_tensors
+from clipret.machine.tensors import open_tensors, write_tensors
 from clipret.retrieval import ranks_file as rankings
 from tests.sweeps.test_combining import LAUGHS
 

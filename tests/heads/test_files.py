@@ -6,8 +6,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from clipret.errors import HeadError
-from clipret.files.tensors import write_tensors
 from clipret.heads import LinearHead, load_head, save_head
+from clipret.machine.tensors import write_tensors
 from tests.conftest import contents
 from tests.helpers.adapters import adapter
 

@@ -13,7 +13,7 @@ from clipret.config.comparison import ZERO_SHOT
 from clipret.config.evaluation import WISE_FT, wise_ft_name
 from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
-from clipret.files.records import Each, RecordError, read_record
+from clipret.machine.records import Each, RecordError, read_record
 from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
 
 # What decides neither the head nor its figures.

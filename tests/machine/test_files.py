@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from clipret.files import access as files
-from clipret.files.access import locked, read_file, require_file
+from clipret.machine import files
+from clipret.machine.files import locked, read_file, require_file
 
 
 def refusal(path, most=100):

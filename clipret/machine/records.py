@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipret.files.access import read_file
+from clipret.machine.files import read_file
 
 _MOST_BYTES = 1 << 28
 # A value takes some ten times the memory of its text.

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from clipret.files.access import replaced, require_file
+from clipret.machine.files import replaced, require_file
 
 # What weights are kept as; float8, complex and whole numbers are something else.
 FLOATS = ("F16", "BF16", "F32", "F64")

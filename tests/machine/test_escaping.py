@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clipret.files.escaping import csv_cell, visible, visible_json
+from clipret.machine.escaping import csv_cell, visible, visible_json
 
 
 @pytest.mark.parametrize(

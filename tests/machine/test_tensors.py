@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipret.files.tensors import TensorsError, open_tensors, write_tensors
+from clipret.machine.tensors import TensorsError, open_tensors, write_tensors
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -21,7 +21,7 @@ METADATA = {name: f"é {name}" for name in "zyxwvutsrqponml"}
 WRITE = """
 import sys, torch
 from pathlib import Path
-from clipret.files.tensors import write_tensors
+from clipret.machine.tensors import write_tensors
 names = {name: torch.full((3,), float(ord(name))) for name in set("qwertyuiop")}
 write_tensors(Path(sys.argv[1]), names, metadata={name: name for name in set("asdfghjkl")})
 """

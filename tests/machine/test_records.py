@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from clipret.files.records import AtLeast, Each, Maybe, RecordError, parse_record, read_record
+from clipret.machine.records import AtLeast, Each, Maybe, RecordError, parse_record, read_record
 
 FORM = {
     "name": str,
@@ -85,7 +85,7 @@ def test_another_format_is_said_before_anything_else(text, told):
 
 
 def test_more_values_than_memory_is_good_for_are_refused_before_they_are_made(monkeypatch):
-    monkeypatch.setattr("clipret.files.records._MOST_VALUES", 10)
+    monkeypatch.setattr("clipret.machine.records._MOST_VALUES", 10)
     assert parse_record(f"[{'1,' * 9}1]", [int]) == [1] * 10
     assert refusal(f"[{'1,' * 10}1]", [int]) == "it has more than 10 values"
 
@@ -94,6 +94,6 @@ def test_a_file_is_read_up_to_its_limit(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     path.write_text("[1]")
     assert read_record(path, [int]) == [1]
-    monkeypatch.setattr("clipret.files.records._MOST_BYTES", 2)
+    monkeypatch.setattr("clipret.machine.records._MOST_BYTES", 2)
     with pytest.raises(OSError, match="it has more than the 2 bytes that it may have"):
         read_record(path, [int])
