@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clipret.cli import options
-from clipret.cli.running import config_from, run, show
+from clipret.cli.running import run, show
 from clipret.config import MergeConfig, VerifyConfig, to_command
 from clipret.reporting.caches import info_table, merge_summary, verification_table
 
@@ -34,30 +34,15 @@ def info(
     show(found, as_json=as_json, tables=(info_table(found, problems=problems, truncated=truncated),))
 
 
-def verify(
-    cache: Annotated[Path, typer.Argument(help="A cache, finished or not.", show_default=False)],
-    sample: Annotated[
-        int, typer.Option(help="Images, and captions, to encode again and compare.")
-    ] = VerifyConfig.sample,
-    model: Annotated[
-        str | None, typer.Option(help="Model to encode them with.", show_default="the one the cache names")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Where the images are.", show_default="where they were")] = None,
-    download_root: Annotated[
-        Path | None, typer.Option(help="Where OpenAI's weights are kept.", show_default="~/.cache/clip")
-    ] = None,
-    device: options.Device = VerifyConfig.device,
-    seed: options.seed("Decides which rows are sampled.") = VerifyConfig.seed,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-):
+@options.from_settings(VerifyConfig)
+def verify(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Reread a cache: structure, states, finite values, the checksum of every row; exit status 1 when it is damaged.
 
     \b
     clipret verify data/emoji.h5
     clipret verify data/emoji.h5 --sample 50
     """
-    config = config_from(VerifyConfig, locals())
+    config = VerifyConfig(**values)
     from clipret.extraction.verification import verify as stage
 
     found = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was changed")
@@ -66,18 +51,14 @@ def verify(
         raise typer.Exit(1)
 
 
-def merge(
-    caches: Annotated[list[Path], typer.Argument(help="Caches of different images.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Cache to write.", show_default=False)],
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-):
+@options.from_settings(MergeConfig)
+def merge(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Join caches of different images, made with the same model and settings: a collection that grows.
 
     \b
     clipret merge monday.h5 tuesday.h5 -o week.h5
     """
-    config = config_from(MergeConfig, {"caches": tuple(caches), "out": out})
+    config = MergeConfig(**values)
     from clipret.cache.merging import merge as stage
 
     again = f"nothing is left half done; again with: {to_command('merge', config)}"

@@ -1,93 +1,164 @@
-"""Options that several commands have."""
+"""Options of commands: those of a config's settings, made from what is said of each, and those that commands share."""
 
-from pathlib import Path
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from clipret.config import EvalConfig
+from clipret.config.settings import Setting, settings_of, types_of
 from clipret.errors import UsageError
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks: the result and errors only.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is one.")]
-K = Annotated[str, typer.Option("--k", help="The K of R@K and of every other metric that has one; commas between.")]
-DEFAULT_K = ",".join(map(str, EvalConfig.k))
-RunsDir = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
-
-_DATA = "Data set"
-Dataset = Annotated[
-    str,
-    typer.Option(
-        help="emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, .jsonl, .parquet or .json file, a "
-        "folder, .tar shards.",
-        rich_help_panel=_DATA,
-    ),
-]
-Root = Annotated[
-    Path | None, typer.Option(help="Where the data set's files are.", show_default="its own", rich_help_panel=_DATA)
-]
-SplitRule = Annotated[
-    str | None,
-    typer.Option(
-        help="Rule that splits the images: 2017 or karpathy (coco), karpathy or hash (flickr30k), given or hash (own).",
-        show_default="the first that the data set has",
-        rich_help_panel=_DATA,
-    ),
-]
-ValFraction = Annotated[
-    float, typer.Option(help="Share of COCO's training images that become val.", rich_help_panel=_DATA)
-]
-Restval = Annotated[bool, typer.Option(help="Whether Karpathy's restval joins train.", rich_help_panel=_DATA)]
-CaptionsPerImage = Annotated[
-    int | None,
-    typer.Option(help="Keep the first K captions of an image.", show_default="all", rich_help_panel=_DATA),
-]
-CaptionClean = Annotated[
-    str, typer.Option(help="Captions before the prompt: none, lower or strip-punctuation.", rich_help_panel=_DATA)
-]
-Prompt = Annotated[str, typer.Option(help="Text around every caption; {} is the caption.", rich_help_panel=_DATA)]
-Columns = Annotated[
-    str,
-    typer.Option(
-        help="Columns of your own table, such as image=file,caption=text; several of captions: caption=a,caption=b.",
-        show_default="image, caption, split, id",
-        rich_help_panel=_DATA,
-    ),
-]
-SkipMissing = Annotated[
-    bool, typer.Option("--skip-missing", help="Go on without the images that are not there.", rich_help_panel=_DATA)
-]
 
 
-def seed(does: str):
-    """The option --seed, with what it decides."""
-    return Annotated[int, typer.Option(help=does)]
+def from_settings(kind: type, *, optional: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+    """Give a command an option, or an argument, for every setting of a config class.
+
+    optional  required settings that the command can do without, and looks after by itself
+
+    The command is a function of (values, ...): the settings by name, as the config takes them, and its own options.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        rules = settings_of(kind)
+        parts = [_parameter(kind, name, rule, required=name not in optional) for name, rule in rules.items()]
+
+        def command(**options):
+            values = {name: _value(kind, name, rule, options.pop(name)) for name, rule in rules.items()}
+            return function(values, **options)
+
+        return _signed(command, like=function, parameters=[*parts, *own])
+
+    return decorate
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """What --k says. Raises UsageError."""
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise UsageError(f"--k is '{text}'; expected whole numbers separated by commas, such as 1,5,10.") from None
+def sweepable(kind: type) -> Callable[[Callable], Callable]:
+    """Give a command, after what it has, an option of several values for every setting that a sweep may vary.
+
+    The command takes them as the keyword `axes`: text, or True, by name; those that are not on the command line are not
+    among them.
+    """
+    rules = {name: rule for name, rule in settings_of(kind).items() if rule.swept}
+
+    def decorate(function: Callable) -> Callable:
+        own = [part for part in inspect.signature(function).parameters.values() if part.name != "axes"]
+        added = [_axis(kind, name, rule) for name, rule in rules.items()]
+
+        def command(**options):
+            axes = {name: value for name in rules if (value := options.pop(name)) is not None}
+            return function(axes=axes, **options)
+
+        return _signed(command, like=function, parameters=[*own, *added])
+
+    return decorate
 
 
-def words(text: str | None) -> tuple[str, ...]:
-    """What is between the commas; nothing where the option was not given."""
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
-
-
-def chosen(context: typer.Context) -> set[str]:
+def on_command_line(context: typer.Context) -> set[str]:
     """Names of a command's parameters that were given on the command line."""
     return {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
 
 
 def refuse_beside_resume(context: typer.Context, what: str) -> None:
     """Raise UsageError when, beside --resume, there are options that what is gone on with has already."""
-    given = chosen(context) - {"resume", "quiet", "as_json"}
-    words = sorted(option for part in context.command.params if part.name in given for option in part.opts[:1])
+    names = on_command_line(context) - {"resume", "quiet", "as_json"}
+    words = sorted(option for part in context.command.params if part.name in names for option in part.opts[:1])
     if words:
         raise UsageError(f"--resume goes on with the settings that the {what} has; leave out {', '.join(words)}.")
+
+
+def _signed(command: Callable, *, like: Callable, parameters: list[inspect.Parameter]) -> Callable:
+    """The command with the name and the help of a function, and these parameters for typer to read."""
+    parameters = [part.replace(kind=inspect.Parameter.KEYWORD_ONLY) for part in parameters]
+    command.__name__, command.__doc__, command.__module__ = like.__name__, like.__doc__, like.__module__
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {part.name: part.annotation for part in parameters}
+    return command
+
+
+def _parameter(kind: type, name: str, rule: Setting, *, required: bool) -> inspect.Parameter:
+    hint, default = _shown_type(kind, name, rule), _default(kind, name)
+    more = {"help": rule.help, "metavar": rule.metavar}
+    if rule.positional:
+        return _keyword(name, Annotated[hint, typer.Argument(show_default=False, **more)], default)
+    if default is MISSING and not required:
+        hint, default = hint | None, None
+    else:
+        default = _as_text(kind, name, rule)
+    more |= {
+        "rich_help_panel": rule.panel,
+        "show_default": rule.shown or default not in (None, "") and default is not False,
+    }
+    words = rule.option or ((f"--{name.replace('_', '-')}",) if default is False else ())
+    return _keyword(name, Annotated[hint, typer.Option(*words, **more)], default)
+
+
+def _axis(kind: type, name: str, rule: Setting) -> inspect.Parameter:
+    kinds = types_of(kind, name)
+    words = "true, false" if bool in kinds else f"none: {rule.shown or 'none'}" if NoneType in kinds else ""
+    more = {"help": f"{rule.help} ({words})" if words else rule.help}
+    more |= {"show_default": False, "rich_help_panel": rule.panel or "Sweep"}
+    if _default(kind, name) is False:
+        more["help"] = rule.help
+        option = typer.Option(f"--{name.replace('_', '-')}", **more)
+        return _keyword(name, Annotated[bool | None, option], None)
+    return _keyword(name, Annotated[str | None, typer.Option(metavar="V,V,...", **more)], None)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    default = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _default(kind: type, name: str) -> Any:
+    return next(field.default for field in fields(kind) if field.name == name)
+
+
+def _shown_type(kind: type, name: str, rule: Setting) -> Any:
+    """The type that typer reads: text for what is parsed here, a list for arguments of any number."""
+    kinds = types_of(kind, name)
+    entry = next((get_args(part)[0] for part in kinds if get_origin(part) is tuple), None)
+    if entry is not None:
+        return list[entry] if rule.positional else str
+    plain = str if rule.auto or str in kinds else next(part for part in kinds if part is not NoneType)
+    return plain | None if NoneType in kinds and not rule.auto else plain
+
+
+def _as_text(kind: type, name: str, rule: Setting) -> Any:
+    """A setting's default as its option has it."""
+    default = _default(kind, name)
+    if rule.auto and default is None:
+        return rule.auto
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(default) if isinstance(default, float) and str in types_of(kind, name) else default
+
+
+def _value(kind: type, name: str, rule: Setting, text: Any) -> Any:
+    """What the config takes, from what the command line gave."""
+    default = _default(kind, name)
+    if default is not MISSING and text == _as_text(kind, name, rule):
+        return default
+    if rule.auto:
+        return _whole_number(name, text, auto=rule.auto)
+    if isinstance(text, list):
+        return tuple(text)
+    of_several = any(get_origin(part) is tuple for part in types_of(kind, name))
+    return (rule.parse or words)(text) if of_several and text is not None else text
+
+
+def words(text: str) -> tuple[str, ...]:
+    """What is between the commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _whole_number(name: str, text: str, *, auto: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"--{name.replace('_', '-')} is '{text}'; expected a whole number, or {auto}.")
+    return int(text)

@@ -1,12 +1,11 @@
 """The command of stage 2 that compares with what others have published: reproduce."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipret.cli import options
-from clipret.cli.running import config_from, run, show
+from clipret.cli.running import run, show
 from clipret.config.reproduction import ReproduceConfig
 from clipret.errors import RunError, UsageError
 from clipret.evaluation.reproduction.published import list_published
@@ -19,24 +18,14 @@ from clipret.reporting.reproduction import (
 )
 
 
+@options.from_settings(ReproduceConfig)
 def reproduce(
+    values: dict,
+    *,
     context: typer.Context,
-    cache: Annotated[Path | None, typer.Option(help="Features to measure.")] = None,
-    head: Annotated[
-        Path | None,
-        typer.Option(help="A run's folder: compare fine-tuned figures as well.", show_default="CLIP's own head alone"),
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="Points that a figure may be from the published one.")
-    ] = ReproduceConfig.tolerance,
     listing: Annotated[
         bool, typer.Option("--list", help="Show what was published, and the cache that each row needs.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the comparison as JSON.", show_default="nowhere")
-    ] = None,
-    block: Annotated[int, typer.Option(help="Images scored at once: memory, not results.")] = ReproduceConfig.block,
-    device: options.Device = ReproduceConfig.device,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ):
@@ -50,13 +39,13 @@ def reproduce(
     clipret reproduce --list
     """
     if listing:
-        given = sorted(options.chosen(context) - {"listing", "quiet", "as_json"})
-        if given:
-            raise UsageError(f"--list measures nothing; leave out {', '.join(f'--{name}' for name in given)}.")
+        others = sorted(options.on_command_line(context) - {"listing", "quiet", "as_json"})
+        if others:
+            raise UsageError(f"--list measures nothing; leave out {', '.join(f'--{name}' for name in others)}.")
         listed = list_published()
         show(listed, as_json=as_json, tables=published_tables(listed), text=published_summary(listed))
         return
-    config = config_from(ReproduceConfig, locals())
+    config = ReproduceConfig(**values)
     from clipret.evaluation.reproduction import reproduce as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")

@@ -17,11 +17,6 @@ from clipret.machine.escaping import visible, visible_json
 _LONGEST = 1600
 
 
-def config_from(kind: type, options: dict):
-    """A config of that kind from a command's options, which have the names of its fields."""
-    return kind(**{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options})
-
-
 def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[], str], batches: bool = True) -> dict:
     """What the stage returns; after Ctrl-C, exit status 130 and how to go on, and after SIGTERM 143.
 

@@ -3,56 +3,44 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import MOST_SEED, as_paths, at_least, check_utf8, one_of, within
-from clipret.config.choices import DEVICES, SEED
+from clipret.config import shared
+from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
 
+@documented
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Settings of verifying a cache.
+    """Settings of verifying a cache."""
 
-    cache          the cache to reread
-    sample         images, and captions, to encode again and compare; 0: none
-    model          the model to encode them with; None: the one the cache names
-    root           folder that holds the images; None: the one the cache names
-    device         auto: CUDA where there is one
-    download_root  where OpenAI's weights are kept; None: ~/.cache/clip
-    seed           decides which rows are sampled
-    """
-
-    cache: Path
-    sample: int = 0
-    model: str | None = None
-    root: Path | None = None
-    device: str = "auto"
-    download_root: Path | None = None
-    seed: int = SEED
+    cache: Path = setting(help="A cache, finished or not.", positional=True)
+    sample: int = setting(
+        0, "Images, and captions, to encode again and compare; 0: none.", at_least=0, at_most=1_000_000_000
+    )
+    model: str | None = setting(None, "Model to encode them with.", shown="the one the cache names")
+    root: Path | None = setting(None, "Folder that holds the images.", shown="where they were")
+    device: str = shared.device()
+    download_root: Path | None = shared.download_root()
+    seed: int = shared.seed("Decides which rows are sampled.")
 
     def __post_init__(self):
-        as_paths(self, "cache", "root", "download_root")
-        at_least("sample", self.sample, low=0, at_most=1_000_000_000)
-        one_of("device", self.device, allowed=DEVICES)
-        within("seed", self.seed, low=0, high=MOST_SEED)
+        check(self)
         for option, value in (("model", self.model), ("root", self.root)):
             if value is not None and not self.sample:
                 raise UsageError(f"--{option} is only of use to --sample; give --sample N, or leave it out.")
 
 
+@documented
 @dataclass(frozen=True)
 class MergeConfig:
-    """Settings of joining caches of different images.
+    """Settings of joining caches of different images."""
 
-    caches  the caches, in the order that their rows will have
-    out     the cache to write
-    """
-
-    caches: tuple[Path, ...]
-    out: Path
+    caches: tuple[Path, ...] = setting(
+        help="Caches of different images, in the order of their rows.", positional=True, utf8=True
+    )
+    out: Path = setting(help="Cache to write.", option=("--out", "-o"), utf8=True)
 
     def __post_init__(self):
-        as_paths(self, "out")
-        object.__setattr__(self, "caches", tuple(Path(path) for path in self.caches))
-        check_utf8(self, "out", "caches")
+        check(self)
         if len(self.caches) < 2:
             raise UsageError(f"merge is given {len(self.caches)} cache; expected two or more.")

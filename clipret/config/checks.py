@@ -98,7 +98,16 @@ def above(option: str, value, *, low, at_most) -> None:
 def within(option: str, value, *, low, high) -> None:
     """The value is from `low` to `high`."""
     if not low <= value <= high:
-        raise UsageError(f"--{option} is {shortened(value)}; expected a value from {_told(low)} to {_told(high)}.")
+        raise UsageError(
+            f"--{option} is {shortened(value)}; expected a value from {_number_text(low)} to {_number_text(high)}."
+        )
+
+
+def below(option: str, value, *, high, at_least=None, above=None) -> None:
+    """The value is below `high`, and either `at_least` or more, or above `above`."""
+    if not (value < high and (value >= at_least if above is None else value > above)):
+        words = f"from {at_least} to below {high}" if above is None else f"between {above} and {high}"
+        raise UsageError(f"--{option} is {shortened(value)}; expected a value {words}.")
 
 
 def check_count(option: str, count: int, *, most: int, noun: str = "values") -> None:
@@ -124,7 +133,7 @@ def _fits(value, kind) -> bool:
     return isinstance(value, _CLASSES.get(kind, kind))
 
 
-def _told(bound) -> str:
+def _number_text(bound) -> str:
     return f"{bound:,}" if isinstance(bound, int) else str(bound)
 
 

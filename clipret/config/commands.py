@@ -4,8 +4,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-# Settings that a command takes by their place, without a name.
-_BY_PLACE = {"download": ("dataset",), "verify": ("cache",), "merge": ("caches",), "compare": ("runs",)}
+from clipret.config.settings import settings_of
 
 
 def to_dict(config) -> dict:
@@ -16,13 +15,13 @@ def to_dict(config) -> dict:
 
 def to_command(subcommand: str, config) -> str:
     """The command line that gives this config: every setting that is not the default, quoted for a shell."""
-    words = ["clipret", subcommand]
+    words, rules = ["clipret", subcommand], settings_of(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         option = field.name.replace("_", "-")
         if field.default is not dataclasses.MISSING and value == field.default:
             continue
-        if field.name in _BY_PLACE.get(subcommand, ()):
+        if field.name in rules and rules[field.name].positional:
             words += map(str, value) if isinstance(value, tuple) else [str(value)]
             continue
         if isinstance(value, bool):

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
-from clipret.config.choices import PROTOCOLS, SEED
-from clipret.config.evaluation import EvalConfig
+from clipret.config import shared
+from clipret.config.evaluation import cuts_setting
 from clipret.config.metric_names import METRICS, check_cuts, check_metrics, columns, cut_of, family_of
+from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
@@ -18,52 +18,40 @@ A_BETTER, B_BETTER, NOT_SHOWN, NO_TEST = "A better", "B better", "no difference 
 _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
 
+@documented
 @dataclass(frozen=True)
 class CompareConfig:
-    """Settings of stage 2, comparison.
+    """Settings of stage 2, comparison."""
 
-    runs          what is compared, two at least: folders of runs, files that eval wrote (metrics or ranks), either with
-                  @ALPHA for the head of wise-ft ALPHA that was measured beside it, and the word zero-shot, which is
-                  CLIP itself as the first of the others was measured beside it
-    metrics       what is shown and tested: names with their K (R@1, mAP@10), families without (R: at every K), names
-                  without a K (median_rank, MRR, ...), and rsum, over both directions
-    k             the K of families, and those that rsum adds up
-    protocol      by which protocol; None: the first that all were measured by
-    level         of the intervals
-    alpha         the chance, at most, that any difference is said to be shown where there is none
-    permutations  flips of the signs that p-values and intervals of differences are made from, at least; more where the
-                  family of tests needs it
-    seed          decides the flips
-    format        table, markdown, latex, csv or json; None: by out's suffix, or table
-    out           where the result is written; None: nowhere
-    """
-
-    runs: tuple[str, ...]
-    metrics: tuple[str, ...] = ("R", "rsum")
-    k: tuple[int, ...] = EvalConfig.k
-    protocol: str | None = None
-    level: float = 0.95
-    alpha: float = 0.05
-    permutations: int = 10_000
-    seed: int = SEED
-    format: str | None = None
-    out: Path | None = None
+    runs: tuple[str, ...] = setting(
+        help="Folders of runs, files that eval wrote, and the word zero-shot; RUN@0.5 is its head of wise-ft 0.5.",
+        positional=True,
+        metavar="RUN RUN ...",
+    )
+    metrics: tuple[str, ...] = setting(
+        ("R", "rsum"), "What is shown and tested: R@1, mAP@10, R (at every K), median_rank, rsum ..."
+    )
+    k: tuple[int, ...] = cuts_setting()
+    protocol: str | None = shared.one_protocol("the first that all have")
+    level: float = setting(0.95, "Level of the intervals.", above=0, below=1)
+    alpha: float = setting(0.05, "Chance, at most, that any difference is shown where there is none.", above=0, below=1)
+    permutations: int = setting(
+        10_000,
+        "Sign flips that p-values and intervals of differences are made from, at least.",
+        between=(100, MOST_FLIPS),
+    )
+    out: Path | None = setting(None, "File to write the result to: .md, .tex, .csv or .json.", shown="nowhere")
+    format: str | None = setting(None, f"{', '.join(FORMATS)}.", shown="by --out, or table", choices=FORMATS)
+    seed: int = shared.seed("Decides which signs are flipped.")
 
     def __post_init__(self):
-        as_paths(self, "out")
         object.__setattr__(self, "runs", tuple(str(word) for word in self.runs))
         object.__setattr__(self, "k", check_cuts(self.k))
         object.__setattr__(self, "metrics", check_metrics(self.metrics))
+        check(self)
         if len(self.runs) < 2:
-            given = self.runs[0] if self.runs else "nothing"
-            raise UsageError(f"there is {given} to compare; expected two runs or more, or a run and {ZERO_SHOT}.")
-        if self.protocol is not None:
-            one_of("protocol", self.protocol, allowed=PROTOCOLS)
-        within("permutations", self.permutations, low=100, high=MOST_FLIPS)
-        at_least("seed", self.seed, low=0, at_most=MOST_SEED)
-        for option in ("level", "alpha"):
-            if not 0 < getattr(self, option) < 1:
-                raise UsageError(f"--{option} is {getattr(self, option)}; expected a value between 0 and 1.")
+            only = f"only `{self.runs[0]}` was given" if self.runs else "nothing was given"
+            raise UsageError(f"{only}; name two runs or more to compare, or a run and {ZERO_SHOT}.")
         self._choose_format()
 
     @property
@@ -84,7 +72,6 @@ class CompareConfig:
 
     def _choose_format(self) -> None:
         if self.format is not None:
-            one_of("format", self.format, allowed=FORMATS)
             if self.out and self.format == "table":
                 raise UsageError(f"--format table is for a terminal; for --out take one of: {', '.join(FORMATS[1:])}.")
             return

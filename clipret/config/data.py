@@ -4,63 +4,70 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import MOST_SEED, above, as_paths, at_least, check_utf8, one_of, within
+from clipret.config import shared
 from clipret.config.choices import (
     BACKGROUNDS,
+    BATCH_SIZES,
     CAPTION_CLEANINGS,
     COLUMNS,
     DATA_DIR,
     DECODINGS,
-    DEVICES,
     DOWNLOADS,
     DTYPES,
     PRECISIONS,
-    SEED,
     SPLIT_RULES,
 )
+from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
+_DATA = "Data set"
 
+
+@documented
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Settings that say which images and captions there are, and which split each image is in.
+    """Settings that say which images and captions there are, and which split each image is in."""
 
-    dataset             a name (emoji, coco, flickr30k), or the path of a data set of one's own
-    root                folder that holds the data set's files; each data set has its own default
-    split               rule that gives each image its split, of SPLIT_RULES; None: the data set's own
-    val_fraction        share of the training images that become `val`, where the data set comes without one (COCO)
-    restval             whether Karpathy's `restval` images join `train`; they keep their own split otherwise
-    captions_per_image  keep the first K captions of each image; None: all
-    caption_clean       what is done to a caption before the prompt: none, lower, strip-punctuation
-    prompt              text around every caption, {} standing for the caption
-    columns             names of the columns in a table of one's own, as `image=file,caption=text`; captions may be in
-                        several columns, `caption=first,caption=second`
-    skip_missing        go on without the images that are not there
-    """
-
-    dataset: str
-    root: Path | None = None
-    split: str | None = None
-    val_fraction: float = 0.05
-    restval: bool = True
-    captions_per_image: int | None = None
-    caption_clean: str = "none"
-    prompt: str = "{}"
-    columns: str = ""
-    skip_missing: bool = False
+    dataset: str = setting(
+        help="emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, .jsonl, .parquet or .json file, a folder, "
+        ".tar shards.",
+        panel=_DATA,
+        utf8=True,
+    )
+    root: Path | None = setting(
+        None, "Folder that holds the data set's files.", shown="its own", panel=_DATA, utf8=True
+    )
+    split: str | None = setting(
+        None,
+        "Rule that splits the images: 2017 or karpathy (coco), karpathy or hash (flickr30k), given or hash (own).",
+        shown="the first that the data set has",
+        panel=_DATA,
+        choices=SPLIT_RULES,
+    )
+    val_fraction: float = setting(
+        0.05, "Share of COCO's training images that become val.", panel=_DATA, at_least=0, below=1
+    )
+    restval: bool = setting(True, "Whether Karpathy's restval joins train.", panel=_DATA)
+    captions_per_image: int | None = setting(
+        None, "Keep the first K captions of an image.", shown="all", panel=_DATA, at_least=1, at_most=1_000_000
+    )
+    caption_clean: str = setting(
+        "none", "Captions before the prompt: none, lower or strip-punctuation.", panel=_DATA, choices=CAPTION_CLEANINGS
+    )
+    prompt: str = setting("{}", "Text around every caption; {} is the caption.", panel=_DATA)
+    columns: str = setting(
+        "",
+        "Columns of your own table, such as image=file,caption=text; several of captions: caption=a,caption=b.",
+        shown="image, caption, split, id",
+        panel=_DATA,
+    )
+    skip_missing: bool = setting(False, "Go on without the images that are missing.", panel=_DATA)
 
     def __post_init__(self):
-        as_paths(self, "root")
-        if not str(self.dataset).strip():
-            raise UsageError("--dataset is empty; expected emoji, coco, flickr30k or the path of your own data.")
         object.__setattr__(self, "dataset", str(self.dataset))
-        if self.split is not None:
-            one_of("split", self.split, allowed=SPLIT_RULES)
-        if not 0 <= self.val_fraction < 1:
-            raise UsageError(f"--val-fraction is {self.val_fraction}; expected a value from 0 to below 1.")
-        if self.captions_per_image is not None:
-            at_least("captions-per-image", self.captions_per_image, low=1, at_most=1_000_000)
-        one_of("caption-clean", self.caption_clean, allowed=CAPTION_CLEANINGS)
+        check(self)
+        if not self.dataset.strip():
+            raise UsageError("--dataset is empty; expected emoji, coco, flickr30k or the path of your own data.")
         if self.prompt.count("{}") != 1:
             raise UsageError(f"--prompt is '{self.prompt}'; expected a text with one {{}} where the caption goes.")
         _ = self.column_names
@@ -85,35 +92,26 @@ class DatasetConfig:
         return {name: names.get(name, (name,)) for name in COLUMNS}
 
 
+@documented
 @dataclass(frozen=True)
 class DownloadConfig:
-    """Settings of fetching a data set's files.
+    """Settings of fetching a data set's files; of flickr30k, only its owners give away the images."""
 
-    dataset           coco, or flickr30k, whose images only their owners give away
-    root              folder to put the files in; data/DATASET by default
-    annotations_only  without the images
-    base_url          another server with the same paths below it; None: the data set's own
-    jobs              files fetched at once
-    keep_archives     leave the archives beside what was unpacked from them
-    """
-
-    dataset: str
-    root: Path | None = None
-    annotations_only: bool = False
-    base_url: str | None = None
-    jobs: int = 3
-    keep_archives: bool = False
+    dataset: str = setting(help="coco or flickr30k.", positional=True, choices=DOWNLOADS)
+    root: Path | None = setting(None, "Folder to put it in.", shown="data/DATASET")
+    annotations_only: bool = setting(False, "Without the images.")
+    base_url: str | None = setting(None, "A mirror with the same paths.", shown="the data set's own server")
+    jobs: int = setting(3, "Files fetched at once.", at_least=1, at_most=256)
+    keep_archives: bool = setting(False, "Leave the archives beside what was unpacked.")
 
     def __post_init__(self):
-        as_paths(self, "root")
-        one_of("dataset", self.dataset, allowed=DOWNLOADS)
+        check(self)
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise UsageError(
                 f"--base-url is '{self.base_url}'; expected an address that starts with http:// or https://."
             )
         if self.base_url is not None and self.dataset == "flickr30k":
             raise UsageError("--base-url is of no use to flickr30k: none of its files is fetched.")
-        at_least("jobs", self.jobs, low=1, at_most=256)
 
     @property
     def folder(self) -> Path:
@@ -121,64 +119,52 @@ class DownloadConfig:
         return self.root or DATA_DIR / self.dataset
 
 
+@documented
 @dataclass(frozen=True)
 class ExtractConfig(DatasetConfig):
-    """Settings of stage 1, extraction: those of the data set, and
+    """Settings of stage 1, extraction: those of the data set, and of what is made of it."""
 
-    out             the cache to write; data/DATASET.h5 by default
-    model           an OpenAI name, a bundled model, or the path of a checkpoint
-    batch_size      images, or captions, a batch; None: what suits the device. The bits of a cache depend on it, so a
-                    resumed cache keeps its own
-    workers         processes that decode images and, on the CPU, encode; None: one a core
-    read_timeout    seconds after which a worker process that still reads one image file counts as hanging
-    dtype           how features are stored
-    precision       what the towers compute in: fp32, fp16 (CUDA only), bf16; auto: fp16 on CUDA, fp32 on the CPU
-    compile         whether the towers go through torch.compile
-    decode          exact: images as clip reads them; fast: JPEGs decoded at a smaller scale or, on CUDA, by the GPU
-    merge           several processes (torchrun): whether their shards end as one file, or stay, joined by reference
-    background      what shows through transparent pixels: `white`, or `clip` for whatever clip's own transform makes of
-                    them; None: the data set's own default
-    max_problems    share of unreadable images above which extraction stops
-    retry_problems  try images again that could not be read before
-    device          auto: CUDA where there is one
-    download_root   where OpenAI's weights are kept; None: ~/.cache/clip
-    seed            nothing is drawn at random in extraction; accepted as everywhere
-    """
-
-    out: Path | None = None
-    model: str = "ViT-B/32"
-    batch_size: int | None = None
-    workers: int | None = None
-    read_timeout: float = 120.0
-    dtype: str = "float16"
-    precision: str = "auto"
-    compile: bool = False
-    decode: str = "exact"
-    merge: bool = True
-    background: str | None = None
-    max_problems: float = 0.01
-    retry_problems: bool = False
-    device: str = "auto"
-    download_root: Path | None = None
-    seed: int = SEED
-
-    def __post_init__(self):
-        super().__post_init__()
-        as_paths(self, "out", "download_root")
-        check_utf8(self, "dataset", "root", "out", "model")
-        if self.batch_size is not None:
-            at_least("batch-size", self.batch_size, low=1, at_most=65_536)
-        if self.workers is not None:
-            at_least("workers", self.workers, low=0, at_most=1_024)
-        above("read-timeout", self.read_timeout, low=0, at_most=86_400)
-        one_of("dtype", self.dtype, allowed=DTYPES)
-        one_of("precision", self.precision, allowed=PRECISIONS)
-        one_of("decode", self.decode, allowed=DECODINGS)
-        if self.background is not None:
-            one_of("background", self.background, allowed=BACKGROUNDS)
-        within("max-problems", self.max_problems, low=0, high=1)
-        within("seed", self.seed, low=0, high=MOST_SEED)
-        one_of("device", self.device, allowed=DEVICES)
+    out: Path | None = setting(None, "Cache to write.", shown="data/DATASET.h5", utf8=True)
+    model: str = setting(
+        "ViT-B/32", "OpenAI's name (ViT-B/32, RN50, ...), tiny-emoji, or the path of a checkpoint.", utf8=True
+    )
+    batch_size: int | None = setting(
+        None,
+        "Images, and captions, a batch. The last bits of features depend on it; a cache keeps the one it began with.",
+        shown=f"{BATCH_SIZES['cpu']} on the CPU, {BATCH_SIZES['cuda']} on a GPU",
+        at_least=1,
+        at_most=65_536,
+    )
+    workers: int | None = setting(
+        None,
+        "Processes that decode images and, on the CPU, encode; auto: one a core.",
+        auto="auto",
+        at_least=0,
+        at_most=1_024,
+    )
+    read_timeout: float = setting(
+        120.0, "Seconds after which a process that still reads one image counts as hanging.", above=0, at_most=86_400
+    )
+    dtype: str = setting("float16", "Type of the stored features: float16 or float32.", choices=DTYPES)
+    precision: str = setting(
+        "auto", "Of the model: fp32, fp16 (GPU) or bf16; auto: fp16 on a GPU, fp32 on the CPU.", choices=PRECISIONS
+    )
+    compile: bool = setting(False, "Compile the model with torch.compile, on a GPU.")
+    decode: str = setting(
+        "exact", "exact: pixels as clip's; fast: JPEGs at a smaller scale, or decoded by the GPU.", choices=DECODINGS
+    )
+    merge: bool = setting(True, "With torchrun: one file in the end, or the processes' files, joined by reference.")
+    background: str | None = setting(
+        None,
+        "Behind transparent pixels: white, or clip for what clip does.",
+        shown="the data set's",
+        choices=BACKGROUNDS,
+    )
+    max_problems: float = setting(0.01, "Stop when more than this share of the images cannot be read.", between=(0, 1))
+    retry_problems: bool = setting(False, "Try the images again that could not be read before.")
+    device: str = shared.device()
+    download_root: Path | None = shared.download_root()
+    seed: int = shared.seed("Accepted as by every command; extraction draws nothing at random.")
 
     @property
     def cache(self) -> Path:

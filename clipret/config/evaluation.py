@@ -1,11 +1,14 @@
 """Settings of stage 2: measuring a head."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
-from clipret.config.checks import MOST_SEED, as_paths, at_least, one_of, within
-from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLIT_PROTOCOLS, SPLITS, TRAIN_PRECISIONS
-from clipret.config.metric_names import check_cuts, check_metrics, columns, cut_of
+from clipret.config import shared
+from clipret.config.checks import within
+from clipret.config.choices import PROTOCOLS, SPLIT_PROTOCOLS
+from clipret.config.metric_names import METRICS, RSUM, check_cuts, check_metrics, columns, cut_of
+from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
 # How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.
@@ -13,7 +16,8 @@ WISE_FT = "wise-ft "
 _MOST_ALPHAS = 101
 # Fewer flips say nothing of the ends of an interval, and more nothing further.
 LEAST_RESAMPLES, MOST_RESAMPLES = 100, 1_000_000
-MOST_BLOCK, MOST_TOP = 1_000_000, 10_000
+MOST_TOP = 10_000
+_ELLIPSES = ("...", "…")
 
 
 def wise_ft_name(alpha: float) -> str:
@@ -21,79 +25,98 @@ def wise_ft_name(alpha: float) -> str:
     return f"{WISE_FT}{alpha:.12g}"
 
 
+def parse_cuts(text: str) -> tuple[int, ...]:
+    """What --k says. Raises UsageError."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"--k is '{text}'; expected whole numbers separated by commas, such as 1,5,10.") from None
+
+
+def parse_alphas(text: str) -> tuple[float, ...]:
+    """Numbers between commas; FIRST,SECOND,...,LAST are all in steps of the first two. Raises UsageError."""
+    words = text.split(",")
+    try:
+        if len(words) == 4 and words[2].strip() in _ELLIPSES:
+            first, second, last = (Decimal(words[place]) for place in (0, 1, 3))
+            steps = (last - first) / (second - first)
+            # Two steps at least, and no more than anybody means.
+            if 2 <= steps <= 1000 and steps == steps.to_integral_value():
+                return tuple(float(first + step * (second - first)) for step in range(int(steps) + 1))
+            raise ValueError
+        return tuple(float(Decimal(word)) for word in words)
+    except (ArithmeticError, ValueError):
+        raise UsageError(
+            f"--wise-ft is '{text}'; expected numbers from 0 to 1 separated by commas, such as 0.5, or "
+            f"FIRST,SECOND,...,LAST in equal steps, such as 0,0.1,...,1."
+        ) from None
+
+
+def cuts_setting():
+    """The K of metrics, for every config that has them."""
+    return setting((1, 5, 10), "The K of R@K and of every other metric that has one; commas between.", parse=parse_cuts)
+
+
+@documented
 @dataclass(frozen=True)
 class EvalConfig:
-    """Settings of stage 2, evaluation.
+    """Settings of stage 2, evaluation."""
 
-    cache      the features; None: the ones that the run was trained on
-    head       a head file or a run's folder; None: the newest run below runs_dir, unless zero_shot
-    zero_shot  evaluate CLIP's own projections alone
-    runs_dir   where runs are kept
-    wise_ft    also measure heads between CLIP's own (0) and the trained one (1), at these alphas
-    protocol   names of protocols (protocols.py); none: the one that the data set is usually measured by
-    split      the split that gives queries and gallery, for protocols split and split-equal-texts; None: test
-    allow_leak measure also where the gallery holds images that the head was trained on
-    k          the K of R@K, mAP@K and the others
-    metrics    what the tables show: names with their K (R@1), families without (R: at every K), names that have none
-               (MRR), rsum; metrics.json has all of them
-    resamples  sign flips over images that the gain's intervals are made from; 0: no intervals at all
-    per_query  file that every query's ranks and best items are written to, .parquet or .csv; None: nowhere
-    top        best items of a query that per_query has
-    out        where the metrics are written; None: metrics.json in the run's folder, if there is one
-    block      images scored at once; decides memory, not results
-    precision  of the embeddings that are ranked: fp32, or rounded to tf32 or bf16
-    device     auto: CUDA where there is one
-    seed       decides the flips
-    """
-
-    cache: Path | None = None
-    head: Path | None = None
-    zero_shot: bool = False
-    wise_ft: tuple[float, ...] = ()
-    runs_dir: Path = RUNS_DIR
-    protocol: tuple[str, ...] = ()
-    split: str | None = None
-    allow_leak: bool = False
-    k: tuple[int, ...] = (1, 5, 10)
-    metrics: tuple[str, ...] = ("R", "mAP@10", "MRR", "median_rank", "rsum")
-    resamples: int = 10_000
-    per_query: Path | None = None
-    top: int = 10
-    out: Path | None = None
-    block: int = 512
-    precision: str = "fp32"
-    device: str = "auto"
-    seed: int = SEED
+    cache: Path | None = setting(None, "Features to measure on.", shown="the run's own")
+    head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="the newest run")
+    zero_shot: bool = setting(False, "Measure CLIP's own projections alone.")
+    wise_ft: tuple[float, ...] = setting(
+        (),
+        "Also heads between zero-shot (0) and trained (1): 0.5, or a curve, 0,0.1,...,1.",
+        parse=parse_alphas,
+    )
+    runs_dir: Path = shared.runs_dir()
+    protocol: tuple[str, ...] = setting(
+        (),
+        f"One or more of {', '.join(PROTOCOLS)}; commas between.",
+        shown="the data set's",
+        choices=PROTOCOLS,
+    )
+    split: str | None = shared.measured_split()
+    allow_leak: bool = setting(False, "Measure also on images that the head was trained on.")
+    k: tuple[int, ...] = cuts_setting()
+    metrics: tuple[str, ...] = setting(
+        ("R", "mAP@10", "MRR", "median_rank", "rsum"),
+        f"What the tables show, of {', '.join((*METRICS, RSUM))}; R is R@K at every K. metrics.json has all.",
+    )
+    resamples: int = setting(
+        10_000, "Sign flips over images that the gain's 95 % intervals are made from; 0: no intervals."
+    )
+    per_query: Path | None = setting(
+        None, "Also write every query's ranks and best items: FILE.parquet or FILE.csv.", metavar="FILE"
+    )
+    top: int = setting(10, "Best items of a query that --per-query has.", at_least=1, at_most=MOST_TOP)
+    out: Path | None = setting(None, "File to write the metrics to.", shown="metrics.json of the run")
+    block: int = shared.block()
+    precision: str = shared.embedding_precision()
+    device: str = shared.device()
+    seed: int = shared.seed("Decides the sign flips.")
 
     def __post_init__(self):
-        as_paths(self, "cache", "head", "runs_dir", "out", "per_query")
         object.__setattr__(self, "k", check_cuts(self.k))
         object.__setattr__(self, "metrics", check_metrics(self.metrics))
+        check(self)
         if self.zero_shot and self.head:
             raise UsageError("--zero-shot and --head contradict each other; give one of them.")
         if self.zero_shot and not self.cache:
             raise UsageError("--zero-shot needs a cache; give it with --cache FILE.")
         self._check_alphas()
         object.__setattr__(self, "protocol", tuple(dict.fromkeys(self.protocol)))
-        for name in self.protocol:
-            one_of("protocol", name, allowed=PROTOCOLS)
-        if self.split is not None:
-            one_of("split", self.split, allowed=SPLITS)
-            if not set(self.protocol) <= set(SPLIT_PROTOCOLS):
-                raise UsageError(
-                    f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "
-                    f"every protocol but {' and '.join(SPLIT_PROTOCOLS)} has images of its own."
-                )
-        at_least("block", self.block, low=1, at_most=MOST_BLOCK)
-        at_least("top", self.top, low=1, at_most=MOST_TOP)
+        if self.split is not None and not set(self.protocol) <= set(SPLIT_PROTOCOLS):
+            raise UsageError(
+                f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "
+                f"every protocol but {' and '.join(SPLIT_PROTOCOLS)} has images of its own."
+            )
         if self.resamples != 0 and not LEAST_RESAMPLES <= self.resamples <= MOST_RESAMPLES:
             raise UsageError(
                 f"--resamples is {self.resamples}; expected 0 for none, or a value from {LEAST_RESAMPLES} to "
                 f"{MOST_RESAMPLES:,}."
             )
-        at_least("seed", self.seed, low=0, at_most=MOST_SEED)
-        one_of("precision", self.precision, allowed=TRAIN_PRECISIONS)
-        one_of("device", self.device, allowed=DEVICES)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,52 +1,35 @@
-"""Settings of the analysis of errors."""
+"""Settings of the analysis of failures."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import as_paths, at_least
-from clipret.config.choices import RUNS_DIR, SEED
+from clipret.config import shared
 from clipret.config.evaluation import MOST_TOP, EvalConfig
+from clipret.config.settings import check, documented, setting
 
 
+@documented
 @dataclass(frozen=True)
 class FailuresConfig:
-    """Settings of stage 2, errors: which queries fail, and what comes up instead.
+    """Settings of stage 2, failures: which queries fail, and what comes up instead."""
 
-    cache      the features; None: the ones that the run was trained on
-    head       a head file or a run's folder; None: the newest run below runs_dir, unless zero_shot
-    zero_shot  look at CLIP's own projections alone; there is then nothing to compare with
-    runs_dir   where runs are kept
-    protocol   one name of a protocol (protocols.py); None: the one that the data set is usually measured by
-    split      the split that gives queries and gallery, for protocols split and split-equal-texts; None: test
-    allow_leak look also where the gallery holds images that the head was trained on
-    queries    how many queries, or hubs, each list has at most
-    top        the K of the K-occurrence that makes an item a hub
-    out        where the result is written; None: errors.json in the run's folder, if there is one
-    block      images scored at once; decides memory, not results
-    precision  of the embeddings that are ranked: fp32, or rounded to tf32 or bf16
-    device     auto: CUDA where there is one
-    seed       nothing is drawn at random here; accepted as everywhere
-    """
-
-    cache: Path | None = None
-    head: Path | None = None
-    zero_shot: bool = False
-    runs_dir: Path = RUNS_DIR
-    protocol: str | None = None
-    split: str | None = None
-    allow_leak: bool = False
-    queries: int = 10
-    top: int = 10
-    out: Path | None = None
-    block: int = EvalConfig.block
-    precision: str = EvalConfig.precision
-    device: str = "auto"
-    seed: int = SEED
+    cache: Path | None = setting(None, "Features to look at.", shown="the run's own")
+    head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="the newest run")
+    zero_shot: bool = setting(False, "Look at CLIP's own projections alone; there is nothing to compare with then.")
+    runs_dir: Path = shared.runs_dir()
+    protocol: str | None = shared.one_protocol("the data set's")
+    split: str | None = shared.measured_split()
+    allow_leak: bool = setting(False, "Look also at images that the head was trained on.")
+    queries: int = setting(10, "Queries, and hubs, that each list has at most.", at_least=1, at_most=1_000_000)
+    top: int = setting(10, "A hub is an item in the top K of many queries; this is K.", at_least=1, at_most=MOST_TOP)
+    out: Path | None = setting(None, "File to write the result to.", shown="errors.json of the run")
+    block: int = shared.block()
+    precision: str = shared.embedding_precision()
+    device: str = shared.device()
+    seed: int = shared.seed("Accepted as by every command; nothing is drawn at random here.")
 
     def __post_init__(self):
-        as_paths(self, "cache", "head", "runs_dir", "out")
-        at_least("queries", self.queries, low=1, at_most=1_000_000)
-        at_least("top", self.top, low=1, at_most=MOST_TOP)
+        check(self)
         # What is to be measured is refused in eval's own words.
         EvalConfig(
             cache=self.cache,
@@ -54,8 +37,4 @@ class FailuresConfig:
             zero_shot=self.zero_shot,
             protocol=(self.protocol,) if self.protocol is not None else (),
             split=self.split,
-            block=self.block,
-            precision=self.precision,
-            device=self.device,
-            seed=self.seed,
         )

@@ -3,38 +3,29 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.checks import as_paths, at_least, one_of, within
-from clipret.config.choices import DEVICES
-from clipret.config.evaluation import MOST_BLOCK, EvalConfig
+from clipret.config import shared
+from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
 
+@documented
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Settings of comparing a cache's figures with published ones.
+    """Settings of comparing a cache's figures with published ones."""
 
-    cache      the features
-    head       a run's folder, or its head file: compare fine-tuned figures as well; None: CLIP's own alone
-    tolerance  largest difference, in percentage points, that a figure passes with
-    out        where the comparison is written as JSON; None: nowhere
-    block      images scored at once; decides memory, not results
-    device     auto: CUDA where there is one
-    """
-
-    cache: Path | None = None
-    head: Path | None = None
-    tolerance: float = 0.5
-    out: Path | None = None
-    block: int = EvalConfig.block
-    device: str = EvalConfig.device
+    cache: Path | None = setting(None, "Features to measure.")
+    head: Path | None = setting(
+        None, "A run's folder: compare fine-tuned figures as well.", shown="CLIP's own head alone"
+    )
+    tolerance: float = setting(0.5, "Percentage points that a figure may be from the published one.", between=(0, 100))
+    out: Path | None = setting(None, "File to write the comparison to, as JSON.", shown="nowhere")
+    block: int = shared.block()
+    device: str = shared.device()
 
     def __post_init__(self):
-        as_paths(self, "cache", "head", "out")
+        check(self)
         if self.cache is None:
             raise UsageError(
                 "reproduce needs a cache; give it with --cache FILE, or see what was published and the cache that each "
                 "row needs with --list."
             )
-        within("tolerance", self.tolerance, low=0, high=100)
-        at_least("block", self.block, low=1, at_most=MOST_BLOCK)
-        one_of("device", self.device, allowed=DEVICES)

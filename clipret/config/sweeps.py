@@ -1,30 +1,29 @@
 """Settings of a sweep: which values of which training settings are tried, and what is kept of it."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 
-from clipret.config.checks import MOST_SEED, as_paths, at_least, check_count, check_types, one_of, shortened, within
-from clipret.config.choices import RUNS_DIR, SEED
+from clipret.config import shared
+from clipret.config.checks import MOST_SEED, check_count, one_of, shortened, within
+from clipret.config.settings import check, documented, setting, settings_of, types_of
 from clipret.config.training import TrainConfig
 from clipret.errors import UsageError
 
-# Settings of a training that a sweep decides by itself.
-_OWN = ("cache", "name", "runs_dir", "memory_limit", "log", "seed", "device")
-SWEPT = tuple(each.name for each in dataclasses.fields(TrainConfig) if each.name not in _OWN)
+_SWEEP = "Sweep"
+# The settings of a training that a sweep may vary.
+SWEPT = tuple(name for name, rule in settings_of(TrainConfig).items() if rule.swept)
 SCALES = ("linear", "log")
 # Beyond these nobody waits for a sweep.
 MOST_RUNS = 100_000
 _MOST_VALUES = _MOST_SEEDS = 10_000
 # Of the ends of a range; no setting may be as much.
 _FARTHEST = 1e15
-_KINDS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(TrainConfig).items()}
 _NOTHING = ("none", "null", "~")
 _SEED_FORMS = "how many, such as 3, or which, such as 0,5,7"
 
@@ -56,69 +55,58 @@ class Range:
 Axes = dict[str, tuple | Range]
 
 
+@documented
 @dataclass(frozen=True)
 class SweepConfig:
     """Settings of a sweep: trainings of many configurations, each with several seeds.
 
-    cache         the features to train on
-    name          folder of the sweep below runs_dir; sweep-0001 and so on by default
-    runs_dir      where runs and sweeps are kept
-    axes          setting of TrainConfig (SWEPT) -> the values to try, all combinations of them: a value, several, or
-                  text with commas between; beside a grid it replaces what the grid says of the setting
-    grid          YAML file of such axes, or of a list of them, whose combinations are put together
-    random        how many of the combinations are drawn at random; None: all are trained
-    seeds         seeds that each configuration is trained with: how many, from 0 on, or which
-    seed          decides which combinations are drawn
-    keep_heads    how many configurations, the best by validation, keep their heads
-    test_all      measure every configuration on the test split, not the chosen one only
-    stack         runs trained at once; None: as many as do it best and fit
-    memory_limit  memory that features may take, in GiB; None: most of what is free
-    device        auto: CUDA where there is one
+    axes  setting of TrainConfig (SWEPT) -> the values to try, all combinations of them: a value, several, or text with
+          commas between; it replaces what the grid says of the setting
     """
 
-    cache: Path
-    name: str | None = None
-    runs_dir: Path = RUNS_DIR
+    cache: Path = setting(help="Features to train on, by clipret extract.")
+    name: str | None = setting(None, "Folder of the sweep below --runs-dir.", shown="sweep-0001, ...")
+    runs_dir: Path = shared.runs_dir()
     axes: Mapping[str, Any] = field(default_factory=dict)
-    grid: Path | None = None
-    random: int | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    seed: int = SEED
-    keep_heads: int = 1
-    test_all: bool = False
-    stack: int | None = None
-    memory_limit: float | None = None
-    device: str = "auto"
+    grid: Path | None = setting(None, "YAML file: settings and their values, or a list of such.", panel=_SWEEP)
+    random: int | None = setting(
+        None, "Train this many randomly drawn combinations.", shown="all", panel=_SWEEP, at_least=1, at_most=MOST_RUNS
+    )
+    seeds: tuple[int, ...] = setting(
+        (0, 1, 2), "Seeds of each combination: how many, or which: 0,5,7.", panel=_SWEEP, parse=str
+    )
+    seed: int = shared.seed("Decides which combinations --random draws.")
+    keep_heads: int = setting(
+        1, "Combinations, the best by validation, whose heads are kept.", panel=_SWEEP, at_least=1, at_most=1_000_000
+    )
+    test_all: bool = setting(False, "Measure all on the test split, not the best one only.", panel=_SWEEP)
+    stack: int | None = setting(
+        None,
+        "Runs trained at once.",
+        shown="chosen automatically, limited by memory",
+        panel="Machine",
+        at_least=1,
+        at_most=100_000,
+    )
+    memory_limit: float | None = shared.memory_limit(panel="Machine")
+    device: str = shared.device()
 
     def __post_init__(self):
-        as_paths(self, "cache", "runs_dir", "grid")
-        check_types(self, beside=("seeds",))
+        check(self, beside=("seeds",))
         # What it has in common with a training is refused in the same words.
-        TrainConfig(
-            self.cache,
-            name=self.name,
-            runs_dir=self.runs_dir,
-            memory_limit=self.memory_limit,
-            seed=self.seed,
-            device=self.device,
-        )
+        TrainConfig(self.cache, name=self.name, runs_dir=self.runs_dir)
         object.__setattr__(self, "axes", read_axes(self.axes))
         object.__setattr__(self, "seeds", _read_seeds(self.seeds))
-        if self.random is not None:
-            at_least("random", self.random, low=1, at_most=MOST_RUNS)
-        at_least("keep-heads", self.keep_heads, low=1, at_most=1_000_000)
-        if self.stack is not None:
-            at_least("stack", self.stack, low=1, at_most=100_000)
 
 
-def read_axes(given: Mapping[str, Any]) -> Axes:
+def read_axes(words: Mapping[str, Any]) -> Axes:
     """Setting -> its values, each of the setting's type, or the range of them.
 
     Raises UsageError when a name is not in SWEPT, or a value is of another type; what values the setting may have is
     left to TrainConfig.
     """
     axes = {}
-    for name, values in given.items():
+    for name, values in words.items():
         if name == "seed":
             raise UsageError("--seed is no setting that a sweep varies; give the seeds with --seeds.")
         if name not in SWEPT:
@@ -141,7 +129,7 @@ def read_axes(given: Mapping[str, Any]) -> Axes:
 
 
 def _read_value(name: str, given) -> Any:
-    kinds = _KINDS[name]
+    kinds = types_of(TrainConfig, name)
     word = given.lower() if isinstance(given, str) else given
     if NoneType in kinds and (word is None or word in _NOTHING):
         return None
@@ -172,7 +160,7 @@ def _whole(given) -> int:
 
 
 def _read_range(name: str, given: Mapping) -> Range:
-    kinds, option = _KINDS[name], _option(name)
+    kinds, option = types_of(TrainConfig, name), _option(name)
     if not {int, float} & set(kinds):
         raise UsageError(f"--{option} is not a number and has no range; expected a list of values.")
     if not {"low", "high"} <= set(given) <= {"low", "high", "scale"}:

@@ -1,0 +1,133 @@
+"""Every setting is said once: its default, help, bounds and option, on the field of its config.
+
+    lr: float = setting(1e-4, "Learning rate of AdamW.", panel="Steps", above=0, at_most=1000, may_differ=True)
+
+From it follow the check when a config is made (check), the option of the command line and of a sweep with its help
+(cli/options.py), the config's docstring (documented), and whether runs may differ in it that are trained together.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from clipret.config import checks
+
+_KEY = "setting"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is said of a setting, beside its type and its default, which are the field's own.
+
+    help       what it is, for --help and the docstring
+    panel      of --help
+    choices    the values that it may have
+    at_least, above, at_most, below   bounds of numbers; None passes
+    between    bounds that are named together in the message, both included
+    shown      what --help shows as the default where the value itself says too little
+    option     the names on the command line, where they are not the field's
+    metavar    what --help shows for the value
+    auto       the word that stands for None on the command line
+    parse      text of the command line -> value, for tuples; words between commas otherwise
+    positional given without an option
+    utf8       kept as text in files, so it has to be UTF-8
+    swept      whether a sweep may vary it
+    used_with  a setting and its values that this one makes a difference with; None: always
+    may_differ whether runs that are trained together may differ in it; a function: only where it gives equal values
+    """
+
+    help: str
+    panel: str | None = None
+    choices: tuple[str, ...] | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    between: tuple[float, float] | None = None
+    shown: str | None = None
+    option: tuple[str, ...] = ()
+    metavar: str | None = None
+    auto: str | None = None
+    parse: Callable[[str], Any] | None = None
+    positional: bool = False
+    utf8: bool = False
+    swept: bool = True
+    used_with: tuple[str, tuple] | None = None
+    may_differ: bool | Callable[[Any], Any] = False
+
+
+def setting(default: Any = dataclasses.MISSING, help: str = "", **rules) -> Any:
+    """A field of a config, with what is said of it; `rules` are those of Setting. Without a default it is required."""
+    return dataclasses.field(default=default, metadata={_KEY: Setting(help, **rules)})
+
+
+def settings_of(kind: type) -> dict[str, Setting]:
+    """Name -> what is said of it, for every field of a config class that has a setting."""
+    return {field.name: field.metadata[_KEY] for field in dataclasses.fields(kind) if _KEY in field.metadata}
+
+
+def is_none(value: Any) -> bool:
+    """Whether there is no value: for settings that runs trained together have all, or none has."""
+    return value is None
+
+
+def types_of(kind: type, name: str) -> tuple:
+    """The types that a field may have; NoneType among them where it may be None."""
+    hint = get_type_hints(kind)[name]
+    return get_args(hint) if get_origin(hint) is UnionType else (hint,)
+
+
+def check(config: Any, *, beside: tuple[str, ...] = ()) -> None:
+    """Make paths of path settings and tuples of lists, and check every value by what its field says.
+
+    beside  settings that the config reads and checks by itself
+
+    Raises UsageError, in the words of the command line.
+    """
+    rules = {name: rule for name, rule in settings_of(type(config)).items() if name not in beside}
+    checks.check_types(config, beside=beside)
+    for name in rules:
+        kinds = types_of(type(config), name)
+        if Path in kinds:
+            checks.as_paths(config, name)
+        elif any(get_origin(kind) is tuple for kind in kinds):
+            object.__setattr__(config, name, _as_tuple(getattr(config, name), kinds))
+    checks.check_utf8(config, *(name for name, rule in rules.items() if rule.utf8))
+    for name, rule in rules.items():
+        value = getattr(config, name)
+        for entry in value if isinstance(value, tuple) else (value,):
+            if entry is not None:
+                _check_value(name.replace("_", "-"), entry, rule)
+
+
+def documented(kind: type) -> type:
+    """Add to the docstring of a config class what is said of each of its settings."""
+    rules = settings_of(kind)
+    width = max(map(len, rules))
+    lines = [f"    {name:<{width}}  {rule.help}" for name, rule in rules.items()]
+    kind.__doc__ = f"{(kind.__doc__ or '').rstrip()}\n\n" + "\n".join(lines) + "\n"
+    return kind
+
+
+def _as_tuple(value: Any, kinds: tuple) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    entry = get_args(next(kind for kind in kinds if get_origin(kind) is tuple))[0]
+    return tuple(map(Path, value)) if entry is Path else tuple(value)
+
+
+def _check_value(option: str, value: Any, rule: Setting) -> None:
+    if rule.choices is not None:
+        checks.one_of(option, value, allowed=rule.choices)
+    if isinstance(value, str | bool | Path):
+        return
+    if rule.between is not None:
+        checks.within(option, value, low=rule.between[0], high=rule.between[1])
+    if rule.at_least is not None and rule.at_most is not None:
+        checks.at_least(option, value, low=rule.at_least, at_most=rule.at_most)
+    if rule.above is not None and rule.at_most is not None:
+        checks.above(option, value, low=rule.above, at_most=rule.at_most)
+    if rule.below is not None:
+        checks.below(option, value, at_least=rule.at_least, above=rule.above, high=rule.below)

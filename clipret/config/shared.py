@@ -1,0 +1,67 @@
+"""Settings that several configs have."""
+
+from clipret.config.checks import MOST_SEED
+from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLITS, TRAIN_PRECISIONS
+from clipret.config.settings import setting
+
+_BLOCK = 512
+_MOST_BLOCK = 1_000_000
+
+
+def device(**rules):
+    """Where it is computed."""
+    return setting(
+        "auto", "auto, cpu or cuda; auto takes CUDA where there is one.", choices=DEVICES, swept=False, **rules
+    )
+
+
+def seed(decides: str, **rules):
+    """The seed, with what it decides."""
+    return setting(SEED, decides, between=(0, MOST_SEED), swept=False, **rules)
+
+
+def runs_dir(**rules):
+    """Where runs are kept."""
+    return setting(RUNS_DIR, "Folder that holds the runs.", swept=False, **rules)
+
+
+def memory_limit(**rules):
+    """What features may take of memory."""
+    return setting(
+        None,
+        "GiB that features may take.",
+        shown="most of what is free",
+        above=0,
+        at_most=1_000_000,
+        swept=False,
+        **rules,
+    )
+
+
+def block():
+    """How much is ranked at once."""
+    return setting(_BLOCK, "Images per block; affects memory only.", at_least=1, at_most=_MOST_BLOCK)
+
+
+def embedding_precision():
+    """What embeddings are rounded to before they are ranked."""
+    return setting(
+        "fp32", "Of the embeddings that are ranked: fp32, or rounded to tf32 or bf16 first.", choices=TRAIN_PRECISIONS
+    )
+
+
+def measured_split():
+    """The split of protocols that take any."""
+    return setting(
+        None, f"Split of protocol split or split-equal-texts: {', '.join(SPLITS)}.", shown="test", choices=SPLITS
+    )
+
+
+def download_root():
+    """Where weights are kept that are fetched."""
+    return setting(None, "Folder of OpenAI's weights.", shown="~/.cache/clip")
+
+
+def one_protocol(shown: str):
+    """One protocol by its name; `shown` is what there is without one."""
+    return setting(None, f"One of {', '.join(PROTOCOLS)}.", shown=shown, choices=PROTOCOLS)
