@@ -93,7 +93,7 @@ def _parameter(kind: type, name: str, rule: Setting, *, required: bool) -> inspe
         default = _as_text(kind, name, rule)
     more |= {
         "rich_help_panel": rule.panel,
-        "show_default": rule.shown or default not in (None, "") and default is not False,
+        "show_default": rule.shown or (default not in (None, "") and default is not False),
     }
     words = rule.option or ((f"--{name.replace('_', '-')}",) if default is False else ())
     return _keyword(name, Annotated[hint, typer.Option(*words, **more)], default)

@@ -108,7 +108,7 @@ def test_format_overrules_the_suffix(run):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["runs/a"], 2, "there is runs/a to compare; expected two runs or more, or a run and zero-shot."),
+        (["runs/a"], 2, "only `runs/a` was given; name two runs or more to compare, or a run and zero-shot."),
         (["runs/a", "runs/a"], 2, "runs/a is the same head twice; give each once."),
         (
             ["runs/a", "runs/x"],

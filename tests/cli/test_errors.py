@@ -252,7 +252,7 @@ BAD_INPUTS = {
     "one run to compare": (
         "compare zero-shot",
         2,
-        "there is zero-shot to compare; expected two runs or more, or a run and zero-shot.",
+        "only `zero-shot` was given; name two runs or more to compare, or a run and zero-shot.",
     ),
     "a run to compare that is not there": (
         "compare gone zero-shot",

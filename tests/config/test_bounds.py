@@ -101,7 +101,7 @@ def test_the_settings_of_a_training_have_bounds_and_types(settings, text):
         ({"metrics": ("R@1",) * 101}, "--metrics has 101 values; expected at most 100."),
         ({"wise_ft": tuple(place / 1000 for place in range(200))}, "--wise-ft has 200 values; expected at most 101."),
         ({"resamples": 10**9}, "--resamples is 1000000000; expected 0 for none, or a value from 100 to 1,000,000."),
-        ({"seed": 2**63}, f"--seed is {2**63}; expected at most {2**63 - 1:,}."),
+        ({"seed": 2**63}, f"--seed is {2**63}; expected a value from 0 to {2**63 - 1:,}."),
     ],
 )
 def test_the_settings_of_an_evaluation_have_bounds(settings, text):

@@ -276,8 +276,8 @@ def test_progress_is_told_of_flips():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"runs": ()}, "there is nothing to compare; expected two runs or more, or a run and zero-shot."),
-        ({"runs": ("a",)}, "there is a to compare; expected two runs or more, or a run and zero-shot."),
+        ({"runs": ()}, "nothing was given; name two runs or more to compare, or a run and zero-shot."),
+        ({"runs": ("a",)}, "only `a` was given; name two runs or more to compare, or a run and zero-shot."),
         ({"k": ()}, "--k is nothing; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
         ({"k": (0, 1)}, "--k is 0,1; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
         ({"metrics": ()}, "--metrics is nothing; expected names, such as R@1,R@10,rsum."),
@@ -290,7 +290,7 @@ def test_progress_is_told_of_flips():
             for word in ("r", "R@0", "R@x", "R@", "MRR@5", "@5", "rsum@1", "R@²")
         ),
         ({"permutations": 1}, "--permutations is 1; expected a value from 100 to 10,000,000."),
-        ({"seed": -1}, "--seed is -1; expected 0 or more."),
+        ({"seed": -1}, "--seed is -1; expected a value from 0 to 9,223,372,036,854,775,807."),
         ({"level": 1.0}, "--level is 1.0; expected a value between 0 and 1."),
         ({"alpha": 0.0}, "--alpha is 0.0; expected a value between 0 and 1."),
         ({"format": "html"}, "--format is 'html'; expected one of: table, markdown, latex, csv, json."),
