@@ -30,8 +30,8 @@ def info(
     """
     from clipret.cache.inspection import inspect_cache
 
-    found = inspect_cache(file)
-    show(found, as_json=as_json, tables=(info_table(found, problems=problems, truncated=truncated),))
+    report = inspect_cache(file)
+    show(report, as_json=as_json, tables=(info_table(report, problems=problems, truncated=truncated),))
 
 
 @options.from_settings(VerifyConfig)
@@ -45,9 +45,9 @@ def verify(values: dict, *, quiet: options.Quiet = False, as_json: options.Json 
     config = VerifyConfig(**values)
     from clipret.extraction.verification import verify as stage
 
-    found = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was changed")
-    show(found, as_json=as_json, tables=() if quiet else (verification_table(found),), text=found["verdict"])
-    if not found["sound"]:
+    report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was changed")
+    show(report, as_json=as_json, tables=() if quiet else (verification_table(report),), text=report["verdict"])
+    if not report["sound"]:
         raise typer.Exit(1)
 
 

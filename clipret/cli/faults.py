@@ -32,7 +32,7 @@ def explain_system_error(error: OSError) -> tuple[str, int]:
     """The line for an error of the operating system, and the exit status: the path, what went wrong, what to do."""
     if error.errno == errno.ENAMETOOLONG:
         # What asking for a file of such a name ends in: the command line is wrong, not the disk.
-        return f"the path is longer than any that there can be: {error.filename}", 2
+        return f"path too long: {error.filename}", 2
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     place = " and ".join(names) or "standard output, or a file that the system does not name"
     reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from clipret.config.checks import option_name
 from clipret.config.settings import Setting, settings_of, types_of
 from clipret.errors import UsageError
 
@@ -95,7 +96,7 @@ def _parameter(kind: type, name: str, rule: Setting, *, required: bool) -> inspe
         "rich_help_panel": rule.panel,
         "show_default": rule.shown or (default not in (None, "") and default is not False),
     }
-    words = rule.option or ((f"--{name.replace('_', '-')}",) if default is False else ())
+    words = rule.option or ((f"--{option_name(name)}",) if default is False else ())
     return _keyword(name, Annotated[hint, typer.Option(*words, **more)], default)
 
 
@@ -106,7 +107,7 @@ def _axis(kind: type, name: str, rule: Setting) -> inspect.Parameter:
     more |= {"show_default": False, "rich_help_panel": rule.panel or "Sweep"}
     if _default(kind, name) is False:
         more["help"] = rule.help
-        option = typer.Option(f"--{name.replace('_', '-')}", **more)
+        option = typer.Option(f"--{option_name(name)}", **more)
         return _keyword(name, Annotated[bool | None, option], None)
     return _keyword(name, Annotated[str | None, typer.Option(metavar="V,V,...", **more)], None)
 
@@ -160,5 +161,5 @@ def words(text: str) -> tuple[str, ...]:
 
 def _whole_number(name: str, text: str, *, auto: str) -> int:
     if not text.isdecimal():
-        raise UsageError(f"--{name.replace('_', '-')} is '{text}'; expected a whole number, or {auto}.")
+        raise UsageError(f"--{option_name(name)} is '{text}'; expected a whole number, or {auto}.")
     return int(text)

@@ -1,4 +1,4 @@
-"""The command that trains many heads and chooses one: stage 2, which needs a cache and nothing else."""
+"""The command that trains many heads and measures the best: stage 2, which needs nothing but a cache."""
 
 import shlex
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def sweep(
         options.refuse_beside_resume(context, "sweep")
         from clipret.sweeps import resume_sweep as stage
 
-        result = run(stage, resume, quiet=quietly, on_interrupt=lambda: _way_on(resume))
+        result = run(stage, resume, quiet=quietly, on_interrupt=lambda: _how_to_resume(resume))
     else:
         result = _begin({**values, "axes": axes}, quiet=quietly)
     show(
@@ -63,11 +63,11 @@ def _begin(values: dict, *, quiet: bool) -> dict:
     def begin(config: SweepConfig, *, on_progress: Callable) -> dict:
         return stage(config, on_progress=on_progress, on_begin=begun.append)
 
-    return run(begin, config, quiet=quiet, on_interrupt=lambda: _way_on(*begun))
+    return run(begin, config, quiet=quiet, on_interrupt=lambda: _how_to_resume(*begun))
 
 
-def _way_on(folder: Path | None = None) -> str:
-    """What to say of a sweep that was interrupted."""
+def _how_to_resume(folder: Path | None = None) -> str:
+    """What an interrupted sweep says: the command that resumes it."""
     if folder is None:
         return "nothing was trained yet; start again with the same command"
     return f"runs that are complete are kept; go on with: clipret sweep --resume {shlex.quote(str(folder))}"

@@ -1,4 +1,4 @@
-"""The command that trains a head: stage 2, which needs a cache and nothing else."""
+"""The command that trains a head: stage 2, which needs nothing but a cache."""
 
 import shlex
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def train(
 
         changes = {name: values[name] for name in options.on_command_line(context) & set(values)}
         settings = _first(values) if config is None else repeated_config(config, changes=changes)
-        result = run(stage, settings, quiet=quietly, on_interrupt=_way_on(settings))
+        result = run(stage, settings, quiet=quietly, on_interrupt=_how_to_resume(settings))
     show(
         result,
         as_json=as_json,
@@ -65,8 +65,8 @@ def _evaluation(run: str) -> str:
     return "clipret eval" if newest else f"clipret eval --head {shlex.quote(run)}"
 
 
-def _way_on(settings: TrainConfig) -> Callable[[], str]:
-    """What to say of a training that was interrupted: the command that goes on with its run."""
+def _how_to_resume(settings: TrainConfig) -> Callable[[], str]:
+    """What an interrupted training says: the command that resumes its run."""
     before = set(settings.runs_dir.glob("*"))
 
     def tell() -> str:

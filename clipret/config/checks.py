@@ -34,12 +34,12 @@ def as_paths(config, *names: str) -> None:
         if value is None:
             continue
         if "\0" in os.fspath(value):
-            raise UsageError(f"--{_option(name)} has a NUL character, which no path has.")
+            raise UsageError(f"--{option_name(name)} has a NUL character, which no path has.")
         try:
             os.fsencode(value)
         except UnicodeEncodeError as error:
             character = ascii(error.object[error.start])
-            raise UsageError(f"--{_option(name)} has the character {character}, which no path has.") from None
+            raise UsageError(f"--{option_name(name)} has the character {character}, which no path has.") from None
         object.__setattr__(config, name, Path(value))
 
 
@@ -52,7 +52,7 @@ def check_utf8(config, *names: str) -> None:
             text.encode()
         except UnicodeEncodeError:
             what = "which is not UTF-8 and could not be kept as text"
-            raise UsageError(f"--{_option(name)} is {text!a}, {what}; expected another name.") from None
+            raise UsageError(f"--{option_name(name)} is {text!a}, {what}; expected another name.") from None
 
 
 def check_types(config, *, beside: tuple[str, ...] = ()) -> None:
@@ -65,7 +65,7 @@ def check_settings(kind: type, values: Mapping[str, Any]) -> None:
     for name, kinds in _kinds(kind).items():
         if name in values and not any(_fits(values[name], expected) for expected in kinds):
             words = [_WORDS.get(expected, "a list") for expected in kinds]
-            raise UsageError(f"--{_option(name)} is {shortened(values[name])}; expected {' or '.join(words)}.")
+            raise UsageError(f"--{option_name(name)} is {shortened(values[name])}; expected {' or '.join(words)}.")
 
 
 def unknown_settings(kind: type, values: Mapping[str, Any]) -> str:
@@ -144,5 +144,6 @@ def shortened(value) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
-def _option(name: str) -> str:
+def option_name(name: str) -> str:
+    """A setting's name as the command line has it."""
     return name.replace("_", "-")

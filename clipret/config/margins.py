@@ -25,19 +25,19 @@ class Margin:
     quantile: float | None = None
 
     @classmethod
-    def parse(cls, given: float | str) -> "Margin":
+    def parse(cls, text: float | str) -> "Margin":
         """Read a number, `START:END`, `auto` or `auto:Q`. Raises UsageError when it is none, or out of range."""
-        if isinstance(given, str) and (match := re.fullmatch(r"auto(?::(.+))?", given)):
-            quantile = _AUTO_QUANTILE if match[1] is None else _read(match[1], whole=given)
+        if isinstance(text, str) and (match := re.fullmatch(r"auto(?::(.+))?", text)):
+            quantile = _AUTO_QUANTILE if match[1] is None else _read(match[1], whole=text)
             within("margin auto:Q", quantile, low=0, high=1)
-            return cls(given, quantile=quantile)
-        words = given.split(":") if isinstance(given, str) else [given]
+            return cls(text, quantile=quantile)
+        words = text.split(":") if isinstance(text, str) else [text]
         if len(words) > 2:
-            raise UsageError(f"--margin is '{given}'; expected {MARGIN_FORMS}.")
-        ends = [_read(word, whole=given) for word in words]
+            raise UsageError(f"--margin is '{text}'; expected {MARGIN_FORMS}.")
+        ends = [_read(word, whole=text) for word in words]
         for end in ends:
             within("margin", end, low=-1, high=1)
-        return cls(ends[0] if len(ends) == 1 else given, start=ends[0], end=ends[-1])
+        return cls(ends[0] if len(ends) == 1 else text, start=ends[0], end=ends[-1])
 
     def at(self, progress: float) -> float:
         """The margin when `progress`, from 0 to 1, of the steps are done."""

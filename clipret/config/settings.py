@@ -99,7 +99,7 @@ def check(config: Any, *, beside: tuple[str, ...] = ()) -> None:
         value = getattr(config, name)
         for entry in value if isinstance(value, tuple) else (value,):
             if entry is not None:
-                _check_value(name.replace("_", "-"), entry, rule)
+                _check_value(checks.option_name(name), entry, rule)
 
 
 def documented(kind: type) -> type:

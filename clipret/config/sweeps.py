@@ -1,7 +1,7 @@
 """Settings of a sweep: which values of which training settings are tried, and what is kept of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipret.config import shared
-from clipret.config.checks import MOST_SEED, check_count, one_of, shortened, within
+from clipret.config.checks import MOST_SEED, check_count, one_of, option_name, shortened, within
 from clipret.config.settings import check, documented, setting, settings_of, types_of
 from clipret.config.training import TrainConfig
 from clipret.errors import UsageError
@@ -121,16 +121,16 @@ def read_axes(words: Mapping[str, Any]) -> Axes:
             values = [word.strip() for word in values.split(",") if word.strip()]
         if not isinstance(values, list | tuple):
             values = [values]
-        check_count(_option(name), len(values), most=_MOST_VALUES)
+        check_count(option_name(name), len(values), most=_MOST_VALUES)
         if not values:
-            raise UsageError(f"--{_option(name)} has no value; expected one or more, with commas between.")
+            raise UsageError(f"--{option_name(name)} has no value; expected one or more, with commas between.")
         axes[name] = tuple(dict.fromkeys(_read_value(name, value) for value in values))
     return axes
 
 
-def _read_value(name: str, given) -> Any:
+def _read_value(name: str, value) -> Any:
     kinds = types_of(TrainConfig, name)
-    word = given.lower() if isinstance(given, str) else given
+    word = value.lower() if isinstance(value, str) else value
     if NoneType in kinds and (word is None or word in _NOTHING):
         return None
     if bool in kinds:
@@ -138,36 +138,36 @@ def _read_value(name: str, given) -> Any:
             return True
         if word in (False, "false"):
             return False
-        raise _wrong(name, given, expected="true or false")
-    if given is None or isinstance(given, bool | list | tuple | Mapping):
-        raise _wrong(name, given, expected="one value")
+        raise _wrong(name, value, expected="true or false")
+    if value is None or isinstance(value, bool | list | tuple | Mapping):
+        raise _wrong(name, value, expected="one value")
     for kind, read, expected in ((int, _whole, "a whole number"), (float, float, "a number")):
         if kind in kinds:
             try:
-                return read(given)
+                return read(value)
             except (TypeError, ValueError, OverflowError):
                 if str in kinds:
-                    return str(given)
+                    return str(value)
                 expected += ", or none" if NoneType in kinds else ""
-                raise _wrong(name, given, expected=expected) from None
-    return str(given)
+                raise _wrong(name, value, expected=expected) from None
+    return str(value)
 
 
-def _whole(given) -> int:
-    if isinstance(given, float) and not given.is_integer():
+def _whole(value) -> int:
+    if isinstance(value, float) and not value.is_integer():
         raise ValueError
-    return int(given)
+    return int(value)
 
 
-def _read_range(name: str, given: Mapping) -> Range:
-    kinds, option = types_of(TrainConfig, name), _option(name)
+def _read_range(name: str, words: Mapping) -> Range:
+    kinds, option = types_of(TrainConfig, name), option_name(name)
     if not {int, float} & set(kinds):
         raise UsageError(f"--{option} is not a number and has no range; expected a list of values.")
-    if not {"low", "high"} <= set(given) <= {"low", "high", "scale"}:
-        names = ", ".join(map(str, given)) or "nothing"
+    if not {"low", "high"} <= set(words) <= {"low", "high", "scale"}:
+        names = ", ".join(map(str, words)) or "nothing"
         raise UsageError(f"--{option} has a range of {names}; expected low, high and, if you like, scale.")
-    low, high = (_end(name, given[end]) for end in ("low", "high"))
-    scale = given.get("scale", SCALES[0])
+    low, high = (_end(name, words[end]) for end in ("low", "high"))
+    scale = words.get("scale", SCALES[0])
     one_of(f"{option} range's scale", scale, allowed=SCALES)
     if not low < high:
         raise UsageError(f"--{option} has a range from {low} to {high}; expected low below high.")
@@ -176,36 +176,31 @@ def _read_range(name: str, given: Mapping) -> Range:
     return Range(low, high, scale=scale, whole=int in kinds)
 
 
-def _end(name: str, given) -> float | int:
+def _end(name: str, word) -> float | int:
     """An end of a range: of the setting's type, and no word that the setting may have instead."""
-    value = _read_value(name, given)
+    value = _read_value(name, word)
     if isinstance(value, str) or value is None or not abs(value) <= _FARTHEST:
-        raise _wrong(name, given, expected="a number as the end of its range")
+        raise _wrong(name, word, expected="a number as the end of its range")
     return value
 
 
-def _read_seeds(given) -> tuple[int, ...]:
+def _read_seeds(seeds: str | int | Iterable[int]) -> tuple[int, ...]:
     try:
-        if isinstance(given, str):
-            words = given.split(",")
-            numbers = [int(word) for word in words if word.strip()]
-            given = numbers if len(words) > 1 else numbers[0]
-        several = range(given) if isinstance(given, int) else list(map(int, given))
+        if isinstance(seeds, str):
+            words = [int(word) for word in seeds.split(",") if word.strip()]
+            numbers = words if "," in seeds else range(words[0])
+        else:
+            numbers = range(seeds) if isinstance(seeds, int) else list(map(int, seeds))
     except (TypeError, ValueError, IndexError, OverflowError):
-        raise UsageError(f"--seeds is '{shortened(given)}'; expected {_SEED_FORMS}.") from None
-    if several[_MOST_SEEDS:]:
-        raise UsageError(f"--seeds is '{shortened(given)}'; expected at most {_MOST_SEEDS:,} seeds.")
-    seeds = tuple(dict.fromkeys(several))
-    if not seeds:
-        raise UsageError(f"--seeds is '{given}', which is none; expected {_SEED_FORMS}.")
-    for seed in seeds:
+        raise UsageError(f"--seeds is '{shortened(seeds)}'; expected {_SEED_FORMS}.") from None
+    if numbers[_MOST_SEEDS:]:
+        raise UsageError(f"--seeds is '{shortened(seeds)}'; expected at most {_MOST_SEEDS:,} seeds.")
+    if not numbers:
+        raise UsageError(f"--seeds is '{seeds}', which is none; expected {_SEED_FORMS}.")
+    for seed in numbers:
         within("seeds", seed, low=0, high=MOST_SEED)
-    return seeds
+    return tuple(dict.fromkeys(numbers))
 
 
-def _wrong(name: str, given, *, expected: str) -> UsageError:
-    return UsageError(f"--{_option(name)} is '{shortened(given)}'; expected {expected}.")
-
-
-def _option(name: str) -> str:
-    return name.replace("_", "-")
+def _wrong(name: str, value, *, expected: str) -> UsageError:
+    return UsageError(f"--{option_name(name)} is '{shortened(value)}'; expected {expected}.")

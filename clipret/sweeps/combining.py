@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from clipret.config import TrainConfig
+from clipret.config.checks import option_name
 from clipret.config.sweeps import SWEPT, Axes, Range, SweepConfig, read_axes
 from clipret.config.training import USED_WITH, in_use
 from clipret.errors import UsageError
@@ -18,7 +19,7 @@ from clipret.machine.files import read_file
 # Beyond it nobody waits for a grid; what is asked for is a random search.
 _MOST_COMBINATIONS = 100_000
 # Draws in a row without a new configuration, and for each there is already; after them there is hardly another.
-_FRUITLESS, _FRUITLESS_EACH = 1000, 10
+_FRUITLESS, _FRUITLESS_PER_CONFIG = 1000, 10
 # In all: a few seconds. Drawing each of 100,000 once takes 1,200,000.
 _MOST_DRAWS = 2_000_000
 # Of a grid: a list of mappings of lists. Longer ones take more than a second to be read.
@@ -40,7 +41,7 @@ def configurations(config: SweepConfig) -> list[TrainConfig]:
     ranged = [name for axes in grid for name, values in axes.items() if isinstance(values, Range)]
     if config.random is None and ranged:
         raise UsageError(
-            f"--{_option(ranged[0])} has a range, which is for random search; give --random N, or a list of values."
+            f"--{option_name(ranged[0])} has a range, which is for random search; give --random N, or a list of values."
         )
     if config.random is None and count > _MOST_COMBINATIONS:
         raise UsageError(
@@ -50,12 +51,12 @@ def configurations(config: SweepConfig) -> list[TrainConfig]:
     generator = np.random.default_rng(config.seed)
     if ranged or count > _MOST_COMBINATIONS:
         return _draw(grid, config=config, generator=generator)
-    found = list(dict.fromkeys(_build(chosen, config=config) for axes in grid for chosen in _product(axes)))
+    different = list(dict.fromkeys(_build(values, config=config) for axes in grid for values in _product(axes)))
     if config.random is None:
-        return found
-    if config.random > len(found):
-        raise _too_few(config.random, found=len(found))
-    return [found[place] for place in sorted(generator.permutation(len(found))[: config.random])]
+        return different
+    if config.random > len(different):
+        raise _too_few(config.random, different=len(different))
+    return [different[place] for place in sorted(generator.permutation(len(different))[: config.random])]
 
 
 def varied(configs: list[TrainConfig]) -> list[str]:
@@ -144,57 +145,53 @@ def _refuse_useless(grid: list[Axes]) -> None:
         if having and not any(_may_use(axes, decider, values=values) for axes in having):
             words = " or ".join("none" if value is None else str(value) for value in values)
             raise UsageError(
-                f"--{_option(name)} is of no use to any combination: it is for --{_option(decider)} {words}."
+                f"--{option_name(name)} is of no use to any combination: it is for --{option_name(decider)} {words}."
             )
 
 
 def _may_use(axes: Axes, decider: str, *, values: tuple) -> bool:
-    chosen = axes.get(decider, (getattr(TrainConfig, decider),))
-    return not isinstance(chosen, Range) and any(value in values for value in chosen)
+    options = axes.get(decider, (getattr(TrainConfig, decider),))
+    return not isinstance(options, Range) and any(value in values for value in options)
 
 
 def _product(axes: Axes) -> Iterator[dict[str, Any]]:
     return (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
 
 
-def _build(chosen: dict[str, Any], *, config: SweepConfig) -> TrainConfig:
-    used = {name: value for name, value in chosen.items() if in_use(chosen, name)}
+def _build(values: dict[str, Any], *, config: SweepConfig) -> TrainConfig:
+    used = {name: value for name, value in values.items() if in_use(values, name)}
     return TrainConfig(config.cache, memory_limit=config.memory_limit, device=config.device, **used)
 
 
 def _draw(grid: list[Axes], *, config: SweepConfig, generator: np.random.Generator) -> list[TrainConfig]:
-    found: dict[TrainConfig, None] = {}
+    configs: dict[TrainConfig, None] = {}
     drawn, fruitless = set(), 0
     for _ in range(_MOST_DRAWS):
-        if fruitless == _FRUITLESS + _FRUITLESS_EACH * len(found):
+        if fruitless == _FRUITLESS + _FRUITLESS_PER_CONFIG * len(configs):
             break
         fruitless += 1
         axes = grid[generator.integers(len(grid))]
-        chosen = {
-            name: values.draw(generator) if isinstance(values, Range) else values[generator.integers(len(values))]
-            for name, values in axes.items()
+        values = {
+            name: options.draw(generator) if isinstance(options, Range) else options[generator.integers(len(options))]
+            for name, options in axes.items()
         }
         # Most of what comes again is known by this, which takes a tenth of the time that a config takes.
-        if (key := tuple(sorted(chosen.items(), key=_name_of))) in drawn:
+        if (key := tuple(sorted(values.items(), key=_name_of))) in drawn:
             continue
         drawn.add(key)
-        settings = _build(chosen, config=config)
-        if settings not in found:
-            found[settings], fruitless = None, 0
-        if len(found) == config.random:
-            return list(found)
-    raise _too_few(config.random, found=len(found))
+        settings = _build(values, config=config)
+        if settings not in configs:
+            configs[settings], fruitless = None, 0
+        if len(configs) == config.random:
+            return list(configs)
+    raise _too_few(config.random, different=len(configs))
 
 
 def _name_of(item: tuple[str, Any]) -> str:
     return item[0]
 
 
-def _too_few(wanted: int, *, found: int) -> UsageError:
+def _too_few(wanted: int, *, different: int) -> UsageError:
     return UsageError(
-        f"--random is {wanted:,}, but only {found:,} different combinations were found; draw fewer, or train all."
+        f"--random is {wanted:,}, but there are only {different:,} different combinations; draw fewer, or train all."
     )
-
-
-def _option(name: str) -> str:
-    return name.replace("_", "-")

@@ -103,11 +103,11 @@ class Sweep:
 
     def _name(self, config: TrainConfig, *, number: int, seed: int) -> str:
         """Such as 0004-margin-linear-margin0.2-lr0.0003-seed1."""
-        told = [f"{number:04d}", config.loss, config.head]
+        words = [f"{number:04d}", config.loss, config.head]
         for name, value in self.settings(config).items():
             if name not in ("loss", "head") and value is not None:
-                told.append(f"{name.replace('_', '-')}{value}")
-        name = re.sub(r"[^\w.+-]", "_", "-".join(told))[:_LONGEST_NAME].rstrip("-")
+                words.append(f"{name.replace('_', '-')}{value}")
+        name = re.sub(r"[^\w.+-]", "_", "-".join(words))[:_LONGEST_NAME].rstrip("-")
         return f"{name}-seed{seed}"
 
     def _write(self, name: str, write) -> None:
@@ -153,8 +153,8 @@ def make_folder(config: SweepConfig) -> Path:
     if config.name is not None:
         return runs.make_run(config.runs_dir, name=config.name, kind="")
     while True:
-        found = (re.fullmatch(r"sweep-(\d{4,})", path.name) for path in config.runs_dir.glob("sweep-*"))
-        name = f"sweep-{max((int(match[1]) for match in found if match), default=0) + 1:04d}"
+        matches = (re.fullmatch(r"sweep-(\d{4,})", path.name) for path in config.runs_dir.glob("sweep-*"))
+        name = f"sweep-{max((int(match[1]) for match in matches if match), default=0) + 1:04d}"
         try:
             return runs.make_run(config.runs_dir, name=name, kind="")
         except RunError:

@@ -17,12 +17,12 @@ def spread(values: list[float]) -> dict[str, float | None]:
 
 def spreads(sweep: Sweep, results: dict[str, dict]) -> list[dict | None]:
     """Of each configuration mean and std of val_rsum over its seeds; None while not all of its runs are done."""
-    found = []
+    rows = []
     for place in range(len(sweep.configurations)):
         done = [results[config.name] for config in sweep.of(place) if config.name in results]
         whole = len(done) == len(sweep.config.seeds)
-        found.append(spread([result["val_rsum"] for result in done]) if whole else None)
-    return found
+        rows.append(spread([result["val_rsum"] for result in done]) if whole else None)
+    return rows
 
 
 def leaderboard(sweep: Sweep, results: dict[str, dict]) -> list[dict]:
@@ -65,20 +65,23 @@ def measured_figures(reports: list[dict], *, head: str) -> dict:
     reports  what evaluate returned for each run
     head     whose figures: trained or zero-shot
     """
-    found = [report["results"][head] for report in reports]
-    figures = {way: {cut: spread([each[way][cut] for each in found]) for cut in CUTS} for way in DIRECTIONS}
-    return {**figures, "rsum": spread([rsum(each) for each in found])}
+    results = [report["results"][head] for report in reports]
+    figures = {
+        direction: {cut: spread([metrics[direction][cut] for metrics in results]) for cut in CUTS}
+        for direction in DIRECTIONS
+    }
+    return {**figures, "rsum": spread([rsum(metrics) for metrics in results])}
 
 
 def remarks(sweep: Sweep, results: dict[str, dict]) -> list[str]:
     """What the user should know of the runs, each thing once."""
     counts = Counter(remark for result in results.values() for remark in result["remarks"])
-    told = []
+    lines = []
     for remark, count in counts.items():
         # Early stopping is no surprise where patience was given; sweep.csv has the epochs.
         if not remark.startswith("stopped early"):
-            told.append(remark if count == len(sweep.trainings) else f"{remark} (in {count:,} runs)")
+            lines.append(remark if count == len(sweep.trainings) else f"{remark} (in {count:,} runs)")
     if sweep.failed:
         name, error = next(iter(sweep.failed.items()))
-        told.append(f"{len(sweep.failed):,} of {len(sweep.trainings):,} runs failed, first {name}: {error}")
-    return [remark.removesuffix(".") for remark in told]
+        lines.append(f"{len(sweep.failed):,} of {len(sweep.trainings):,} runs failed, first {name}: {error}")
+    return [remark.removesuffix(".") for remark in lines]

@@ -1,4 +1,4 @@
-"""features.h5 -> a sweep: runs, a leaderboard by validation, and the test figures of the one that is chosen."""
+"""features.h5 -> a sweep: runs, a leaderboard by validation, and the test figures of the best configuration."""
 
 import contextlib
 import shlex
@@ -38,9 +38,9 @@ def sweep(
     on_progress  called with phase "epochs", of all runs together, then with phase "test"
     on_begin     called with the sweep's folder as soon as resume_sweep can go on with it
 
-    A configuration's place is its mean validation rsum over the seeds. The test split is looked at once that choice is
-    made, and only for the one chosen, unless config.test_all. The others' heads are then deleted, but for the best
-    config.keep_heads.
+    Configurations are ranked by their mean validation rsum over the seeds. Only then is the test split measured, and
+    only for the best configuration, unless config.test_all. Heads of all but the best config.keep_heads configurations
+    are deleted in the end.
 
     Returns sweep (its folder), cache, runs, failed (how many), varied and fixed settings, configurations (best first,
     as ranking.leaderboard gives them, with test as ranking.measured_figures gives it, or None), chosen (the first, and
@@ -52,12 +52,12 @@ def sweep(
     """
     cache = FeatureCache(config.cache)
     _require_validation(cache)
-    chosen = configurations(config)
-    require_runs(len(chosen), seeds=len(config.seeds))
-    _require_clean_test(cache, chosen)
+    configs = configurations(config)
+    require_runs(len(configs), seeds=len(config.seeds))
+    _require_clean_test(cache, configs)
     folder = make_folder(config)
     with runs.locked(folder):
-        begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=chosen)
+        begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=configs)
         on_begin(begun.path)
         return _go_on(begun, cache=cache, on_progress=on_progress)
 
@@ -104,24 +104,24 @@ def _require_validation(cache: FeatureCache) -> None:
         split_protocol(cache, split="val")
     except UsageError as error:
         raise UsageError(
-            f"{cache.path} has nothing to choose by, and a sweep chooses by validation: {error} Extract with a val "
+            f"{cache.path} has no val split, by which a sweep ranks its configurations: {error} Extract with a val "
             f"split, or train single runs with: clipret train --cache {shlex.quote(str(cache.path))}"
         ) from None
 
 
-def _require_clean_test(cache: FeatureCache, chosen: list[TrainConfig]) -> None:
+def _require_clean_test(cache: FeatureCache, configs: list[TrainConfig]) -> None:
     """Raise LeakageError when images would be trained on that the best is measured on in the end."""
     try:
         measured = make_protocol(cache, default_protocol(cache)).image_rows
     except UsageError:
         # There are no test figures, which is remarked.
         return
-    for without_copies in {config.drop_cross_split_duplicates for config in chosen}:
+    for without_copies in {config.drop_cross_split_duplicates for config in configs}:
         trained = training_images(cache, without_copies=without_copies).image_rows
-        found = check_images(image_keys(cache, measured), training_keys(image_keys(cache, trained)))
-        if found["trained_on"]:
+        leak = check_images(image_keys(cache, measured), training_keys(image_keys(cache, trained)))
+        if leak["trained_on"]:
             raise LeakageError(
-                f"{found['trained_on']:,} of the {found['images']:,} test images of {cache.path} are images of train "
+                f"{leak['trained_on']:,} of the {leak['images']:,} test images of {cache.path} are images of train "
                 f"too, and the best configuration is measured on them; give --drop-cross-split-duplicates, which "
                 f"leaves those of train out."
             )
@@ -129,8 +129,8 @@ def _require_clean_test(cache: FeatureCache, chosen: list[TrainConfig]) -> None:
 
 def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:
     """Train what is not yet; returns name -> result of all runs that did not fail."""
-    found = {config.name: runs.read_result(begun.path / config.name) for config in begun.trainings}
-    results = {name: result for name, result in found.items() if result is not None}
+    stored = {config.name: runs.read_result(begun.path / config.name) for config in begun.trainings}
+    results = {name: result for name, result in stored.items() if result is not None}
     for name, result in results.items():
         if result["val_rsum"] is None:
             raise RunError(
@@ -168,40 +168,38 @@ def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:
 
 
 def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_progress: ProgressCallback) -> dict:
-    entries, told = leaderboard(begun, results), remarks(begun, results)
+    entries, remarked = leaderboard(begun, results), remarks(begun, results)
     zero_shot = {"val_rsum": next(iter(results.values()))["zero_shot_val_rsum"], "test": None}
     protocol = None
     try:
         make_protocol(cache, default_protocol(cache))
     except UsageError as error:
-        told.append(f"no test figures: {error}".removesuffix("."))
+        remarked.append(f"no test figures: {error}".removesuffix("."))
     else:
         measured = entries if begun.config.test_all else entries[:1]
         reports = _measure(begun, measured, results=results, on_progress=on_progress)
         zero_shot["test"] = measured_figures(reports[:1], head="zero-shot")
         protocol = reports[0]["protocol"]
-    chosen = begun.configurations[entries[0]["number"] - 1]
-    varying = set(begun.varied)
+    best = begun.configurations[entries[0]["number"] - 1]
+    shared = [name for name in SWEPT if name not in begun.varied and _is_in_use(begun.configurations, name)]
     return {
         "sweep": str(begun.path),
         "cache": str(begun.config.cache),
         "runs": len(begun.trainings),
         "failed": len(begun.failed),
         "varied": begun.varied,
-        "fixed": {
-            name: getattr(chosen, name) for name in SWEPT if name not in varying and _told(begun.configurations, name)
-        },
+        "fixed": {name: getattr(best, name) for name in shared},
         "configurations": entries,
-        "chosen": {**entries[0], "command": to_command("train", replace(chosen, seed=begun.config.seeds[0]))},
+        "chosen": {**entries[0], "command": to_command("train", replace(best, seed=begun.config.seeds[0]))},
         "zero_shot": zero_shot,
         "protocol": protocol,
         "test_all": begun.config.test_all,
-        "remarks": told,
+        "remarks": remarked,
     }
 
 
-def _told(configs: list[TrainConfig], name: str) -> bool:
-    """Whether a setting that all share is worth telling: it is of use to one of them."""
+def _is_in_use(configs: list[TrainConfig], name: str) -> bool:
+    """Whether a setting makes a difference to at least one of the configurations."""
     return any(in_use(vars(config), name) for config in configs)
 
 

@@ -130,7 +130,7 @@ BAD_INPUTS = {
         f"a path that is too long: {words[:20]}": (
             words,
             2,
-            f"the path is longer than any that there can be: {words.split()[-1]}",
+            f"path too long: {words.split()[-1]}",
         )
         for words in (
             f"eval --cache made.h5 --zero-shot --out {'a' * 300}.json",

@@ -252,5 +252,5 @@ def test_a_grid_too_large_to_write_down_is_drawn_from():
 )
 def test_more_than_there_are_cannot_be_drawn(axes, found):
     assert refusal(axes=axes, random=7) == (
-        f"--random is 7, but only {found} different combinations were found; draw fewer, or train all."
+        f"--random is 7, but there are only {found} different combinations; draw fewer, or train all."
     )

@@ -340,7 +340,7 @@ def test_a_cache_without_val_is_refused_before_anything_is_made(settings, tmp_pa
     with pytest.raises(UsageError) as caught:
         sweep(settings(cache=path))
     assert str(caught.value) == (
-        f"{path} has nothing to choose by, and a sweep chooses by validation: split 'val' has 0 usable images and 0 "
+        f"{path} has no val split, by which a sweep ranks its configurations: split 'val' has 0 usable images and 0 "
         f"captions; images a split in this cache: train 40, val 0, test 20, restval 0. Extract with a val split, or "
         f"train single runs with: clipret train --cache {path}"
     )
