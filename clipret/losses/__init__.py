@@ -11,52 +11,50 @@ parameters    the loss's own: numbers, or tensors (...,) with one for each run
 
 NaN among the similarities of a run makes its value NaN.
 
-Where a matrix is too large, its rows are given in blocks. The values of the blocks then add up to the whole one's, as
-do the gradients of learned scalars, and the gradients of the similarities follow one another, if every block is given
-the survey of the whole: what the loss has to know of the other blocks. LOSSES holds each loss with the passes that take
-it. A pass goes over all blocks, and the passes follow one another:
+A matrix that is too large is computed in blocks of rows. The values of the blocks then add up to that of the whole
+matrix, as do the gradients of learned scalars, and the gradients of the similarities are those of the whole matrix, row
+by row, if each block gets the survey of the whole: what the loss needs to know of the other blocks. A loss declares the
+passes that make its survey. Each pass goes over all blocks, one pass after the other:
 
-    loss, passes = LOSSES[name]
+    loss = load_loss(name)
     survey = None
-    for take in passes:
+    for take in loss.passes:
         for similarities, positives in blocks:
             survey = take(similarities, positives, previous=survey, **parameters)
 
 The similarities have to be the same, to the bit, every time.
+
+LOSSES is the table: a new loss is a file in this folder that binds LOSS to its declaration (losses.values.Loss), and a
+row here. This module is imported with the settings, so it imports neither torch nor anything else of clipret.
 """
 
-from clipret.losses.infonce import InfonceSurvey, infonce_loss, survey_infonce
-from clipret.losses.margin import MarginSurvey, margin_loss, survey_margin
-from clipret.losses.quantiles import negative_quantile
-from clipret.losses.sigmoid import SigmoidSurvey, sigmoid_loss, survey_sigmoid
-from clipret.losses.triplet import resurvey_triplet, survey_triplet, triplet_loss
-from clipret.losses.triplet_max import HardestSurvey
-from clipret.losses.triplet_sum import ViolationsSurvey
-from clipret.losses.values import LossValue
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
 
-LOSSES = {
-    "margin": (margin_loss, (survey_margin,)),
-    "infonce": (infonce_loss, (survey_infonce,)),
-    "triplet": (triplet_loss, (survey_triplet, resurvey_triplet)),
-    "sigmoid": (sigmoid_loss, (survey_sigmoid,)),
+if TYPE_CHECKING:
+    from clipret.losses.values import Loss
+
+
+class LossRow(NamedTuple):
+    """Where a loss is declared, and which settings of a training it takes.
+
+    module    imported when the loss is used
+    settings  names among those of TrainConfig, passed on as they are, but for two: `margin` may move during the training
+              or follow the batch, and `temperature` fixes the parameter `scale`, which is learned otherwise
+    """
+
+    module: str
+    settings: tuple[str, ...] = ()
+
+
+LOSSES: dict[str, LossRow] = {
+    "margin": LossRow("clipret.losses.margin", settings=("margin", "reduction")),
+    "infonce": LossRow("clipret.losses.infonce", settings=("temperature",)),
+    "triplet": LossRow("clipret.losses.triplet", settings=("margin", "violation")),
+    "sigmoid": LossRow("clipret.losses.sigmoid", settings=("temperature",)),
 }
 
-__all__ = [
-    "LOSSES",
-    "HardestSurvey",
-    "InfonceSurvey",
-    "LossValue",
-    "MarginSurvey",
-    "SigmoidSurvey",
-    "ViolationsSurvey",
-    "infonce_loss",
-    "margin_loss",
-    "negative_quantile",
-    "resurvey_triplet",
-    "sigmoid_loss",
-    "survey_infonce",
-    "survey_margin",
-    "survey_sigmoid",
-    "survey_triplet",
-    "triplet_loss",
-]
+
+def load_loss(name: str) -> "Loss":
+    """The declaration of a loss of the table; imports its file, and torch."""
+    return importlib.import_module(LOSSES[name].module).LOSS

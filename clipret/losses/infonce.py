@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from clipret.losses.values import LossValue, numbers, spread, total
+from clipret.losses.values import LARGEST_LOG_SCALE, Loss, LossValue, numbers, spread, total
 
 
 class InfonceSurvey(NamedTuple):
@@ -81,3 +81,10 @@ def _cross_entropy(
     targets = mask * (weights / counts.clamp_min(1))
     value = -total(targets * log_probabilities)
     return value, log_probabilities.exp_().mul_(weights).sub_(targets)
+
+
+def _scalars(clip_log_scale: float) -> dict[str, float]:
+    return {"log_scale": min(clip_log_scale, LARGEST_LOG_SCALE)}
+
+
+LOSS = Loss(infonce_loss, passes=(survey_infonce,), scalars=_scalars)

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 
-from clipret.config import REDUCTIONS
-from clipret.losses.values import LossValue, numbers, spread, total
+from clipret.losses.values import Loss, LossValue, numbers, spread, total
+
+_REDUCTIONS = ("balanced", "mean")
 
 
 class MarginSurvey(NamedTuple):
@@ -58,10 +59,10 @@ def survey_margin(
     reduction: str = "balanced",
 ) -> MarginSurvey:
     """The survey of a block of rows and of those before it, `previous`; it depends on the mask alone."""
-    found = _count(numbers(positives, similarities), similarities)
+    counts = _count(numbers(positives, similarities), similarities)
     if previous is None:
-        return found
-    return MarginSurvey(previous.positives + found.positives, previous.negatives + found.negatives)
+        return counts
+    return MarginSurvey(previous.positives + counts.positives, previous.negatives + counts.negatives)
 
 
 def _count(mask: torch.Tensor, similarities: torch.Tensor) -> MarginSurvey:
@@ -71,11 +72,14 @@ def _count(mask: torch.Tensor, similarities: torch.Tensor) -> MarginSurvey:
 
 def _weights(survey: MarginSurvey, reduction: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What a positive and a negative weigh, (..., 1, 1), with the cost's 1/2."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}, expected one of {REDUCTIONS}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}, expected one of {_REDUCTIONS}")
     positives, negatives = survey
     if reduction == "mean":
         positives = negatives = positives + negatives
     # Small operations count here, and to add two tensors takes half as long as to multiply one by a number.
     weights = [(count + count).clamp_min_(1).reciprocal_() for count in (positives, negatives)]
     return weights[0][..., None, None], weights[1][..., None, None]
+
+
+LOSS = Loss(margin_loss, passes=(survey_margin,), survey_of_mask=True)

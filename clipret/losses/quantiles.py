@@ -33,5 +33,5 @@ def _select(values: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
 def _select_on_cpu(values: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
     """As _select; torch's sort on a CPU takes a hundred times as long as numpy's partition."""
     rows = values.reshape(-1, values.shape[-1]).numpy()
-    found = [np.partition(row, rank)[rank] for row, rank in zip(rows, ranks.flatten().tolist(), strict=True)]
-    return torch.from_numpy(np.array(found, dtype=rows.dtype)).reshape(ranks.shape)
+    selected = [np.partition(row, rank)[rank] for row, rank in zip(rows, ranks.flatten().tolist(), strict=True)]
+    return torch.from_numpy(np.array(selected, dtype=rows.dtype)).reshape(ranks.shape)

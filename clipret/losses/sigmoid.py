@@ -1,10 +1,11 @@
 """The pairwise loss of SigLIP. Shapes are those of clipret.losses."""
 
+import math
 from typing import NamedTuple
 
 import torch
 
-from clipret.losses.values import LossValue, numbers, spread, total
+from clipret.losses.values import Loss, LossValue, numbers, spread, total
 
 
 class SigmoidSurvey(NamedTuple):
@@ -60,3 +61,11 @@ def _softplus(x: torch.Tensor) -> torch.Tensor:
     small = x.abs().neg_().exp_()
     small.div_(small + 2)
     return x.relu().add_(small.atanh_(), alpha=2)
+
+
+def _scalars(clip_log_scale: float) -> dict[str, float]:
+    """Where SigLIP starts (Zhai et al. 2023, section 3.2)."""
+    return {"log_scale": math.log(10.0), "bias": -10.0}
+
+
+LOSS = Loss(sigmoid_loss, passes=(survey_sigmoid,), scalars=_scalars)

@@ -1,14 +1,17 @@
 """The triplet loss of VSE++, in its two forms. Shapes are those of clipret.losses."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
-from clipret.config import VIOLATIONS
 from clipret.losses import triplet_max, triplet_sum
 from clipret.losses.triplet_max import HardestSurvey
 from clipret.losses.triplet_sum import ViolationsSurvey
-from clipret.losses.values import LossValue
+from clipret.losses.values import Loss, LossValue
 
 TripletSurvey = HardestSurvey | ViolationsSurvey
+_FORMS = {"max": triplet_max, "sum": triplet_sum}
 
 
 def triplet_loss(
@@ -69,6 +72,14 @@ def resurvey_triplet(
 
 
 def _form(violation: str):
-    if violation not in VIOLATIONS:
-        raise ValueError(f"violation is {violation!r}, expected one of {VIOLATIONS}")
-    return triplet_max if violation == "max" else triplet_sum
+    if violation not in _FORMS:
+        raise ValueError(f"violation is {violation!r}, expected one of {tuple(_FORMS)}")
+    return _FORMS[violation]
+
+
+def _capturable(settings: Mapping[str, Any]) -> bool:
+    """Form sum asks for the largest number of positives."""
+    return settings["violation"] != "sum"
+
+
+LOSS = Loss(triplet_loss, passes=(survey_triplet, resurvey_triplet), capturable=_capturable)

@@ -40,14 +40,14 @@ def loss(
     margin = spread(margin, similarities)
     gradient, values = torch.zeros_like(similarities), []
     for dim in (-1, -2):
-        known = survey is not None and dim == -2
-        hardest = survey.hardest[..., None, :] if known else negatives.amax(dim, keepdim=True)
+        whole = survey is not None and dim == -2
+        hardest = survey.hardest[..., None, :] if whole else negatives.amax(dim, keepdim=True)
         extremes = _equal(negatives, hardest)
         hinges = _hinges(similarities, mask, reach=hardest + margin)
         values.append(total(hinges))
         violated = hinges.sign_()
         gradient -= violated
-        if known:
+        if whole:
             active, ties = survey.active[..., None, :], survey.ties[..., None, :]
         else:
             active, ties = violated.sum(dim, keepdim=True), extremes.sum(dim, keepdim=True)

@@ -1,12 +1,17 @@
-"""What the losses have in common: their result, and masks and parameters in the form that is quickest to compute with.
+"""What the losses have in common: declaration and result, and masks and parameters in the form that is fastest.
 
 On a CPU, operations on bool masks take several times as long as the same arithmetic on float32.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
+# CLIP's own bound of its logit scale, as a logarithm (Radford et al. 2021, section 2.5).
+LARGEST_LOG_SCALE = math.log(100)
 # Added to a similarity, this puts a pair out of the question for a maximum or a hinge. It is finite, so that no
 # operation makes NaN of it, and so large that what it was added to is lost.
 APART = 1e30
@@ -23,6 +28,33 @@ class LossValue(NamedTuple):
     value: torch.Tensor
     gradient: torch.Tensor
     learned: dict[str, torch.Tensor]
+
+
+def _no_scalars(clip_log_scale: float) -> dict[str, float]:
+    return {}
+
+
+def _always(settings: Mapping[str, Any]) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a loss's file says of it.
+
+    function        (similarities, positives, *, survey=None, **parameters) -> LossValue
+    passes          functions that make the survey of a matrix in blocks, in their order
+    survey_of_mask  whether the survey depends on the mask alone, so that it can be kept for a mask that comes again
+    scalars         CLIP's own logit scale, a logarithm -> the scalars that are learned, and where they start. log_X
+                    stands for parameter X, of which the logarithm is learned
+    capturable      settings -> whether a step asks the device for no value, so that it can be a CUDA graph
+    """
+
+    function: Callable[..., LossValue]
+    passes: tuple[Callable, ...]
+    survey_of_mask: bool = False
+    scalars: Callable[[float], dict[str, float]] = _no_scalars
+    capturable: Callable[[Mapping[str, Any]], bool] = _always
 
 
 def numbers(positives: torch.Tensor, similarities: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from clipret.config import TrainConfig
+from clipret.losses import load_loss
 from clipret.training.stack import Stack
 
 # Larger matrices of all pairs are worked on in blocks, and what is computed then outweighs what its launches cost.
@@ -17,8 +18,7 @@ Replay = Callable[[], None]
 def can_be_captured(config: TrainConfig) -> bool:
     """Whether a step of this kind is the same operations on the same shapes each time."""
     one_shape = config.captions_per_step == "one" and config.batch_size * (1 + 2 * config.hard_negatives)
-    looks = config.loss == "triplet" and config.violation == "sum"
-    return bool(one_shape) and one_shape <= _LARGEST_BATCH and not looks
+    return bool(one_shape) and one_shape <= _LARGEST_BATCH and load_loss(config.loss).capturable(vars(config))
 
 
 class GraphedSteps:

@@ -3,22 +3,23 @@
 Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding width.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from clipret.config import Margin, TrainConfig
-from clipret.losses import LOSSES, negative_quantile
+from clipret.losses import LOSSES, load_loss
+from clipret.losses.quantiles import negative_quantile
+from clipret.losses.values import LARGEST_LOG_SCALE
 from clipret.machine.products import Products
 
 # The similarities of as many captions at once as fit here; there are about four matrices of that size at a time.
 _BLOCK_BYTES = 256 << 20
-# CLIP's own bound of its logit scale (Radford et al. 2021, section 2.5).
-_LARGEST_SCALE = 100.0
-# Where SigLIP starts (Zhai et al. 2023, section 3.2).
-_SIGMOID_SCALE, _SIGMOID_BIAS = 10.0, -10.0
+# Settings of a loss that are more than a value which is passed on to it; LossRow says what they are.
+_MARGIN, _TEMPERATURE = "margin", "temperature"
+# Of a scalar that is the logarithm of a parameter.
+_LOG = "log_"
 
 Matching = Callable[[slice], torch.Tensor]
 
@@ -46,12 +47,9 @@ def learned_scalars(config: TrainConfig, *, logit_scale: float) -> dict[str, flo
 
     logit_scale  CLIP's own, a logarithm: where infonce starts
     """
-    if config.loss == "sigmoid":
-        fixed = {} if config.temperature is not None else {"log_scale": math.log(_SIGMOID_SCALE)}
-        return {**fixed, "bias": _SIGMOID_BIAS}
-    if config.loss == "infonce" and config.temperature is None:
-        return {"log_scale": min(logit_scale, math.log(_LARGEST_SCALE))}
-    return {}
+    scalars = load_loss(config.loss).scalars(logit_scale)
+    fixed = {"log_scale"} if _TEMPERATURE in LOSSES[config.loss].settings and config.temperature is not None else set()
+    return {name: value for name, value in scalars.items() if name not in fixed}
 
 
 class Objective:
@@ -60,23 +58,18 @@ class Objective:
     def __init__(self, configs: list[TrainConfig], *, products: Products, device: str):
         first = configs[0]
         self._products, self._device = products, device
-        self._loss, self._passes = LOSSES[first.loss]
-        self._margins = [Margin.parse(config.margin) for config in configs]
-        self._fixed = {}
-        if first.loss == "margin":
-            self._fixed["reduction"] = first.reduction
-        if first.loss == "triplet":
-            self._fixed["violation"] = first.violation
-        self._temperatures = None
-        if first.temperature is not None:
+        self._loss, settings = load_loss(first.loss), LOSSES[first.loss].settings
+        self._passed_on = {name: getattr(first, name) for name in settings if name not in (_MARGIN, _TEMPERATURE)}
+        self._margins = [Margin.parse(config.margin) for config in configs] if _MARGIN in settings else None
+        self._scales = None
+        if _TEMPERATURE in settings and first.temperature is not None:
             scales = [1 / config.temperature for config in configs]
-            self._temperatures = torch.tensor(scales, device=device)
-        self._surveys_masks, self._kept_mask, self._kept_survey = first.loss == "margin", None, None
-        self._takes_margin = first.loss in ("margin", "triplet")
+            self._scales = torch.tensor(scales, device=device)
+        self._kept_mask, self._kept_survey = None, None
 
     def margins(self, progress: list[float]) -> torch.Tensor | None:
         """(S,) of the step at which each run has done so much of its training; None: they come from the batch."""
-        if not self._takes_margin or self._margins[0].quantile is not None:
+        if self._margins is None or self._margins[0].quantile is not None:
             return None
         values = [margin.at(done) for margin, done in zip(self._margins, progress, strict=True)]
         return torch.tensor(values, device=self._device)
@@ -96,73 +89,72 @@ class Objective:
         margins   of this step, as margins() gave them
         learned   the scalars' values (S,)
         """
-        settings = {**self._fixed, **self._scalars(learned)}
+        parameters = {**self._passed_on, **self._scalars(learned)}
         rows, count = texts.transpose(1, 2).contiguous(), texts.shape[2]
         block = max(1, _BLOCK_BYTES // (4 * len(texts) * images.shape[2]))
         spans = [slice(start, min(start + block, count)) for start in range(0, count, block)]
         whole = len(spans) == 1
         survey, parts = None, []
-        if self._takes_margin and margins is None:
+        if self._margins is not None and margins is None:
             margins = self._quantiles(self._products(rows[:, spans[0]], images), matching(spans[0]))
         if margins is not None:
-            settings["margin"] = margins
-        for take in () if whole else self._passes:
+            parameters["margin"] = margins
+        for take in () if whole else self._loss.passes:
             for span in spans:
                 similarities = self._products(rows[:, span], images)
-                survey = take(similarities, matching(span), previous=survey, **settings)
+                survey = take(similarities, matching(span), previous=survey, **parameters)
         for span in spans:
             similarities = self._products(rows[:, span], images)
             mask = matching(span)
             if whole:
                 survey = self._kept(mask, similarities)
-            found = self._loss(similarities, mask, survey=survey, **settings)
-            weighted = similarities.mul_(found.gradient)
+            value, gradient, by_parameter = self._loss.function(similarities, mask, survey=survey, **parameters)
+            weighted = similarities.mul_(gradient)
             parts.append(
                 Pull(
-                    found.value,
-                    self._products(images, found.gradient.transpose(1, 2)),
-                    self._products(texts[:, :, span], found.gradient),
+                    value,
+                    self._products(images, gradient.transpose(1, 2)),
+                    self._products(texts[:, :, span], gradient),
                     weighted.sum(2)[:, None],
                     weighted.sum(1)[:, None],
-                    self._chain(found.learned, learned),
+                    _by_scalar(by_parameter, learned),
                 )
             )
         return parts[0] if whole else _joined(parts)
 
     def _kept(self, mask: torch.Tensor, similarities: torch.Tensor):
-        """The margin loss's survey, which depends on the mask alone and is kept for one that comes again; else None."""
-        if not self._surveys_masks:
+        """The survey of a mask that comes again, where it depends on the mask alone; else None."""
+        if not self._loss.survey_of_mask:
             return None
         if self._kept_mask is not mask:
-            self._kept_mask, self._kept_survey = mask, self._passes[0](similarities, mask, **self._fixed)
+            self._kept_mask, self._kept_survey = mask, self._loss.passes[0](similarities, mask, **self._passed_on)
         return self._kept_survey
 
     def _scalars(self, learned: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = {}
-        if self._temperatures is not None:
-            found["scale"] = self._temperatures
-        elif "log_scale" in learned:
-            found["scale"] = learned["log_scale"].exp()
-        if "bias" in learned:
-            found["bias"] = learned["bias"]
-        return found
-
-    def _chain(self, gradients: dict[str, torch.Tensor], learned: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """From the scale, which the loss knows, to its logarithm, which is learned."""
-        found = {name: gradients[name] for name in learned if name in gradients}
-        if "log_scale" in learned:
-            found["log_scale"] = gradients["scale"] * learned["log_scale"].exp()
-        return found
+        """The loss's parameters that are learned, or fixed by a temperature."""
+        fixed = {} if self._scales is None else {"scale": self._scales}
+        return fixed | {
+            name.removeprefix(_LOG): values.exp() if name.startswith(_LOG) else values
+            for name, values in learned.items()
+        }
 
     def _quantiles(self, similarities: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
         quantiles = torch.tensor([margin.quantile for margin in self._margins], device=self._device)
         return negative_quantile(similarities, positives, quantile=quantiles)
 
 
+def _by_scalar(by_parameter: dict[str, torch.Tensor], learned: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """From the loss's gradients by its parameters to those by the scalars, some of which are logarithms."""
+    return {
+        name: by_parameter[name.removeprefix(_LOG)] * values.exp() if name.startswith(_LOG) else by_parameter[name]
+        for name, values in sorted(learned.items())
+    }
+
+
 def bound_scalars(learned: dict[str, torch.Tensor]) -> None:
     """Keep the scale below CLIP's bound, in place, after a step."""
     if "log_scale" in learned:
-        learned["log_scale"].clamp_(max=math.log(_LARGEST_SCALE))
+        learned["log_scale"].clamp_(max=LARGEST_LOG_SCALE)
 
 
 def _joined(parts: list[Pull]) -> Pull:

@@ -6,7 +6,7 @@ import torch
 
 from clipret import FeatureCache, TrainConfig
 from clipret.heads import build_head, parameter_names
-from clipret.losses import LOSSES
+from clipret.losses import load_loss
 from clipret.machine.products import Products
 from clipret.protocols.protocol import split_protocol
 from clipret.training.batches import plan_epoch
@@ -117,7 +117,7 @@ def autograd_loss(config, similarities, positives, scalars):
     settings["sigmoid"] = {**settings["infonce"], "bias": scalars.get("bias")}
     given = settings[config.loss]
     with torch.no_grad():
-        found = LOSSES[config.loss][0](similarities, positives, **given)
+        found = load_loss(config.loss).function(similarities, positives, **given)
     loss = (similarities * found.gradient).sum()
     for name, gradient in found.learned.items():
         loss = loss + given[name] * gradient
