@@ -8,7 +8,7 @@ from clipret import FeatureCache, evaluate
 from clipret.config import EvalConfig
 from clipret.config.reproduction import ReproduceConfig
 from clipret.errors import HeadError, RunError, UsageError
-from clipret.evaluation.reproduction import reproduce
+from clipret.evaluation.reproduction.stage import reproduce
 from clipret.protocols.protocol import make_protocol
 from clipret.retrieval import gallery as measurement
 from tests.helpers.published_caches import (
