@@ -43,7 +43,9 @@ ONLY_IMPORTER = {
 GROUND = {
     "errors.py": (),
     "progress.py": (),
-    "config/*": ("config/*", "errors.py"),
+    # The tables of what can be named, which are light.
+    "config/*": ("config/*", "errors.py", "losses/__init__.py"),
+    "losses/*": ("losses/*", "errors.py"),
     "machine/*": ("machine/*", "errors.py"),
     "runs.py": ("machine/*", "errors.py"),
 }

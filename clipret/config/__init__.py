@@ -5,23 +5,14 @@ The command line, the Python functions and the files of a run all read their def
 
 from clipret.config.caches import MergeConfig, VerifyConfig
 from clipret.config.choices import (
-    BACKGROUNDS,
     BATCH_SIZES,
     BUNDLED_MODELS,
     COLUMNS,
     DATA_DIR,
     FAST_DECODERS,
-    HEADS,
-    INITS,
-    LOSSES,
-    MARGIN_LOSSES,
     PROTOCOLS,
-    REDUCTIONS,
     SPLIT_PROTOCOLS,
     SPLITS,
-    TEMPERATURE_LOSSES,
-    TRACKERS,
-    VIOLATIONS,
 )
 from clipret.config.commands import to_command, to_dict
 from clipret.config.comparison import CompareConfig
@@ -35,27 +26,18 @@ from clipret.config.sweeps import SweepConfig
 from clipret.config.training import TrainConfig
 
 __all__ = [
-    "BACKGROUNDS",
     "BATCH_SIZES",
     "BUNDLED_MODELS",
     "COLUMNS",
     "DATA_DIR",
     "DIRECTIONS",
     "FAST_DECODERS",
-    "HEADS",
-    "INITS",
-    "LOSSES",
-    "MARGIN_LOSSES",
     "METRICS",
     "METRICS_AT_K",
     "PROTOCOLS",
-    "REDUCTIONS",
     "SPLITS",
     "SPLIT_PROTOCOLS",
-    "TEMPERATURE_LOSSES",
-    "TRACKERS",
     "VALIDATION_METRICS",
-    "VIOLATIONS",
     "CompareConfig",
     "DatasetConfig",
     "DownloadConfig",

@@ -30,12 +30,8 @@ FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJP
 HEADS = ("linear", "adapter")
 SIDES = ("both", "image", "text")
 INITS = ("clip", "random", "procrustes", "ridge")
-LOSSES = ("margin", "infonce", "triplet", "sigmoid")
 REDUCTIONS = ("balanced", "mean")
 VIOLATIONS = ("max", "sum")
-# The loss's own: a margin, and a temperature.
-MARGIN_LOSSES = ("margin", "triplet")
-TEMPERATURE_LOSSES = ("infonce", "sigmoid")
 CAPTIONS_PER_STEP = ("one", "all")
 SCHEDULES = ("constant", "cosine", "step")
 TRAIN_PRECISIONS = ("fp32", "tf32", "bf16")

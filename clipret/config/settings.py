@@ -24,6 +24,7 @@ class Setting:
     help       what it is, for --help and the docstring
     panel      of --help
     choices    the values that it may have
+    or_file    whether it may also be FILE.py:NAME, code of the user's own
     at_least, above, at_most, below   bounds of numbers; None passes
     between    bounds that are named together in the message, both included
     shown      what --help shows as the default where the value itself says too little
@@ -41,6 +42,7 @@ class Setting:
     help: str
     panel: str | None = None
     choices: tuple[str, ...] | None = None
+    or_file: bool = False
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -120,7 +122,7 @@ def _as_tuple(value: Any, kinds: tuple) -> Any:
 
 def _check_value(option: str, value: Any, rule: Setting) -> None:
     if rule.choices is not None:
-        checks.one_of(option, value, allowed=rule.choices)
+        checks.one_of(option, value, allowed=rule.choices, or_file=rule.or_file)
     if isinstance(value, str | bool | Path):
         return
     if rule.between is not None:

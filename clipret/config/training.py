@@ -12,13 +12,10 @@ from clipret.config.choices import (
     HEADS,
     INITS,
     KEEPS,
-    LOSSES,
-    MARGIN_LOSSES,
     PLACEMENTS,
     REDUCTIONS,
     SCHEDULES,
     SIDES,
-    TEMPERATURE_LOSSES,
     TRACKERS,
     TRAIN_PRECISIONS,
     VIOLATIONS,
@@ -26,8 +23,18 @@ from clipret.config.choices import (
 from clipret.config.margins import Margin
 from clipret.config.settings import check, documented, is_none, setting, settings_of
 from clipret.errors import UsageError
+from clipret.losses import LOSSES
 
 _HEAD, _LOSS, _STEPS, _MACHINE = "Head", "Loss", "Steps", "Machine"
+
+
+def _losses_with(name: str) -> tuple[str, ...]:
+    """The losses that take a setting."""
+    return tuple(loss for loss, row in LOSSES.items() if name in row.settings)
+
+
+def _of_losses(name: str) -> str:
+    return f"Of {' and '.join(_losses_with(name))}"
 
 
 def _is_automatic(margin: float | str) -> bool:
@@ -88,37 +95,41 @@ class TrainConfig:
         True, "Whether the adapter ends in a ReLU.", panel=_HEAD, used_with=("head", ("adapter",))
     )
     loss: str = setting(
-        "margin", "Loss on cosine similarities: margin, infonce, triplet or sigmoid.", panel=_LOSS, choices=LOSSES
+        "margin",
+        f"Loss on cosine similarities: {', '.join(LOSSES)}, or your own, FILE.py:NAME.",
+        panel=_LOSS,
+        choices=tuple(LOSSES),
+        or_file=True,
     )
     margin: float | str = setting(
         0.1,
-        "Of margin and triplet, in cosine: a number, START:END, auto or auto:Q (a quantile of negatives).",
+        f"{_of_losses('margin')}, in cosine: a number, START:END, auto or auto:Q (a quantile of negatives).",
         panel=_LOSS,
-        used_with=("loss", MARGIN_LOSSES),
+        used_with=("loss", _losses_with("margin")),
         may_differ=_is_automatic,
     )
     reduction: str = setting(
         "balanced",
-        "Of margin: balanced (mean of matching plus mean of others) or mean of all pairs.",
+        f"{_of_losses('reduction')}: balanced (mean of matching plus mean of others) or mean of all pairs.",
         panel=_LOSS,
         choices=REDUCTIONS,
-        used_with=("loss", ("margin",)),
+        used_with=("loss", _losses_with("reduction")),
     )
     violation: str = setting(
         "max",
-        "Of triplet: max, the hardest negative, or sum.",
+        f"{_of_losses('violation')}: max, the hardest negative, or sum.",
         panel=_LOSS,
         choices=VIOLATIONS,
-        used_with=("loss", ("triplet",)),
+        used_with=("loss", _losses_with("violation")),
     )
     temperature: float | None = setting(
         None,
-        "Of infonce and sigmoid, held fixed.",
+        f"{_of_losses('temperature')}, held fixed.",
         shown="learned",
         panel=_LOSS,
         above=0,
         at_most=1000,
-        used_with=("loss", TEMPERATURE_LOSSES),
+        used_with=("loss", _losses_with("temperature")),
         may_differ=is_none,
     )
     hard_negatives: int = setting(
@@ -244,10 +255,9 @@ class TrainConfig:
             )
         if self.ridge != "auto":
             above("ridge", self.ridge, low=0, at_most=1e12)
-        if self.temperature is not None and self.loss not in TEMPERATURE_LOSSES:
-            raise UsageError(
-                f"--temperature is for --loss {' and '.join(TEMPERATURE_LOSSES)}; the loss is {self.loss}."
-            )
+        losses = _losses_with("temperature")
+        if self.temperature is not None and self.loss not in losses:
+            raise UsageError(f"--temperature is for --loss {' and '.join(losses)}; the loss is {self.loss}.")
 
 
 # Setting -> the setting that decides whether it makes a difference, and with which values it does.
