@@ -43,11 +43,11 @@ class Work:
         """Captions are dealt out evenly; seeded."""
         generator = torch.Generator().manual_seed(0)
         owners = np.sort(np.arange(captions) % images)
-        found = torch.nn.functional.normalize(torch.randn(images, width, generator=generator), dim=1)
+        vectors = torch.nn.functional.normalize(torch.randn(images, width, generator=generator), dim=1)
         # Cosines of about 0.15 to the own image, where others have 0 with a deviation of 1 / sqrt(width).
         texts = torch.randn(captions, width, generator=generator) * (6.6 / width**0.5)
-        texts = torch.nn.functional.normalize(texts.add_(found[torch.from_numpy(owners)]), dim=1)
-        return cls(found, texts, owners)
+        texts = torch.nn.functional.normalize(texts.add_(vectors[torch.from_numpy(owners)]), dim=1)
+        return cls(vectors, texts, owners)
 
     @cached_property
     def matches(self) -> Matches:
@@ -103,11 +103,11 @@ def faiss_flat(work: Work) -> None:
 def ranx_evaluate(work: Work) -> None:
     from ranx import Qrels, Run, evaluate
 
-    for found, relevant in zip(top(work), work.relevant.values(), strict=True):
+    for lists, relevant in zip(top(work), work.relevant.values(), strict=True):
         scores = {f"{item}": 1.0 - place / 100 for place, item in enumerate(range(_K))}
         run = {
             str(query): dict(zip(map(str, items), scores.values(), strict=False))
-            for query, items in enumerate(found.tolist())
+            for query, items in enumerate(lists.tolist())
         }
         qrels = {str(query): {str(item): 1 for item in items} for query, items in enumerate(relevant)}
         evaluate(Qrels(qrels), Run(run), ["hit_rate@1", "hit_rate@5", "hit_rate@10", "map@10", "mrr", "ndcg@10"])
@@ -121,8 +121,8 @@ def sentence_transformers(work: Work) -> None:
             return self.embedded
 
     sides = {"t2i": (work.texts, work.images), "i2t": (work.images, work.texts)}
-    for way, relevant in work.relevant.items():
-        queries, gallery = sides[way]
+    for direction, relevant in work.relevant.items():
+        queries, gallery = sides[direction]
         evaluator = Evaluator(
             {str(query): "" for query in range(len(queries))},
             {str(item): "" for item in range(len(gallery))},
@@ -162,14 +162,14 @@ OTHERS: dict[str, tuple[str, Callable[[Work], object]]] = {
 }
 
 
-def peak_above(work: Work, way: Callable[[Work], object]) -> float:
+def peak_above(work: Work, run: Callable[[Work], object]) -> float:
     """MiB that doing it adds to what this process holds, at most; libraries are loaded by a small piece of it first."""
     small = Work.make(20, captions=100, width=work.images.shape[1])
-    way(small)
+    run(small)
     # Linux forgets the peak so far.
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    way(work)
+    run(work)
     return (_status("VmHWM") - before) / 1024
 
 
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--no-others", dest="others", action="store_false", help="leave out what other packages do")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    others = [way for package, way in OTHERS.items() if arguments.others and importlib.util.find_spec(package)]
+    others = [run for package, run in OTHERS.items() if arguments.others and importlib.util.find_spec(package)]
     ways = WAYS | dict(others)
     if arguments.memory_of == "train":
         print(json.dumps(measure_training_set(arguments.train_queries, width=arguments.width)))
@@ -232,7 +232,7 @@ def main() -> None:
         "eval",
         work=f"{arguments.images:,} images x {arguments.captions:,} captions x {arguments.width}, both directions",
         floor=_FLOOR,
-        ways={name: partial(way, work) for name, way in ways.items()},
+        ways={name: partial(run, work) for name, run in ways.items()},
         rounds=arguments.rounds,
         peaks={name: PeakMebibytes(alone(name)) for name in ways} if _STATUS.exists() else None,
     )

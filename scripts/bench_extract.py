@@ -211,7 +211,7 @@ def bench_images(dataset: Path, model: str, *, label: str, rounds: int) -> None:
         f"extract-images-{label}",
         work=f"{len(names):,} JPEGs of 640x480, {label}, fp32, {CORES} cores",
         floor="floor: decode, then encode",
-        ways={name: way for name, (way, _) in ways.items()},
+        ways={name: run for name, (run, _) in ways.items()},
         units={name: count for name, (_, count) in ways.items()},
         rounds=rounds,
         warm_up=False,
@@ -264,8 +264,8 @@ def main() -> None:
         folder = Path(name)
         images, captions = write_data(folder, images=arguments.images, captions=arguments.captions)
         for label in arguments.models.split(","):
-            made = label == "ViT-B/32"
-            model = write_checkpoint(folder / "vit-b-32.pt") if made else ASSETS / f"{label}.pt"
+            real = label == "ViT-B/32"
+            model = write_checkpoint(folder / "vit-b-32.pt") if real else ASSETS / f"{label}.pt"
             words = {"label": label.lower().replace("/", "-"), "rounds": arguments.rounds}
             bench_images(images, str(model), **words)
             bench_captions(captions, str(model), **words)

@@ -95,11 +95,11 @@ def ours(cache: FeatureCache, *, batch: int) -> Callable[[], None]:
 
     def epoch() -> None:
         batches = plan_epoch(pairs, [config], epoch=1)
-        for number, found in enumerate(features.batches([batch.places for batch in batches])):
-            chosen = batches[number]
+        for number, loaded in enumerate(features.batches([batch.places for batch in batches])):
+            batch = batches[number]
             stack.step(
-                found,
-                matching=lambda rows, chosen=chosen: chosen.matching(rows, device="cpu"),
+                loaded,
+                matching=lambda rows, batch=batch: batch.matching(rows, device="cpu"),
                 rates=[config.lr],
                 margins=stack.margins([0.0]),
             )
@@ -143,13 +143,13 @@ def fancy_batches(path: Path, *, images: int, batch: int, steps: int) -> Iterato
     with h5py.File(path, "r", locking=False) as file:
         for _ in range(steps):
             rows = np.sort(np.random.default_rng(0).choice(images, size=batch, replace=False))
-            found = file["image/features"][rows], file["text/features"][CAPTIONS * rows]
-            yield tuple(torch.from_numpy(features).float() for features in found)
+            rows_read = file["image/features"][rows], file["text/features"][CAPTIONS * rows]
+            yield tuple(torch.from_numpy(features).float() for features in rows_read)
 
 
-def memory_batches(held: tuple, *, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def memory_batches(features: tuple, *, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """An epoch of batches of float32 tensors in memory."""
-    images, texts = held
+    images, texts = features
     for rows in torch.randperm(len(images)).split(batch):
         yield images[rows], texts[CAPTIONS * rows + torch.randint(CAPTIONS, (len(rows),))]
 
@@ -191,7 +191,7 @@ def bench_epoch(folder: Path, *, images: int, batch: int, rounds: int) -> None:
     """One epoch by every way; those that are slow do a part of it, which the rate is computed from."""
     cache = make_cache(folder / "bench.h5", images=images)
     steps = -(-images // batch)
-    held = torch.tensor(cache.image_features[:]).float(), torch.tensor(cache.text_features[:]).float()
+    features = torch.tensor(cache.image_features[:]).float(), torch.tensor(cache.text_features[:]).float()
     loader = DataLoader(Rows(cache.path, images=min(images, 20 * batch)), batch_size=batch, shuffle=True)
     encode, parts = (
         re_encoding(folder),
@@ -208,10 +208,10 @@ def bench_epoch(folder: Path, *, images: int, batch: int, rounds: int) -> None:
             floor: lambda: products_alone(batch=batch, steps=steps),
             "the same by torch.bmm": lambda: products_alone(batch=batch, steps=steps, torch_only=True),
             "clipret": ours(cache, batch=batch),
-            "in memory, plain loop": lambda: plain_loop(cache, memory_batches(held, batch=batch)),
+            "in memory, plain loop": lambda: plain_loop(cache, memory_batches(features, batch=batch)),
             fancy: lambda: plain_loop(cache, fancy_batches(cache.path, images=images, batch=batch, steps=40)),
             loaded: lambda: plain_loop(cache, ((image.float(), text.float()) for image, text in loader)),
-            reference: lambda: plain_loop(cache, islice(memory_batches(held, batch=batch), 2), broadcast=True),
+            reference: lambda: plain_loop(cache, islice(memory_batches(features, batch=batch), 2), broadcast=True),
             encoding: lambda: encode(64),
         },
         units={

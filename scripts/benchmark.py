@@ -56,17 +56,17 @@ def compare(
     peaks  name -> memory, where it was measured apart
     units  name -> images, captions ... that the way does; rates are reported, and ways that do fewer are scaled up
     """
-    for way in ways.values() if warm_up else ():
-        way()
+    for run in ways.values() if warm_up else ():
+        run()
     seconds, peaks = {label: [] for label in ways}, dict(peaks or {})
     for _ in range(rounds):
-        for label, way in ways.items():
+        for label, run in ways.items():
             started = time.perf_counter()
-            found = way()
-            taken = found if isinstance(found, Seconds) else time.perf_counter() - started
+            result = run()
+            taken = result if isinstance(result, Seconds) else time.perf_counter() - started
             seconds[label].append(taken * (units[floor] / units[label] if units else 1))
-            if isinstance(found, PeakMebibytes):
-                peaks[label] = max(found, peaks.get(label, found))
+            if isinstance(result, PeakMebibytes):
+                peaks[label] = max(result, peaks.get(label, result))
     medians = {label: statistics.median(times) for label, times in seconds.items()}
     rows = [
         {

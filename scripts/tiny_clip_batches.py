@@ -80,8 +80,8 @@ class Captions:
         else:
             alone = kind >= mix.name + mix.name_and_keywords
             count = random.integers(1, (mix.lone_keywords if alone else mix.added_keywords) + 1)
-            chosen = random.permutation(len(keywords))[:count]
-            phrases = [*([] if alone else [name]), *(keywords[position] for position in chosen)]
+            places = random.permutation(len(keywords))[:count]
+            phrases = [*([] if alone else [name]), *(keywords[position] for position in places)]
         words = [token for phrase in phrases for token in phrase]
         return [self._start, *words[: self._mix.longest - 2], self._end]
 
@@ -93,7 +93,7 @@ class Batches:
         self._pixels = torch.from_numpy(drawings.pixels)
         self._flippable = torch.tensor([concept.flippable for concept in concepts])
         rows = [np.flatnonzero(drawings.concepts == concept) for concept in range(len(concepts))]
-        self._drawn = np.array([concept for concept, found in enumerate(rows) if len(found)])
+        self._drawn = np.array([concept for concept, keywords in enumerate(rows) if len(keywords)])
         self._rows, self._captions, self._size, self._group = rows, captions, size, group
 
     @property

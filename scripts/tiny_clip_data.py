@@ -114,8 +114,8 @@ class Drawings:
 
     def only(self, packages: tuple[str, ...]) -> "Drawings":
         """The drawings of these packages."""
-        chosen = np.isin(self.styles, [row for row, source in enumerate(STYLES) if source.package in packages])
-        return Drawings(self.pixels[chosen], self.concepts[chosen], self.styles[chosen])
+        mask = np.isin(self.styles, [row for row, source in enumerate(STYLES) if source.package in packages])
+        return Drawings(self.pixels[mask], self.concepts[mask], self.styles[mask])
 
 
 def fetch(sources, *, folder: Path) -> None:
@@ -126,9 +126,9 @@ def fetch(sources, *, folder: Path) -> None:
         if not path.exists():
             command = ["npm", "pack", f"{source.package}@{source.version}", "--silent"]
             subprocess.run([*command, "--pack-destination", str(folder)], check=True, stdout=subprocess.DEVNULL)
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != source.sha256:
-            raise SystemExit(f"{path} has sha256 {found}, expected {source.sha256}; delete it and run again.")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != source.sha256:
+            raise SystemExit(f"{path} has sha256 {digest}, expected {source.sha256}; delete it and run again.")
 
 
 def bare(key: str) -> str:
@@ -193,12 +193,12 @@ def _render_all(concepts: list[Concept], *, folder: Path) -> Iterator[tuple[np.n
     rows = {concept.key: row for row, concept in enumerate(concepts)}
     names = _name_index(concepts)
     for style, source in enumerate(STYLES):
-        found = {}
+        files = {}
         for key, image in DRAWINGS[source.kind](folder / source.archive, names):
-            if key in rows and key not in found:
-                found[key] = image
-        zoom = _common_zoom(found.values())
-        for key, image in found.items():
+            if key in rows and key not in files:
+                files[key] = image
+        zoom = _common_zoom(files.values())
+        for key, image in files.items():
             yield _framed(image, zoom=zoom), np.int64(rows[key]), np.int64(style)
 
 

@@ -77,9 +77,9 @@ class Monitor:
         text = torch.cat([towers.embed_texts(part.to(device)).cpu() for part in self.tokens.split(256)])
         results = {}
         for name, rows in self.galleries.items():
-            chosen = torch.isin(self.caption_images, rows)
-            own = self.caption_images[chosen][:, None] == rows
-            similarity = text[chosen] @ image[rows].T
+            mask = torch.isin(self.caption_images, rows)
+            own = self.caption_images[mask][:, None] == rows
+            similarity = text[mask] @ image[rows].T
             results[name] = (_recalls(similarity, own), _recalls(similarity.T, own.T))
         return results
 

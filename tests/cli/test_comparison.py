@@ -19,7 +19,7 @@ COUNTS = np.tile([1, 2, 3], 15)
 
 
 @pytest.fixture(autouse=True)
-def made(tmp_path, monkeypatch):
+def measured_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     zero_shot = random_head(np.random.default_rng(0), counts=COUNTS)
     for name, seed, spread, config in (
@@ -176,5 +176,5 @@ def test_an_encoding_without_our_characters_costs_no_result(encoding):
     command = [sys.executable, "-m", "clipret", "compare", *WORDS]
     done = subprocess.run([*command, "-q"], env=environment, capture_output=True, check=True)
     assert b"1 loss=margin" in done.stdout
-    told = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True).stdout
-    assert json.loads(told.decode(encoding)) == compare(CompareConfig(runs=WORDS))
+    output = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True).stdout
+    assert json.loads(output.decode(encoding)) == compare(CompareConfig(runs=WORDS))

@@ -253,8 +253,8 @@ def test_what_people_have_is_read_and_what_was_put_right_is_told(run, tmp_path, 
     table_of, _, _ = squeezed(out).partition("wordsacaption")
     expected = [f"images {images}; 0 are not there", f"captions {captions};", f"split by {split_by} too long"]
     assert [words for words in map(squeezed, expected) if words not in table_of] == []
-    told = table_of.partition(squeezed("get truncated"))[2]
-    assert told == squeezed("".join(f"remark {remark}" for remark in remarks).replace("HERE", str(tmp_path)))
+    lines = table_of.partition(squeezed("get truncated"))[2]
+    assert lines == squeezed("".join(f"remark {remark}" for remark in remarks).replace("HERE", str(tmp_path)))
 
 
 def squeezed(text):

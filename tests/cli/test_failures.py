@@ -35,10 +35,10 @@ def test_tables_are_shown_and_the_result_is_kept(call):
     kept = json.loads(Path("runs/0001-margin-linear/errors.json").read_text(encoding="utf-8"))
     assert kept == find_failures(FailuresConfig())
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    for way, asks in (("t2i", "captions, among 12 images"), ("i2t", "images, among")):
-        assert sum(line.startswith(f"{way}: the worst of ") and asks in line for line in lines) == 1
+    for direction, asks in (("t2i", "captions, among 12 images"), ("i2t", "images, among")):
+        assert sum(line.startswith(f"{direction}: the worst of ") and asks in line for line in lines) == 1
         for title in ("ranks against zero-shot: ", "hubs, ", "by caption length and matching items"):
-            assert sum(line.startswith(f"{way}: {title}") for line in lines) == 1
+            assert sum(line.startswith(f"{direction}: {title}") for line in lines) == 1
     assert max(map(len, out.splitlines())) <= 100
     assert lines[-1] == "run runs/0001-margin-linear, cache made.h5, protocol split, test"
     assert "ranking 24/24" in err

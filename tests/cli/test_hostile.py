@@ -68,8 +68,8 @@ def no_heads(folder):
     tensors = {name: tensor.numpy() for name, tensor in file.read_unchecked().items()}
     about = json.loads(file.metadata["clipret"])
     about["protocols"][0]["heads"] = []
-    told = json.dumps(about)
-    metadata = {"clipret": told, "sha256": rankings._digest(told, tensors)}
+    text = json.dumps(about)
+    metadata = {"clipret": text, "sha256": rankings._digest(text, tensors)}
     save_file({name: torch.from_numpy(values.copy()) for name, values in tensors.items()}, path, metadata=metadata)
 
 

@@ -36,7 +36,7 @@ class Child:
         self.pid = self._process.pid
         self.lines, self.told = [], []
         streams = ((self._process.stdout, self.lines), (self._process.stderr, self.told))
-        self._readers = [threading.Thread(target=self._read, args=each, daemon=True) for each in streams]
+        self._readers = [threading.Thread(target=self._read, args=arguments, daemon=True) for arguments in streams]
         for reader in self._readers:
             reader.start()
 
@@ -79,8 +79,8 @@ def child():
         return children[-1]
 
     yield start
-    for each in children:
-        each.kill()
+    for child in children:
+        child.kill()
 
 
 @pytest.mark.parametrize("number", list(STATUS))
@@ -89,10 +89,10 @@ def test_the_first_signal_lets_the_batch_be_finished_and_reported(number, option
     process = child("steps", *options)
     process.until("begin 3")
     process.send(number)
-    status, told = process.finish()
+    status, output = process.finish()
     assert status == STATUS[number]
     assert process.lines[-2:] == ["end 3", "closed"]
-    assert told == [FINISHING, f"error: {WORD[number]}; go on with: again"]
+    assert output == [FINISHING, f"error: {WORD[number]}; go on with: again"]
 
 
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)])
@@ -102,10 +102,10 @@ def test_the_second_signal_stops_at_once(first, second, child):
     process.send(first)
     process.until(FINISHING)
     process.send(second)
-    status, told = process.finish()
+    status, output = process.finish()
     assert status == STATUS[second]
     assert process.lines[-2:] == ["begin 2", "closed"]
-    assert told == [FINISHING, f"error: {WORD[second]}; go on with: again"]
+    assert output == [FINISHING, f"error: {WORD[second]}; go on with: again"]
 
 
 @pytest.mark.parametrize("number", list(STATUS))
@@ -114,18 +114,18 @@ def test_before_anything_is_reported_the_first_signal_stops_at_once(number, chil
     process.until("begin 1")
     started = time.monotonic()
     process.send(number)
-    status, told = process.finish()
+    status, output = process.finish()
     assert time.monotonic() - started < 20
     assert (status, process.lines[-1]) == (STATUS[number], "closed")
-    assert told == [f"error: {WORD[number]}; go on with: again"]
+    assert output == [f"error: {WORD[number]}; go on with: again"]
 
 
 def test_a_stage_that_finishes_all_the_same_is_done(child):
     process = child("last")
     process.until("begin 2")
     process.send(signal.SIGINT)
-    status, told = process.finish()
-    assert (status, told) == (0, [FINISHING])
+    status, output = process.finish()
+    assert (status, output) == (0, [FINISHING])
     assert "".join(process.lines).endswith('{  "finished": true}')
 
 
@@ -138,10 +138,10 @@ def test_a_stage_that_does_not_end_is_ended_from_outside(child):
         process.send(signal.SIGINT)
         time.sleep(0.02)
     started = time.monotonic()
-    status, told = process.finish()
+    status, output = process.finish()
     assert time.monotonic() - started < 20
     assert (status, process.lines[-1]) == (130, "ignored")
-    assert told == [FINISHING, "error: interrupted; go on with: again"]
+    assert output == [FINISHING, "error: interrupted; go on with: again"]
 
 
 def test_errors_of_a_stage_that_is_stopped_at_once_are_not_the_users(child):
@@ -163,9 +163,9 @@ def test_a_second_ctrl_c_ends_workers_in_a_long_computation_too(child):
     process.until(FINISHING)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    status, told = process.finish()
+    status, output = process.finish()
     assert time.monotonic() - started < 20
-    assert (status, told) == (130, [FINISHING, "error: interrupted; go on with: again"])
+    assert (status, output) == (130, [FINISHING, "error: interrupted; go on with: again"])
     until = time.monotonic() + 5
     while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < until:
         time.sleep(0.01)
@@ -181,17 +181,17 @@ def interrupted(stage, *, quiet=True) -> int:
 
 @pytest.mark.parametrize("number", list(STATUS))
 def test_handlers_are_as_before_once_the_stage_has_ended(number, capsys):
-    before = [signal.getsignal(each) for each in STATUS]
+    before = [signal.getsignal(number) for number in STATUS]
     inside = []
 
     def stage(config, *, on_progress):
-        inside.extend(signal.getsignal(each) for each in STATUS)
+        inside.extend(signal.getsignal(number) for number in STATUS)
         on_progress(Progress("steps", 1, 2))
         signal.raise_signal(number)
         on_progress(Progress("steps", 2, 2))
 
     assert interrupted(stage) == STATUS[number]
-    assert [signal.getsignal(each) for each in STATUS] == before
+    assert [signal.getsignal(number) for number in STATUS] == before
     assert not set(inside) & set(before)
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {WORD[number]}; again"
 
@@ -204,9 +204,9 @@ def test_the_last_report_of_a_phase_is_shown_before_the_interruption(capsys):
         raise AssertionError("the report before was the last")
 
     assert interrupted(stage, quiet=False) == 130
-    told = capsys.readouterr().err.splitlines()
-    assert any(line.startswith("steps 2/2") for line in told)
-    assert FINISHING in told
+    output = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("steps 2/2") for line in output)
+    assert FINISHING in output
 
 
 def test_a_stage_without_batches_is_stopped_by_the_first_signal(capsys):
@@ -278,16 +278,16 @@ def test_signals_that_the_process_was_started_to_ignore_stay_ignored(monkeypatch
 
 
 def test_outside_the_main_thread_a_stage_runs_without_handlers():
-    found, before = [], signal.getsignal(signal.SIGINT)
+    handlers, before = [], signal.getsignal(signal.SIGINT)
 
     def stage(config, *, on_progress):
         on_progress(Progress("steps", 1, 1))
         return signal.getsignal(signal.SIGINT) == before
 
-    thread = threading.Thread(target=lambda: found.append(run(stage, None, quiet=True, on_interrupt="again")))
+    thread = threading.Thread(target=lambda: handlers.append(run(stage, None, quiet=True, on_interrupt="again")))
     thread.start()
     thread.join()
-    assert found == [True]
+    assert handlers == [True]
 
 
 def test_a_forked_process_leaves_ctrl_c_to_its_parent_and_dies_of_sigterm():

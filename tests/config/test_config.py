@@ -64,7 +64,7 @@ def test_the_command_of_a_training_gives_its_settings_back():
 
 
 @pytest.mark.parametrize(
-    ("given", "kept", "middle", "quantile"),
+    ("text", "kept", "middle", "quantile"),
     [
         (0.3, 0.3, 0.3, None),
         ("-0.25", -0.25, -0.25, None),
@@ -73,8 +73,8 @@ def test_the_command_of_a_training_gives_its_settings_back():
         ("auto:0.5", "auto:0.5", 0.0, 0.5),
     ],
 )
-def test_a_margin_is_a_number_a_schedule_or_a_quantile(given, kept, middle, quantile):
-    margin = Margin.parse(given)
+def test_a_margin_is_a_number_a_schedule_or_a_quantile(text, kept, middle, quantile):
+    margin = Margin.parse(text)
     assert (margin.given, margin.at(0.5), margin.quantile) == (kept, pytest.approx(middle), quantile)
 
 

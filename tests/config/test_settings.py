@@ -53,8 +53,8 @@ def test_a_value_is_checked_by_what_its_field_says(settings, message):
 
 
 def test_paths_and_tuples_are_what_their_fields_say():
-    made = Cooking("x", spices=["pepper"])
-    assert (made.file, made.spices, made.guests) == (Path("x"), ("pepper",), None)
+    config = Cooking("x", spices=["pepper"])
+    assert (config.file, config.spices, config.guests) == (Path("x"), ("pepper",), None)
 
 
 def test_the_docstring_names_every_setting():

@@ -50,11 +50,11 @@ def test_values_may_come_as_python_has_them_and_equal_ones_come_once():
 
 
 @pytest.mark.parametrize(
-    ("given", "seeds"),
+    ("setting", "seeds"),
     [("3", (0, 1, 2)), (2, (0, 1)), ("0,5,7", (0, 5, 7)), ("5,", (5,)), ([7, 3, 7], (7, 3)), (1, (0,))],
 )
-def test_seeds_are_a_count_or_a_list(given, seeds):
-    assert SweepConfig("c.h5", seeds=given).seeds == seeds
+def test_seeds_are_a_count_or_a_list(setting, seeds):
+    assert SweepConfig("c.h5", seeds=setting).seeds == seeds
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_a_range_is_uniform_in_itself_or_in_its_logarithm():
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_a_range_of_whole_numbers_gives_whole_numbers_and_both_ends(scale):
     generator = np.random.default_rng(0)
-    found = SweepConfig("c.h5", axes={"batch_size": {"low": 2, "high": 5, "scale": scale}}).axes["batch_size"]
-    drawn = [found.draw(generator) for _ in range(300)]
+    batch_sizes = SweepConfig("c.h5", axes={"batch_size": {"low": 2, "high": 5, "scale": scale}}).axes["batch_size"]
+    drawn = [batch_sizes.draw(generator) for _ in range(300)]
     assert all(type(value) is int for value in drawn)
     assert set(drawn) == {2, 3, 4, 5}
 

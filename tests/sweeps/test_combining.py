@@ -42,12 +42,12 @@ def refusal(**settings):
 
 
 def test_all_combinations_come_in_the_order_of_the_axes():
-    found = combine(axes={"margin": "0,0.2", "lr": "1e-4,3e-4"}, memory_limit=2, device="cpu")
-    assert found == [
+    configs = combine(axes={"margin": "0,0.2", "lr": "1e-4,3e-4"}, memory_limit=2, device="cpu")
+    assert configs == [
         TrainConfig("c.h5", margin=margin, lr=lr, memory_limit=2, device="cpu")
         for margin, lr in itertools.product((0.0, 0.2), (1e-4, 3e-4))
     ]
-    assert varied(found) == ["margin", "lr"]
+    assert varied(configs) == ["margin", "lr"]
 
 
 def test_nothing_given_is_one_configuration_of_defaults():
@@ -71,8 +71,8 @@ def test_nothing_given_is_one_configuration_of_defaults():
     ],
 )
 def test_settings_that_a_combination_has_no_use_for_make_no_combinations(axes, count):
-    found = combine(axes=axes)
-    assert len(found) == len(set(found)) == count
+    configs = combine(axes=axes)
+    assert len(configs) == len(set(configs)) == count
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_what_is_wrong_with_a_combination_is_said(axes, text):
 
 def test_a_file_holds_values_lists_and_text_with_commas(grid):
     path = grid("loss: [margin, infonce]\nmargin: 0:0.2,auto\nlr: [1e-4, 3.0e-4]\nema: [null, 0.9]\nhead: linear\n")
-    found = combine(grid=path)
-    assert len(found) == (2 + 1) * 2 * 2
-    assert {config.margin for config in found} == {"0:0.2", "auto", 0.1}
-    assert {config.lr for config in found} == {1e-4, 3e-4}
-    assert {config.ema for config in found} == {None, 0.9}
+    configs = combine(grid=path)
+    assert len(configs) == (2 + 1) * 2 * 2
+    assert {config.margin for config in configs} == {"0:0.2", "auto", 0.1}
+    assert {config.lr for config in configs} == {1e-4, 3e-4}
+    assert {config.ema for config in configs} == {None, 0.9}
 
 
 def test_a_list_of_mappings_is_the_union_of_their_grids(grid):
@@ -132,8 +132,8 @@ def test_a_list_of_mappings_is_the_union_of_their_grids(grid):
 
 def test_options_hold_for_all_of_a_file_and_replace_what_it_says(grid):
     path = grid("- {loss: margin, lr: [1, 2, 3]}\n- {loss: infonce}\n")
-    found = combine(grid=path, axes={"lr": "1e-4,3e-4", "margin": "0.3"})
-    assert [(config.loss, config.lr, config.margin) for config in found] == [
+    configs = combine(grid=path, axes={"lr": "1e-4,3e-4", "margin": "0.3"})
+    assert [(config.loss, config.lr, config.margin) for config in configs] == [
         ("margin", 1e-4, 0.3),
         ("margin", 3e-4, 0.3),
         ("infonce", 1e-4, 0.1),
@@ -251,9 +251,9 @@ def test_a_grid_too_large_to_write_down_is_drawn_from():
 
 
 @pytest.mark.parametrize(
-    ("axes", "found"), [({"lr": "1,2,3", "beta1": "0.1,0.2"}, 6), ({"batch_size": {"low": 1, "high": 4}}, 4)]
+    ("axes", "count"), [({"lr": "1,2,3", "beta1": "0.1,0.2"}, 6), ({"batch_size": {"low": 1, "high": 4}}, 4)]
 )
-def test_more_than_there_are_cannot_be_drawn(axes, found):
+def test_more_than_there_are_cannot_be_drawn(axes, count):
     assert refusal(axes=axes, random=7) == (
-        f"--random is 7, but there are only {found} different combinations; draw fewer, or train all."
+        f"--random is 7, but there are only {count} different combinations; draw fewer, or train all."
     )

@@ -38,15 +38,15 @@ def made_up(monkeypatch):
                 [TrainConfig(**(vars(config) | {"epochs": 0, "steps": None})) for config in configs], going_on=True
             )
             for place, (config, result) in enumerate(zip(configs, real, strict=True)):
-                given = score(config)
-                told = (
-                    {"run": result["run"], "error": given}
-                    if isinstance(given, str)
-                    else {**result, "val_rsum": given, "seconds": 1.5}
+                rsum = score(config)
+                result = (
+                    {"run": result["run"], "error": rsum}
+                    if isinstance(rsum, str)
+                    else {**result, "val_rsum": rsum, "seconds": 1.5}
                 )
                 path = Path(result["run"], "result.json")
-                path.unlink() if "error" in told else path.write_text(json.dumps(told))
-                on_run(place, told)
+                path.unlink() if "error" in result else path.write_text(json.dumps(result))
+                on_run(place, result)
             return []
 
         monkeypatch.setattr(stage, "train_many", fake)
@@ -100,15 +100,15 @@ def test_the_leaderboard_is_the_means_and_sample_deviations_best_first(settings)
             assert float(row["val_rsum_mean"]) == pytest.approx(expected[-1][0])
             assert float(row["val_rsum_std"]) == pytest.approx(expected[-1][1])
     expected.sort(key=lambda entry: -entry[0])
-    found = result["configurations"]
-    assert [entry["number"] for entry in found] == [number for _, _, number in expected]
+    entries = result["configurations"]
+    assert [entry["number"] for entry in entries] == [number for _, _, number in expected]
     np.testing.assert_allclose(
-        [(entry["val_rsum"]["mean"], entry["val_rsum"]["std"]) for entry in found],
+        [(entry["val_rsum"]["mean"], entry["val_rsum"]["std"]) for entry in entries],
         [entry[:2] for entry in expected],
         atol=1e-12,
     )
-    assert all(entry["seeds"] == [0, 1, 5] for entry in found)
-    assert result["chosen"]["number"] == found[0]["number"]
+    assert all(entry["seeds"] == [0, 1, 5] for entry in entries)
+    assert result["chosen"]["number"] == entries[0]["number"]
     assert result["varied"] == ["loss", "lr"]
     assert result["fixed"]["epochs"] == 3
     assert not {"loss", "lr"} & set(result["fixed"])
@@ -117,8 +117,8 @@ def test_the_leaderboard_is_the_means_and_sample_deviations_best_first(settings)
 def test_a_setting_that_a_configuration_has_no_use_for_has_no_value(settings, made_up):
     made_up(lambda config: 1.0)
     result = sweep(settings(axes={"loss": "margin,infonce", "margin": "0.1,0.3", "lr": "1e-3"}))
-    told = [(entry["settings"]["loss"], entry["settings"]["margin"]) for entry in result["configurations"]]
-    assert told == [("margin", 0.1), ("margin", 0.3), ("infonce", None)]
+    settings = [(entry["settings"]["loss"], entry["settings"]["margin"]) for entry in result["configurations"]]
+    assert settings == [("margin", 0.1), ("margin", 0.3), ("infonce", None)]
     assert [row["margin"] for row in table(result)] == ["0.1", "0.1", "0.3", "0.3", "", ""]
     assert "violation" not in result["fixed"]
     assert {"reduction", "temperature"} <= set(result["fixed"])
@@ -126,15 +126,19 @@ def test_a_setting_that_a_configuration_has_no_use_for_has_no_value(settings, ma
 
 def test_test_figures_are_means_over_the_seeds_of_the_chosen_one_alone(settings):
     result = sweep(settings(seeds=3))
-    chosen = result["configurations"][0]
-    reports = [evaluate(EvalConfig(head=run)) for run in chosen["runs"]]
-    for way in WAYS:
+    best = result["configurations"][0]
+    reports = [evaluate(EvalConfig(head=run)) for run in best["runs"]]
+    for direction in WAYS:
         for cut in CUTS:
-            values = [report["results"]["trained"][way][cut] for report in reports]
-            assert chosen["test"][way][cut] == pytest.approx({"mean": np.mean(values), "std": np.std(values, ddof=1)})
-    sums = [sum(report["results"]["trained"][way][cut] for way in WAYS for cut in CUTS) for report in reports]
-    assert chosen["test"]["rsum"] == pytest.approx({"mean": np.mean(sums), "std": np.std(sums, ddof=1)})
-    assert result["chosen"]["test"] == chosen["test"]
+            values = [report["results"]["trained"][direction][cut] for report in reports]
+            assert best["test"][direction][cut] == pytest.approx(
+                {"mean": np.mean(values), "std": np.std(values, ddof=1)}
+            )
+    sums = [
+        sum(report["results"]["trained"][direction][cut] for direction in WAYS for cut in CUTS) for report in reports
+    ]
+    assert best["test"]["rsum"] == pytest.approx({"mean": np.mean(sums), "std": np.std(sums, ddof=1)})
+    assert result["chosen"]["test"] == best["test"]
     zero_shot = reports[0]["results"]["zero-shot"]
     assert result["zero_shot"]["test"]["t2i"]["R@5"] == {"mean": zero_shot["t2i"]["R@5"], "std": None}
     assert result["protocol"] == reports[0]["protocol"]
@@ -200,12 +204,12 @@ def test_a_configuration_that_fails_with_one_seed_comes_after_those_that_do_not(
 
     made_up(score)
     result = sweep(settings(axes={"lr": "0.1,0.01,0.001"}))
-    found = result["configurations"]
-    assert [entry["settings"]["lr"] for entry in found] == [0.001, 0.01, 0.1]
-    assert found[1]["failed"] == {"1": "it broke."}
-    assert found[1]["val_rsum"] == {"mean": 5.0, "std": None}
-    assert (found[2]["val_rsum"], found[2]["failed"]) == (None, {"0": "it broke.", "1": "it broke."})
-    assert found[0]["val_rsum"] == {"mean": 1.0, "std": 0.0}
+    entries = result["configurations"]
+    assert [entry["settings"]["lr"] for entry in entries] == [0.001, 0.01, 0.1]
+    assert entries[1]["failed"] == {"1": "it broke."}
+    assert entries[1]["val_rsum"] == {"mean": 5.0, "std": None}
+    assert (entries[2]["val_rsum"], entries[2]["failed"]) == (None, {"0": "it broke.", "1": "it broke."})
+    assert entries[0]["val_rsum"] == {"mean": 1.0, "std": 0.0}
     assert [row["val_rsum_mean"] for row in table(result)] == ["", "", "", "", "1.0", "1.0"]
 
 
@@ -311,10 +315,10 @@ def test_sweeps_are_numbered_or_named(settings, made_up):
 
 def test_the_command_of_the_chosen_trains_its_like(settings):
     result = sweep(settings(axes={"loss": "infonce", "temperature": "0.05,0.1"}))
-    chosen = result["chosen"]
-    assert chosen["command"] == (
-        f"clipret train --cache {result['cache']} --loss infonce --temperature {chosen['settings']['temperature']} "
-        f"--epochs 3 --batch-size 8 --lr {chosen['settings']['lr']} --device cpu"
+    best = result["chosen"]
+    assert best["command"] == (
+        f"clipret train --cache {result['cache']} --loss infonce --temperature {best['settings']['temperature']} "
+        f"--epochs 3 --batch-size 8 --lr {best['settings']['lr']} --device cpu"
     )
 
 
