@@ -8,6 +8,7 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import BATCH_SIZES, DatasetConfig, DownloadConfig, ExtractConfig, to_command
+from clipret.datasets import DOWNLOADS
 from clipret.errors import UsageError
 from clipret.reporting.data import check_tables, download_summary
 from clipret.reporting.summaries import extraction_summary
@@ -16,7 +17,7 @@ _BATCH_SIZES = f"{BATCH_SIZES['cpu']} on the CPU, {BATCH_SIZES['cuda']} on a GPU
 
 
 def download(
-    dataset: Annotated[str, typer.Argument(help="coco or flickr30k.", show_default=False)],
+    dataset: Annotated[str, typer.Argument(help=f"{' or '.join(DOWNLOADS)}.", show_default=False)],
     root: Annotated[Path | None, typer.Option(help="Folder to put it in.", show_default="data/DATASET")] = None,
     annotations_only: Annotated[
         bool, typer.Option("--annotations-only", help="Without the images.")

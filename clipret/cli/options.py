@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from clipret.config import EvalConfig
+from clipret.datasets import DATASETS_HELP, SPLITS_HELP
 from clipret.errors import UsageError
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks: the result and errors only.")]
@@ -20,11 +21,7 @@ RunsDir = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 _DATA = "Data set"
 Dataset = Annotated[
     str,
-    typer.Option(
-        help="emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, .jsonl, .parquet or .json file, a "
-        "folder, .tar shards.",
-        rich_help_panel=_DATA,
-    ),
+    typer.Option(help=DATASETS_HELP, rich_help_panel=_DATA),
 ]
 Root = Annotated[
     Path | None, typer.Option(help="Where the data set's files are.", show_default="its own", rich_help_panel=_DATA)
@@ -32,7 +29,7 @@ Root = Annotated[
 SplitRule = Annotated[
     str | None,
     typer.Option(
-        help="Rule that splits the images: 2017 or karpathy (coco), karpathy or hash (flickr30k), given or hash (own).",
+        help=SPLITS_HELP,
         show_default="the first that the data set has",
         rich_help_panel=_DATA,
     ),

@@ -12,11 +12,9 @@ from clipret.config.choices import (
     DATA_DIR,
     DECODINGS,
     DEVICES,
-    DOWNLOADS,
     DTYPES,
     PRECISIONS,
     SEED,
-    SPLIT_RULES,
 )
 from clipret.errors import UsageError
 
@@ -25,9 +23,9 @@ from clipret.errors import UsageError
 class DatasetConfig:
     """Settings that say which images and captions there are, and which split each image is in.
 
-    dataset             a name (emoji, coco, flickr30k), or the path of a data set of one's own
+    dataset             a name, of datasets.NAMED, or the path of people's own data
     root                folder that holds the data set's files; each data set has its own default
-    split               rule that gives each image its split, of SPLIT_RULES; None: the data set's own
+    split               rule that gives each image its split, of those that the data set has; None: its default
     val_fraction        share of the training images that become `val`, where the data set comes without one (COCO)
     restval             whether Karpathy's `restval` images join `train`; they keep their own split otherwise
     captions_per_image  keep the first K captions of each image; None: all
@@ -52,10 +50,8 @@ class DatasetConfig:
     def __post_init__(self):
         as_paths(self, "root")
         if not str(self.dataset).strip():
-            raise UsageError("--dataset is empty; expected emoji, coco, flickr30k or the path of your own data.")
+            raise UsageError("--dataset is empty; expected the name of a data set, or the path of your own data.")
         object.__setattr__(self, "dataset", str(self.dataset))
-        if self.split is not None:
-            one_of("split", self.split, allowed=SPLIT_RULES)
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction is {self.val_fraction}; expected a value from 0 to below 1.")
         if self.captions_per_image is not None:
@@ -89,7 +85,7 @@ class DatasetConfig:
 class DownloadConfig:
     """Settings of fetching a data set's files.
 
-    dataset           coco, or flickr30k, whose images only their owners give away
+    dataset           of datasets.DOWNLOADS
     root              folder to put the files in; data/DATASET by default
     annotations_only  without the images
     base_url          another server with the same paths below it; None: the data set's own
@@ -106,13 +102,10 @@ class DownloadConfig:
 
     def __post_init__(self):
         as_paths(self, "root")
-        one_of("dataset", self.dataset, allowed=DOWNLOADS)
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
             raise UsageError(
                 f"--base-url is '{self.base_url}'; expected an address that starts with http:// or https://."
             )
-        if self.base_url is not None and self.dataset == "flickr30k":
-            raise UsageError("--base-url is of no use to flickr30k: none of its files is fetched.")
         at_least("jobs", self.jobs, low=1, at_most=256)
 
     @property

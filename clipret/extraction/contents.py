@@ -9,7 +9,7 @@ import torch
 from clipret.backbones import Backbone
 from clipret.cache import CacheContents
 from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
-from clipret.datasets import RetrievalDataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.extraction.processes import Rank
 from clipret.images import ImageReader, decode_on_device
 

@@ -29,7 +29,8 @@ from clipret.cache import (
 from clipret.cache.image_keys import split_copies
 from clipret.cache.inspection import count_single_colour
 from clipret.config import ExtractConfig, to_command
-from clipret.datasets import RetrievalDataset, load_dataset
+from clipret.datasets import load_dataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.captions import prompted
 from clipret.errors import CacheError, UsageError
 from clipret.extraction.contents import background_of, cache_contents, measured_decoding

@@ -10,7 +10,7 @@ import pytest
 
 from clipret.annotations.digest import annotation_sha256
 from clipret.cache import SIDES, FeatureCache, assembling, check_rows, check_texts, open_writer
-from clipret.datasets import RetrievalDataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.errors import CacheDamagedError
 from tests.conftest import contents, write_cache
 from tests.helpers.caches import cut, fill, join, tampered, write_shards

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from clipret.config import SPLITS, DatasetConfig
-from clipret.datasets import load_dataset, split_by_hash
-from clipret.datasets.base import RetrievalDataset, finish, split_code, split_container
+from clipret.datasets import load_dataset
+from clipret.datasets.base import RetrievalDataset, finish, split_by_hash, split_code, split_container
 from clipret.errors import DatasetError, UsageError
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -49,14 +49,14 @@ def test_an_unknown_data_set_lists_the_known_ones():
     with pytest.raises(DatasetError) as caught:
         load_dataset(DatasetConfig(dataset="mnist"))
     assert str(caught.value) == (
-        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, "
-        ".jsonl, .parquet or .json file, a folder, or .tar shards."
+        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own data: a folder with "
+        "images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file or .tar shards."
     )
 
 
 @pytest.mark.parametrize(
     ("dataset", "split", "rules"),
-    [("coco", "hash", "2017, karpathy"), ("flickr30k", "2017", "karpathy, hash"), ("a.csv", "karpathy", "given, hash")],
+    [("coco", "hash", "2017, karpathy"), ("flickr30k", "2017", "karpathy, hash"), ("a.tar", "karpathy", "given, hash")],
 )
 def test_a_rule_that_a_data_set_cannot_be_split_by_is_refused(dataset, split, rules):
     with pytest.raises(UsageError) as caught:
