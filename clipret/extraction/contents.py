@@ -55,12 +55,7 @@ def cache_contents(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     return CacheContents(
-        image_ids=dataset.image_ids,
-        image_files=dataset.image_files,
-        image_splits=dataset.image_splits,
-        captions=dataset.captions,
-        caption_ids=dataset.caption_ids,
-        caption_images=dataset.caption_images,
+        **dataset.columns,
         projections=backbone.projections(),
         dtype=config.dtype,
         inputs=inputs,

@@ -5,7 +5,7 @@ import pytest
 
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets import load_dataset
-from clipret.datasets.base import RetrievalDataset, finish, split_by_hash, split_code, split_container
+from clipret.datasets.base import RetrievalDataset, finish, split_by_hash, split_code
 from clipret.errors import DatasetError, UsageError
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -132,20 +132,6 @@ def test_missing_files_are_found_in_folders_of_any_depth(tmp_path):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     assert made(tmp_path, files=files).missing_rows().tolist() == [2, 3, 4]
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("b.jpg", ("", "b.jpg")),
-        ("a/b/c.jpg", ("a/b", "c.jpg")),
-        ("x.tar/c.jpg", ("x.tar", "c.jpg")),
-        ("a/x.tar/b/c.jpg", ("a/x.tar", "b/c.jpg")),
-        ("x.target/c.jpg", ("x.target", "c.jpg")),
-    ],
-)
-def test_a_file_is_in_a_folder_or_in_a_tar_file(name, parts):
-    assert split_container(name) == parts
 
 
 def test_whatever_a_reader_decides_changes_the_sha256(tmp_path):
