@@ -120,18 +120,16 @@ def needed_bytes(contents: CacheContents, *, part: Part | None = None, features:
 
 def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> shape and type of the arrays that are written row by row; of a part, of its rows only."""
-    counts = {"image": len(contents.image_ids), "text": len(contents.captions)}
-    if part is not None:
-        counts = {side: len(rows) for side, rows in part.rows.items()}
-    found = {}
+    counts = contents.counts if part is None else {side: len(rows) for side, rows in part.rows.items()}
+    arrays = {}
     for side, count in counts.items():
-        found[f"{side}/features"] = (count, contents.projections[f"{side}/weight"].shape[0]), contents.dtype
-        found[f"{side}/state"] = (count,), "uint8"
+        arrays[f"{side}/features"] = (count, contents.projections[f"{side}/weight"].shape[0]), contents.dtype
+        arrays[f"{side}/state"] = (count,), "uint8"
         for name, (shape, kind) in _NOTES[side].items():
-            found[f"{side}/{name}"] = (count, *shape), kind
-        found[f"{side}/checksum"] = (count,), "uint32"
-        found[f"{side}/micro_batch"] = (2,), "int32"
-    return found
+            arrays[f"{side}/{name}"] = (count, *shape), kind
+        arrays[f"{side}/checksum"] = (count,), "uint32"
+        arrays[f"{side}/micro_batch"] = (2,), "int32"
+    return arrays
 
 
 def _write_columns(file: h5py.File, contents: CacheContents) -> None:
@@ -142,7 +140,7 @@ def _write_columns(file: h5py.File, contents: CacheContents) -> None:
         ("text/caption", contents.captions),
     ):
         column = file.create_dataset(name, shape=(len(texts),), dtype=h5py.string_dtype())
-        # In pieces: h5py makes copies of what it is given.
+        # In pieces: h5py makes copies of its input.
         for start in range(0, len(texts), _CHUNK):
             column[start : start + _CHUNK] = texts[start : start + _CHUNK]
     file.create_dataset("image/split", data=contents.image_splits, dtype=np.uint8)

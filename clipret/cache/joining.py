@@ -110,7 +110,7 @@ class _Shards:
     def __init__(self, path: Path, contents: CacheContents, *, parts: list[Part], writers: list[CacheWriter]):
         self._path, self._command = path, contents.about["command"]
         self._parts, self.writers = parts, writers
-        self._counts = {"image": len(contents.image_ids), "text": len(contents.captions)}
+        self._counts = contents.counts
         for side, count in self._counts.items():
             edges = [0, *(part.rows[side].stop for part in parts)]
             assert [part.rows[side].start for part in parts] == edges[:-1], "parts follow each other"

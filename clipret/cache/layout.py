@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipret.annotations import Annotations
 from clipret.errors import CacheFormatError, CacheMismatchError
 
 FORMAT = 1
@@ -26,27 +27,25 @@ RAW = tuple(
 )
 
 
-@dataclass(frozen=True)
-class CacheContents:
-    """All of a cache but its features: what is known before the first image is opened.
+@dataclass(frozen=True, kw_only=True)
+class CacheContents(Annotations):
+    """Annotations, and the rest of a cache but its features: all that is known before the first image is opened.
 
-    image_ids, image_files, image_splits, captions, caption_ids, caption_images  as in datasets.RetrievalDataset
     projections  image/weight, text/weight, logit_scale and perhaps image/bias: CLIP's own head
     dtype        float16 or float32, of the features
     inputs       JSON-ready values that decide the features' values; the fingerprint is made of them
     about        JSON-ready values to keep beside them
     """
 
-    image_ids: list[str]
-    image_files: list[str]
-    image_splits: np.ndarray
-    captions: list[str]
-    caption_ids: list[str]
-    caption_images: np.ndarray
     projections: dict[str, np.ndarray]
     dtype: str
     inputs: dict
     about: dict
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The rows of each side: image, text -> N, M."""
+        return {"image": len(self.image_ids), "text": len(self.captions)}
 
     @property
     def fingerprint(self) -> str:

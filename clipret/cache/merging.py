@@ -1,6 +1,5 @@
 """Caches of different images -> one cache: a collection that grows. The function behind `clipret merge`."""
 
-import dataclasses
 import datetime
 import time
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipret.annotations.digest import annotation_sha256
+from clipret.annotations import concatenate
 from clipret.cache import SIDES, CacheContents, FeatureCache, assemble, cache_blocks, locked, require_same, smallest
 from clipret.cache.image_keys import content_keys
 from clipret.config import SPLITS, MergeConfig, to_command
@@ -61,8 +60,8 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
     return {
         "cache": str(config.out),
         "fingerprint": contents.fingerprint,
-        "images": len(contents.image_ids),
-        "captions": len(contents.captions),
+        "images": contents.counts["image"],
+        "captions": contents.counts["text"],
         "problems": sum(len(cache.problems) for cache in caches),
         "caches": [str(path) for path in config.caches],
         "remarks": remarks,
@@ -172,25 +171,16 @@ def _require_once(what: str, columns: list[tuple[str | None, Path, list[str]]]) 
 
 
 def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str]) -> CacheContents:
-    starts = np.cumsum([0, *(len(cache.image_ids) for cache in caches)])
-    first = caches[0]
-    contents = CacheContents(
-        image_ids=[name for cache in caches for name in cache.image_ids],
-        image_files=[name for cache in caches for name in cache.image_files],
-        image_splits=np.concatenate([cache.image_splits for cache in caches]),
-        captions=[text for cache in caches for text in cache.captions],
-        caption_ids=[name for cache in caches for name in cache.caption_ids],
-        caption_images=np.concatenate(
-            [start + cache.caption_images for start, cache in zip(starts[:-1], caches, strict=True)]
-        ),
+    first, annotations = caches[0], concatenate([cache.annotations for cache in caches])
+    datasets = dict.fromkeys(name for cache in caches for name in cache.inputs["dataset"].split("+"))
+    own = {"dataset": "+".join(datasets), "annotation_sha256": annotations.annotation_sha256}
+    return CacheContents(
+        **annotations.columns,
         projections=first.projections,
         dtype=first.dtype.name,
-        inputs={},
+        inputs=first.inputs | own,
         about=_about(config, caches, remarks=remarks),
     )
-    datasets = dict.fromkeys(name for cache in caches for name in cache.inputs["dataset"].split("+"))
-    own = {"dataset": "+".join(datasets), "annotation_sha256": annotation_sha256(contents)}
-    return dataclasses.replace(contents, inputs=first.inputs | own)
 
 
 def _about(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str]) -> dict:

@@ -1,5 +1,6 @@
 """A finished cache, for reading."""
 
+import dataclasses
 import functools
 import weakref
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from clipret.annotations import Annotations
 from clipret.cache.checksums import Rows, require_whole, unfit
 from clipret.cache.heaps import is_column_readable
 from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, UNUSABLE, CacheContents, legible
@@ -134,15 +136,15 @@ class FeatureCache:
         return bool((self.image_states != PENDING).all() and (self.text_states != PENDING).all())
 
     @property
+    def annotations(self) -> Annotations:
+        """The images and captions."""
+        return Annotations(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Annotations)})
+
+    @property
     def contents(self) -> CacheContents:
         """All of it but the features, as another cache may be made with."""
         return CacheContents(
-            image_ids=self.image_ids,
-            image_files=self.image_files,
-            image_splits=self.image_splits,
-            captions=self.captions,
-            caption_ids=self.caption_ids,
-            caption_images=self.caption_images,
+            **self.annotations.columns,
             projections=self.projections,
             dtype=self.dtype.name,
             inputs=self.inputs,

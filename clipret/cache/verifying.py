@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from clipret.annotations.digest import annotation_sha256
 from clipret.cache.assembling import chunks
 from clipret.cache.layout import PENDING, UNUSABLE
 from clipret.cache.reading import FeatureCache
@@ -46,6 +45,6 @@ def check_texts(cache: FeatureCache) -> list[str]:
         faults.append(f"/image/id: {repeated} ids stand for more than one image")
     # Caches that a script made of its own arrays have none.
     recorded = cache.inputs.get("annotation_sha256")
-    if recorded is not None and recorded != annotation_sha256(cache):
+    if recorded is not None and recorded != cache.annotations.annotation_sha256:
         faults.append("ids, files, splits or captions are not those that annotation_sha256 was made of")
     return faults

@@ -3,11 +3,14 @@
 from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, to_command
+from clipret.datasets import DATASETS_HELP, DOWNLOADS, SPLITS_HELP
 from clipret.reporting.data import check_tables, download_summary
 from clipret.reporting.summaries import extraction_summary
 
+_HELPS = {"dataset": DATASETS_HELP, "split": SPLITS_HELP}
 
-@options.from_settings(DownloadConfig)
+
+@options.from_settings(DownloadConfig, helps={"dataset": f"{' or '.join(DOWNLOADS)}."})
 def download(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Fetch COCO 2017 and verify it, or tell how to get Flickr30k, whose owners ask for a form.
 
@@ -26,7 +29,7 @@ def download(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     show(result, as_json=as_json, text=str(config.folder) if quiet else download_summary(result))
 
 
-@options.from_settings(DatasetConfig)
+@options.from_settings(DatasetConfig, helps=_HELPS)
 def check(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Read a data set's annotations and look for its images: what extract would find wrong, before it takes long.
 
@@ -41,7 +44,7 @@ def check(values: dict, *, quiet: options.Quiet = False, as_json: options.Json =
     show(result, as_json=as_json, tables=() if quiet else check_tables(result), text="ok" if quiet else None)
 
 
-@options.from_settings(ExtractConfig)
+@options.from_settings(ExtractConfig, helps=_HELPS)
 def extract(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Stage 1: run frozen CLIP once over a data set and write its features to one HDF5 file.
 

@@ -1,9 +1,9 @@
 """Options of commands: those of a config's settings, made from what is said of each, and those that commands share."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, fields
-from types import NoneType
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, replace
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -18,17 +18,20 @@ Json = Annotated[
 ]
 
 
-def from_settings(kind: type, *, optional: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+def from_settings(
+    kind: type, *, optional: tuple[str, ...] = (), helps: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable], Callable]:
     """Give a command an option, or an argument, for every setting of a config class.
 
     optional  required settings that the command can do without, and looks after by itself
+    helps     setting -> its help, where that follows from the table of a room that the config does not know
 
     The command is a function of (values, ...): the settings by name, as the config takes them, and its own options.
     """
 
     def decorate(function: Callable) -> Callable:
         own = list(inspect.signature(function).parameters.values())[1:]
-        rules = settings_of(kind)
+        rules = {name: replace(rule, help=helps.get(name, rule.help)) for name, rule in settings_of(kind).items()}
         parts = [_parameter(kind, name, rule, required=name not in optional) for name, rule in rules.items()]
 
         def command(**options):

@@ -5,7 +5,6 @@ from pathlib import Path
 SPLITS = ("train", "val", "test", "restval")
 BACKGROUNDS = ("clip", "white")
 CAPTION_CLEANINGS = ("none", "lower", "strip-punctuation")
-SPLIT_RULES = ("2017", "karpathy", "given", "hash")
 # Those that take any split of any cache.
 SPLIT_PROTOCOLS = ("split", "split-equal-texts")
 PROTOCOLS = (
@@ -19,7 +18,6 @@ PROTOCOLS = (
     "coco-karpathy-eccv",
     "flickr30k-karpathy-1k",
 )
-DOWNLOADS = ("coco", "flickr30k")
 COLUMNS = ("image", "caption", "split", "id")
 DTYPES = ("float16", "float32")
 DEVICES = ("auto", "cpu", "cuda")

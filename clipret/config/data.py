@@ -12,10 +12,8 @@ from clipret.config.choices import (
     COLUMNS,
     DATA_DIR,
     DECODINGS,
-    DOWNLOADS,
     DTYPES,
     PRECISIONS,
-    SPLIT_RULES,
 )
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
@@ -29,8 +27,7 @@ class DatasetConfig:
     """Settings that say which images and captions there are, and which split each image is in."""
 
     dataset: str = setting(
-        help="emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, .jsonl, .parquet or .json file, a folder, "
-        ".tar shards.",
+        help="The name of a data set, or the path of your own data.",
         panel=_DATA,
         utf8=True,
     )
@@ -39,10 +36,9 @@ class DatasetConfig:
     )
     split: str | None = setting(
         None,
-        "Rule that splits the images: 2017 or karpathy (coco), karpathy or hash (flickr30k), given or hash (own).",
+        "Rule that splits the images.",
         shown="the first that the data set has",
         panel=_DATA,
-        choices=SPLIT_RULES,
     )
     val_fraction: float = setting(
         0.05, "Share of COCO's training images that become val.", panel=_DATA, at_least=0, below=1
@@ -67,7 +63,7 @@ class DatasetConfig:
         object.__setattr__(self, "dataset", str(self.dataset))
         check(self)
         if not self.dataset.strip():
-            raise UsageError("--dataset is empty; expected emoji, coco, flickr30k or the path of your own data.")
+            raise UsageError("--dataset is empty; expected the name of a data set, or the path of your own data.")
         if self.prompt.count("{}") != 1:
             raise UsageError(f"--prompt is '{self.prompt}'; expected a text with one {{}} where the caption goes.")
         _ = self.column_names
@@ -95,9 +91,9 @@ class DatasetConfig:
 @documented
 @dataclass(frozen=True)
 class DownloadConfig:
-    """Settings of fetching a data set's files; of flickr30k, only its owners give away the images."""
+    """Settings of fetching a data set's files."""
 
-    dataset: str = setting(help="coco or flickr30k.", positional=True, choices=DOWNLOADS)
+    dataset: str = setting(help="The name of a data set.", positional=True)
     root: Path | None = setting(None, "Folder to put it in.", shown="data/DATASET")
     annotations_only: bool = setting(False, "Without the images.")
     base_url: str | None = setting(None, "A mirror with the same paths.", shown="the data set's own server")
@@ -110,8 +106,6 @@ class DownloadConfig:
             raise UsageError(
                 f"--base-url is '{self.base_url}'; expected an address that starts with http:// or https://."
             )
-        if self.base_url is not None and self.dataset == "flickr30k":
-            raise UsageError("--base-url is of no use to flickr30k: none of its files is fetched.")
 
     @property
     def folder(self) -> Path:

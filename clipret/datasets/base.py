@@ -8,60 +8,42 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from clipret.annotations import Annotations
 from clipret.annotations.counting import caption_places
-from clipret.annotations.digest import annotation_sha256
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.captions import clean_caption, is_empty
+from clipret.datasets.containers import CONTAINERS, split_container
 from clipret.datasets.parsing import counted, flaw, listed, repeated
-from clipret.datasets.tars import member_index
 from clipret.errors import DatasetError
 
 OWN_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 _SPLIT_ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 
 
-@dataclass(frozen=True)
-class RetrievalDataset:
-    """N images and M captions in a fixed order. No image has been opened.
+@dataclass(frozen=True, kw_only=True)
+class RetrievalDataset(Annotations):
+    """Annotations, and where their images are. No image has been opened.
 
-    name            the data set's name; tells the protocols and the leakage guard what the images are
-    root            folder that image_files are relative to
-    image_ids       N strings, the data set's own ids, all different
-    image_files     N paths relative to root, with forward slashes; a member of a tar file is FILE.tar/MEMBER
-    image_splits    (N,) uint8, indices into config.SPLITS
-    captions        M strings, as the annotations have them
-    caption_images  (M,) int64, the row of each caption's image
-    split_rule      what gave each image its split, in words
-    caption_ids     M strings; none given: the image's id, a hash sign, and the caption's place from 0
-    background      how transparent pixels are read unless the user says otherwise (config.BACKGROUNDS)
-    remarks         what the annotations got wrong and was put right, in words
+    name        the data set's name; tells the protocols and the leakage guard what the images are
+    root        folder that image_files are relative to
+    split_rule  what gave each image its split, in words
+    background  how transparent pixels are read unless the user says otherwise (config.BACKGROUNDS)
+    remarks     what the annotations got wrong and was put right, in words
     """
 
     name: str
     root: Path
-    image_ids: list[str]
-    image_files: list[str]
-    image_splits: np.ndarray
-    captions: list[str]
-    caption_images: np.ndarray
     split_rule: str
-    caption_ids: list[str] | None = None
     background: str = "clip"
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if not self.image_ids:
-            raise DatasetError(f"data set '{self.name}' at {self.root} has no images; extraction needs at least one.")
-        if not self.captions:
-            raise DatasetError(f"data set '{self.name}' at {self.root} has no captions; extraction needs at least one.")
-        if self.caption_ids is None:
-            made = made_caption_ids(self.image_ids, self.caption_images)
-            object.__setattr__(self, "caption_ids", made)
-
-    @property
-    def annotation_sha256(self) -> str:
-        """sha256 over the ids, files, splits, captions and their order: everything a reader decides."""
-        return annotation_sha256(self)
+        for what, column in (("images", self.image_ids), ("captions", self.captions)):
+            if not column:
+                raise DatasetError(
+                    f"data set '{self.name}' at {self.root} has no {what}; extraction needs at least one."
+                )
+        super().__post_init__()
 
     def missing_rows(self) -> np.ndarray:
         """Rows of the images whose files are not there, ascending. Lists each folder once; opens no image."""
@@ -93,21 +75,6 @@ class RetrievalDataset:
         raise DatasetError(
             f"{found}; put them there, say where they are with --root, or go on without them: --skip-missing"
         )
-
-
-def made_caption_ids(image_ids: list[str], caption_images: np.ndarray) -> list[str]:
-    """M ids for captions that have none: the image's id, a hash sign, and the caption's place among the image's."""
-    places = caption_places(caption_images).tolist()
-    return [f"{image_ids[image]}#{place}" for image, place in zip(caption_images.tolist(), places, strict=True)]
-
-
-def split_container(name: str) -> tuple[str, str]:
-    """An image file's folder and name in it: `a/b.jpg` -> a, b.jpg; `a.tar/b/c.jpg` -> a.tar, b/c.jpg."""
-    shard, inside, member = name.partition(".tar/")
-    if inside:
-        return f"{shard}.tar", member
-    folder, _, file = name.rpartition("/")
-    return folder, file
 
 
 def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset:
@@ -245,9 +212,9 @@ def _root_of(outside: list[str]) -> str:
 
 
 def _names_in(folder: Path) -> frozenset[str]:
-    """Names of the files in a folder, or of the members when it is a tar file; empty when there is neither."""
-    if folder.suffix == ".tar":
-        return frozenset(member_index(folder)) if folder.is_file() else frozenset()
+    """Names of the files in a folder, or of the members of a container; empty when there is neither."""
+    if container := CONTAINERS.get(folder.suffix):
+        return frozenset(container.index(folder)) if folder.is_file() else frozenset()
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())

@@ -9,7 +9,8 @@ import warnings
 
 import numpy as np
 
-from clipret.datasets.base import RetrievalDataset, made_caption_ids
+from clipret.annotations import default_caption_ids
+from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.parsing import counted
 
 # A list of captions is some lines long; what is longer is text.
@@ -37,7 +38,7 @@ def split_caption_lists(dataset: RetrievalDataset) -> RetrievalDataset:
         own = dataset.caption_ids[row]
         ids += [own] if row not in lists else [f"{own}.{place}" for place in range(len(texts))]
         rows += [row] * len(texts)
-    made = dataset.caption_ids == made_caption_ids(dataset.image_ids, dataset.caption_images)
+    numbered = dataset.caption_ids == default_caption_ids(dataset.image_ids, dataset.caption_images)
     first = next(dataset.captions[row] for row, texts in lists.items() if texts)
     shown = first if len(first) <= _SHOWN else f"{first[: _SHOWN - 3]}..."
     remark = (
@@ -47,7 +48,7 @@ def split_caption_lists(dataset: RetrievalDataset) -> RetrievalDataset:
     return dataclasses.replace(
         dataset,
         captions=captions,
-        caption_ids=None if made else ids,
+        caption_ids=None if numbered else ids,
         caption_images=dataset.caption_images[np.array(rows, dtype=np.int64)],
         remarks=(*dataset.remarks, remark),
     )

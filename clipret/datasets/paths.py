@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from clipret.datasets.base import RetrievalDataset
+from clipret.datasets.containers import container_of
 from clipret.datasets.parsing import counted, is_there, listed
 from clipret.errors import DatasetError
 
@@ -66,11 +67,11 @@ def look(name: str) -> str:
 def use_files_that_fit(dataset: RetrievalDataset) -> RetrievalDataset:
     """The data set with each image file that is not there replaced by the only one whose name looks equal.
 
-    Files in tars are left alone. Ids, and so a split by their hash, stay.
+    Files in containers are left alone. Ids, and so a split by their hash, stay.
 
     Raises DatasetError when several files fit, or one fits several images.
     """
-    rows = [row for row in dataset.missing_rows().tolist() if ".tar/" not in dataset.image_files[row]]
+    rows = [row for row in dataset.missing_rows().tolist() if not container_of(dataset.image_files[row])]
     if not rows:
         return dataset
     fitting, files = _Fitting(dataset.root), list(dataset.image_files)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
-from clipret.datasets.base import RetrievalDataset, own_splits, split_code, split_container
+from clipret.datasets.base import RetrievalDataset, own_splits, split_code
 from clipret.datasets.captions import require_short
+from clipret.datasets.containers import split_container
 from clipret.datasets.parsing import counted, json_of, listed, shortened, text_of
 from clipret.datasets.shard_files import common_folder, find_shards, shards_name
 from clipret.datasets.shard_samples import IMAGE_ENDINGS, RULE, Sample, Samples, read_samples

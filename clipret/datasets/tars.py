@@ -33,18 +33,22 @@ def member_index(path: Path) -> dict[str, tuple[int, int]]:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def read_member(path: Path, name: str) -> bytes:
-    """The bytes of one member. Raises OSError when the tar file or the member is not there, or cannot be read."""
+def read_member(path: Path, name: str, *, start: int = 0, size: int | None = None) -> bytes:
+    """Bytes of one member: `size` of them from `start`, by default all.
+
+    Raises OSError when the tar file or the member is not there, or cannot be read.
+    """
     try:
         index = member_index(path)
     except DatasetError as error:
         raise OSError(str(error)) from None
     if name not in index:
         raise FileNotFoundError(errno.ENOENT, "no such member", f"{path}/{name}")
-    offset, size = index[name]
+    offset, whole = index[name]
+    left = max(whole - start, 0)
     with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+        file.seek(offset + start)
+        return file.read(left if size is None else min(size, left))
 
 
 class _Headers:

@@ -8,7 +8,8 @@ import numpy as np
 from clipret.annotations.counting import count_splits
 from clipret.backbones import CONTEXT_LENGTH, find_too_long
 from clipret.config import DatasetConfig
-from clipret.datasets import RetrievalDataset, load_dataset
+from clipret.datasets import load_dataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.captions import prompted
 from clipret.images import find_plain
 from clipret.progress import ProgressCallback, silent

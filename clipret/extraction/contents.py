@@ -9,7 +9,7 @@ import torch
 from clipret.backbones import Backbone
 from clipret.cache import CacheContents
 from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
-from clipret.datasets import RetrievalDataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.extraction.processes import Rank
 from clipret.images import ImageReader, decode_on_device
 
@@ -55,12 +55,7 @@ def cache_contents(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     return CacheContents(
-        image_ids=dataset.image_ids,
-        image_files=dataset.image_files,
-        image_splits=dataset.image_splits,
-        captions=dataset.captions,
-        caption_ids=dataset.caption_ids,
-        caption_images=dataset.caption_images,
+        **dataset.columns,
         projections=backbone.projections(),
         dtype=config.dtype,
         inputs=inputs,

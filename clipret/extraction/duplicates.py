@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipret.datasets.base import split_container
-from clipret.datasets.tars import member_index
+from clipret.datasets.containers import container_of, split_container
 from clipret.errors import DatasetError
 from clipret.progress import Progress, ProgressCallback, silent
 
@@ -62,26 +61,24 @@ def sources_of_images(files: Sequence[str], *, root: Path, on_progress: Progress
 
 
 class _Bytes:
-    """Where the bytes of images are, in files of their own or in tar files, and digests of them."""
+    """The bytes of images, in files of their own or in containers, and digests of them."""
 
     def __init__(self, files: Sequence[str], root: Path):
         self._files, self._root = files, os.fspath(root)
         self.sizes = np.full(len(files), _UNKNOWN)
-        self._starts = np.zeros(len(files), dtype=np.int64)
 
     def locate(self, rows: np.ndarray, on_progress: ProgressCallback) -> np.ndarray:
         """Find out the sizes of these rows; return the rows that have any bytes."""
-        in_tar = np.fromiter((".tar/" in self._files[row] for row in rows), dtype=bool, count=len(rows))
+        inside = np.fromiter((container_of(self._files[row]) is not None for row in rows), dtype=bool, count=len(rows))
         # In turn, or the threads would index one shard several times.
-        for container, members in groupby(rows[in_tar], key=lambda row: split_container(self._files[row])[0]):
+        for folder, members in groupby(rows[inside], key=lambda row: split_container(self._files[row])[0]):
             try:
-                index = member_index(Path(self._root, container))
+                index = container_of(f"{folder}/").index(Path(self._root, folder))
             except DatasetError:
                 continue
             for row in members:
-                found = index.get(split_container(self._files[row])[1], (0, _UNKNOWN))
-                self._starts[row], self.sizes[row] = found
-        plain = rows[~in_tar]
+                *_, self.sizes[row] = index.get(split_container(self._files[row])[1], (_UNKNOWN,))
+        plain = rows[~inside]
         report = _Reporter("file sizes", len(plain), on_progress)
         known, sizes = _looked_up(plain, self._size, width=1, report=report)
         self.sizes[plain[known]] = sizes[known, 0]
@@ -109,10 +106,15 @@ class _Bytes:
 
     def _read(self, row: int, *, chunk: int, skipped: int = 0) -> Iterator[bytes]:
         """The row's bytes but for the first few, in chunks. Raises OSError when they are fewer than they were."""
-        name, left = self._files[row], int(self.sizes[row]) - skipped
-        file = os.open(f"{self._root}/{split_container(name)[0] if '.tar/' in name else name}", _READ)
+        name, size = self._files[row], int(self.sizes[row])
+        if container := container_of(name):
+            folder, member = split_container(name)
+            for start in range(skipped, size, chunk):
+                yield container.read(Path(self._root, folder), member, start=start, size=chunk)
+            return
+        file, left = os.open(f"{self._root}/{name}", _READ), size - skipped
         try:
-            os.lseek(file, int(self._starts[row]) + skipped, os.SEEK_SET)
+            os.lseek(file, skipped, os.SEEK_SET)
             while left:
                 content = os.read(file, min(chunk, left))
                 if not content:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 
 from clipret.config import ExtractConfig
-from clipret.datasets import RetrievalDataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.errors import DatasetError
 from clipret.extraction.processes import Rank
 from clipret.images import NOT_FOUND

@@ -29,7 +29,8 @@ from clipret.cache import (
 from clipret.cache.image_keys import split_copies
 from clipret.cache.inspection import count_single_colour
 from clipret.config import ExtractConfig, to_command
-from clipret.datasets import RetrievalDataset, load_dataset
+from clipret.datasets import load_dataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.captions import prompted
 from clipret.errors import CacheError, UsageError
 from clipret.extraction.contents import background_of, cache_contents, measured_decoding
@@ -153,8 +154,7 @@ class _Stage:
             return None
         # The shards' own, so that one which is only begun now is cut as the others are.
         size = (found_about(self.config.cache) or contents.about)["batch_size"]
-        totals = {"image": len(contents.image_ids), "text": len(contents.captions)}
-        rows = {side: own_rows(side, total, batch_size=size, rank=rank) for side, total in totals.items()}
+        rows = {side: own_rows(side, total, batch_size=size, rank=rank) for side, total in contents.counts.items()}
         return Part(rank.index, rank.count, rows)
 
     def _plan(self, writer: CacheWriter, *, together: Together) -> Plan:

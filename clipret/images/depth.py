@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipret.datasets.base import split_container
+from clipret.datasets.containers import container_of
 from clipret.images.files import read_file
 from clipret.images.reading import becomes_plain, is_deep
 from clipret.machine.files import require_file
@@ -48,7 +48,7 @@ def find_plain(files: list[str], *, root: Path, on_progress: ProgressCallback = 
 
 def _is_plain(name: str, root: Path) -> bool:
     try:
-        if split_container(name)[0].endswith(".tar"):
+        if container_of(name):
             source = io.BytesIO(read_file(name, root=root, attempts=1))
         else:
             # A pipe would be waited for.

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from clipret.datasets.base import split_container
-from clipret.datasets.tars import member_index, read_member
+from clipret.datasets.containers import Container, container_of, split_container
 from clipret.errors import DatasetError
 
 NOT_FOUND = "file not found"
@@ -39,12 +38,12 @@ def read_file(name: str, *, root: Path, attempts: int = READ_ATTEMPTS) -> bytes:
     attempts  how often an error that may pass, as those of network disks, is met before it is raised
 
     Raises OSError when there is no such file, it is no regular one, is empty or above 2 GiB, or cannot be read;
-    DatasetError when it is a member of a tar file that is damaged.
+    DatasetError when it is in a container, such as a tar file, that is damaged.
     """
-    container, member = split_container(name)
+    container = container_of(name)
     for attempt in range(1, attempts + 1):
         try:
-            content = _member(root / container, member) if container.endswith(".tar") else _file(root / name)
+            content = _member(container, name, root=root) if container else _file(root / name)
         except OSError as error:
             if error.errno not in _PASSING:
                 raise
@@ -76,16 +75,18 @@ def _file(path: Path) -> bytes:
         return file.read()
 
 
-def _member(path: Path, name: str) -> bytes:
+def _member(container: Container, name: str, *, root: Path) -> bytes:
+    folder, member = split_container(name)
+    path = root / folder
     try:
-        _, size = member_index(path).get(name, (0, 0))
+        *_, size = container.index(path).get(member, (0,))
     except DatasetError as error:
         # Of what the system says, the number tells whether it may pass.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
     _require_bearable(size)
-    return read_member(path, name)
+    return container.read(path, member)
 
 
 def _require_bearable(size: int) -> None:

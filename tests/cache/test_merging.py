@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from clipret import FeatureCache
-from clipret.annotations.digest import annotation_sha256
 from clipret.cache import assembling, check_rows, check_texts, open_writer
 from clipret.cache.merging import merge
 from clipret.config import MergeConfig
@@ -29,7 +28,7 @@ def made_of(name, *, images, dataset="made", captions_of=None, **changes):
     )
     made = dataclasses.replace(made, **changes)
     return dataclasses.replace(
-        made, inputs=made.inputs | {"dataset": dataset, "annotation_sha256": annotation_sha256(made)}
+        made, inputs=made.inputs | {"dataset": dataset, "annotation_sha256": made.annotation_sha256}
     )
 
 
@@ -89,7 +88,10 @@ def test_rows_follow_each_other_with_everything_they_had(caches, tmp_path, monke
 def test_it_says_what_it_was_made_of(caches, tmp_path):
     merge(MergeConfig(tuple(caches), tmp_path / "week.h5"))
     week, first = FeatureCache(tmp_path / "week.h5"), FeatureCache(caches[0])
-    assert week.inputs == first.inputs | {"dataset": "made+other", "annotation_sha256": annotation_sha256(week)}
+    assert week.inputs == first.inputs | {
+        "dataset": "made+other",
+        "annotation_sha256": week.annotations.annotation_sha256,
+    }
     assert week.about["merged_from"] == [
         {"path": str(path), "fingerprint": FeatureCache(path).fingerprint} for path in caches
     ]
@@ -223,7 +225,7 @@ def of_bytes(path, names, *, files, splits):
     """A cache of images of these ids; equal numbers are equal files."""
     made = made_of(path.stem, images=len(names), image_ids=names, image_files=[f"{name}.jpg" for name in names])
     made = dataclasses.replace(made, image_splits=np.array(splits, dtype=np.uint8), about=contents().about)
-    made = dataclasses.replace(made, inputs=made.inputs | {"annotation_sha256": annotation_sha256(made)})
+    made = dataclasses.replace(made, inputs=made.inputs | {"annotation_sha256": made.annotation_sha256})
     return write_cache(path, made, digests=digests_of(map(str, files)))
 
 

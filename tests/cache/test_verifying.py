@@ -8,16 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
-from clipret.annotations.digest import annotation_sha256
 from clipret.cache import SIDES, FeatureCache, assembling, check_rows, check_texts, open_writer
-from clipret.datasets import RetrievalDataset
+from clipret.datasets.base import RetrievalDataset
 from clipret.errors import CacheDamagedError
 from tests.conftest import contents, write_cache
 from tests.helpers.caches import cut, fill, join, tampered, write_shards
 
 
 def with_annotations(made):
-    return dataclasses.replace(made, inputs=made.inputs | {"annotation_sha256": annotation_sha256(made)})
+    return dataclasses.replace(made, inputs=made.inputs | {"annotation_sha256": made.annotation_sha256})
 
 
 MADE = with_annotations(contents(bias=True))
@@ -294,8 +293,6 @@ def test_a_fingerprint_that_is_not_of_the_inputs_is_named(path):
 
 
 def test_a_cache_has_the_annotation_sha256_of_its_data_set(tmp_path):
-    names = ("image_ids", "image_files", "image_splits", "captions", "caption_ids", "caption_images")
-    columns = {name: getattr(MADE, name) for name in names}
-    dataset = RetrievalDataset("made", tmp_path, split_rule="given", **columns)
+    dataset = RetrievalDataset(name="made", root=tmp_path, split_rule="given", **MADE.columns)
     cache = FeatureCache(write_cache(tmp_path / "made.h5", MADE))
-    assert annotation_sha256(cache) == dataset.annotation_sha256
+    assert cache.annotations.annotation_sha256 == dataset.annotation_sha256

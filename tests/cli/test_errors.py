@@ -340,8 +340,8 @@ BAD_INPUTS = {
     "unknown data set": (
         "extract --dataset mnist",
         1,
-        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own: a .csv, .tsv, "
-        ".jsonl, .parquet or .json file, a folder, or .tar shards.",
+        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own data: a folder with "
+        "images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file or .tar shards.",
     ),
     "COCO not there": (
         "extract --dataset coco",
@@ -370,7 +370,7 @@ BAD_INPUTS = {
     "unknown split rule": (
         "check --dataset coco --split random",
         2,
-        "--split is 'random'; expected one of: 2017, karpathy, given, hash.",
+        "--split is 'random'; 'coco' can be split by: 2017, karpathy.",
     ),
     "val fraction of 1": (
         "check --dataset coco --val-fraction 1",
@@ -402,7 +402,7 @@ BAD_INPUTS = {
     "empty data set": (
         "check --dataset=",
         2,
-        "--dataset is empty; expected emoji, coco, flickr30k or the path of your own data.",
+        "--dataset is empty; expected the name of a data set, or the path of your own data.",
     ),
     "share of problems above 1": (
         "extract --dataset emoji --max-problems 2",

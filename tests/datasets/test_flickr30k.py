@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from clipret.config import SPLITS, DatasetConfig
-from clipret.datasets import load_dataset, split_by_hash
+from clipret.datasets import load_dataset
+from clipret.datasets.base import split_by_hash
 from clipret.datasets.flickr30k_captions import read_captions
 from clipret.errors import DatasetError
 

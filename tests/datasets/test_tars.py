@@ -6,22 +6,9 @@ import pytest
 from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.tars import member_index, read_member
 from clipret.errors import DatasetError
+from tests.helpers.tars import FORMATS, write_tar
 
-FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 LONG = f"{'folder/' * 30}a.jpg"
-
-
-def write_tar(path, members, *, form="pax", mode="w"):
-    """members: (name, bytes), or a TarInfo of anything but a plain file."""
-    with tarfile.open(path, mode, format=FORMATS[form]) as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-            else:
-                info = tarfile.TarInfo(member[0])
-                info.size = len(member[1])
-                tar.addfile(info, io.BytesIO(member[1]))
-    return path
 
 
 def special(name, kind, target=""):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from clipret.datasets.downloads.stage import Archive
+from clipret.datasets.downloads.published import Archive
 
 BLOCK = 4096
 

@@ -10,7 +10,7 @@ from clipret.config import DownloadConfig
 from clipret.datasets.downloads.archives import Selection, unpack
 from clipret.datasets.downloads.watch import Watch, alone
 from clipret.datasets.karpathy import find_karpathy
-from clipret.errors import DatasetError
+from clipret.errors import DatasetError, UsageError
 
 IMAGES = 31_783
 IMAGE_FOLDER = "flickr30k-images"
@@ -46,8 +46,11 @@ def gather_flickr30k(config: DownloadConfig, *, watch: Watch) -> dict:
     Returns whole (31,783 images and a file with captions are there; with config.annotations_only the latter), images
     (how many there are), annotations (the files with captions, relative to the folder), files (the archives unpacked,
     as download tells them), remarks and instructions: what to fetch and where to put it, when it is not whole. Raises
-    DatasetError when the folder is none, an archive is damaged or unsafe, or the disk refuses.
+    UsageError when config.base_url is set, and DatasetError when the folder is a file, an archive is damaged or unsafe,
+    or the disk refuses.
     """
+    if config.base_url is not None:
+        raise UsageError("--base-url does not apply to flickr30k: clipret downloads none of its files.")
     root = config.folder
     if root.exists() and not root.is_dir():
         raise DatasetError(f"{root} is a file; expected the folder that holds Flickr30k, or is to hold it.")

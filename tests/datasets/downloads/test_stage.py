@@ -12,8 +12,10 @@ import pytest
 from filelock import FileLock
 
 from clipret.config import DownloadConfig
-from clipret.datasets.downloads import transfer
-from clipret.datasets.downloads.stage import COCO_2017, RECORD, download
+from clipret.datasets.downloads import coco, transfer
+from clipret.datasets.downloads.coco import COCO_2017
+from clipret.datasets.downloads.published import RECORD
+from clipret.datasets.downloads.stage import download
 from clipret.datasets.downloads.watch import LOCK
 from clipret.errors import DatasetError, UsageError
 from tests.helpers import HELPERS
@@ -57,10 +59,12 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def get(site, archives, root):
+def get(site, archives, root, monkeypatch):
+    monkeypatch.setattr(coco, "COCO_2017", archives)
+
     def run(*, on_progress=lambda progress: None, **changes):
         config = DownloadConfig("coco", **({"root": root, "base_url": site.address} | changes))
-        return download(config, archives=archives, on_progress=on_progress)
+        return download(config, on_progress=on_progress)
 
     return run
 
@@ -273,7 +277,7 @@ def test_what_is_there_already_needs_no_room(get, site, root, archives, monkeypa
     needed = archives[0].size + 10 + sum(map(len, VAL.values()))
     seen = []
     monkeypatch.setattr(
-        "clipret.datasets.downloads.stage.require_space", lambda root, **needs: seen.append(sum(needs.values()))
+        "clipret.datasets.downloads.published.require_space", lambda root, **needs: seen.append(sum(needs.values()))
     )
     get()
     assert seen == [needed]
@@ -449,5 +453,5 @@ def test_the_published_files_are_those_of_coco_2017():
 
 def test_a_mirror_of_flickr30k_is_refused_because_none_of_it_is_fetched():
     with pytest.raises(UsageError) as caught:
-        DownloadConfig("flickr30k", base_url="http://mirror.example")
-    assert str(caught.value) == "--base-url is of no use to flickr30k: none of its files is fetched."
+        download(DownloadConfig("flickr30k", base_url="http://mirror.example"))
+    assert str(caught.value) == "--base-url does not apply to flickr30k: clipret downloads none of its files."
