@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from clipret.backbones import model_help
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import BATCH_SIZES, DatasetConfig, DownloadConfig, ExtractConfig, to_command
@@ -50,6 +51,9 @@ def download(
 
 def check(
     dataset: options.Dataset,
+    model: Annotated[
+        str, typer.Option(help="Model whose tokenizer counts the tokens of captions; as for extract.")
+    ] = ExtractConfig.model,
     root: options.Root = None,
     split: options.SplitRule = None,
     val_fraction: options.ValFraction = DatasetConfig.val_fraction,
@@ -66,9 +70,10 @@ def check(
 
     \b
     clipret check --dataset coco
+    clipret check --dataset emoji --model tiny-emoji
     clipret check --dataset shop.csv --root photos --columns image=file,caption=title
     """
-    config = config_from(DatasetConfig, locals())
+    config = config_from(ExtractConfig, locals())
     from clipret.extraction.checking import check_dataset as stage
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
@@ -77,9 +82,7 @@ def check(
 
 def extract(
     dataset: options.Dataset,
-    model: Annotated[
-        str, typer.Option(help="OpenAI's name (ViT-B/32, RN50, ...), tiny-emoji, or the path of a checkpoint.")
-    ] = ExtractConfig.model,
+    model: Annotated[str, typer.Option(help=model_help())] = ExtractConfig.model,
     out: Annotated[Path | None, typer.Option(help="Cache to write.", show_default="data/DATASET.h5")] = None,
     root: options.Root = None,
     split: options.SplitRule = None,
