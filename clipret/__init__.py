@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # Imported when first used: stage 2 must not load CLIP, and `clipret --help` must not load torch.
 _WHERE = {
+    "CheckConfig": "config",
     "ClipretError": "errors",
     "CompareConfig": "config",
     "DatasetConfig": "config",

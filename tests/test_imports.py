@@ -219,6 +219,7 @@ def test_stage_two_runs_without_loading_clip_or_an_image_library():
 
 def test_the_public_names_are_these():
     assert clipret.__all__ == [
+        "CheckConfig",
         "ClipretError",
         "CompareConfig",
         "DatasetConfig",

@@ -1,5 +1,6 @@
 """A checkpoint of CLIP, in any form that trainers save it in -> the state dict of clip's model."""
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,14 +35,27 @@ def load_checkpoint(path: Path, *, device: str) -> tuple[torch.nn.Module, Callab
 
     Raises BackboneError with what the file is instead, what it lacks, or what in it clip cannot compute with.
     """
+    with _explained(path), open_tensors(path) as file:
+        stored = _stored_clip(file, size=path.stat().st_size)
+        weights = {name: file.read(value) for name, value in stored.items()}
+        model, preprocess = build_clip(weights)
+        _require_finite(model, weights=weights)
+    return (model.to(device).float() if device == "cpu" else model.to(device)), preprocess
+
+
+def read_context_length(path: Path) -> int:
+    """The most tokens that a checkpoint's text tower reads. No tensor is read. Raises as load_checkpoint does."""
+    with _explained(path), open_tensors(path) as file:
+        return _stored_clip(file, size=path.stat().st_size)["positional_embedding"].shape[0]
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Inside, warnings are ignored, and what reading a checkpoint raises becomes a BackboneError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with open_tensors(path) as file:
-                weights = _read_clip(file, size=path.stat().st_size)
-                model, preprocess = build_clip(weights)
-                _require_finite(model, weights=weights)
-            return (model.to(device).float() if device == "cpu" else model.to(device)), preprocess
+            yield
     except ValueError as error:
         raise BackboneError(f"{path} {error}.") from error
     except OSError as error:
@@ -70,7 +84,8 @@ class _State:
         }
 
 
-def _read_clip(file: TensorFile, *, size: int) -> dict[str, torch.Tensor]:
+def _stored_clip(file: TensorFile, *, size: int) -> dict[str, StoredTensor]:
+    """Where the tensors of a CLIP are in a file of `size` bytes; raises ValueError unless they are clip's own."""
     state = _find_state(file.root)
     stored = {name: value for name, value in state.clip().items() if name.startswith(_READ)}
     _require_kinds(stored, prefix=state.prefix)
@@ -81,7 +96,7 @@ def _read_clip(file: TensorFile, *, size: int) -> dict[str, torch.Tensor]:
     declared = sum(math.prod(value.shape) * DTYPES[value.kind].itemsize for value in stored.values())
     if declared > MOST_INFLATION * size:
         raise ValueError(f"declares tensors of {declared:,} bytes, which a file of {size:,} bytes does not hold")
-    return {name: file.read(value) for name, value in stored.items()}
+    return stored
 
 
 def _find_state(root: object) -> _State:

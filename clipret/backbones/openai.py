@@ -6,25 +6,50 @@ Shape suffixes: B batch, S image side, L token positions, D feature width, E emb
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from clipret.backbones.clip_package import ClipFirst
+from clipret.backbones.checkpoints import read_context_length
+from clipret.backbones.clip_package import ClipFirst, import_clip, library_version
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
 from clipret.backbones.pixels import Crop, Normaliser, split_transform
 from clipret.backbones.resnet import ImageResNet
 from clipret.backbones.tokens import Tokenizer, pad
 from clipret.backbones.towers import ImageTransformer, TextTransformer
+from clipret.backbones.weights import checkpoint_path, load_weights
 from clipret.errors import BackboneError
 
 # How far penultimate features times projection may be from CLIP's own output, relative to that output's largest value.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
+def load(name: str, *, device: str, precision: str, compiled: bool, download_root: Path | None) -> "OpenAIClip":
+    """A frozen CLIP by one of OpenAI's names, a bundled one or the path of a checkpoint; see load_backbone.
+
+    precision  float32, float16 or bfloat16, which the device can compute in
+    """
+    sha256, (model, preprocess) = load_weights(name, device=device, download_root=download_root)
+    if precision != "float16":
+        # clip's float16 on CUDA stays the reference of float16 alone.
+        model.float()
+    return OpenAIClip(name, sha256, library_version(), model.eval(), preprocess, precision, compiled)
+
+
+def load_tokenizer(name: str, *, download_root: Path | None) -> Tokenizer:
+    """clip's tokenizer with the model's context length. Of a checkpoint only the shapes are read; nothing is fetched.
+
+    Raises BackboneError when the name is unknown, or the file is not a CLIP checkpoint.
+    """
+    if name in import_clip().available_models():
+        return Tokenizer()
+    return Tokenizer(context_length=read_context_length(checkpoint_path(name)))
+
+
 @dataclass(frozen=True, eq=False)
-class Backbone:
-    """A frozen CLIP. Can be pickled: what is made from these fields is made again where it is unpickled.
+class OpenAIClip:
+    """A frozen CLIP, a protocol.Backbone. Can be pickled: what is derived from the fields is derived again afterwards.
 
     name            as asked for: an OpenAI name, a bundled name or a path
     weights_sha256  of the checkpoint file
@@ -45,6 +70,16 @@ class Backbone:
 
     def __reduce__(self):
         return _restore, (ClipFirst(), *(getattr(self, field.name) for field in fields(self)))
+
+    @property
+    def family(self) -> str:
+        """Its row of FAMILIES."""
+        return "openai"
+
+    @property
+    def preprocessing(self) -> str:
+        """How an image becomes pixels, in words."""
+        return f"clip {self.image_side} px"
 
     @property
     def image_side(self) -> int:
@@ -198,5 +233,5 @@ class Backbone:
         return torch.compile(tower.__call__, dynamic=True) if self.compiled else tower
 
 
-def _restore(_, *values) -> Backbone:
-    return Backbone(*values)
+def _restore(_, *values) -> OpenAIClip:
+    return OpenAIClip(*values)

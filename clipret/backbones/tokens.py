@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from clipret.backbones.clip_package import ClipFirst, import_clip
-from clipret.progress import Progress, ProgressCallback, silent
 
 # Tokens that every published CLIP reads, start and end included.
 CONTEXT_LENGTH = 77
@@ -64,6 +63,12 @@ class Tokenizer:
         """Tokens of a text, start and end included, before truncation."""
         return len(self._ids(text)) // 2
 
+    def is_too_long(self, text: str) -> bool:
+        """Whether a text has more than context_length tokens, start and end included."""
+        # In plain text a token covers a character or more; clip's cleaning may lengthen other text.
+        short = len(text) <= self.context_length - 2 and is_plain(text)
+        return not short and self.count(text) > self.context_length
+
     def _ids(self, text: str) -> bytes:
         if is_plain(text):
             return self._start + b"".join(map(self._words.__getitem__, text.lower().split(" "))) + self._end
@@ -93,19 +98,3 @@ def pad(tokens: list[np.ndarray]) -> torch.Tensor:
     if len(tokens):
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(tokens)
     return torch.from_numpy(padded)
-
-
-def find_too_long(texts: list[str], *, on_progress: ProgressCallback = silent) -> np.ndarray:
-    """Rows, ascending, of the texts of more than CONTEXT_LENGTH tokens; needs clip's tokenizer and no weights.
-
-    on_progress  called every 10,000 texts, with phase "captions"
-    """
-    tokenizer, rows = Tokenizer(), []
-    for row, text in enumerate(texts):
-        # In plain text a token covers a character or more; clip's cleaning may lengthen other text.
-        short = len(text) <= CONTEXT_LENGTH - 2 and is_plain(text)
-        if not short and tokenizer.count(text) > CONTEXT_LENGTH:
-            rows.append(row)
-        if (row + 1) % 10_000 == 0 or row + 1 == len(texts):
-            on_progress(Progress("captions", row + 1, len(texts)))
-    return np.array(rows, dtype=np.int64)

@@ -1,13 +1,14 @@
 """The commands of stage 1 and what comes before it: download, check, extract."""
 
+from clipret.backbones import model_help
 from clipret.cli import options
 from clipret.cli.running import run, show
-from clipret.config import DatasetConfig, DownloadConfig, ExtractConfig, to_command
+from clipret.config import CheckConfig, DownloadConfig, ExtractConfig, to_command
 from clipret.datasets import DATASETS_HELP, DOWNLOADS, SPLITS_HELP
 from clipret.reporting.data import check_tables, download_summary
 from clipret.reporting.summaries import extraction_summary
 
-_HELPS = {"dataset": DATASETS_HELP, "split": SPLITS_HELP}
+_HELPS = {"dataset": DATASETS_HELP, "split": SPLITS_HELP, "model": model_help()}
 
 
 @options.from_settings(DownloadConfig, helps={"dataset": f"{' or '.join(DOWNLOADS)}."})
@@ -29,15 +30,16 @@ def download(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     show(result, as_json=as_json, text=str(config.folder) if quiet else download_summary(result))
 
 
-@options.from_settings(DatasetConfig, helps=_HELPS)
+@options.from_settings(CheckConfig, helps=_HELPS)
 def check(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Read a data set's annotations and look for its images: what extract would find wrong, before it takes long.
 
     \b
     clipret check --dataset coco
+    clipret check --dataset emoji --model tiny-emoji
     clipret check --dataset shop.csv --root photos --columns image=file,caption=title
     """
-    config = DatasetConfig(**values)
+    config = CheckConfig(**values)
     from clipret.extraction.checking import check_dataset as stage
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")

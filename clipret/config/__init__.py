@@ -16,7 +16,7 @@ from clipret.config.choices import (
 )
 from clipret.config.commands import to_command, to_dict
 from clipret.config.comparison import CompareConfig
-from clipret.config.data import DatasetConfig, DownloadConfig, ExtractConfig
+from clipret.config.data import CheckConfig, DatasetConfig, DownloadConfig, ExtractConfig
 from clipret.config.evaluation import EvalConfig
 from clipret.config.failures import FailuresConfig
 from clipret.config.margins import Margin
@@ -38,6 +38,7 @@ __all__ = [
     "SPLITS",
     "SPLIT_PROTOCOLS",
     "VALIDATION_METRICS",
+    "CheckConfig",
     "CompareConfig",
     "DatasetConfig",
     "DownloadConfig",

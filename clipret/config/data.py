@@ -90,6 +90,15 @@ class DatasetConfig:
 
 @documented
 @dataclass(frozen=True)
+class CheckConfig(DatasetConfig):
+    """Settings of checking a data set: its own, and the model whose tokenizer counts the tokens of captions."""
+
+    model: str = setting("ViT-B/32", "The model.", utf8=True)
+    download_root: Path | None = shared.download_root()
+
+
+@documented
+@dataclass(frozen=True)
 class DownloadConfig:
     """Settings of fetching a data set's files."""
 
@@ -115,13 +124,10 @@ class DownloadConfig:
 
 @documented
 @dataclass(frozen=True)
-class ExtractConfig(DatasetConfig):
+class ExtractConfig(CheckConfig):
     """Settings of stage 1, extraction: those of the data set, and of what is made of it."""
 
     out: Path | None = setting(None, "Cache to write.", shown="data/DATASET.h5", utf8=True)
-    model: str = setting(
-        "ViT-B/32", "OpenAI's name (ViT-B/32, RN50, ...), tiny-emoji, or the path of a checkpoint.", utf8=True
-    )
     batch_size: int | None = setting(
         None,
         "Images, and captions, a batch. The last bits of features depend on it; a cache keeps the one it began with.",
@@ -157,7 +163,6 @@ class ExtractConfig(DatasetConfig):
     max_problems: float = setting(0.01, "Stop when more than this share of the images cannot be read.", between=(0, 1))
     retry_problems: bool = setting(False, "Try the images again that could not be read before.")
     device: str = shared.device()
-    download_root: Path | None = shared.download_root()
     seed: int = shared.seed("Accepted as by every command; extraction draws nothing at random.")
 
     @property

@@ -6,44 +6,49 @@ import time
 import numpy as np
 
 from clipret.annotations.counting import count_splits
-from clipret.backbones import CONTEXT_LENGTH, find_too_long
-from clipret.config import DatasetConfig
+from clipret.backbones import load_tokenizer
+from clipret.backbones.protocol import Tokenizer
+from clipret.config import CheckConfig
 from clipret.datasets import load_dataset
 from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.captions import prompted
 from clipret.images import find_plain
-from clipret.progress import ProgressCallback, silent
+from clipret.progress import Progress, ProgressCallback, silent
 
 # Words a caption: lower edges of the histogram's bins.
 _EDGES = (1, 6, 11, 16, 21, 31, 51)
+_REPORT_EVERY = 10_000
 
 
-def check_dataset(config: DatasetConfig, *, on_progress: ProgressCallback = silent) -> dict:
+def check_dataset(config: CheckConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Read a data set as extraction would, look whether its images are there, and count.
 
-    Of images only those in formats with more than eight bits a channel are opened.
+    Of images only those in formats with more than eight bits a channel are opened, and of the model only the tokenizer.
 
     on_progress  called while captions are counted, with phase "captions", and over such images, "image headers"
 
-    Returns dataset, root, split_rule, images, captions, remarks, annotation_sha256, seconds, and
+    Returns dataset, model, root, split_rule, images, captions, remarks, annotation_sha256, seconds, and
 
         splits     name -> images and captions
         per_image  captions of an image: min, mean, max
         words      of a caption: min, median, max, histogram [{"words": "6-10", "captions": 12}, ...]
-        too_long   captions that exceed CLIP's context_length in tokens, prompt included, and the ids of the first five
+        too_long   captions of more tokens than the model's context_length, prompt included, and the first five ids
         missing    images that are not there, and the first five files
         single_colour  images of more than eight bits whose pixels are all equal once clip has converted them, and the
                    first one's file, or None
 
-    Raises DatasetError for all that would stop extraction, and UsageError.
+    Raises DatasetError for all that would stop extraction, BackboneError when the model is unknown or its file is no
+    checkpoint, and UsageError.
     """
     started = time.perf_counter()
+    tokenizer = load_tokenizer(config.model, download_root=config.download_root)
     dataset = load_dataset(config)
     missing = dataset.require_files(skip_missing=config.skip_missing)
     plain = find_plain(dataset.image_files, root=dataset.root, on_progress=on_progress)
-    too_long = find_too_long(prompted(dataset.captions, config), on_progress=on_progress)
+    too_long = _find_too_long(prompted(dataset.captions, config), tokenizer=tokenizer, on_progress=on_progress)
     return {
         "dataset": dataset.name,
+        "model": config.model,
         "root": str(dataset.root),
         "split_rule": dataset.split_rule,
         "images": len(dataset.image_ids),
@@ -53,7 +58,7 @@ def check_dataset(config: DatasetConfig, *, on_progress: ProgressCallback = sile
         "words": _words(dataset.captions),
         "too_long": {
             "captions": len(too_long),
-            "context_length": CONTEXT_LENGTH,
+            "context_length": tokenizer.context_length,
             "first": [dataset.caption_ids[row] for row in too_long[:5]],
         },
         "missing": {"images": len(missing), "first": [dataset.image_files[row] for row in missing[:5]]},
@@ -62,6 +67,17 @@ def check_dataset(config: DatasetConfig, *, on_progress: ProgressCallback = sile
         "annotation_sha256": dataset.annotation_sha256,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _find_too_long(texts: list[str], *, tokenizer: Tokenizer, on_progress: ProgressCallback) -> list[int]:
+    """Rows, ascending, of the texts that the tokenizer would truncate."""
+    rows = []
+    for row, text in enumerate(texts):
+        if tokenizer.is_too_long(text):
+            rows.append(row)
+        if (row + 1) % _REPORT_EVERY == 0 or row + 1 == len(texts):
+            on_progress(Progress("captions", row + 1, len(texts)))
+    return rows
 
 
 def _per_image(dataset: RetrievalDataset) -> dict[str, float]:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from clipret.backbones import Backbone
+from clipret.backbones.protocol import Backbone
 from clipret.cache import CacheContents
 from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
 from clipret.datasets.base import RetrievalDataset
@@ -26,11 +26,11 @@ def cache_contents(
     """
     kind = backbone.device.type
     inputs = {
-        "backbone": "openai",
+        "backbone": backbone.family,
         "weights_sha256": backbone.weights_sha256,
         "precision": backbone.precision,
         "compiled": config.compile,
-        "preprocessing": f"clip {backbone.image_side} px",
+        "preprocessing": backbone.preprocessing,
         "decode": FAST_DECODERS[kind] if config.decode == "fast" else "exact",
         "background": background_of(config, dataset),
         "caption_clean": config.caption_clean,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from clipret.backbones import Backbone
+from clipret.backbones.protocol import Backbone
 from clipret.errors import BackboneError, ClipretError, DatasetError
 from clipret.extraction.loader import from_workers
 from clipret.extraction.planning import ImageBatch, TextBatch
@@ -61,7 +61,7 @@ class _Decoded(NamedTuple):
 class Encoder:
     """How this process, with its workers, encodes.
 
-    backbone      the frozen CLIP
+    backbone      the frozen encoder
     reader        image rows -> pixels
     workers       processes that decode and, on the CPU, encode; 0: this one does all
     watch         which image each worker is reading

@@ -76,7 +76,7 @@ class Plan:
 
         pending   (M,) bool
         texts     of all captions
-        tokenize  as backbones.Backbone.tokenize
+        tokenize  as Backbone.tokenize
         """
         for block in self._blocks("text", rows):
             first = self._firsts("text", block)

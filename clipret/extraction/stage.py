@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipret.backbones import Backbone, load_backbone
+from clipret.backbones import load_backbone
+from clipret.backbones.protocol import Backbone
 from clipret.cache import (
     DONE,
     PENDING,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipret.backbones import Backbone, load_backbone
+from clipret.backbones import load_backbone
+from clipret.backbones.protocol import Backbone
 from clipret.cache import DONE, FeatureCache, check_rows, check_texts
 from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
 from clipret.datasets.captions import prompted

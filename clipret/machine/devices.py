@@ -1,8 +1,10 @@
-"""Which device to compute on."""
+"""Which device to compute on, and in which precision."""
 
 import torch
 
 from clipret.errors import UsageError
+
+_PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def choose_device(device: str) -> str:
@@ -11,6 +13,20 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not available:
         raise UsageError("--device is cuda, but torch sees no CUDA device here; use --device cpu.")
     return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def choose_precision(precision: str, *, device: str) -> str:
+    """fp32, fp16, bf16 or auto -> the name of a torch type that an encoder computes in; auto: fp16 on CUDA, else fp32.
+
+    Raises UsageError when the device (cpu, cuda, cuda:1) cannot compute in it.
+    """
+    kind = torch.device(device).type
+    default = "fp32" if kind == "cpu" else "fp16"
+    if precision == "fp16" and kind == "cpu":
+        raise UsageError("--precision is fp16, which is for CUDA only; on the CPU use --precision fp32 or bf16.")
+    if precision == "bf16":
+        require_bfloat16(kind, other=default)
+    return _PRECISIONS[default if precision == "auto" else precision]
 
 
 def require_bfloat16(device: str, *, other: str) -> None:

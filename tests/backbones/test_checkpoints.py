@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipret.backbones import Backbone, load_backbone
+from clipret.backbones import load_backbone
+from clipret.backbones.openai import OpenAIClip
 from tests.helpers.backbone_models import CAPTIONS, pictures
 from tests.helpers.checkpoint_files import load, prefixed, same, saved_forms, uneven_clip
 
@@ -35,7 +36,7 @@ def test_features_are_those_of_clips_own_loader_to_the_bit(forms, family, form):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, preprocess = clip.load(str(path), device="cpu", jit=False)
-    theirs = Backbone(str(path), ours.weights_sha256, ours.library, model.float().eval(), preprocess, "float32")
+    theirs = OpenAIClip(str(path), ours.weights_sha256, ours.library, model.float().eval(), preprocess, "float32")
     assert same(ours.model, model)
     assert not same(ours.model, uneven_clip(family)), "clip's rounding to float16 would not show"
     pixels, ids = pictures(3, side=64), ours.pad(ours.tokenize(CAPTIONS)[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipret.backbones import find_too_long, load_backbone, tokens
+from clipret.backbones import load_backbone, tokens
 from clipret.backbones.tokens import Tokenizer, is_plain, pad
 
 WORDS = (
@@ -108,21 +108,21 @@ def test_ever_new_words_do_not_fill_the_memory(monkeypatch):
     assert torch.equal(pad(found), clip.tokenize(texts, truncate=True)[:, : pad(found).shape[1]])
 
 
-def test_texts_too_long_for_clip_are_found_without_encoding_all_of_them(monkeypatch):
+@pytest.mark.parametrize("context_length", [77, 16])
+def test_texts_too_long_for_the_model_are_recognised_without_encoding_all_of_them(monkeypatch, context_length):
     """Against clip's own tokens of every text, at and around the limit."""
     import clip
 
-    texts = [*random_texts(2000), "0" * 75, "\u3042" * 26, "\u00bd" * 40]
-    expected = [row for row, text in enumerate(texts) if len(clip.clip._tokenizer.encode(text)) + 2 > 77]
-    reports = []
-    assert find_too_long(texts, on_progress=reports.append).tolist() == expected
-    assert 200 < len(expected) < 1800
-    assert (reports[-1].phase, reports[-1].done, reports[-1].total) == ("captions", len(texts), len(texts))
+    tokenizer = Tokenizer(context_length=context_length)
+    texts = [*random_texts(2000), "0" * (context_length - 2), "\u3042" * 26, "\u00bd" * 40]
+    expected = [len(clip.clip._tokenizer.encode(text)) + 2 > context_length for text in texts]
+    assert [tokenizer.is_too_long(text) for text in texts] == expected
+    assert 200 < sum(expected) < 1950
 
     def fail(_):
         raise AssertionError("a short plain text was encoded")
 
     monkeypatch.setattr(clip.clip._tokenizer, "encode", fail)
-    assert find_too_long(["a dog on the beach"] * 10).tolist() == []
+    assert not tokenizer.is_too_long("a dog on beach")
     with pytest.raises(AssertionError, match="was encoded"):
-        find_too_long(["\u00e9t\u00e9"])
+        tokenizer.is_too_long("\u00e9t\u00e9")

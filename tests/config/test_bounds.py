@@ -8,6 +8,7 @@ import pytest
 
 from clipret import config
 from clipret.config import (
+    CheckConfig,
     CompareConfig,
     DatasetConfig,
     DownloadConfig,
@@ -24,6 +25,7 @@ from clipret.errors import UsageError
 
 # The least that each is made of.
 LEAST = {
+    CheckConfig: {"dataset": "x.csv"},
     CompareConfig: {"runs": ("a", "b")},
     DatasetConfig: {"dataset": "x.csv"},
     DownloadConfig: {"dataset": "coco"},

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipret.config import DatasetConfig
+from clipret.config import CheckConfig
 from clipret.errors import DatasetError
 from clipret.extraction.checking import check_dataset
 from tests.helpers.own_data import write_shard
 
 
 def check(root, **settings):
-    return check_dataset(DatasetConfig(dataset="coco", root=root, **settings))
+    return check_dataset(CheckConfig(dataset="coco", root=root, **settings))
 
 
 def test_a_summary_counts_what_the_annotations_have(coco_root):
@@ -94,12 +94,12 @@ def test_images_of_many_bits_that_become_one_colour_are_counted(deep, tmp_path):
     table = "".join(f"{name},a scan\n" for name in names)
     (deep / "x.csv").write_text(f"image,caption\n{table}")
     reports = []
-    found = check_dataset(DatasetConfig(dataset=str(deep / "x.csv")), on_progress=reports.append)
+    found = check_dataset(CheckConfig(dataset=str(deep / "x.csv")), on_progress=reports.append)
     assert found["single_colour"] == {"images": 2, "first": "bright.png"}
     assert [(report.done, report.total) for report in reports if report.phase == "image headers"][-1] == (5, 5)
     shard = {name: content for name in names for name, content in samples(deep / name)}
     write_shard(tmp_path / "shards" / "0.tar", shard)
-    found = check_dataset(DatasetConfig(dataset=str(tmp_path / "shards" / "0.tar")))
+    found = check_dataset(CheckConfig(dataset=str(tmp_path / "shards" / "0.tar")))
     assert found["single_colour"] == {"images": 1, "first": "0.tar/bright-png.png"}
 
 
@@ -113,6 +113,6 @@ def test_of_files_of_eight_bits_none_is_opened(coco_root, monkeypatch):
     monkeypatch.setattr("clipret.images.depth.Image.open", None)
     monkeypatch.setattr("clipret.images.depth.require_file", None)
     reports = []
-    found = check_dataset(DatasetConfig(dataset="coco", root=coco_root), on_progress=reports.append)
+    found = check_dataset(CheckConfig(dataset="coco", root=coco_root), on_progress=reports.append)
     assert found["single_colour"] == {"images": 0, "first": None}
     assert "image headers" not in {report.phase for report in reports}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from clipret import ExtractConfig, FeatureCache, VerifyConfig, extract, verify
-from clipret.backbones import Backbone, load_backbone
+from clipret.backbones import load_backbone
+from clipret.backbones.openai import OpenAIClip
 from clipret.cache.inspection import inspect_cache
 from clipret.errors import BackboneError
 from clipret.extraction import loader as pool
@@ -102,13 +103,13 @@ def test_equal_captions_and_equal_images_are_encoded_once(config, checkpoints, t
         shutil.copy(paths[original], paths[copy])
     encoded = Counter()
     for side in ("image", "text"):
-        real = getattr(Backbone, f"encode_{side}")
+        real = getattr(OpenAIClip, f"encode_{side}")
 
         def encode(self, inputs, side=side, real=real):
             encoded[side] += len(inputs)
             return real(self, inputs)
 
-        monkeypatch.setattr(Backbone, f"encode_{side}", encode)
+        monkeypatch.setattr(OpenAIClip, f"encode_{side}", encode)
     result = extract(config(root=root, prompt="{}!", caption_clean="lower"))
     cache = FeatureCache(config().out)
     different = len({text.lower() for text in cache.captions})
@@ -170,14 +171,14 @@ def test_when_the_device_waits_for_images_progress_says_so(config, monkeypatch):
 def short_of_memory(monkeypatch, *, most, message="CUDA out of memory. Tried to allocate 2.00 GiB"):
     """Make encoders fail on more than so many rows, as a full device does."""
     for side in ("image", "text"):
-        real = getattr(Backbone, f"encode_{side}")
+        real = getattr(OpenAIClip, f"encode_{side}")
 
         def encode(self, inputs, real=real):
             if len(inputs) > most:
                 raise torch.OutOfMemoryError(message)
             return real(self, inputs)
 
-        monkeypatch.setattr(Backbone, f"encode_{side}", encode)
+        monkeypatch.setattr(OpenAIClip, f"encode_{side}", encode)
 
 
 @pytest.mark.parametrize("device", [True, False])
@@ -211,7 +212,7 @@ def test_another_error_of_the_encoder_is_not_taken_for_want_of_memory(config, mo
     def fail(self, inputs):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(Backbone, "encode_text", fail)
+    monkeypatch.setattr(OpenAIClip, "encode_text", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         extract(config())
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipret import ExtractConfig, FeatureCache, extract
-from clipret.backbones import Backbone
+from clipret.backbones.openai import OpenAIClip
 from clipret.cache import DONE, PENDING, UNUSABLE
 from clipret.errors import BackboneError, DatasetError
 from clipret.extraction.encoding import Encoder
@@ -82,34 +82,34 @@ def test_a_bad_image_leaves_its_neighbours_their_bits(config, root, tmp_path):
 def test_a_first_batch_without_any_usable_image_is_no_obstacle(config, root, monkeypatch):
     """And the comparison with clip is made on the first usable images, on these alone."""
     compared = []
-    real = Backbone.require_exact
+    real = OpenAIClip.require_exact
 
     def require_exact(self, side, *, inputs, features):
         compared.append((side, len(inputs), bool(inputs.reshape(len(inputs), -1).any(dim=1).all())))
         real(self, side, inputs=inputs, features=features)
 
-    monkeypatch.setattr(Backbone, "require_exact", require_exact)
+    monkeypatch.setattr(OpenAIClip, "require_exact", require_exact)
     spoil(root, range(5))
     assert extract(config(max_problems=0.25))["problems"] == 5
     assert compared == [("image", 1, True), ("text", 4, True)]
 
 
 def test_the_feature_of_an_unusable_image_is_not_asked_to_be_finite(config, root, monkeypatch):
-    real = Backbone.encode_image
+    real = OpenAIClip.encode_image
 
     def encode_image(self, pixels):
         features = real(self, pixels).clone()
         features[(pixels == 0).flatten(1).all(dim=1)] = torch.nan
         return features
 
-    monkeypatch.setattr(Backbone, "encode_image", encode_image)
+    monkeypatch.setattr(OpenAIClip, "encode_image", encode_image)
     spoil(root, [0, 6])
     assert extract(config(max_problems=0.1))["problems"] == 2
 
 
 def test_an_encoder_that_differs_is_found_behind_unusable_images(config, root, monkeypatch, tmp_path):
-    real = Backbone.encode_image
-    monkeypatch.setattr(Backbone, "encode_image", lambda self, pixels: real(self, pixels) * 1.01)
+    real = OpenAIClip.encode_image
+    monkeypatch.setattr(OpenAIClip, "encode_image", lambda self, pixels: real(self, pixels) * 1.01)
     spoil(root, range(5))
     with pytest.raises(BackboneError, match=r"image features of .* differ from clip's own output"):
         extract(config(max_problems=0.25))

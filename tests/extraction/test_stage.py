@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from clipret import ExtractConfig, FeatureCache, extract
-from clipret.backbones import Backbone
+from clipret.backbones.openai import OpenAIClip
 from clipret.cache import DONE, PENDING
 from clipret.errors import BackboneError, CacheMismatchError, ClipretError
 from tests.conftest import StopAfter, write_coco
@@ -174,16 +174,16 @@ def test_the_prompt_surrounds_every_caption(config, tmp_path):
 
 @pytest.mark.parametrize("side", ["image", "text"])
 def test_an_encoder_that_differs_from_clip_writes_nothing(config, monkeypatch, tmp_path, side):
-    real = getattr(Backbone, f"encode_{side}")
-    monkeypatch.setattr(Backbone, f"encode_{side}", lambda self, inputs: real(self, inputs) * 1.01)
+    real = getattr(OpenAIClip, f"encode_{side}")
+    monkeypatch.setattr(OpenAIClip, f"encode_{side}", lambda self, inputs: real(self, inputs) * 1.01)
     with pytest.raises(BackboneError, match=rf"{side} features of .* differ from clip's own output"):
         extract(config())
     assert (FeatureCache(tmp_path / "coco.h5", allow_incomplete=True).image_states == PENDING).all()
 
 
 def test_features_beyond_float16_are_refused_with_the_way_out(config, monkeypatch):
-    monkeypatch.setattr(Backbone, "require_exact", lambda *_, **__: None)
-    monkeypatch.setattr(Backbone, "encode_image", lambda self, pixels: torch.full((len(pixels), 256), 1e5))
+    monkeypatch.setattr(OpenAIClip, "require_exact", lambda *_, **__: None)
+    monkeypatch.setattr(OpenAIClip, "encode_image", lambda self, pixels: torch.full((len(pixels), 256), 1e5))
     with pytest.raises(BackboneError, match=r"image row 0 is not finite as float16; extract with --dtype float32"):
         extract(config())
 

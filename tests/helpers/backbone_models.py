@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from clipret.backbones import Backbone
+from clipret.backbones.openai import OpenAIClip
 from tests.conftest import random_clip, randomise
 
 # embedding, side, vision layers, vision width, patch; context, vocabulary, text width, text heads, text layers
@@ -55,10 +55,11 @@ def enlivened(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def backbone_of(model: torch.nn.Module, *, precision: str = "float32", compiled: bool = False) -> Backbone:
+def backbone_of(model: torch.nn.Module, *, precision: str = "float32", compiled: bool = False) -> OpenAIClip:
     from clip.clip import _transform
 
-    return Backbone("made", "0" * 64, "made 1.0", model, _transform(model.visual.input_resolution), precision, compiled)
+    preprocess = _transform(model.visual.input_resolution)
+    return OpenAIClip("random", "0" * 64, "random 1.0", model, preprocess, precision, compiled)
 
 
 def pictures(count: int, *, side: int, seed: int = 1) -> torch.Tensor:
@@ -81,7 +82,7 @@ def spread_of(values: torch.Tensor) -> float:
     return ((values - values.mean(dim=0)).abs().max() / values.abs().max()).item()
 
 
-def embedded(backbone: Backbone, side: str, features: torch.Tensor) -> torch.Tensor:
+def embedded(backbone: OpenAIClip, side: str, features: torch.Tensor) -> torch.Tensor:
     """Penultimate features through the head that the backbone gives."""
     head = {name: torch.from_numpy(value) for name, value in backbone.projections().items()}
     return features.float() @ head[f"{side}/weight"] + head.get(f"{side}/bias", 0)

@@ -1,69 +1,43 @@
-"""A name or a path -> a frozen CLIP on a device, in a precision."""
+"""The files that OpenAI's CLIP is loaded from: published, bundled, or a checkpoint of one's own."""
 
 import hashlib
 import importlib.resources
 import stat
 import threading
 import urllib.error
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from clipret.backbones.checkpoints import load_checkpoint
-from clipret.backbones.clip_package import fetch_published, import_clip, library_version
-from clipret.backbones.openai import Backbone
+from clipret.backbones.clip_package import fetch_published, import_clip
 from clipret.config import BUNDLED_MODELS
-from clipret.errors import BackboneError, UsageError
-from clipret.machine.devices import require_bfloat16
-
-_PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+from clipret.errors import BackboneError
 
 
-def load_backbone(
-    name_or_path: str,
-    *,
-    device: str = "cpu",
-    precision: str = "auto",
-    compiled: bool = False,
-    download_root: Path | None = None,
-) -> Backbone:
-    """Load a frozen CLIP.
+def load_weights(name: str, *, device: str, download_root: Path | None) -> tuple[str, tuple[torch.nn.Module, Callable]]:
+    """The sha256 of the weights of a model, and clip's model and preprocessing as load_checkpoint gives them.
 
-    name_or_path   one of OpenAI's names (downloaded by clip when missing), a bundled model, or the path of a
-                   checkpoint in a form that load_checkpoint takes
-    device         cpu or cuda
-    precision      fp32, fp16 (CUDA only), bf16, or auto: fp32 on the CPU and, as clip loads it, fp16 on CUDA
-    compiled       whether torch.compile makes kernels of the towers
-    download_root  where OpenAI's weights are kept; ~/.cache/clip by default
+    name  one of OpenAI's names (downloaded by clip when missing), a bundled model, or a path
 
-    Raises UsageError when the device cannot compute in the precision, and BackboneError when clip is missing, the name
-    is unknown, the weights cannot be fetched, or the file is not a CLIP checkpoint.
+    Raises BackboneError when the name is unknown, the weights cannot be fetched or are not a CLIP checkpoint.
     """
-    precision = _chosen_precision(precision, device=torch.device(device))
     clip = import_clip()
-    name = str(name_or_path)
     if name in clip.available_models():
-        sha256, (model, preprocess) = _load_published(
-            name, url=clip.clip._MODELS[name], device=device, root=download_root
-        )
+        return _load_published(name, url=clip.clip._MODELS[name], device=device, root=download_root)
+    return _load_file(checkpoint_path(name), device=device)
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file of a bundled model, or of a checkpoint. Raises BackboneError unless it is a file that is not empty."""
+    if name in BUNDLED_MODELS:
+        path = Path(str(importlib.resources.files("clipret.backbones") / "bundled" / f"{name}.pt"))
     else:
-        sha256, (model, preprocess) = _load_file(name, published=clip.available_models(), device=device)
-    if precision != "float16":
-        # clip's float16 on CUDA stays the reference of float16 alone.
-        model.float()
-    return Backbone(name, sha256, library_version(), model.eval(), preprocess, precision, compiled)
-
-
-def _chosen_precision(precision: str, *, device: torch.device) -> str:
-    on_cpu = device.type == "cpu"
-    if precision == "auto":
-        precision = "fp32" if on_cpu else "fp16"
-    if precision == "fp16" and on_cpu:
-        raise UsageError("--precision is fp16, which is for CUDA only; on the CPU use --precision fp32 or bf16.")
-    if precision == "bf16":
-        require_bfloat16(device.type, other="fp32" if on_cpu else "fp16")
-    return _PRECISIONS[precision]
+        path = Path(name)
+    _require_file(path, expected=", ".join([*import_clip().available_models(), *BUNDLED_MODELS]))
+    return path
 
 
 def _load_published(name: str, *, url: str, device: str, root: Path | None) -> tuple[str, tuple]:
@@ -82,12 +56,7 @@ def _load_published(name: str, *, url: str, device: str, root: Path | None) -> t
     return sha256, load_checkpoint(path, device=device)
 
 
-def _load_file(name: str, *, published: list[str], device: str) -> tuple[str, tuple]:
-    if name in BUNDLED_MODELS:
-        path = Path(str(importlib.resources.files("clipret.backbones") / "bundled" / f"{name}.pt"))
-    else:
-        path = Path(name)
-    _require_file(path, expected=", ".join([*published, *BUNDLED_MODELS]))
+def _load_file(path: Path, *, device: str) -> tuple[str, tuple]:
     # Hashed by another thread meanwhile: neither needs the interpreter much.
     with ThreadPoolExecutor(max_workers=1) as thread:
         stop = threading.Event()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clipret.backbones import load_backbone
-from clipret.backbones.loading import _chosen_precision
 from clipret.errors import BackboneError, UsageError
+from clipret.machine.devices import choose_precision
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -56,8 +56,8 @@ def test_the_weights_are_known_by_the_sha256_of_their_file(checkpoints):
 def test_the_precision_is_clips_own_unless_another_is_asked_for(checkpoints):
     backbone = load_backbone(str(checkpoints["resnet"]))
     assert (backbone.precision, backbone.model.dtype, backbone.context_length) == ("float32", torch.float32, 77)
-    assert _chosen_precision("auto", device=torch.device("cuda")) == "float16"
-    assert _chosen_precision("fp32", device=torch.device("cuda")) == "float32"
+    assert choose_precision("auto", device="cuda:1") == "float16"
+    assert choose_precision("fp32", device="cuda") == "float32"
 
 
 def test_a_precision_that_the_device_lacks_is_refused_with_one_that_it_has(monkeypatch):
@@ -74,7 +74,7 @@ def test_a_precision_that_the_device_lacks_is_refused_with_one_that_it_has(monke
         "--precision is bf16, but this processor has no bfloat16 instructions; use --precision fp32."
     )
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
-    assert _chosen_precision("bf16", device=torch.device("cpu")) == "bfloat16"
+    assert choose_precision("bf16", device="cpu") == "bfloat16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     with pytest.raises(UsageError, match=r"this GPU has no bfloat16 instructions; use --precision fp16\."):
-        _chosen_precision("bf16", device=torch.device("cuda"))
+        choose_precision("bf16", device="cuda")

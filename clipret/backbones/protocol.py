@@ -1,0 +1,96 @@
+"""What extraction needs of an encoder. Every family of FAMILIES has a class that does this.
+
+Shape suffixes: B batch, S image side, L token positions, D feature width, E embedding width.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+class Tokenizer(Protocol):
+    """Captions -> token ids. Can be pickled."""
+
+    context_length: int
+
+    def is_too_long(self, text: str) -> bool:
+        """Whether a text has more tokens than context_length, start and end included."""
+
+
+class Backbone(Protocol):
+    """A frozen encoder. Can be pickled, for worker processes that are spawned."""
+
+    @property
+    def name(self) -> str:
+        """As asked for with --model."""
+
+    @property
+    def family(self) -> str:
+        """Its row of FAMILIES. Part of the fingerprint, as are the next three."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weights, 64 hexadecimal digits."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: float32, float16 or bfloat16."""
+
+    @property
+    def preprocessing(self) -> str:
+        """How an image becomes pixels, in words: "clip 224 px"."""
+
+    @property
+    def library(self) -> str:
+        """The library that the encoder comes from, with its version."""
+
+    @property
+    def kernels(self) -> str:
+        """What multiplies matrices: "oneDNN" or "torch". The two differ in the last bits of the features."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def image_side(self) -> int:
+        """S: height and width of the pixels that encode_image takes."""
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that encode_text takes, start and end included."""
+
+    @property
+    def crop(self) -> Callable[[Image.Image], Image.Image]:
+        """PIL image -> PIL RGB image of S x S. Can be pickled, without the weights."""
+
+    def prepare(self) -> None:
+        """Prepare everything that is prepared once: processes forked after this share it."""
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 -> (B, D) penultimate features on the device: the input of the final projection."""
+
+    def tokenize(self, captions: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Ids of every caption, truncated to context_length, and (B,) int64 token counts before truncation."""
+
+    def pad(self, tokens: list[np.ndarray]) -> torch.Tensor:
+        """Ids of B captions -> (B, L), the input of encode_text, L the longest of them."""
+
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, L) token ids -> (B, D) penultimate features on the device. L changes no feature beyond rounding."""
+
+    def projections(self) -> dict[str, np.ndarray]:
+        """The encoder's own head in float32: image/weight (D_i, E), text/weight (D_t, E), logit_scale, and where there
+        is one image/bias, text/bias.
+        """
+
+    def require_exact(self, side: str, *, inputs: torch.Tensor, features: torch.Tensor) -> None:
+        """Raise BackboneError unless features times projection equal the reference library's own output.
+
+        side      image or text
+        inputs    pixels or token ids, as for encode_image and encode_text
+        features  what encode_image or encode_text returned for them
+        """
