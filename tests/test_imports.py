@@ -43,7 +43,8 @@ ONLY_IMPORTER = {
 GROUND = {
     "errors.py": (),
     "progress.py": (),
-    "config/*": ("config/*", "errors.py"),
+    "config/*": ("config/*", "metrics/*", "errors.py"),
+    "metrics/*": ("metrics/*", "errors.py"),
     "machine/*": ("machine/*", "errors.py"),
     "runs.py": ("machine/*", "errors.py"),
 }

@@ -9,8 +9,8 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import METRICS, PROTOCOLS, EvalConfig
-from clipret.config.metric_names import RSUM
 from clipret.errors import UsageError
+from clipret.metrics import RSUM
 from clipret.reporting.curve import curve_tables, without_curve
 from clipret.reporting.metrics import metrics_tables
 

@@ -57,7 +57,7 @@ def reproduce(
         show(listed, as_json=as_json, tables=published_tables(listed), text=published_summary(listed))
         return
     config = config_from(ReproduceConfig, locals())
-    from clipret.evaluation.reproduction import reproduce as stage
+    from clipret.evaluation.reproduction.stage import reproduce as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     show(report, as_json=as_json, tables=reproduction_tables(report), text=reproduction_summary(report))

@@ -29,7 +29,7 @@ from clipret.config.data import DatasetConfig, DownloadConfig, ExtractConfig
 from clipret.config.evaluation import EvalConfig
 from clipret.config.failures import FailuresConfig
 from clipret.config.margins import Margin
-from clipret.config.metric_names import DIRECTIONS, METRICS, METRICS_AT_K, VALIDATION_METRICS
+from clipret.config.metric_names import DIRECTIONS, METRICS
 from clipret.config.reproduction import ReproduceConfig
 from clipret.config.sweeps import SweepConfig
 from clipret.config.training import TrainConfig
@@ -47,14 +47,12 @@ __all__ = [
     "LOSSES",
     "MARGIN_LOSSES",
     "METRICS",
-    "METRICS_AT_K",
     "PROTOCOLS",
     "REDUCTIONS",
     "SPLITS",
     "SPLIT_PROTOCOLS",
     "TEMPERATURE_LOSSES",
     "TRACKERS",
-    "VALIDATION_METRICS",
     "VIOLATIONS",
     "CompareConfig",
     "DatasetConfig",

@@ -1,5 +1,1 @@
 """Whether a cache gives the figures that others have published, and what commonly explains it where it does not."""
-
-from clipret.evaluation.reproduction.stage import reproduce
-
-__all__ = ["reproduce"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipret.config.reproduction import ReproduceConfig
-from clipret.evaluation.reproduction import reproduce
+from clipret.evaluation.reproduction.stage import reproduce
 from tests.conftest import keep_keys
 from tests.helpers.published_caches import (
     FLICKR,

@@ -7,8 +7,9 @@ from clipret import FeatureCache
 from clipret.cache.image_keys import image_keys
 from clipret.config.reproduction import ReproduceConfig
 from clipret.errors import DatasetError, UsageError
-from clipret.evaluation.reproduction import matching, reproduce
+from clipret.evaluation.reproduction import matching
 from clipret.evaluation.reproduction.published import published_rows
+from clipret.evaluation.reproduction.stage import reproduce
 from clipret.protocols.leakage import training_keys
 from clipret.protocols.protocol import make_protocol
 from tests.conftest import keep_keys
