@@ -18,8 +18,8 @@ from benchmark import PeakMebibytes, compare
 
 from clipret import EvalConfig
 from clipret.machine.products import Products, keep_freed_memory
-from clipret.retrieval import Matches, rank
 from clipret.retrieval.cpu import CAPTIONS_AT_ONCE
+from clipret.retrieval.engine import Matches, rank
 from clipret.retrieval.metrics import summarise
 
 _K = 10

@@ -18,8 +18,7 @@ from scipy.special import ndtr, ndtri
 
 from clipret.config.comparison import CompareConfig
 from clipret.progress import Progress
-from clipret.retrieval import Ranks
-from clipret.retrieval.ranks_file import Ranking
+from clipret.retrieval.ranks import Ranks
 from clipret.statistics.flips import flip_tests
 from clipret.statistics.intervals import Evidence, tabulate
 from clipret.statistics.significance import Heads, contrast, estimate
@@ -129,8 +128,8 @@ def holds(estimated, truth: np.ndarray) -> np.ndarray:
     return (estimated.low - 1e-12 <= truth) & (truth <= estimated.high + 1e-12)
 
 
-def _ranking(ranks: np.ndarray, images: np.ndarray) -> Ranking:
-    return Ranking(Ranks(ranks, np.arange(len(ranks) + 1), FURTHEST), images)
+def _ranking(ranks: np.ndarray, images: np.ndarray) -> Ranks:
+    return Ranks(ranks, np.arange(len(ranks) + 1), FURTHEST, images=images)
 
 
 def table(header: tuple[str, ...], rows: list[tuple]) -> str:

@@ -44,8 +44,9 @@ GROUND = {
     "errors.py": (),
     "progress.py": (),
     # The tables of what can be named, which are light.
-    "config/*": ("config/*", "errors.py", "losses/__init__.py"),
+    "config/*": ("config/*", "errors.py", "losses/__init__.py", "metrics/*"),
     "losses/*": ("losses/*", "errors.py"),
+    "metrics/*": ("metrics/*", "errors.py"),
     "machine/*": ("machine/*", "errors.py"),
     "runs.py": ("machine/*", "errors.py"),
 }

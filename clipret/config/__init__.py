@@ -20,7 +20,7 @@ from clipret.config.data import CheckConfig, DatasetConfig, DownloadConfig, Extr
 from clipret.config.evaluation import EvalConfig
 from clipret.config.failures import FailuresConfig
 from clipret.config.margins import Margin
-from clipret.config.metric_names import DIRECTIONS, METRICS, METRICS_AT_K, VALIDATION_METRICS
+from clipret.config.metric_names import DIRECTIONS, METRICS
 from clipret.config.reproduction import ReproduceConfig
 from clipret.config.sweeps import SweepConfig
 from clipret.config.training import TrainConfig
@@ -33,11 +33,9 @@ __all__ = [
     "DIRECTIONS",
     "FAST_DECODERS",
     "METRICS",
-    "METRICS_AT_K",
     "PROTOCOLS",
     "SPLITS",
     "SPLIT_PROTOCOLS",
-    "VALIDATION_METRICS",
     "CheckConfig",
     "CompareConfig",
     "DatasetConfig",

@@ -7,9 +7,10 @@ from pathlib import Path
 from clipret.config import shared
 from clipret.config.checks import within
 from clipret.config.choices import PROTOCOLS, SPLIT_PROTOCOLS
-from clipret.config.metric_names import METRICS, RSUM, check_cuts, check_metrics, columns, cut_of
+from clipret.config.metric_names import METRICS, check_cuts, check_metrics, columns, cut_of
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
+from clipret.metrics import RSUM
 
 # How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.
 WISE_FT = "wise-ft "

@@ -6,25 +6,21 @@ Shape suffixes: Q queries of all folds, G items of a gallery, T best items of a 
 import numpy as np
 
 from clipret import runs
-from clipret.cache import FeatureCache
 from clipret.config import DIRECTIONS, FailuresConfig
 from clipret.evaluation.inputs import (
     check_leakage,
     choose_protocols,
     describe_protocol,
     describe_source,
-    find_source,
-    load_heads,
-    open_cache,
+    open_inputs,
 )
 from clipret.evaluation.queries import Queries
-from clipret.machine.devices import choose_device
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.metrics import metric_of
+from clipret.progress import ProgressCallback, silent
 from clipret.protocols.leakage import copies_of_training
-from clipret.protocols.protocol import Protocol
-from clipret.retrieval import Ranks
-from clipret.retrieval.gallery import Gallery
+from clipret.retrieval.gallery import rank_folds
 from clipret.retrieval.metrics import per_query
+from clipret.retrieval.ranks import Ranks
 from clipret.runs import check_place, written
 
 # More than a query's wrong items that are named, for matching ones may stand among the best in a tie.
@@ -62,14 +58,16 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
     """
     if config.out:
         check_place("out", config.out, suffixes=(".json",), own=runs.ERRORS)
-    device = choose_device(config.device)
-    source = find_source(cache=config.cache, head=config.head, zero_shot=config.zero_shot, runs_dir=config.runs_dir)
-    cache = open_cache(source)
-    heads = load_heads(source, cache)
+    inputs = open_inputs(config)
+    source, cache, heads = inputs.source, inputs.cache, inputs.heads
     names = () if config.protocol is None else (config.protocol,)
     (protocol,) = choose_protocols(cache, names=names, split=config.split)
     leakage = check_leakage(cache, protocol, source=source, allowed=config.allow_leak)
-    ranks = _rank(cache, protocol, heads=heads, config=config, device=device, on_progress=on_progress)
+    settings = {"block": config.block, "precision": config.precision, "top": max(config.top, _LEAST_TOP)}
+    ranks = rank_folds(cache, protocol.folds, heads=heads, device=inputs.device, on_progress=on_progress, **settings)
+    by_direction = {
+        direction: {head: directions[direction] for head, directions in ranks.items()} for direction in DIRECTIONS
+    }
     report = {
         "format": runs.FORMAT,
         **describe_source(source, cache),
@@ -79,7 +77,8 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
         "heads": list(heads),
         "top": config.top,
         "directions": {
-            way: _describe(Queries(cache, protocol.folds, way, ranks[way]), config=config) for way in DIRECTIONS
+            direction: _describe(Queries(cache, protocol.folds, direction, of_heads), config=config)
+            for direction, of_heads in by_direction.items()
         },
     }
     out = config.out or (source.run / runs.ERRORS if source.run else None)
@@ -136,33 +135,6 @@ def cut_into_bins(values: np.ndarray, *, most: int = _MOST_BINS) -> tuple[np.nda
         edges = np.unique(np.sort(values)[places])
     bins = np.searchsorted(edges, values)
     return bins, [(values[bins == each].min(), values[bins == each].max()) for each in range(len(edges))]
-
-
-def _rank(
-    cache: FeatureCache,
-    protocol: Protocol,
-    *,
-    heads: dict,
-    config: FailuresConfig,
-    device: str,
-    on_progress: ProgressCallback,
-) -> dict[str, dict[str, list[Ranks]]]:
-    """Direction -> head -> Ranks of each fold. One fold's features are in memory at a time."""
-    found = {way: {name: [] for name in heads} for way in DIRECTIONS}
-    heads = {name: head.to(device) for name, head in heads.items()}
-    settings = {"block": config.block, "precision": config.precision, "top": max(config.top, _LEAST_TOP)}
-    done, total = 0, len(heads) * len(protocol.image_rows)
-    for fold in protocol.folds:
-        gallery = Gallery.read(cache, fold)
-        for name, head in heads.items():
-
-            def tell(progress: Progress, before: int = done) -> None:
-                on_progress(Progress("ranking", before + progress.done, total))
-
-            for way, ranks in gallery.rank(head, device=device, on_progress=tell, **settings).items():
-                found[way][name].append(ranks)
-            done += len(fold.image_rows)
-    return found
 
 
 def _describe(queries: Queries, *, config: FailuresConfig) -> dict:
@@ -222,16 +194,14 @@ def _hubs(queries: Queries, *, config: FailuresConfig) -> dict:
     return found
 
 
-def _metrics(folds: list[Ranks]) -> dict[str, np.ndarray]:
+def _metrics(folds: tuple[Ranks, ...]) -> dict[str, np.ndarray]:
     """Metric -> (Q,), of all folds' queries."""
-    found = [per_query(ranks, k=(1, 10), families=("R", "MRR", "median_rank")) for ranks in folds]
-    return {name: np.concatenate([values[name] for values in found]) for name in found[0]}
+    of_folds = [per_query(ranks, k=(1, 10), families=("R", "MRR", "median_rank")) for ranks in folds]
+    return {name: np.concatenate([values[name] for values in of_folds]) for name in of_folds[0]}
 
 
 def _summary(values: dict[str, np.ndarray]) -> dict[str, float]:
-    return {
-        name: float(np.median(found) if name == "median_rank" else np.mean(found)) for name, found in values.items()
-    }
+    return {name: metric_of(name).combined(of_queries) for name, of_queries in values.items()}
 
 
 def _breakdown(by: np.ndarray, values: dict[str, dict[str, np.ndarray]]) -> dict:

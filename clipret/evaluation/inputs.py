@@ -1,14 +1,18 @@
 """What a command measures, resolved in one way for all of them: a cache, a head and its run, protocols, leakage."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.cache.image_keys import image_keys
+from clipret.config import FailuresConfig, ReproduceConfig
+from clipret.config.choices import RUNS_DIR
 from clipret.config.evaluation import EvalConfig, wise_ft_name
 from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
 from clipret.heads import Head, LinearHead, load_head, load_trained_on, wise_ft
+from clipret.machine.devices import choose_device
 from clipret.protocols.bounds import best_reachable
 from clipret.protocols.leakage import check_images, is_in_train
 from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
@@ -29,6 +33,52 @@ class Source:
     head: Path | None = None
     run: Path | None = None
     fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a command measures, opened.
+
+    device  where it is ranked
+    alphas  of the heads between CLIP's own and the trained one
+    """
+
+    source: Source
+    cache: FeatureCache
+    device: str
+    alphas: tuple[float, ...] = ()
+
+    @cached_property
+    def heads(self) -> dict[str, Head]:
+        """{"zero-shot": ..., "trained": ...}, and between them a "wise-ft ALPHA" for each alpha; on the CPU.
+
+        Without a trained head zero-shot is all. Raises HeadError when the head's file cannot be used with this cache.
+        """
+        projections, head = self.cache.projections, self.source.head
+        heads = {"zero-shot": LinearHead(projections)}
+        if head:
+            trained = load_head(head, projections=projections, weights_sha256=self.cache.inputs["weights_sha256"])
+            for alpha in self.alphas:
+                heads[wise_ft_name(alpha)] = wise_ft(trained, projections=projections, alpha=alpha)
+            heads["trained"] = trained
+        return heads
+
+
+def open_inputs(config: EvalConfig | FailuresConfig | ReproduceConfig) -> Inputs:
+    """The cache, the head and the device that these settings mean. The head's file is read when it is first used.
+
+    Where no head is named, eval and failures take the newest run, and reproduce measures CLIP's own alone.
+
+    Raises what choose_device, find_source and open_cache do.
+    """
+    device = choose_device(config.device)
+    source = find_source(
+        cache=config.cache,
+        head=config.head,
+        zero_shot=config.head is None if isinstance(config, ReproduceConfig) else config.zero_shot,
+        runs_dir=getattr(config, "runs_dir", RUNS_DIR),
+    )
+    return Inputs(source, open_cache(source), device, getattr(config, "wise_ft", ()))
 
 
 def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_dir: Path) -> Source:
@@ -60,9 +110,12 @@ def _no_head(head: Path) -> str:
     folder = head.parent
     swept = sorted(folder.glob(f"*/{runs.HEAD}")) if (folder / runs.SWEEP[0]).exists() else []
     if swept:
-        return f"{folder} is a sweep and no run; give one of its runs, such as --head {swept[0].parent}"
+        return f"{folder} is a sweep, not a run; give one of its runs, such as --head {swept[0].parent}"
     if (folder / runs.CONFIG).exists():
-        return f"{folder} has no head: its training has not come so far, or the sweep it is of has not kept its head."
+        return (
+            f"{folder} has no head: training stopped before the first head was saved, or the sweep deleted it "
+            f"(--keep-heads)."
+        )
     return f"there is no head at {head}; expected a {runs.HEAD} written by clipret train."
 
 
@@ -80,21 +133,6 @@ def open_cache(source: Source) -> FeatureCache:
             f"{cache.fingerprint[:12]}, the run's {source.fingerprint[:12]}; give the one to measure with --cache."
         )
     return cache
-
-
-def load_heads(source: Source, cache: FeatureCache, *, alphas: tuple[float, ...] = ()) -> dict[str, Head]:
-    """{"zero-shot": ..., "trained": ...}, and between them a "wise-ft ALPHA" for each alpha; on the CPU.
-
-    Without a trained head zero-shot is all. Raises HeadError when the head's file cannot be used with this cache.
-    """
-    heads = {"zero-shot": LinearHead(cache.projections)}
-    if source.head:
-        weights = cache.inputs["weights_sha256"]
-        trained = load_head(source.head, projections=cache.projections, weights_sha256=weights)
-        for alpha in alphas:
-            heads[wise_ft_name(alpha)] = wise_ft(trained, projections=cache.projections, alpha=alpha)
-        heads["trained"] = trained
-    return heads
 
 
 def describe_source(source: Source, cache: FeatureCache) -> dict:

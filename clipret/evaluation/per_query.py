@@ -13,7 +13,7 @@ from clipret.errors import UsageError
 from clipret.machine.escaping import csv_cell, visible_json
 from clipret.machine.files import replaced
 from clipret.protocols.protocol import Fold
-from clipret.retrieval import Ranks
+from clipret.retrieval.ranks import Ranks
 from clipret.runs import check_place, written
 
 if TYPE_CHECKING:

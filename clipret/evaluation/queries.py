@@ -9,7 +9,7 @@ import numpy as np
 
 from clipret.cache import FeatureCache
 from clipret.protocols.protocol import Fold
-from clipret.retrieval import Ranks
+from clipret.retrieval.ranks import Ranks
 
 # Matching items named of a query, and wrong ones before them.
 _NAMED = 3
@@ -21,7 +21,7 @@ class Queries:
     ranks  head's name -> Ranks of each fold, with the best items
     """
 
-    def __init__(self, cache: FeatureCache, folds: tuple[Fold, ...], way: str, ranks: dict[str, list[Ranks]]):
+    def __init__(self, cache: FeatureCache, folds: tuple[Fold, ...], way: str, ranks: dict[str, tuple[Ranks, ...]]):
         self.cache, self.folds, self.way, self.ranks = cache, folds, way, ranks
         # The trained head, or zero-shot where it is alone.
         self.shown = list(ranks)[-1]

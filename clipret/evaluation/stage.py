@@ -2,31 +2,31 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from statistics import fmean
+
+import numpy as np
 
 from clipret import runs
 from clipret.cache import FeatureCache
-from clipret.config import DIRECTIONS, METRICS, CompareConfig, EvalConfig
-from clipret.config.metric_names import LOWER_IS_BETTER, RSUM
+from clipret.config import METRICS, CompareConfig, EvalConfig
 from clipret.evaluation.inputs import (
+    Inputs,
     check_leakage,
     choose_protocols,
     describe_protocol,
     describe_source,
     describe_trained,
-    find_source,
-    load_heads,
-    open_cache,
+    open_inputs,
 )
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.heads import Head
-from clipret.machine.devices import choose_device
+from clipret.metrics import RSUM
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols.leakage import copies_of_training
 from clipret.protocols.protocol import Protocol
-from clipret.retrieval.gallery import Gallery
-from clipret.retrieval.metrics import rsum, summarise
-from clipret.retrieval.ranks_file import ProtocolRankings, Ranking, Rankings, rankings_path, write_rankings
+from clipret.retrieval.gallery import rank_folds
+from clipret.retrieval.metrics import rsum
+from clipret.retrieval.ranks import Ranks
+from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, rankings_path, write_rankings
 from clipret.runs import check_place, written
 from clipret.statistics.flips import flip_tests
 from clipret.statistics.intervals import Evidence, all_columns, nested, tabulate
@@ -37,7 +37,7 @@ _LONG = 1 << 25
 
 
 def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Every metric of metrics.py by one or more protocols, both directions, zero-shot beside trained, with intervals.
+    """Every metric by one or more protocols, both directions, zero-shot beside trained, with intervals.
 
     on_progress  called after each protocol, with phase "protocols", and while a large gallery is ranked
 
@@ -54,7 +54,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
                    None: see significance.py) and gain, the same of trained less zero-shot, None without a trained head
 
     Of further protocols, the same in the list `also`. It is written to config.out, or into the run's folder when there
-    is one, and beside it the ranks (rankings.py).
+    is one, and beside it the ranks (ranks_file.py).
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
     trained on and config.allow_leak is not set.
@@ -63,19 +63,19 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         check_place("out", config.out, suffixes=(".json",), own=runs.METRICS)
     if config.per_query:
         check_per_query_path(config.per_query)
-    device = choose_device(config.device)
-    source = find_source(cache=config.cache, head=config.head, zero_shot=config.zero_shot, runs_dir=config.runs_dir)
-    cache = open_cache(source)
-    heads, trained = load_heads(source, cache, alphas=config.wise_ft), describe_trained(source)
+    inputs = open_inputs(config)
+    source, cache, heads = inputs.source, inputs.cache, inputs.heads
+    trained = describe_trained(source)
     protocols = choose_protocols(cache, names=config.protocol, split=config.split)
     # All before the first measurement: a refusal must not cost the time of the others.
     leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
     measured, ranked = [], []
     for protocol, leakage in zip(protocols, leaks, strict=True):
-        found = _rank(cache, protocol, heads=heads, device=device, config=config, on_progress=on_progress)
-        ranked.append(replace(found, leakage=leakage))
+        ranks = _rank(inputs, protocol, heads=heads, config=config, on_progress=on_progress)
+        description = describe_protocol(cache, protocol, precision=config.precision, k=config.cuts)
+        ranked.append(ProtocolRankings(description, ranks, leakage))
         about = {"leakage": leakage, "copies": copies_of_training(cache, protocol)}
-        measured.append({"protocol": ranked[-1].protocol, **about, **_figures(ranked[-1], config)})
+        measured.append({"protocol": description, **about, **_figures(ranked[-1], config)})
         on_progress(Progress("protocols", len(measured), len(protocols)))
     report = {
         "format": runs.FORMAT,
@@ -94,48 +94,34 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
 
 
 def _rank(
-    cache: FeatureCache,
-    protocol: Protocol,
-    *,
-    heads: dict[str, Head],
-    device: str,
-    config: EvalConfig,
-    on_progress: ProgressCallback,
-) -> ProtocolRankings:
-    settings = {"block": config.block, "precision": config.precision, "top": config.top if config.per_query else 0}
-    found = {name: {way: [] for way in DIRECTIONS} for name in heads}
-    for fold in protocol.folds:
-        gallery = Gallery.read(cache, fold)
-        long = len(fold.image_rows) * len(fold.text_rows) > _LONG
-        for name, head in heads.items():
-
-            def tell(progress: Progress, what: str = f"ranking, {name}") -> None:
-                on_progress(replace(progress, phase=what))
-
-            ranks = gallery.rank(head.to(device), device=device, on_progress=tell if long else silent, **settings)
-            for way, ranking in found[name].items():
-                ranking.append(Ranking(ranks[way], gallery.query_images(ranks[way], direction=way)))
-    described = describe_protocol(cache, protocol, precision=config.precision, k=config.cuts)
-    return ProtocolRankings(
-        described, {name: {way: tuple(folds) for way, folds in ways.items()} for name, ways in found.items()}
+    inputs: Inputs, protocol: Protocol, *, heads: dict[str, Head], config: EvalConfig, on_progress: ProgressCallback
+) -> dict[str, dict[str, tuple[Ranks, ...]]]:
+    long = any(len(fold.image_rows) * len(fold.text_rows) > _LONG for fold in protocol.folds)
+    return rank_folds(
+        inputs.cache,
+        protocol.folds,
+        heads=heads,
+        device=inputs.device,
+        on_progress=on_progress if long else silent,
+        block=config.block,
+        precision=config.precision,
+        top=config.top if config.per_query else 0,
     )
 
 
 def _figures(ranked: ProtocolRankings, config: EvalConfig) -> dict:
-    """results, rsum and intervals of metrics.json; a metric is the mean over the protocol's galleries."""
-    results = {}
-    for head, directions in ranked.heads.items():
-        results[head] = {}
-        for way, folds in directions.items():
-            found = [summarise(ranking.ranks, k=config.cuts) for ranking in folds]
-            results[head][way] = {name: fmean(metrics[name] for metrics in found) for name in found[0]}
-    sums = {head: rsum(directions, k=config.k) for head, directions in results.items()}
-    return {"results": results, "rsum": sums, "intervals": _intervals(ranked, config) if config.resamples else None}
-
-
-def _intervals(ranked: ProtocolRankings, config: EvalConfig) -> dict:
-    heads, tables = list(ranked.heads), tabulate(list(ranked.heads.values()), k=config.cuts, families=METRICS)
+    """results, rsum and intervals of metrics.json, all from the same evidence."""
+    tables = tabulate(list(ranked.heads.values()), k=config.cuts, families=METRICS)
     evidence = Evidence(tables, all_columns((*tables[0].names, RSUM)), k=config.k)
+    results = dict(zip(ranked.heads, evidence.figures(), strict=True))
+    return {
+        "results": results,
+        "rsum": {head: rsum(directions, k=config.k) for head, directions in results.items()},
+        "intervals": _intervals(evidence, list(ranked.heads), config) if config.resamples else None,
+    }
+
+
+def _intervals(evidence: Evidence, heads: list[str], config: EvalConfig) -> dict:
     level = CompareConfig.level
     estimates = {head: estimate(evidence, (place,), level=level) for place, head in enumerate(heads)}
     return {
@@ -148,10 +134,9 @@ def _intervals(ranked: ProtocolRankings, config: EvalConfig) -> dict:
 
 
 def _gain(evidence: Evidence, heads: list[str], *, config: EvalConfig) -> dict:
-    # Flips of medians take longer than all the others, for no interval.
-    bounded = replace(
-        evidence, columns=tuple(column for column in evidence.columns if column[1] not in LOWER_IS_BETTER)
-    )
+    # Of the others a gain has no interval, and flips of medians take longer than everything else.
+    places = np.flatnonzero(np.isfinite(evidence.limits))
+    bounded = replace(evidence, columns=tuple(evidence.columns[place] for place in places))
     pair = heads.index("trained"), heads.index("zero-shot")
     (gain,) = flip_tests(bounded, [pair], flips=config.resamples, level=CompareConfig.level, seed=config.seed)
     intervals = dict.fromkeys(evidence.columns) | dict(zip(bounded.columns, intervals_of(gain), strict=True))
@@ -161,7 +146,7 @@ def _gain(evidence: Evidence, heads: list[str], *, config: EvalConfig) -> dict:
 def _per_query(cache: FeatureCache, measured: Iterable[tuple[Protocol, ProtocolRankings]]) -> Iterator:
     for protocol, ranked in measured:
         for head, directions in ranked.heads.items():
-            for way, folds in directions.items():
-                for number, (fold, ranking) in enumerate(zip(protocol.folds, folds, strict=True)):
-                    names = {"protocol": protocol.name, "direction": way, "head": head}
-                    yield per_query_table(cache, fold, number, ranks=ranking.ranks, **names)
+            for direction, folds in directions.items():
+                for number, (fold, ranks) in enumerate(zip(protocol.folds, folds, strict=True)):
+                    names = {"protocol": protocol.name, "direction": direction, "head": head}
+                    yield per_query_table(cache, fold, number, ranks=ranks, **names)

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from clipret.machine.files import replaced, require_file
+
+# Imported when first used: arrays are read without it.
+if TYPE_CHECKING:
+    import torch
 
 # What weights are kept as; float8, complex and whole numbers are something else.
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -42,12 +46,17 @@ class TensorFile:
             if dtype not in dtypes and (names is None or name in names):
                 raise TensorsError(f"{name} is kept as {dtype}; expected {' or '.join(dtypes)}")
 
-    def read_unchecked(self) -> dict[str, torch.Tensor]:
+    def read_unchecked(self) -> dict[str, "torch.Tensor"]:
         """The tensors, whatever checksum there is. Raises TensorsError when they cannot be read."""
         with _explained(), safe_open(self.path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in self.shapes}
 
-    def read(self) -> dict[str, torch.Tensor]:
+    def read_arrays(self) -> dict[str, np.ndarray]:
+        """As read_unchecked, for dtypes that numpy has: not BF16."""
+        with _explained(), safe_open(self.path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in self.shapes}
+
+    def read(self) -> dict[str, "torch.Tensor"]:
         """The tensors. Raises TensorsError where the checksum that write_tensors made does not fit, or is not there."""
         tensors = self.read_unchecked()
         metadata = {name: text for name, text in self.metadata.items() if name != _CHECKSUM}
@@ -75,15 +84,17 @@ def open_tensors(path: Path) -> TensorFile:
     whole.
     """
     require_file(path)
-    with _explained(), safe_open(path, framework="pt") as file:
+    with _explained(), safe_open(path, framework="np") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         dtypes = {name: part.get_dtype() for name, part in slices.items()}
         return TensorFile(path, file.metadata() or {}, shapes, dtypes)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], *, metadata: Mapping[str, str]) -> None:
     """Write the tensors and the text beside them, with a checksum of both, atomically. Raises OSError."""
+    from safetensors.torch import save
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_safetensors(path, save(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors, metadata)})
 
@@ -103,7 +114,9 @@ def write_safetensors(path: Path, saved: bytes, *, metadata: Mapping[str, str]) 
         file.write(content[start:])
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+def _checksum(tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str]) -> str:
+    import torch
+
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

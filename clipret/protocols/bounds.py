@@ -11,27 +11,44 @@ from statistics import fmean
 import numpy as np
 
 from clipret.cache import FeatureCache
+from clipret.metrics import METRICS, QueryRanks, values_of
 from clipret.protocols.protocol import Fold, Protocol
 
 
 def best_reachable(
     cache: FeatureCache, protocol: Protocol, *, k: tuple[int, ...]
 ) -> dict[str, dict[str, float]] | None:
-    """{"t2i": {"R@1": ...}, "i2t": {...}} for each K: no head can have more, as fractions; the mean over the galleries.
+    """{"t2i": {"R@1": ...}, "i2t": {...}}, the best value of every metric whose row says `reachable`, at these K.
+
+    No head can reach a better one. Of several galleries the mean.
 
     Which captions are the same text FeatureCache.text_digests says. Images that are equal are not taken into account.
 
     Returns None where captions match by another truth than by whose they are or by their texts.
     """
     if protocol.name == "split-equal-texts":
-        return {way: {f"R@{cut}": 1.0 for cut in k} for way in ("t2i", "i2t")}
-    if any(fold.matches for fold in protocol.folds):
+        ones = np.ones(1, dtype=np.int64)
+        best = [{"t2i": ones, "i2t": ones} for _ in protocol.folds]
+    elif any(fold.matches for fold in protocol.folds):
         return None
-    best = [_best_ranks(cache, fold) for fold in protocol.folds]
-    return {
-        way: {f"R@{cut}": fmean(float(np.mean(ranks[way] <= cut)) for ranks in best) for cut in k}
-        for way in ("t2i", "i2t")
-    }
+    else:
+        best = [_best_ranks(cache, fold) for fold in protocol.folds]
+    figures: dict = {"t2i": {}, "i2t": {}}
+    for fold, ranks in zip(protocol.folds, best, strict=True):
+        for direction, gallery in (("t2i", len(fold.image_rows)), ("i2t", len(fold.text_rows))):
+            for name, figure in _reachable(ranks[direction], gallery=gallery, k=k).items():
+                figures[direction].setdefault(name, []).append(figure)
+    return {side: {name: fmean(folds) for name, folds in metrics.items()} for side, metrics in figures.items()}
+
+
+def _reachable(best: np.ndarray, *, gallery: int, k: tuple[int, ...]) -> dict[str, float]:
+    """The reachable metrics where each query's best-placed matching item has the rank best (Q,)."""
+    ranks = QueryRanks(best, np.arange(len(best) + 1), gallery)
+    figures = {}
+    for family, metric in METRICS.items():
+        if metric.reachable:
+            figures |= {name: metric.combined(values) for name, values in values_of(family, ranks, k=k).items()}
+    return figures
 
 
 def _best_ranks(cache: FeatureCache, fold: Fold) -> dict[str, np.ndarray]:

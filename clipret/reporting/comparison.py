@@ -5,13 +5,14 @@ CSV is made for programs, and has plain numbers.
 
 import csv
 import io
+from math import isinf
 
 from rich.console import Group
 
 from clipret.config.comparison import A_BETTER, B_BETTER, NO_TEST, NOT_SHOWN, ZERO_SHOT
-from clipret.config.metric_names import LOWER_IS_BETTER, RSUM
 from clipret.machine.escaping import csv_cell
-from clipret.reporting.metrics import reachable_notes
+from clipret.metrics import RSUM, heading_of, metric_of, scale_of
+from clipret.reporting.metrics import reachable_notes, unbounded_notes
 from clipret.reporting.sheets import VERDICT, Cell, Fitted, Sheet, sheet_table
 
 _PAIR = ("a", "b", "metric", "p", "p_holm", "verdict")
@@ -95,10 +96,10 @@ def _figure_notes(result: dict, *, marked: bool) -> list[str]:
         f"{units}; ties count against us; {protocol['images']:,} images, {protocol['captions']:,} captions{folds}",
         f"intervals: {100 * result['level']:g} %, over images with their captions",
     ]
-    if "mean_rank" in result["metrics"]:
-        notes.append("a mean rank has no interval: one image can move it by any amount")
-    if "median_rank" in result["metrics"] and any(group["spread"] for group in groups):
-        notes.append("a median rank over several seeds has no interval and no test")
+    notes += unbounded_notes(result["metrics"])
+    if any(group["spread"] for group in groups):
+        medians = [heading_of(name) for name in result["metrics"] if metric_of(name).is_median]
+        notes += [f"a {heading} over several seeds has no interval and no test" for heading in medians]
     if any(group["spread"] for group in groups):
         notes.append("±: standard deviation over seeds; intervals of several seeds cover other seeds too")
     if any(len(group["seeds"]) == 1 for group in groups):
@@ -134,7 +135,7 @@ def _test_notes(result: dict) -> list[str]:
         notes.append("p with several seeds: two-sided, Student's t over images and seeds")
     if repeated and any(group["label"] != ZERO_SHOT for group in result["groups"] if not group["spread"]):
         notes.append("one run against several seeds: it is taken to vary over seeds as they do")
-    if any(metric in LOWER_IS_BETTER for metric in result["metrics"]):
+    if any(isinf(metric_of(name).limit) for name in result["metrics"]):
         notes.append("a gain in ranks has no interval")
     notes += [
         f"an interval leaves 0 out where p is at most {1 - result['level']:.3g}",
@@ -171,12 +172,12 @@ def _of(figures: dict | None, direction: str | None, metric: str):
 
 
 def _heading(direction: str | None, metric: str) -> str:
-    told = metric.replace("_rank", " rank")
-    return told if direction is None else f"{direction} {told}"
+    heading = heading_of(metric)
+    return heading if direction is None else f"{direction} {heading}"
 
 
 def _figure(metric: str, value: float, *, sign: bool = False) -> str:
-    scaled = value if metric in (*LOWER_IS_BETTER, RSUM) else 100 * value
+    scaled = scale_of(metric) * value
     digits = 3 if metric == RSUM else 1
     told = f"{scaled:+.{digits}f}" if sign else f"{scaled:.{digits}f}"
     # No sign where nothing but zeros is left.

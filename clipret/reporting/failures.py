@@ -7,6 +7,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from clipret.metrics import metric_of, scale_of
 from clipret.reporting.metrics import caveats
 
 # Of terminals, and of the direction of writing, which would turn what follows in the line.
@@ -143,9 +144,9 @@ def _table(title: str, *, note: str) -> Table:
 
 def _figures(results: dict, heads: list[str]) -> list[str]:
     def figure(name: str, value: float) -> str:
-        if name == "median_rank":
+        if metric_of(name).unit == "rank":
             return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
-        return f"{100 * value:.1f}"
+        return f"{scale_of(name) * value:.1f}"
 
     names = results[heads[0]]
     return [" → ".join(figure(name, results[head][name]) for head in heads) for name in names]

@@ -1,12 +1,14 @@
 """What eval shows: a table for each protocol, metrics down and heads across, each figure with its interval."""
 
+from math import isinf
+
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from clipret.annotations.counting import copies_in_words
-from clipret.config.metric_names import LOWER_IS_BETTER, RSUM
+from clipret.metrics import RSUM, heading_of, metric_of, scale_of
 
 # The best reachable figure below which another protocol is advised: a rare pair of equal captions asks for none.
 _ADVISED_BELOW = 0.99
@@ -33,7 +35,7 @@ def _table(measured: dict, *, names: tuple[str, ...]) -> Group:
         table.add_row(f"[bold]{way}[/bold]")
         for name in names:
             if name != RSUM:
-                table.add_row(f"  {name.replace('_rank', ' rank')}", *_cells(measured, name, way=way))
+                table.add_row(f"  {heading_of(name)}", *_cells(measured, name, way=way))
         table.add_section()
     if RSUM in names:
         table.add_row(f"[bold]{RSUM}[/bold]", *_cells(measured, RSUM))
@@ -63,7 +65,7 @@ def _cells(measured: dict, name: str, *, way: str | None = None) -> list[str]:
 
 
 def _cell(name: str, value: float, interval: list[float] | None, *, between: str, sign: bool = False) -> str:
-    scale = 1 if name in (RSUM, *LOWER_IS_BETTER) else 100
+    scale = scale_of(name)
     text = f"{scale * value:{'+' if sign else ''}.{3 if name == RSUM else 1}f}"
     if interval is not None:
         digits = 2 if name == RSUM else 1
@@ -86,11 +88,17 @@ def _footnote(measured: dict, names: tuple[str, ...]) -> str:
     if intervals:
         paired = f"; the gain's by {intervals['resamples']:,} paired flips" if intervals["gain"] else ""
         lines.append(f"in brackets {100 * intervals['level']:.0f} % intervals over images{paired}")
-        if "mean_rank" in names:
-            lines.append("a mean rank has no interval: one image can move it by any amount")
-        if intervals["gain"] and any(name in names for name in LOWER_IS_BETTER):
+        unbounded = [name for name in names if isinf(metric_of(name).limit)]
+        lines += unbounded_notes(names)
+        if intervals["gain"] and unbounded:
             lines.append("a gain in ranks has no interval")
     return "\n".join([*lines, *caveats(measured)])
+
+
+def unbounded_notes(names: tuple[str, ...]) -> list[str]:
+    """Why means of these metrics that have no largest value are without an interval, a line each."""
+    means = [name for name in names if isinf(metric_of(name).limit) and not metric_of(name).is_median]
+    return [f"a {heading_of(name)} has no interval: one image can move it by any amount" for name in means]
 
 
 def caveats(measured: dict) -> list[str]:
@@ -127,7 +135,7 @@ def reachable_notes(protocol: dict) -> list[str]:
     best = list((protocol.get("best_reachable") or {}).items())
     short = []
     for way, figures in best:
-        below = [f"{name} {100 * value:.1f}" for name, value in figures.items() if value < 0.9995]
+        below = [f"{name} {scale_of(name) * value:.1f}" for name, value in figures.items() if value < 0.9995]
         short += [f"{way} {', '.join(below)}"] if below else []
     if not short:
         return []

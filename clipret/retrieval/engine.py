@@ -49,17 +49,6 @@ class Matches:
         return cls(**{way: Positives.of(pairs[way], rows=rows[way]) for way in DIRECTIONS})
 
 
-def rank_both_directions(
-    image_embeddings: torch.Tensor, text_embeddings: torch.Tensor, *, caption_images: np.ndarray, **settings
-) -> dict[str, Ranks]:
-    """rank() where every caption matches its image and every image its captions.
-
-    caption_images  (M,) the row of each caption's image
-    """
-    matches = Matches.of(np.asarray(caption_images), images=len(image_embeddings))
-    return rank(image_embeddings, text_embeddings, matches=matches, **settings)
-
-
 def rank(
     image_embeddings: torch.Tensor,
     text_embeddings: torch.Tensor,

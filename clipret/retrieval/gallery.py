@@ -2,20 +2,22 @@
 
 import copy
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from clipret.cache import FeatureCache
-from clipret.config import VALIDATION_METRICS, EvalConfig
+from clipret.config import DIRECTIONS, EvalConfig
 from clipret.errors import HeadError
-from clipret.progress import ProgressCallback, silent
+from clipret.metrics import validation_metrics
+from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols.protocol import Fold
-from clipret.retrieval import Matches, Ranks, rank
+from clipret.retrieval.engine import Matches, rank
 from clipret.retrieval.metrics import summarise
+from clipret.retrieval.ranks import Ranks
 
 # Features of a small gallery are kept as float32 where they are measured; those of a larger one are read, brought there
 # and widened a block at a time.
@@ -138,7 +140,7 @@ class Gallery:
         precision: str = EvalConfig.precision,
         on_progress: ProgressCallback = silent,
     ) -> dict[str, Ranks]:
-        """{"t2i": Ranks, "i2t": Ranks} by the head's embeddings; settings as retrieval.rank has them.
+        """{"t2i": Ranks, "i2t": Ranks} by the head's embeddings, with their images; settings as engine.rank has them.
 
         head    on the device
 
@@ -151,7 +153,7 @@ class Gallery:
         }
         for side, features in (("image", images), ("text", texts)):
             require_unit(head, side, embeddings[side], features=features, rows=self.rows[side])
-        return rank(
+        ranks = rank(
             embeddings["image"],
             embeddings["text"],
             matches=self._pairs,
@@ -160,17 +162,14 @@ class Gallery:
             precision=precision,
             on_progress=on_progress,
         )
+        images = {"t2i": self.caption_images[ranks["t2i"].asking], "i2t": ranks["i2t"].asking}
+        return {direction: replace(ranks[direction], images=images[direction]) for direction in DIRECTIONS}
 
-    def measure(
-        self, head: nn.Module, *, device: str, families: tuple[str, ...] = VALIDATION_METRICS
-    ) -> dict[str, dict[str, float]]:
-        """{"t2i": {"R@1": ...}, "i2t": {...}}, as metrics.summarise gives them for these families."""
+    def measure(self, head: nn.Module, *, device: str) -> dict[str, dict[str, float]]:
+        """{"t2i": {"R@1": ...}, "i2t": {...}}: the metrics that training measures, as metrics.summarise gives them."""
+        families = validation_metrics()
         ranks = self.rank(head, device=device)
-        return {direction: summarise(found, families=families) for direction, found in ranks.items()}
-
-    def query_images(self, ranks: Ranks, *, direction: str) -> np.ndarray:
-        """(Q,) position of the image that each query is of: itself in i2t, its caption's in t2i."""
-        return self.caption_images[ranks.asking] if direction == "t2i" else ranks.asking
+        return {direction: summarise(of_queries, families=families) for direction, of_queries in ranks.items()}
 
     def _features(self, device: str) -> tuple:
         if _is_large(self.images, self.texts):
@@ -186,3 +185,39 @@ class Gallery:
 
 def _is_large(images: np.ndarray | StoredRows, texts: np.ndarray | StoredRows) -> bool:
     return 4 * (images.size + texts.size) > _HELD_BYTES
+
+
+def rank_folds(
+    cache: FeatureCache,
+    folds: tuple[Fold, ...],
+    *,
+    heads: Mapping[str, nn.Module],
+    device: str,
+    on_progress: ProgressCallback = silent,
+    **settings,
+) -> dict[str, dict[str, tuple[Ranks, ...]]]:
+    """Head's name -> direction -> Ranks of each fold, by all heads. One fold's features are in memory at a time.
+
+    settings     block, top and precision, as engine.rank has them
+    on_progress  called with phase "ranking": images of all folds, each as often as there are heads
+
+    Raises CacheError when a feature is not finite, HeadError when embeddings of finite features have no length.
+    """
+    heads = {name: head.to(device) for name, head in heads.items()}
+    ranks = {name: {direction: [] for direction in DIRECTIONS} for name in heads}
+    done, total = 0, len(heads) * sum(len(fold.image_rows) for fold in folds)
+    for fold in folds:
+        gallery = Gallery.read(cache, fold)
+        for name, head in heads.items():
+
+            def report(progress: Progress, before: int = done) -> None:
+                on_progress(Progress("ranking", before + progress.done, total))
+
+            of_fold = gallery.rank(head, device=device, on_progress=report, **settings)
+            for direction in DIRECTIONS:
+                ranks[name][direction].append(of_fold[direction])
+            done += len(fold.image_rows)
+    return {
+        name: {direction: tuple(of_folds) for direction, of_folds in directions.items()}
+        for name, directions in ranks.items()
+    }

@@ -17,6 +17,8 @@ class Ranks:
     gallery  number of items ranked
     rows     (Q,) int64 which rows of its side's embeddings the queries are; None: all, in order
     top      (Q, T) int64 the best T items of each query, best first, of equal ones the earlier; None: not asked for
+    images   (Q,) int64 which image of the gallery each query is of: itself, or a caption's; queries of one image are
+             resampled together. None: not known
     """
 
     ranks: np.ndarray
@@ -24,6 +26,7 @@ class Ranks:
     gallery: int
     rows: np.ndarray | None = None
     top: np.ndarray | None = None
+    images: np.ndarray | None = None
 
     @property
     def queries(self) -> int:

@@ -22,7 +22,7 @@ from clipret.errors import RunError, UsageError
 from clipret.machine.files import read_file
 from clipret.machine.records import AtLeast, Each, Maybe, RecordError, parse_record, record_text
 from clipret.machine.tensors import TensorFile, TensorsError, open_tensors, write_safetensors
-from clipret.retrieval import Ranks
+from clipret.retrieval.ranks import Ranks
 
 FORMAT = 2
 _TRAINED = "trained"
@@ -64,28 +64,16 @@ _FORM = {
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """One head's ranks in one direction of one fold.
-
-    ranks   of every query
-    images  (Q,) int64 which image of the fold each query is of; queries of one image are resampled together
-    """
-
-    ranks: Ranks
-    images: np.ndarray
-
-
-@dataclass(frozen=True)
 class ProtocolRankings:
     """All that was ranked by one protocol.
 
     protocol  as metrics.json describes it, with `digest`: equal digests have the same queries, items and matches
-    heads     head's name (zero-shot, trained ...) -> direction -> one Ranking a fold
+    heads     head's name (zero-shot, trained ...) -> direction -> Ranks of each fold, with their images
     leakage   as in metrics.json; None for zero-shot alone
     """
 
     protocol: dict
-    heads: dict[str, dict[str, tuple[Ranking, ...]]]
+    heads: dict[str, dict[str, tuple[Ranks, ...]]]
     leakage: dict | None = None
 
 
@@ -142,9 +130,9 @@ def write_rankings(path: Path, rankings: Rankings) -> None:
     for number, ranked in enumerate(rankings.protocols):
         for head, directions in ranked.heads.items():
             for direction, folds in directions.items():
-                for fold, ranking in enumerate(folds):
-                    place, ranks = f"{number}/{fold}/{direction}", ranking.ranks
-                    tensors[f"{place}/images"] = np.asarray(ranking.images, dtype=np.int32)
+                for fold, ranks in enumerate(folds):
+                    place = f"{number}/{fold}/{direction}"
+                    tensors[f"{place}/images"] = np.asarray(ranks.images, dtype=np.int32)
                     tensors[f"{place}/offsets"] = np.asarray(ranks.offsets, dtype=np.int64)
                     tensors[f"{place}/gallery"] = np.array([ranks.gallery], dtype=np.int64)
                     tensors[f"{place}/ranks/{head}"] = np.asarray(ranks.ranks, dtype=np.int32)
@@ -169,7 +157,7 @@ def read_rankings(path: Path) -> Rankings:
         told = file.metadata.get("clipret", "{}")
         about = parse_record(told, _FORM, version=FORMAT)
         _require_structure(about, file)
-        tensors = {name: tensor.numpy() for name, tensor in file.read_unchecked().items()}
+        tensors = file.read_arrays()
         if file.metadata.get("sha256") != _digest(told, tensors):
             raise TensorsError("its checksum does not match")
         protocols = tuple(_protocol(tensors, number, entry) for number, entry in enumerate(about["protocols"]))
@@ -194,17 +182,17 @@ def _digest(told: str, tensors: dict[str, np.ndarray]) -> str:
 
 
 def _protocol(tensors: dict[str, np.ndarray], number: int, entry: dict) -> ProtocolRankings:
-    def ranking(place: str, head: str) -> Ranking:
-        ranks = Ranks(
+    def ranks(place: str, head: str) -> Ranks:
+        return Ranks(
             ranks=tensors[f"{place}/ranks/{head}"].astype(np.int64),
             offsets=tensors[f"{place}/offsets"],
             gallery=int(tensors[f"{place}/gallery"][0]),
+            images=tensors[f"{place}/images"].astype(np.int64),
         )
-        return Ranking(ranks, tensors[f"{place}/images"].astype(np.int64))
 
     folds = range(entry["protocol"]["folds"])
     heads = {
-        head: {way: tuple(ranking(f"{number}/{fold}/{way}", head) for fold in folds) for way in DIRECTIONS}
+        head: {side: tuple(ranks(f"{number}/{fold}/{side}", head) for fold in folds) for side in DIRECTIONS}
         for head in entry["heads"]
     }
     return ProtocolRankings(entry["protocol"], heads, entry["leakage"])
@@ -257,17 +245,20 @@ def _require_ranks(ranked: ProtocolRankings) -> None:
     for head, directions in ranked.heads.items():
         for direction, folds in directions.items():
             where = f"{protocol['name']} {direction} {head}"
-            for ranking, other in zip(folds, directions["t2i"], strict=True):
-                _require_ranking(ranking, where=where, images=min(other.ranks.gallery, protocol["images"]))
-            queries = sum(ranking.ranks.queries for ranking in folds)
-            gallery = max(ranking.ranks.gallery for ranking in folds)
+            for ranks, texts in zip(folds, directions["t2i"], strict=True):
+                _require_fold(ranks, where=where, images=min(texts.gallery, protocol["images"]))
+            queries = sum(ranks.queries for ranks in folds)
+            gallery = max(ranks.gallery for ranks in folds)
             expected = protocol.get(direction, {"queries": queries, "gallery": gallery})
             if (queries, gallery) != (expected["queries"], expected["gallery"]):
-                raise RecordError(f"{where} has {queries:,} queries of {gallery:,} items; its protocol tells of others")
+                raise RecordError(
+                    f"{where} has {queries:,} queries of {gallery:,} items; its protocol has "
+                    f"{expected['queries']:,} of {expected['gallery']:,}"
+                )
 
 
-def _require_ranking(ranking: Ranking, *, where: str, images: int) -> None:
-    ranks, offsets, gallery = ranking.ranks.ranks, ranking.ranks.offsets, ranking.ranks.gallery
+def _require_fold(fold: Ranks, *, where: str, images: int) -> None:
+    ranks, offsets, gallery = fold.ranks, fold.offsets, fold.gallery
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(ranks) or (np.diff(offsets) < 1).any():
         raise RecordError(f"{where} has offsets that do not part its ranks by query")
     if ranks.min() < 1 or ranks.max() > gallery:
@@ -276,5 +267,5 @@ def _require_ranking(ranking: Ranking, *, where: str, images: int) -> None:
     rising[offsets[1:-1] - 1] = True
     if not rising.all():
         raise RecordError(f"{where} has ranks that do not rise within a query")
-    if ranking.images.min() < 0 or ranking.images.max() >= images:
+    if fold.images.min() < 0 or fold.images.max() >= images:
         raise RecordError(f"{where} has queries of images that are not there")

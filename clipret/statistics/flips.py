@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from clipret.statistics.intervals import MEDIAN, Evidence, FoldTable, weighted_medians
+from clipret.statistics.intervals import Evidence, FoldTable, weighted_medians
 from clipret.statistics.significance import TIE, Estimate, usual_change, within
 
 _HELD_SIGNS = 1 << 22
@@ -76,11 +76,10 @@ class _Flips:
         # (I, pairs or heads, C), whichever are fewer: many pairs are of few heads.
         self._pairwise = len(pairs) < len(heads)
         self._shares = shares[:, self._first] - shares[:, self._second] if self._pairwise else shares
-        self._medians = [(place, way) for place, (way, name) in enumerate(evidence.columns) if name == MEDIAN]
         # Columns of one direction have the same weights.
-        ways = list(dict.fromkeys(way for way, _ in evidence.columns))
-        self._way = [ways.index(way) for way, _ in evidence.columns]
-        self._weights = evidence.weights[:, [self._way.index(place) for place in range(len(ways))]]
+        directions = list(dict.fromkeys(direction for direction, _ in evidence.columns))
+        self._directions = [directions.index(direction) for direction, _ in evidence.columns]
+        self._weights = evidence.weights[:, [self._directions.index(place) for place in range(len(directions))]]
         self.observed = np.stack([evidence.points[a] - evidence.points[b] for a, b in pairs])
         # Of so many flips the ends that are furthest out are kept: (ends, P, C).
         self._left = min(flips, _INTERVAL_FLIPS)
@@ -92,9 +91,10 @@ class _Flips:
         flipped = self._flipped(signs)
         if self._kept and self._left:
             self._move_ends(flipped[: self._left], signs[: self._left])
-        for place, way in self._medians:
+        for place in self._evidence.medians:
             for number, pair in enumerate(self._pairs):
-                flipped[:, number, place] = _median_difference(self._evidence.tables, signs, pair=pair, way=way)
+                column = self._evidence.columns[place]
+                flipped[:, number, place] = _median_difference(self._evidence.tables, signs, pair=pair, column=column)
         return (np.abs(flipped) >= np.abs(self.observed) - TIE).sum(0)
 
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +114,7 @@ class _Flips:
         return (summed if self._pairwise else summed[:, self._first] - summed[:, self._second]) + added
 
     def _move_ends(self, flipped: np.ndarray, signs: np.ndarray) -> None:
-        part = (signs[:, : self._evidence.images] @ self._weights)[:, None, self._way]
+        part = (signs[:, : self._evidence.images] @ self._weights)[:, None, self._directions]
         with np.errstate(divide="ignore", invalid="ignore"):
             ends = (self.observed - flipped) / (1 - part), (self.observed + flipped) / (1 + part)
         # A part without an image refuses nothing.
@@ -128,14 +128,16 @@ class _Flips:
         self._left -= len(flipped)
 
 
-def _median_difference(tables: list[FoldTable], signs: np.ndarray, *, pair: tuple[int, int], way: int) -> np.ndarray:
+def _median_difference(
+    tables: list[FoldTable], signs: np.ndarray, *, pair: tuple[int, int], column: tuple[int, str]
+) -> np.ndarray:
     """(B,) difference of the medians, the mean over folds, where images of negative sign have changed heads."""
-    total, start = np.zeros(len(signs)), 0
+    (direction, name), total, start = column, np.zeros(len(signs)), 0
     for table in tables:
         kept = (signs[:, start : start + table.images] > 0).astype(np.float64)
         start += table.images
-        values = np.concatenate([table.firsts[way][:, head] for head in pair])
-        owners = np.concatenate([table.owners[way], table.owners[way] + table.images])
+        values = np.concatenate([table.values[name][direction][:, head] for head in pair])
+        owners = np.concatenate([table.owners[direction], table.owners[direction] + table.images])
         sides = (np.hstack([kept, 1 - kept]), np.hstack([1 - kept, kept]))
         ours, theirs = (weighted_medians(weights, values, owners=owners) for weights in sides)
         total += ours - theirs

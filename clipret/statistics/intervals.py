@@ -7,20 +7,20 @@ Techniques, 1977, section 6.3). What intervals cover, and how often, is measured
 Shape suffixes: I images, Q queries, H heads, M metrics, C columns of a table, B rows of weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from statistics import fmean
 
 import numpy as np
 from scipy.special import betainc
 
 from clipret.config import DIRECTIONS
-from clipret.config.metric_names import LOWER_IS_BETTER, RSUM
-from clipret.retrieval.metrics import per_query
-from clipret.retrieval.ranks_file import Ranking
+from clipret.metrics import RSUM, metric_of
+from clipret.retrieval.metrics import overall, per_query
+from clipret.retrieval.ranks import Ranks
 
-MEDIAN = "median_rank"
 # Sums of fractions that are 0 to rounding.
 _NOTHING = 1e-9
 # Halvings of [0, 1] that leave nothing of a float64.
@@ -34,16 +34,18 @@ class FoldTable:
     """What some heads got on one gallery, summed up image by image. Images that ask nothing are not in it.
 
     names     (M,) names of the metrics, as metrics.per_query has them
-    sums      (I, H, 2, M) sum of each metric over the queries of an image, in the order of rankings.DIRECTIONS
+    figures   (H, 2, M) the metrics over all queries, in the order of config.DIRECTIONS: what is reported
+    sums      (I, H, 2, M) sum of each metric over the queries of an image: what intervals and tests are made from
     counts    (I, 2) queries of an image
-    firsts    direction -> (Q, H) best rank of every query: what medians are made of
+    values    name of a median -> direction -> (Q, H) value of every query
     owners    direction -> (Q,) image of every query
     """
 
     names: tuple[str, ...]
+    figures: np.ndarray
     sums: np.ndarray
     counts: np.ndarray
-    firsts: tuple[np.ndarray, ...]
+    values: dict[str, tuple[np.ndarray, ...]]
     owners: tuple[np.ndarray, ...]
 
     @property
@@ -52,24 +54,26 @@ class FoldTable:
         return len(self.counts)
 
     def measure(self) -> np.ndarray:
-        """(H, 2, M) the metrics."""
-        values = self.sums.sum(0) / self.counts.sum(0)[:, None]
-        if MEDIAN in self.names:
-            for way, firsts in enumerate(self.firsts):
-                values[:, way, self.names.index(MEDIAN)] = np.median(firsts, axis=0)
-        return values
+        """(H, 2, M) the metrics from the sums: equal to the figures but for the last bits, and to what flips add up."""
+        measured = self.sums.sum(0) / self.counts.sum(0)[:, None]
+        for name, directions in self.values.items():
+            for direction, values in enumerate(directions):
+                measured[:, direction, self.names.index(name)] = np.median(values, axis=0)
+        return measured
 
 
 def tabulate(
-    heads: list[dict[str, tuple[Ranking, ...]]], *, k: tuple[int, ...], families: tuple[str, ...]
+    heads: list[dict[str, tuple[Ranks, ...]]], *, k: tuple[int, ...], families: Collection[str]
 ) -> list[FoldTable]:
-    """One FoldTable a fold, of heads whose rankings (direction -> one Ranking a fold) are of the same queries."""
+    """One FoldTable a fold, of heads whose ranks (direction -> Ranks of each fold) are of the same queries."""
     return [_tabulate_fold(heads, fold, k=k, families=families) for fold in range(len(heads[0][DIRECTIONS[0]]))]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of some heads, by the columns of a table; a metric of several folds is the mean of the folds'.
+    """The results of some heads: figures, and the columns of a table that intervals and tests are made of.
+
+    A metric of several folds is the mean of the folds'.
 
     columns  (direction's place, metric) of each; the place is None for rsum
     k        what rsum adds up
@@ -84,6 +88,17 @@ class Evidence:
         """Number of images that ask something."""
         return sum(table.images for table in self.tables)
 
+    def figures(self) -> list[dict[str, dict[str, float]]]:
+        """Of each head {"t2i": {"R@1": ...}, "i2t": {...}}: all metrics, to the bit what metrics.summarise gives."""
+        stacked = np.stack([table.figures for table in self.tables], axis=-1).tolist()
+        return [
+            {
+                direction: {name: fmean(folds) for name, folds in zip(self.tables[0].names, metrics, strict=True)}
+                for direction, metrics in zip(DIRECTIONS, directions, strict=True)
+            }
+            for directions in stacked
+        ]
+
     @cached_property
     def points(self) -> np.ndarray:
         """(H, C) what each head got."""
@@ -91,15 +106,19 @@ class Evidence:
 
     @cached_property
     def limits(self) -> np.ndarray:
-        """(C,) the largest value that there is: of ranks none."""
-        largest = {RSUM: 2.0 * len(self.k)} | dict.fromkeys(LOWER_IS_BETTER, np.inf)
-        return np.array([largest.get(name, 1.0) for _, name in self.columns])
+        """(C,) the largest value that there is; inf: none, and no interval, as of ranks."""
+        return np.array([2.0 * len(self.k) if name == RSUM else metric_of(name).limit for _, name in self.columns])
+
+    @cached_property
+    def medians(self) -> list[int]:
+        """Places of the columns that are medians."""
+        return [place for place, (_, name) in enumerate(self.columns) if metric_of(name).is_median]
 
     @cached_property
     def weights(self) -> np.ndarray:
         """(I, C) the part of a column's queries that are an image's: 1 in all."""
         parts = [table.counts / (table.counts.sum(0) * len(self.tables)) for table in self.tables]
-        return np.stack([np.concatenate(parts)[:, _both(way)].mean(1) for way, _ in self.columns], axis=1)
+        return np.stack([np.concatenate(parts)[:, _both(direction)].mean(1) for direction, _ in self.columns], axis=1)
 
     def shares(self, mixture: np.ndarray) -> np.ndarray:
         """(I, C) what each image adds to the sum of the heads' figures times mixture (H,); of medians nothing."""
@@ -126,25 +145,29 @@ class Evidence:
     def _pick(self, values: np.ndarray) -> np.ndarray:
         """(..., C) the columns of metrics (..., 2, M)."""
         names = self.tables[0].names
-        cuts = [names.index(f"R@{cut}") for cut in self.k] if any(way is None for way, _ in self.columns) else []
+        cuts = (
+            [names.index(f"R@{cut}") for cut in self.k]
+            if any(direction is None for direction, _ in self.columns)
+            else []
+        )
         picked = [
-            values[..., cuts].sum((-1, -2)) if way is None else values[..., way, names.index(name)]
-            for way, name in self.columns
+            values[..., cuts].sum((-1, -2)) if direction is None else values[..., direction, names.index(name)]
+            for direction, name in self.columns
         ]
         return np.stack(picked, axis=-1)
 
 
 def all_columns(names: tuple[str, ...]) -> tuple[tuple[int | None, str], ...]:
     """(direction's place, metric) of every column: t2i, i2t, then rsum, where it is among the names."""
-    both = tuple((way, name) for way in range(len(DIRECTIONS)) for name in names if name != RSUM)
+    both = tuple((direction, name) for direction in range(len(DIRECTIONS)) for name in names if name != RSUM)
     return both + (((None, RSUM),) if RSUM in names else ())
 
 
 def nested(values, columns: tuple) -> dict:
     """{"t2i": {"R@1": ...}, "i2t": {...}, "rsum": ...} of something a column."""
-    tree: dict = {way: {} for way in DIRECTIONS}
-    for (way, name), value in zip(columns, values, strict=True):
-        (tree if way is None else tree[DIRECTIONS[way]])[name] = value
+    tree: dict = {direction: {} for direction in DIRECTIONS}
+    for (direction, name), value in zip(columns, values, strict=True):
+        (tree if direction is None else tree[DIRECTIONS[direction]])[name] = value
     return tree
 
 
@@ -175,26 +198,27 @@ def proportion_interval(values: np.ndarray, sizes: np.ndarray, *, level: float) 
     return _lower_end(right, sizes - right, level=level), 1 - _lower_end(sizes - right, right, level=level)
 
 
-def median_interval(evidence: Evidence, head: int, *, way: int, level: float) -> tuple[float, float]:
-    """(low, high) of a head's median rank in one direction.
+def median_interval(evidence: Evidence, head: int, *, column: int, level: float) -> tuple[float, float]:
+    """(low, high) of a head's median in that column: of its ranks, or of another value of every query.
 
-    The ranks at the ends of the interval of the share 1/2 of its queries (Woodruff, JASA 1952); of several folds the
+    The values at the ends of the interval of the share 1/2 of its queries (Woodruff, JASA 1952); of several folds the
     interval of the mean of these (Zou and Donner, Statistics in Medicine 2008). NaN where there are so few images that
     all of them may well lie on one side of the median: fewer than six at 95 %.
     """
-    middles, squares = [], []
+    (direction, name), middles, squares = evidence.columns[column], [], []
     for table in evidence.tables:
-        firsts, owners, counts = np.sort(table.firsts[way][:, head]), table.owners[way], table.counts[:, way]
-        middle, queries = float(np.median(firsts)), len(firsts)
+        values = table.values[name][direction][:, head]
+        ordered, owners, counts = np.sort(values), table.owners[direction], table.counts[:, direction]
+        middle, queries = float(np.median(ordered)), len(ordered)
         weights = counts / queries
-        up_to = np.bincount(owners, table.firsts[way][:, head] <= middle, minlength=table.images) / queries
+        up_to = np.bincount(owners, values <= middle, minlength=table.images) / queries
         share = up_to.sum()
         variance = ((up_to - share * weights) ** 2).sum() * table.images / max(1, table.images - 1)
         size = _effective(np.array([share]), np.array([variance]), weights=weights[:, None])
         if 0.5 ** size[0] > (1 - level) / 2:
             return np.nan, np.nan
         low, high = (float(end[0]) for end in proportion_interval(np.array([0.5]), size, level=level))
-        ends = firsts[max(0, ceil(low * queries) - 1)], firsts[min(queries - 1, int(high * queries))]
+        ends = ordered[max(0, ceil(low * queries) - 1)], ordered[min(queries - 1, int(high * queries))]
         middles.append(middle)
         squares.append([(middle - ends[0]) ** 2, (ends[1] - middle) ** 2])
     below, above = np.sqrt(np.sum(squares, axis=0)) / len(middles)
@@ -227,25 +251,32 @@ def weighted_medians(weights: np.ndarray, values: np.ndarray, *, owners: np.ndar
     return np.where(totals > 0, medians, np.nan)
 
 
-def _tabulate_fold(heads: list, fold: int, *, k: tuple[int, ...], families: tuple[str, ...]) -> FoldTable:
-    asked = [heads[0][way][fold].images for way in DIRECTIONS]
-    asking = np.unique(np.concatenate(asked))
-    owners = tuple(np.searchsorted(asking, images) for images in asked)
-    sums, names = None, ()
+def _tabulate_fold(heads: list, fold: int, *, k: tuple[int, ...], families: Collection[str]) -> FoldTable:
+    images = [heads[0][direction][fold].images for direction in DIRECTIONS]
+    asking = np.unique(np.concatenate(images))
+    owners = tuple(np.searchsorted(asking, of_queries) for of_queries in images)
+    counts = np.stack([np.bincount(of_queries, minlength=len(asking)) for of_queries in owners], axis=1)
+    medians: dict[str, tuple[list, ...]] = {}
+    figures = sums = None
     for number, head in enumerate(heads):
-        for way, direction in enumerate(DIRECTIONS):
+        for place, direction in enumerate(DIRECTIONS):
             # Of one head and direction at a time: a hundred megabytes of half a million queries.
-            metrics = per_query(head[direction][fold].ranks, k=k, families=families)
-            if sums is None:
+            metrics = per_query(head[direction][fold], k=k, families=families)
+            if figures is None:
                 names = tuple(metrics)
-                sums = np.empty((len(asking), len(heads), len(DIRECTIONS), len(names)))
-            for place, values in enumerate(metrics.values()):
-                sums[:, number, way, place] = np.bincount(owners[way], values, minlength=len(asking))
+                figures = np.empty((len(heads), len(DIRECTIONS), len(names)))
+                sums = np.empty((len(asking), *figures.shape))
+            for column, (name, values) in enumerate(metrics.items()):
+                figures[number, place, column] = overall(name, values)
+                sums[:, number, place, column] = np.bincount(owners[place], values, minlength=len(asking))
+                if metric_of(name).is_median:
+                    medians.setdefault(name, tuple([] for _ in DIRECTIONS))[place].append(values)
     return FoldTable(
         names=names,
+        figures=figures,
         sums=sums,
-        counts=np.stack([np.bincount(images, minlength=len(asking)) for images in owners], axis=1).astype(np.float64),
-        firsts=tuple(np.stack([head[way][fold].ranks.first for head in heads], axis=1) for way in DIRECTIONS),
+        counts=counts.astype(np.float64),
+        values={name: tuple(np.stack(of_heads, axis=1) for of_heads in places) for name, places in medians.items()},
         owners=owners,
     )
 
@@ -270,5 +301,5 @@ def _lower_end(right: np.ndarray, wrong: np.ndarray, *, level: float) -> np.ndar
     return np.where(right > _NOTHING, low, 0.0)
 
 
-def _both(way: int | None) -> list[int]:
-    return [0, 1] if way is None else [way]
+def _both(direction: int | None) -> list[int]:
+    return [0, 1] if direction is None else [direction]

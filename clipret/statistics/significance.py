@@ -24,7 +24,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
-from clipret.statistics.intervals import MEDIAN, Evidence, effective_images, median_interval, proportion_interval
+from clipret.statistics.intervals import Evidence, effective_images, median_interval, proportion_interval
 
 # Sums of the same numbers in another order differ in the last bits.
 TIE = 1e-10
@@ -78,9 +78,9 @@ def estimate(evidence: Evidence, members: tuple[int, ...], *, level: float) -> E
         sizes = np.divide(sizes * alone, _reach(parts, outside=1 - level) ** 2, out=sizes, where=alone > 0)
     scale = np.where(np.isinf(limits), np.nan, limits)
     low, high = (scale * end for end in proportion_interval(scaled, sizes, level=level))
-    for place, (way, name) in enumerate(evidence.columns):
-        if name == MEDIAN and len(members) == 1:
-            low[place], high[place] = median_interval(evidence, members[0], way=way, level=level)
+    if len(members) == 1:
+        for place in evidence.medians:
+            low[place], high[place] = median_interval(evidence, members[0], column=place, level=level)
     return Estimate(value, low, high, spread)
 
 
@@ -102,7 +102,7 @@ def contrast(evidence: Evidence, first: Heads, second: Heads, *, level: float) -
     drawn = sum(1 / len(group.members) for group in (first, second) if group.varies)
     parts = [(images, evidence.images - 1), (seeds * drawn, freedom)]
     reach, p = _reach(parts, outside=1 - level), _p_values(value, parts)
-    p[[name == MEDIAN for _, name in evidence.columns]] = np.nan
+    p[evidence.medians] = np.nan
     return Estimate(value, *within(value - reach, value + reach, evidence.limits), p=p)
 
 

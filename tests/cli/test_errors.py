@@ -236,8 +236,8 @@ BAD_INPUTS = {
     "metric that is none": (
         "eval --metrics R@1,accuracy",
         2,
-        "--metrics has 'accuracy'; expected of: R, mAP, mAP_hits, mAP_all, recall, nDCG, MRR, R-Precision, mAP@R, "
-        "mean_rank, median_rank, rsum; the first 6 also with a K, such as R@1.",
+        "--metrics has 'accuracy'; expected some of: R, mAP, mAP_hits, mAP_all, recall, nDCG, MRR, R-Precision, mAP@R, "
+        "mean_rank, median_rank, rsum; also with a K, such as R@1: R, mAP, mAP_hits, mAP_all, recall, nDCG.",
     ),
     "results of each query in a text file": (
         "eval --zero-shot --cache made.h5 --per-query ranks.txt",

@@ -21,8 +21,8 @@ def test_what_is_no_metric_is_refused_with_those_there_are(word):
     with pytest.raises(UsageError) as caught:
         EvalConfig(metrics=("R@1", word))
     assert str(caught.value) == (
-        f"--metrics has '{word}'; expected of: R, mAP, mAP_hits, mAP_all, recall, nDCG, MRR, R-Precision, mAP@R, "
-        f"mean_rank, median_rank, rsum; the first 6 also with a K, such as R@1."
+        f"--metrics has '{word}'; expected some of: R, mAP, mAP_hits, mAP_all, recall, nDCG, MRR, R-Precision, mAP@R, "
+        f"mean_rank, median_rank, rsum; also with a K, such as R@1: R, mAP, mAP_hits, mAP_all, recall, nDCG."
     )
 
 
@@ -48,6 +48,6 @@ def test_bad_settings_of_evaluation_are_refused(settings, said):
 
 @pytest.mark.parametrize("cut", ["0", "1000000001", "9" * 5000, "²", "-1", ""])
 def test_a_cut_that_is_of_no_gallery_makes_no_name_of_a_metric(cut):
-    with pytest.raises(UsageError, match=rf"^--metrics has 'R@{cut}'; expected of: "):
+    with pytest.raises(UsageError, match=rf"^--metrics has 'R@{cut}'; expected some of: "):
         EvalConfig(metrics=(f"R@{cut}",))
     assert EvalConfig(metrics=("R@1000000000",)).cuts[-1] == 1_000_000_000

@@ -13,7 +13,7 @@ from clipret.config.failures import FailuresConfig
 from clipret.errors import CacheMismatchError, LeakageError, RunError, UsageError
 from clipret.evaluation import inputs as sources
 from clipret.evaluation.failures import cut_into_bins, describe_hubs, find_failures, skewness
-from clipret.evaluation.inputs import Source, load_heads
+from clipret.evaluation.inputs import Inputs, Source
 from clipret.protocols.protocol import split_protocol
 from clipret.retrieval.gallery import embed
 from tests.conftest import contents, write_cache
@@ -99,8 +99,8 @@ class Naive:
 
 
 def naive(cache, protocol, way, run):
-    heads = load_heads(Source(cache.path, Path(run, "head.safetensors")), cache)
-    return [Naive(cache, fold, heads, way) for fold in protocol.folds]
+    inputs = Inputs(Source(cache.path, Path(run, "head.safetensors")), cache, "cpu")
+    return [Naive(cache, fold, inputs.heads, way) for fold in protocol.folds]
 
 
 def pooled(folds):

@@ -128,10 +128,11 @@ def test_a_run_that_has_not_come_to_its_end_is_called_unfinished(run):
     [
         ("runs/typo", "there is no head at runs/typo; expected a head.safetensors written by clipret train."),
         ("made.h5/x", "there is no head at made.h5/x; expected a head.safetensors written by clipret train."),
-        ("swept", "swept is a sweep and no run; give one of its runs, such as --head swept/0001-margin-linear"),
+        ("swept", "swept is a sweep, not a run; give one of its runs, such as --head swept/0001-margin-linear"),
         (
             "swept/dropped",
-            "swept/dropped has no head: its training has not come so far, or the sweep it is of has not kept its head.",
+            "swept/dropped has no head: training stopped before the first head was saved, or the sweep deleted it "
+            "(--keep-heads).",
         ),
     ],
 )

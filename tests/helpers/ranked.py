@@ -6,21 +6,28 @@ from pathlib import Path
 import numpy as np
 
 from clipret.config import TrainConfig, to_dict
-from clipret.retrieval import Ranks
-from clipret.retrieval.ranks_file import ProtocolRankings, Ranking, Rankings, Trained, rankings_path, write_rankings
+from clipret.retrieval.engine import Matches, rank
+from clipret.retrieval.ranks import Ranks
+from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, rankings_path, write_rankings
 
 
 def ranking(queries, *, images, gallery=1000):
     """Of ranks listed query by query; a number stands for a list of one."""
     lists = [[query] if np.isscalar(query) else sorted(query) for query in queries]
     offsets = np.cumsum([0, *map(len, lists)])
-    return Ranking(Ranks(np.concatenate(lists).astype(np.int64), offsets, gallery), np.asarray(images, dtype=np.int64))
+    return Ranks(np.concatenate(lists).astype(np.int64), offsets, gallery, images=np.asarray(images, dtype=np.int64))
+
+
+def rank_captions(images, texts, *, caption_images, **settings):
+    """The engine's ranks where every caption matches its image, and every image its captions."""
+    matches = Matches.of(np.asarray(caption_images), images=len(images))
+    return rank(images, texts, matches=matches, **settings)
 
 
 def best_ranks(ranks, *, images):
     """Of an array of best ranks, one matching item a query."""
     ranks = np.asarray(ranks, dtype=np.int64)
-    return Ranking(Ranks(ranks, np.arange(len(ranks) + 1), 10**6), np.asarray(images, dtype=np.int64))
+    return Ranks(ranks, np.arange(len(ranks) + 1), 10**6, images=np.asarray(images, dtype=np.int64))
 
 
 def random_head(generator, *, counts, spread=20):
@@ -39,11 +46,11 @@ def joined(*heads):
 
 def described(head, *, name="split", split="test", digest="d", precision="fp32", remarks=(), images=None):
     """The protocol of a head's rankings, as metrics.json has it."""
-    captions = sum(fold.ranks.queries for fold in head["t2i"])
+    captions = sum(fold.queries for fold in head["t2i"])
     return {
         "name": name,
         "split": split,
-        "images": images or sum(fold.ranks.queries for fold in head["i2t"]),
+        "images": images or sum(fold.queries for fold in head["i2t"]),
         "captions": captions,
         "folds": len(head["t2i"]),
         "remarks": list(remarks),

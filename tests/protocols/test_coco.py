@@ -11,8 +11,8 @@ from clipret.annotations.karpathy_ids import karpathy_test_captions, karpathy_te
 from clipret.cache import open_writer
 from clipret.heads import LinearHead
 from clipret.protocols.protocol import make_protocol, protocol_digest
-from clipret.retrieval import TIE_TOLERANCE
 from clipret.retrieval.gallery import embed
+from clipret.retrieval.ties import TIE_TOLERANCE
 from tests.conftest import contents
 
 WIDTH = 24

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipret.retrieval import TIE_TOLERANCE, Matches, cpu, cuda, engine, rank, rank_both_directions
-from clipret.retrieval.ties import slack
+from clipret.retrieval import cpu, cuda, engine
+from clipret.retrieval.engine import Matches, rank
+from clipret.retrieval.ties import TIE_TOLERANCE, slack
+from tests.helpers.ranked import rank_captions
 
 
 @pytest.fixture(params=["cpu", "torch"])
@@ -122,9 +124,9 @@ def test_a_whole_tile_and_more_equals_the_same_by_torch(monkeypatch):
     owners = generator.permutation(np.repeat(np.arange(1100), 8))
     images, texts = unit(generator.normal(size=(1100, 32))), unit(generator.normal(size=(8800, 32)))
     images[300:310], texts[5000:5020] = images[:10], texts[:20]
-    ours = rank_both_directions(images, texts, caption_images=owners)
+    ours = rank_captions(images, texts, caption_images=owners)
     monkeypatch.setattr(engine, "count_on_cpu", cuda.count_by_torch)
-    by_torch = rank_both_directions(images, texts, caption_images=owners)
+    by_torch = rank_captions(images, texts, caption_images=owners)
     exact = (texts.double() @ images.double().T).numpy()
     some = generator.choice(8800, size=200, replace=False)
     for found in (ours, by_torch):
@@ -136,7 +138,7 @@ def test_a_whole_tile_and_more_equals_the_same_by_torch(monkeypatch):
 @pytest.mark.usefixtures("counting")
 def test_an_image_without_caption_is_ranked_but_asks_nothing():
     images = torch.eye(3)
-    found = rank_both_directions(images, images[[0, 2]], caption_images=np.array([0, 2]))
+    found = rank_captions(images, images[[0, 2]], caption_images=np.array([0, 2]))
     assert found["t2i"].gallery == 3
     assert found["i2t"].queries == 2
     np.testing.assert_array_equal(found["i2t"].rows, [0, 2])
@@ -159,7 +161,7 @@ def test_duplicates_tie_whatever_tile_they_fall_in(block, captions_at_once, monk
     """Each of a pair of equals stands behind the other: their ranks are equal, in both directions."""
     monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", captions_at_once)
     images, texts = duplicated(np.random.default_rng(3), 90)
-    found = rank_both_directions(images, texts, caption_images=np.arange(90), block=block)
+    found = rank_captions(images, texts, caption_images=np.arange(90), block=block)
     for ranks in found.values():
         np.testing.assert_array_equal(ranks.ranks, np.repeat([2, 1, 2], 30))
 
@@ -170,7 +172,7 @@ def test_embeddings_of_equal_captions_that_differ_in_their_last_bits_tie():
     images, texts = duplicated(np.random.default_rng(4), 90)
     texts[60:] = torch.nextafter(texts[60:], torch.zeros(()))
     images[60:] = torch.nextafter(images[60:], torch.zeros(()))
-    found = rank_both_directions(images, texts, caption_images=np.arange(90), block=16)
+    found = rank_captions(images, texts, caption_images=np.arange(90), block=16)
     for ranks in found.values():
         assert (ranks.ranks[:30] == 2).all()
         assert (ranks.ranks[60:] == 2).all()
@@ -250,7 +252,7 @@ def test_products_in_float32_are_off_by_less_than_the_slack(kind, width):
 @pytest.mark.usefixtures("counting")
 def test_constant_embeddings_rank_last():
     same = unit(np.ones((10, 4)))
-    found = rank_both_directions(same, same, caption_images=np.arange(10))
+    found = rank_captions(same, same, caption_images=np.arange(10))
     assert (found["t2i"].ranks == 10).all()
     assert (found["i2t"].ranks == 10).all()
 
@@ -284,7 +286,7 @@ def test_the_best_items_are_those_of_a_stable_sort(vectors, top, block):
     generator = np.random.default_rng(top)
     owners = uneven_captions(generator, 20)
     images, texts = vectors(generator, 20), vectors(generator, len(owners))
-    found = rank_both_directions(images, texts, caption_images=owners, block=block, top=top)
+    found = rank_captions(images, texts, caption_images=owners, block=block, top=top)
     # In float32 as the engine's: exact for the tied ones, and no two of the others are as close.
     scores = (texts @ images.T).numpy()
     for way, matrix in {"t2i": scores, "i2t": scores.T}.items():
@@ -295,13 +297,13 @@ def test_the_best_items_are_those_of_a_stable_sort(vectors, top, block):
 def test_a_nan_is_the_best_item_of_all():
     images, texts = torch.eye(5), torch.eye(5)
     images[3] = torch.nan
-    found = rank_both_directions(images, texts, caption_images=np.arange(5), top=2)
+    found = rank_captions(images, texts, caption_images=np.arange(5), top=2)
     assert (found["t2i"].top[:, 0] == 3).all()
     np.testing.assert_array_equal(found["t2i"].top[[0, 1, 2, 4], 1], [0, 1, 2, 4])
 
 
 def test_best_items_are_not_kept_unless_asked_for():
-    found = rank_both_directions(torch.eye(3), torch.eye(3), caption_images=np.arange(3))
+    found = rank_captions(torch.eye(3), torch.eye(3), caption_images=np.arange(3))
     assert found["t2i"].top is found["i2t"].top is None
 
 
@@ -310,13 +312,13 @@ def test_a_lower_precision_rounds_the_embeddings_and_ranks_them_as_exactly(preci
     generator = np.random.default_rng(5)
     owners = uneven_captions(generator, 60)
     images, texts = (unit(generator.normal(size=(count, 64))) for count in (60, len(owners)))
-    found = rank_both_directions(images, texts, caption_images=owners, precision=precision)
+    found = rank_captions(images, texts, caption_images=owners, precision=precision)
     bits = {"tf32": 10, "bf16": 7}[precision]
     coarse = []
     for side in (images, texts):
         mantissa, exponent = np.frexp(side.numpy())
         coarse.append(torch.tensor(np.ldexp(np.rint(np.ldexp(mantissa, bits + 1)), exponent - bits - 1)))
-    expected = rank_both_directions(*coarse, caption_images=owners)
+    expected = rank_captions(*coarse, caption_images=owners)
     assert not torch.equal(coarse[0], images)
     for way in found:
         np.testing.assert_array_equal(found[way].ranks, expected[way].ranks)
@@ -326,7 +328,7 @@ def test_a_lower_precision_rounds_the_embeddings_and_ranks_them_as_exactly(preci
 def test_progress_counts_images_up_to_all_of_them():
     told = []
     images = random_unit_vectors(np.random.default_rng(0), 20)
-    rank_both_directions(images, images, caption_images=np.arange(20), block=6, on_progress=told.append)
+    rank_captions(images, images, caption_images=np.arange(20), block=6, on_progress=told.append)
     assert {each.phase for each in told} == {"ranking"}
     assert [each.done for each in told] == sorted(each.done for each in told)
     assert (told[-1].done, told[-1].total) == (20, 20)
@@ -354,7 +356,7 @@ def test_an_interruption_ends_the_threads_and_leaves_torch_its_own(monkeypatch):
         torch.set_num_threads(2)
         images = random_unit_vectors(np.random.default_rng(0), 400)
         with pytest.raises(KeyboardInterrupt):
-            rank_both_directions(images, images, caption_images=np.arange(400), block=2, on_progress=stop)
+            rank_captions(images, images, caption_images=np.arange(400), block=2, on_progress=stop)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -372,7 +374,7 @@ def test_an_error_in_a_thread_is_not_hidden_by_the_next_tile(monkeypatch):
     monkeypatch.setattr(cpu, "_count", fails)
     images = random_unit_vectors(np.random.default_rng(0), 40)
     with pytest.raises(MemoryError):
-        rank_both_directions(images, images, caption_images=np.arange(40), block=2)
+        rank_captions(images, images, caption_images=np.arange(40), block=2)
 
 
 @pytest.mark.usefixtures("counting")
@@ -380,5 +382,5 @@ def test_an_error_in_a_thread_is_not_hidden_by_the_next_tile(monkeypatch):
 def test_a_nan_of_any_bits_stays_one_at_every_precision(precision):
     images = torch.eye(5)
     images[2] = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
-    found = rank_both_directions(images, torch.eye(5), caption_images=np.arange(5), precision=precision)
+    found = rank_captions(images, torch.eye(5), caption_images=np.arange(5), precision=precision)
     assert found["t2i"].ranks.tolist() == [2, 2, 5, 2, 2]

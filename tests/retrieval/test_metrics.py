@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipret.config import METRICS, METRICS_AT_K
-from clipret.retrieval import Matches, Ranks, rank
+from clipret.metrics import METRICS, metric_of, with_k
+from clipret.retrieval.engine import Matches, rank
 from clipret.retrieval.metrics import per_query, rsum, summarise
+from clipret.retrieval.ranks import Ranks
 from tests.helpers import HELPERS
 
 CASES = 200
@@ -82,8 +83,8 @@ def theirs(cases):
         names[query]: {str(item): float(len(ranking) - item) for item in range(len(ranking))}
         for query, ranking in enumerate(rankings)
     }
-    asked = [f"{THEIRS[name]}@{cut}" for name in THEIRS if name in METRICS_AT_K for cut in CUTS]
-    asked += ["map", *(THEIRS[name] for name in THEIRS if name not in METRICS_AT_K)]
+    asked = [f"{THEIRS[name]}@{cut}" for name in THEIRS if name in with_k() for cut in CUTS]
+    asked += ["map", *(THEIRS[name] for name in THEIRS if name not in with_k())]
     done = subprocess.run(
         [sys.executable, HELPERS / "child_ranx.py"],
         input=json.dumps([qrels, run, asked]),
@@ -176,9 +177,9 @@ def test_a_summary_is_the_mean_over_queries_and_of_the_median_rank_their_median(
 def test_no_metric_leaves_its_range(cases):
     for ranks, _ in cases:
         for name, values in per_query(ranks, k=CUTS).items():
-            low, high = (1, ranks.gallery) if name.endswith("_rank") else (0, 1)
-            assert low <= values.min()
-            assert values.max() <= high + 1e-12
+            metric = metric_of(name)
+            assert metric.lowest <= values.min()
+            assert values.max() <= min(metric.highest, ranks.gallery) + 1e-12
 
 
 def test_a_perfect_ranking_scores_one_but_for_what_a_small_k_cannot_hold():
@@ -201,8 +202,8 @@ def test_names_come_family_by_family_in_the_families_own_order():
         "median_rank",
     ]
     assert list(per_query(ranks, k=(3,))) == [
-        *(f"{name}@3" for name in METRICS_AT_K),
-        *(name for name in METRICS if name not in METRICS_AT_K),
+        *(f"{name}@3" for name in with_k()),
+        *(name for name in METRICS if name not in with_k()),
     ]
 
 
@@ -215,7 +216,7 @@ def test_without_a_k_there_are_the_metrics_that_need_none():
 def test_without_queries_there_are_no_values():
     ranks = Ranks(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64), gallery=5)
     assert {name: values.shape for name, values in per_query(ranks, k=(1,)).items()} == dict.fromkeys(
-        [f"{name}@1" if name in METRICS_AT_K else name for name in METRICS], (0,)
+        [f"{name}@1" if name in with_k() else name for name in METRICS], (0,)
     )
 
 
@@ -223,7 +224,10 @@ def test_an_unknown_metric_is_refused():
     ranks = Ranks(np.array([2]), np.array([0, 1]), gallery=5)
     with pytest.raises(ValueError, match="metric") as caught:
         per_query(ranks, families=("R", "precision"))
-    assert str(caught.value) == f"there is no metric 'precision'; expected of {METRICS}"
+    assert str(caught.value) == (
+        "there is no metric 'precision'; expected one of: R, mAP, mAP_hits, mAP_all, recall, nDCG, MRR, R-Precision, "
+        "mAP@R, mean_rank, median_rank"
+    )
 
 
 def test_rsum_adds_recall_at_its_k_in_both_directions():

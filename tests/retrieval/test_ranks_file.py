@@ -8,10 +8,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from clipret.errors import RunError
-from clipret.retrieval import Ranks
+from clipret.retrieval.ranks import Ranks
 from clipret.retrieval.ranks_file import (
     ProtocolRankings,
-    Ranking,
     Rankings,
     Trained,
     _digest,
@@ -24,24 +23,26 @@ from clipret.retrieval.ranks_file import (
 def made(*, folds=2, heads=("zero-shot", "wise-ft 0.5", "trained")):
     generator = np.random.default_rng(0)
 
-    def ranking(queries):
-        offsets = np.cumsum([0, *generator.integers(1, 5, size=queries)])
-        return Ranking(drawn(offsets), generator.integers(0, 9, size=queries))
-
-    def drawn(offsets):
+    def drawn(offsets, images):
         several = [np.sort(generator.choice(1 << 20, size, replace=False) + 1) for size in np.diff(offsets)]
-        return Ranks(np.concatenate(several), offsets, gallery=1 << 20)
+        return Ranks(np.concatenate(several), offsets, gallery=1 << 20, images=images)
 
-    shapes = {way: [ranking(size + fold) for fold in range(folds)] for way, size in (("t2i", 7), ("i2t", 4))}
-    ranked = {}
-    for head in heads:
-        ranked[head] = {
-            way: tuple(Ranking(drawn(each.ranks.offsets), each.images) for each in several)
-            for way, several in shapes.items()
-        }
+    def fold(queries):
+        return np.cumsum([0, *generator.integers(1, 5, size=queries)]), generator.integers(0, 9, size=queries)
+
+    shapes = {
+        direction: [fold(size + number) for number in range(folds)] for direction, size in (("t2i", 7), ("i2t", 4))
+    }
+    ranked = {
+        head: {direction: tuple(drawn(*of_fold) for of_fold in of_folds) for direction, of_folds in shapes.items()}
+        for head in heads
+    }
     leakage = {"checked": True, "trained_on": 0, "images": 9}
     about = {"split": "test", "images": 9, "captions": 20, "folds": folds, "precision": "fp32", "remarks": []}
-    sides = {way: {"queries": sum(each.ranks.queries for each in shapes[way]), "gallery": 1 << 20} for way in shapes}
+    sides = {
+        direction: {"queries": sum(len(images) for _, images in of_folds), "gallery": 1 << 20}
+        for direction, of_folds in shapes.items()
+    }
     protocols = [ProtocolRankings({"name": name, "digest": "0f", **about, **sides}, ranked, leakage) for name in "éa"]
     trained = Trained("runs/a/head.safetensors", "0f", "runs/a", {"lr": 1e-4, "seed": 3}, "f0", finished=True)
     return Rankings({"path": "c.h5", "fingerprint": "f0", "model": "ViT-B/32"}, tuple(protocols), trained)
@@ -59,10 +60,10 @@ def test_what_is_written_is_read_again(tmp_path):
         for head, directions in written.heads.items():
             for way, folds in directions.items():
                 for before, after in zip(folds, read.heads[head][way], strict=True):
-                    np.testing.assert_array_equal(after.ranks.ranks, before.ranks.ranks)
-                    np.testing.assert_array_equal(after.ranks.offsets, before.ranks.offsets)
+                    np.testing.assert_array_equal(after.ranks, before.ranks)
+                    np.testing.assert_array_equal(after.offsets, before.offsets)
                     np.testing.assert_array_equal(after.images, before.images)
-                    assert after.ranks.gallery == before.ranks.gallery
+                    assert after.gallery == before.gallery
     assert [each.name for each in tmp_path.iterdir()] == ["ranks.safetensors"]
 
 
@@ -208,7 +209,7 @@ CONTRADICTIONS = {
     ),
     "other counts than are told": (
         lambda about, tensors: about["protocols"][0]["protocol"]["t2i"].update(queries=3),
-        "é t2i zero-shot has 15 queries of 1,048,576 items; its protocol tells of others",
+        "é t2i zero-shot has 15 queries of 1,048,576 items; its protocol has 3 of 1,048,576",
     ),
     "a tensor that is not there": (
         lambda about, tensors: tensors.update({"x": tensors.pop("0/0/t2i/images")}),

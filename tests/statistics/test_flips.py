@@ -29,7 +29,7 @@ def exchanged(ours, theirs, *, signs):
             start += len(images)
             metrics = {}
             for way in ("t2i", "i2t"):
-                values = [per_query(head[way][fold].ranks, k=K) for head in (own, other)]
+                values = [per_query(head[way][fold], k=K) for head in (own, other)]
                 for name in values[0]:
                     mine = [
                         values[int(flipped[image])][name][query] for query, image in enumerate(own[way][fold].images)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -40,7 +42,7 @@ def alike(ranks, *, images):
 def naive_parts(head, fold, way, name):
     """What each image of a fold has of a metric: sums over its queries, and their numbers."""
     asking = np.unique(np.concatenate([head[direction][fold].images for direction in ("t2i", "i2t")]))
-    images, values = head[way][fold].images, per_query(head[way][fold].ranks, k=K)[name]
+    images, values = head[way][fold].images, per_query(head[way][fold], k=K)[name]
     sums = np.array([values[images == image].sum() for image in asking])
     return sums, np.array([(images == image).sum() for image in asking])
 
@@ -116,7 +118,7 @@ def test_captions_that_are_hit_together_count_as_one_and_others_by_themselves():
 
 def test_images_that_ask_nothing_tell_nothing():
     head = two_folds(3)
-    apart = {way: tuple(type(fold)(fold.ranks, 10 * fold.images + 7) for fold in folds) for way, folds in head.items()}
+    apart = {way: tuple(replace(fold, images=10 * fold.images + 7) for fold in folds) for way, folds in head.items()}
     first, second = (effective_images(evidence_of(each), np.ones(1)).tolist() for each in (head, apart))
     assert first == second
 
@@ -126,20 +128,20 @@ def test_the_median_of_queries_that_are_independent_has_the_binomial_s_order_sta
     ranks = np.random.default_rng(0).permutation(np.arange(1, 101))
     evidence = evidence_of(alike(ranks, images=range(100)), names=("median_rank",))
     assert evidence.points.tolist() == [[50.5, 50.5]]
-    assert median_interval(evidence, 0, way=0, level=LEVEL) == (41, 60)
+    assert median_interval(evidence, 0, column=0, level=LEVEL) == (41, 60)
 
 
 def test_the_median_of_captions_that_are_alike_is_as_uncertain_as_that_of_their_images():
     ranks = np.random.default_rng(0).permutation(np.arange(1, 101))
     evidence = evidence_of(alike(ranks.repeat(5), images=np.arange(100).repeat(5)), names=("median_rank",))
-    assert median_interval(evidence, 0, way=0, level=LEVEL) == (41, 60)
+    assert median_interval(evidence, 0, column=0, level=LEVEL) == (41, 60)
 
 
 @pytest.mark.parametrize(("images", "has_one"), [(1, False), (5, False), (7, True)])
 def test_the_median_of_very_few_images_has_no_interval(images, has_one):
     """Of five, one time in 16 all lie on one side of it."""
     evidence = evidence_of(alike(np.arange(1, images + 1), images=range(images)), names=("median_rank",))
-    assert np.isnan(median_interval(evidence, 0, way=0, level=LEVEL)).tolist() == [not has_one] * 2
+    assert np.isnan(median_interval(evidence, 0, column=0, level=LEVEL)).tolist() == [not has_one] * 2
 
 
 def test_the_median_over_folds_has_the_interval_of_their_mean():
@@ -147,7 +149,7 @@ def test_the_median_over_folds_has_the_interval_of_their_mean():
     folds = joined(*(alike(start + ranks, images=range(100)) for start in (0, 1000)))
     evidence = evidence_of(folds, names=("median_rank",))
     assert evidence.points[0, 0] == 550.5
-    ends = median_interval(evidence, 0, way=0, level=LEVEL)
+    ends = median_interval(evidence, 0, column=0, level=LEVEL)
     assert ends == pytest.approx((550.5 - 9.5 / np.sqrt(2), 550.5 + 9.5 / np.sqrt(2)))
 
 

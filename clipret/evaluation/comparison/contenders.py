@@ -117,7 +117,7 @@ def _same_queries(first: Contender, second: Contender, *, protocol: str) -> bool
 
     def queries(contender: Contender) -> list[tuple]:
         directions = contender.ranked(protocol).heads[contender.head].values()
-        return [(fold.ranks.gallery, fold.images.tolist()) for folds in directions for fold in folds]
+        return [(ranks.gallery, ranks.images.tolist()) for folds in directions for ranks in folds]
 
     return queries(first) == queries(second)
 

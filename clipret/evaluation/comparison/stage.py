@@ -7,10 +7,10 @@ import numpy as np
 
 from clipret.config import DIRECTIONS
 from clipret.config.comparison import A_BETTER, B_BETTER, MOST_FLIPS, NO_TEST, NOT_SHOWN, ZERO_SHOT, CompareConfig
-from clipret.config.metric_names import LOWER_IS_BETTER
 from clipret.errors import UsageError
 from clipret.evaluation.comparison.contenders import Contender, choose_protocol, read_contenders
 from clipret.evaluation.comparison.groups import Group, make_groups
+from clipret.metrics import is_lower_better
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.runs import check_place
 from clipret.statistics.flips import flip_tests
@@ -148,7 +148,7 @@ def _pairs(sides: list[tuple[dict, dict]], contrasts: list[Estimate], evidence: 
 def _verdict(metric: str, difference: float, p_holm: float, *, alpha: float) -> str:
     if isnan(p_holm):
         return NO_TEST
-    better = difference < 0 if metric in LOWER_IS_BETTER else difference > 0
+    better = difference < 0 if is_lower_better(metric) else difference > 0
     return NOT_SHOWN if p_holm > alpha else A_BETTER if better else B_BETTER
 
 

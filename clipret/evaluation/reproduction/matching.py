@@ -7,6 +7,7 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.cache.image_keys import image_keys
 from clipret.errors import DatasetError, UsageError
+from clipret.evaluation.inputs import Source
 from clipret.evaluation.reproduction.published import (
     ZERO_SHOT,
     PublishedModel,
@@ -50,6 +51,11 @@ class Match:
     protocol: Protocol
     leakage_checked: bool = True
 
+    @property
+    def head(self) -> str:
+        """Which head the row is of: zero-shot, or trained."""
+        return ZERO_SHOT if self.row.method == ZERO_SHOT else "trained"
+
 
 @dataclass(frozen=True)
 class Unmatched:
@@ -76,12 +82,12 @@ def recognise(cache: FeatureCache) -> Recognised | None:
     return Recognised(model, "file") if model else None
 
 
-def find_run(head: Path | None) -> Run | None:
-    """The run of a folder, or of a head file in one. Raises RunError when it is none."""
-    if head is None:
+def run_of(source: Source) -> Run | None:
+    """The run that a head is of; None without a head. Raises RunError when the head is in no run's folder."""
+    if source.head is None:
         return None
-    folder, file = (head.parent, head) if head.is_file() else (head, head / runs.HEAD)
-    return Run(folder, file, runs.read_config(folder)["config"])
+    folder = source.head.parent
+    return Run(folder, source.head, runs.read_config(folder)["config"])
 
 
 def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -> tuple[list[Match], list[Unmatched]]:

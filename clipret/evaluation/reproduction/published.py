@@ -5,7 +5,7 @@ import importlib.resources
 import json
 from dataclasses import dataclass, field
 
-from clipret.config import METRICS, ExtractConfig, TrainConfig, to_command
+from clipret.config import ExtractConfig, TrainConfig, to_command
 
 DIRECTIONS = ("i2t", "t2i")
 ZERO_SHOT = "zero-shot"
@@ -54,7 +54,7 @@ class PublishedRow:
     protocol       of config.PROTOCOLS; None: of images that nobody can draw again
     prompt, caption_clean  of the captions, as extract takes them
     remark         what to know of this row; may be empty
-    figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics named as metrics.py names them. mAP's divisor is in
+    figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP's divisor is in
                    the name: that of mAP_hits@K is the number of matching items found in the top K
     training       of a fine-tuned row: the settings of TrainConfig that its source tells
     """
@@ -131,14 +131,6 @@ def published_rows() -> tuple[PublishedRow, ...]:
         )
         for entry in content["rows"]
     )
-
-
-def family_of(metric: str) -> tuple[str, int | None]:
-    """A metric's family (config.METRICS), and its K where it has one: "R@5" -> R, 5; "mAP@R" -> mAP@R, None."""
-    if metric in METRICS:
-        return metric, None
-    family, _, cut = metric.partition("@")
-    return family, int(cut)
 
 
 def describe_row(row: PublishedRow) -> dict:

@@ -1,19 +1,18 @@
 """Stage 2: features.h5, and perhaps a run -> its figures beside the published ones."""
 
-from statistics import fmean
-
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config.reproduction import ReproduceConfig
 from clipret.errors import UsageError
+from clipret.evaluation.inputs import Inputs, open_inputs
 from clipret.evaluation.reproduction.deviations import Figure, Measured, explain
-from clipret.evaluation.reproduction.matching import Match, Recognised, Run, Unmatched, find_run, match_rows, recognise
-from clipret.evaluation.reproduction.published import DIRECTIONS, ZERO_SHOT, describe_row, family_of, published_models
-from clipret.heads import Head, LinearHead, load_head
-from clipret.machine.devices import choose_device
+from clipret.evaluation.reproduction.matching import Match, Recognised, Unmatched, match_rows, recognise, run_of
+from clipret.evaluation.reproduction.published import DIRECTIONS, ZERO_SHOT, describe_row, published_models
+from clipret.metrics import cut_of, family_of, scale_of
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.retrieval.gallery import Gallery
-from clipret.retrieval.metrics import summarise
+from clipret.retrieval.gallery import rank_folds
+from clipret.retrieval.metrics import summarise_folds
+from clipret.retrieval.ranks import Ranks
 from clipret.runs import check_place, written
 
 # Published figures are rounded: one that is off by exactly the tolerance passes.
@@ -47,17 +46,19 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
     """
     if config.out:
         check_place("out", config.out, suffixes=(".json",))
-    device = choose_device(config.device)
-    cache, run = FeatureCache(config.cache), find_run(config.head)
+    inputs = open_inputs(config)
+    cache, run = inputs.cache, run_of(inputs.source)
     recognised = _require_model(cache)
     matches, others = match_rows(cache, model=recognised.model, run=run)
     if not matches:
         raise UsageError(_no_row(cache, recognised, others))
-    heads = _heads(cache, run, matches=matches)
-    figures = _measure(cache, matches, heads=heads, device=device, config=config, on_progress=on_progress)
+    figures = _measure(inputs, matches, config=config, on_progress=on_progress)
     rows = [
-        _compare(Measured(match, found, cache, recognised, _run_of(match, run)), tolerance=config.tolerance)
-        for match, found in zip(matches, figures, strict=True)
+        _compare(
+            Measured(match, of_match, cache, recognised, None if match.head == ZERO_SHOT else run),
+            tolerance=config.tolerance,
+        )
+        for match, of_match in zip(matches, figures, strict=True)
     ]
     report = {
         "format": runs.FORMAT,
@@ -112,61 +113,35 @@ def _no_row(cache: FeatureCache, recognised: Recognised, others: list[Unmatched]
     )
 
 
-def _run_of(match: Match, run: Run | None) -> Run | None:
-    return None if match.row.method == ZERO_SHOT else run
-
-
-def _heads(cache: FeatureCache, run: Run | None, *, matches: list[Match]) -> dict[bool, Head]:
-    """Whether it is CLIP's own -> the head, of the heads that the rows need."""
-    heads = {True: LinearHead(cache.projections)}
-    if any(_run_of(match, run) for match in matches):
-        weights = cache.inputs["weights_sha256"]
-        heads[False] = load_head(run.head, projections=cache.projections, weights_sha256=weights)
-    return heads
-
-
 def _measure(
-    cache: FeatureCache,
-    matches: list[Match],
-    *,
-    heads: dict[bool, Head],
-    device: str,
-    config: ReproduceConfig,
-    on_progress: ProgressCallback,
+    inputs: Inputs, matches: list[Match], *, config: ReproduceConfig, on_progress: ProgressCallback
 ) -> list[tuple[Figure, ...]]:
-    """The figures of every match, in their order."""
+    """The figures of every match, in their order; of each protocol only the heads that its rows are of are ranked."""
     measured, names = {}, dict.fromkeys(match.row.protocol for match in matches)
     for done, name in enumerate(names, start=1):
-        of_it = [match for match in matches if match.row.protocol == name]
-        galleries = [Gallery.read(cache, fold) for fold in of_it[0].protocol.folds]
-        for own in {match.row.method == ZERO_SHOT for match in of_it}:
-            head = heads[own].to(device)
-            ranks = [gallery.rank(head, device=device, block=config.block) for gallery in galleries]
-            measured[name, own] = _summarise(ranks, matches=of_it)
+        matched = [match for match in matches if match.row.protocol == name]
+        heads = {match.head: inputs.heads[match.head] for match in matched}
+        folds = matched[0].protocol.folds
+        ranks = rank_folds(inputs.cache, folds, heads=heads, device=inputs.device, block=config.block)
+        for head, directions in ranks.items():
+            measured[name, head] = _summarise(directions, matches=matched)
         on_progress(Progress("protocols", done, len(names)))
-    return [
-        _figures(match, measured[match.row.protocol, match.row.method == ZERO_SHOT], tolerance=config.tolerance)
-        for match in matches
-    ]
+    return [_figures(match, measured[match.row.protocol, match.head], tolerance=config.tolerance) for match in matches]
 
 
-def _summarise(ranks: list[dict], *, matches: list[Match]) -> dict[str, dict[str, float]]:
+def _summarise(ranks: dict[str, tuple[Ranks, ...]], *, matches: list[Match]) -> dict[str, dict[str, float]]:
     """Direction -> metric, the mean over the galleries, of all metrics that these rows have."""
-    named = [family_of(metric) for match in matches for metrics in match.row.figures.values() for metric in metrics]
-    families = tuple(dict.fromkeys(family for family, _ in named))
-    cuts = tuple(sorted({cut for _, cut in named if cut}))
-    results = {}
-    for direction in DIRECTIONS:
-        found = [summarise(each[direction], k=cuts, families=families) for each in ranks]
-        results[direction] = {name: fmean(metrics[name] for metrics in found) for name in found[0]}
-    return results
+    names = [metric for match in matches for metrics in match.row.figures.values() for metric in metrics]
+    families = tuple(dict.fromkeys(map(family_of, names)))
+    cuts = tuple(sorted({cut_of(name) for name in names} - {None}))
+    return {direction: summarise_folds(ranks[direction], k=cuts, families=families) for direction in DIRECTIONS}
 
 
 def _figures(match: Match, measured: dict[str, dict[str, float]], *, tolerance: float) -> tuple[Figure, ...]:
     figures = []
     for direction, metrics in match.row.figures.items():
         for metric, published in metrics.items():
-            ours = 100 * measured[direction][metric]
+            ours = scale_of(metric) * measured[direction][metric]
             within = abs(ours - published) <= tolerance + _ROUNDING
             figures.append(Figure(direction, metric, ours, published, within))
     return tuple(figures)

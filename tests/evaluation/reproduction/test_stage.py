@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -197,10 +198,15 @@ def test_a_runs_head_is_compared_with_the_row_of_its_loss(small, publish, method
 def test_the_head_file_of_a_run_stands_for_the_run(small):
     path = small("coco")
     run = trained(path)
+    shutil.copytree(run, path.parent / "elsewhere", ignore=shutil.ignore_patterns("config.json"))
     by_file = reproduce(ReproduceConfig(cache=path, head=run / "head.safetensors", tolerance=100))
     assert by_file == reproduce(ReproduceConfig(cache=path, head=run, tolerance=100))
-    with pytest.raises(RunError, match=r"elsewhere/head.safetensors is not a run: it has no config.json"):
-        reproduce(ReproduceConfig(cache=path, head=path.parent / "elsewhere" / "head.safetensors"))
+    for name, message in (
+        ("nowhere", r"there is no head at .*nowhere/head.safetensors; expected"),
+        ("elsewhere", r"elsewhere is not a run: it has no config.json"),
+    ):
+        with pytest.raises(RunError, match=message):
+            reproduce(ReproduceConfig(cache=path, head=path.parent / name / "head.safetensors"))
 
 
 def test_a_head_for_other_weights_is_refused(small):

@@ -1,0 +1,48 @@
+"""What commands import: those that need no torch start without it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import contents, write_cache
+from tests.helpers.ranked import random_head, write_run
+
+CHECK = """
+import sys
+from clipret import cli
+status = cli.main(sys.argv[2:])
+assert status == 0, status
+loaded = set(sys.argv[1].split(",")) & set(sys.modules)
+assert not loaded, loaded
+"""
+SLOW = "torch,numba,torchvision,clip,scipy"
+
+
+@pytest.mark.parametrize(
+    ("words", "absent"),
+    [
+        (("--version",), f"{SLOW},h5py"),
+        (("--help",), f"{SLOW},h5py"),
+        (("eval", "--help"), f"{SLOW},h5py"),
+        (("reproduce", "--list"), f"{SLOW},h5py"),
+        (("info", "a.h5"), SLOW),
+        (("merge", "a.h5", "b.h5", "--out", "both.h5"), SLOW),
+        (("compare", "runs/a", "runs/b", "zero-shot"), "torch,numba,h5py,torchvision,clip"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_commands_that_need_no_torch_do_not_import_it(tmp_path, monkeypatch, words, absent):
+    monkeypatch.chdir(tmp_path)
+    if ".h5" in " ".join(words):
+        write_cache(Path("a.h5"))
+        others = {name: [f"b{own}" for own in getattr(contents(), name)] for name in ("image_ids", "caption_ids")}
+        write_cache(Path("b.h5"), contents(**others))
+    if "compare" in words:
+        heads = [random_head(np.random.default_rng(seed), counts=np.full(30, 2)) for seed in range(3)]
+        for name, head, loss in (("a", heads[1], "margin"), ("b", heads[2], "infonce")):
+            write_run(Path("runs", name), head, heads[0], config={"loss": loss})
+    done = subprocess.run([sys.executable, "-c", CHECK, absent, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
