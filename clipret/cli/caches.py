@@ -8,7 +8,8 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import MergeConfig, VerifyConfig, to_command
-from clipret.reporting.caches import info_table, merge_summary, verification_table
+from clipret.reporting import SECTIONS
+from clipret.reporting.caches import merge_summary
 
 
 def info(
@@ -30,8 +31,8 @@ def info(
     """
     from clipret.cache.inspection import inspect_cache
 
-    found = inspect_cache(file)
-    show(found, as_json=as_json, tables=(info_table(found, problems=problems, truncated=truncated),))
+    contents = inspect_cache(file)
+    show(contents, as_json=as_json, sheets=SECTIONS["info"](contents, problems=problems, truncated=truncated))
 
 
 def verify(
@@ -60,9 +61,9 @@ def verify(
     config = config_from(VerifyConfig, locals())
     from clipret.extraction.verification import verify as stage
 
-    found = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was changed")
-    show(found, as_json=as_json, tables=() if quiet else (verification_table(found),), text=found["verdict"])
-    if not found["sound"]:
+    result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was changed")
+    show(result, as_json=as_json, sheets=() if quiet else SECTIONS["verify"](result), text=result["verdict"])
+    if not result["sound"]:
         raise typer.Exit(1)
 
 

@@ -9,7 +9,8 @@ from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import BATCH_SIZES, DatasetConfig, DownloadConfig, ExtractConfig, to_command
 from clipret.errors import UsageError
-from clipret.reporting.data import check_tables, download_summary
+from clipret.reporting import SECTIONS
+from clipret.reporting.data import download_summary
 from clipret.reporting.summaries import extraction_summary
 
 _BATCH_SIZES = f"{BATCH_SIZES['cpu']} on the CPU, {BATCH_SIZES['cuda']} on a GPU"
@@ -72,7 +73,7 @@ def check(
     from clipret.extraction.checking import check_dataset as stage
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
-    show(result, as_json=as_json, tables=() if quiet else check_tables(result), text="ok" if quiet else None)
+    show(result, as_json=as_json, sheets=() if quiet else SECTIONS["check"](result), text="ok" if quiet else None)
 
 
 def extract(

@@ -11,8 +11,8 @@ from clipret.cli.running import config_from, run, show
 from clipret.config import METRICS, PROTOCOLS, EvalConfig
 from clipret.config.metric_names import RSUM
 from clipret.errors import UsageError
-from clipret.reporting.curve import curve_tables, without_curve
-from clipret.reporting.metrics import metrics_tables
+from clipret.reporting import SECTIONS
+from clipret.reporting.curve import without_curve
 
 _ELLIPSES = ("...", "…")
 
@@ -86,8 +86,8 @@ def evaluate(
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     measured = f"run {report['run']}, cache {report['cache']['path']}" if report["run"] and not quiet else None
-    tables = metrics_tables(without_curve(report), names=config.columns) + curve_tables(report)
-    show(report, as_json=as_json, tables=tables, text=measured)
+    sheets = SECTIONS["eval"](without_curve(report), names=config.columns) + SECTIONS["wise-ft"](report)
+    show(report, as_json=as_json, sheets=sheets, text=measured)
 
 
 def _alphas(text: str | None) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
-"""The command of stage 2 that looks at what went wrong: errors."""
+"""The command of stage 2 that looks at what went wrong: failures."""
 
+from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,11 @@ from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config import PROTOCOLS
 from clipret.config.failures import FailuresConfig
-from clipret.reporting.failures import failures_summary, failures_tables
+from clipret.reporting import SECTIONS
+from clipret.reporting.failures import failures_summary
 
 
-def errors(
+def failures(
     cache: Annotated[Path | None, typer.Option(help="Features to look at.", show_default="the run's own")] = None,
     head: Annotated[
         Path | None, typer.Option(help="A run's folder or a head.safetensors.", show_default="the newest run")
@@ -36,7 +38,7 @@ def errors(
     ),
     top: Annotated[int, typer.Option(help="A hub is an item in the top so many of many queries.")] = FailuresConfig.top,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the result.", show_default="errors.json of the run")
+        Path | None, typer.Option(help="Where to write the result.", show_default="failures.json of the run")
     ] = None,
     block: Annotated[int, typer.Option(help="Images scored at once: memory, not results.")] = FailuresConfig.block,
     precision: Annotated[
@@ -50,12 +52,18 @@ def errors(
     """Stage 2: which queries fail and what comes up instead, what changed against zero-shot, hubs, breakdowns.
 
     \b
-    clipret errors
-    clipret errors --head runs/0001-margin-linear --split val --queries 20
-    clipret errors --zero-shot --cache data/coco.h5 --json
+    clipret failures
+    clipret failures --head runs/0001-margin-linear --split val --queries 20
+    clipret failures --zero-shot --cache data/coco.h5 --json
     """
     config = config_from(FailuresConfig, locals())
     from clipret.evaluation.failures import find_failures
 
     report = run(find_failures, config, quiet=quiet or as_json, on_interrupt="nothing was written")
-    show(report, as_json=as_json, tables=failures_tables(report), text=None if quiet else failures_summary(report))
+    show(report, as_json=as_json, sheets=SECTIONS["failures"](report), text=None if quiet else failures_summary(report))
+
+
+@wraps(failures)
+def errors(**options):
+    typer.echo("clipret errors is called clipret failures now; the old name goes with the next release.", err=True)
+    failures(**options)

@@ -11,7 +11,8 @@ from clipret.cli import options
 from clipret.cli.running import config_from, run, show
 from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.errors import UsageError
-from clipret.reporting.sweep import sweep_summary, sweep_tables
+from clipret.reporting import SECTIONS
+from clipret.reporting.sweep import sweep_summary
 
 _SWEEP, _HEAD, _LOSS, _STEPS, _MACHINE = "Sweep", "Head", "Loss", "Steps", "Machine"
 
@@ -112,7 +113,7 @@ def sweep(
     show(
         result,
         as_json=as_json,
-        tables=() if quiet else sweep_tables(result),
+        sheets=() if quiet else SECTIONS["sweep"](result),
         text=result["sweep"] if quiet else sweep_summary(result),
     )
 

@@ -9,13 +9,13 @@ from clipret.config.evaluation import EvalConfig
 from clipret.config.metric_names import METRICS, check_cuts, check_metrics, columns, cut_of, family_of
 from clipret.errors import UsageError
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
+FORMATS = ("table", "markdown", "latex", "csv", "html", "json")
 ZERO_SHOT = "zero-shot"
 # Three minutes on two cores for two to four heads of 5,000 images, five for ten; the smallest p-value is then 1e-7.
 MOST_FLIPS = 10_000_000
 # What is said of a pair, a and b.
 A_BETTER, B_BETTER, NOT_SHOWN, NO_TEST = "A better", "B better", "no difference shown", "no test"
-_SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
+_SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html", ".json": "json"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CompareConfig:
     permutations  flips of the signs that p-values and intervals of differences are made from, at least; more where the
                   family of tests needs it
     seed          decides the flips
-    format        table, markdown, latex, csv or json; None: by out's suffix, or table
+    format        table, markdown, latex, csv, html or json; None: by out's suffix, or table
     out           where the result is written; None: nowhere
     """
 

@@ -21,7 +21,7 @@ class FailuresConfig:
     allow_leak look also where the gallery holds images that the head was trained on
     queries    how many queries, or hubs, each list has at most
     top        the K of the K-occurrence that makes an item a hub
-    out        where the result is written; None: errors.json in the run's folder, if there is one
+    out        where the result is written; None: failures.json in the run's folder, if there is one
     block      images scored at once; decides memory, not results
     precision  of the embeddings that are ranked: fp32, or rounded to tf32 or bf16
     device     auto: CUDA where there is one
