@@ -11,15 +11,15 @@ import pytest
 
 from clipret.config.comparison import CompareConfig
 from clipret.evaluation.comparison.stage import compare
-from clipret.reporting.comparison import comparison_sheets, to_csv
-from clipret.reporting.sheets import to_latex, to_markdown
+from clipret.reporting import FORMS
+from clipret.reporting.comparison import comparison_records, comparison_sheets
 from tests.helpers.ranked import random_head, write_run
 
 COUNTS = np.tile([1, 2, 3], 15)
 
 
 @pytest.fixture(autouse=True)
-def made(tmp_path, monkeypatch):
+def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     zero_shot = random_head(np.random.default_rng(0), counts=COUNTS)
     for name, seed, spread, config in (
@@ -75,9 +75,10 @@ def test_every_option_becomes_the_setting_of_its_name(run):
 
 
 WRITERS = {
-    "md": lambda result: to_markdown(comparison_sheets(result)),
-    "tex": lambda result: to_latex(comparison_sheets(result)),
-    "csv": to_csv,
+    "md": lambda result: FORMS["markdown"](comparison_sheets(result)),
+    "tex": lambda result: FORMS["latex"](comparison_sheets(result)),
+    "csv": lambda result: FORMS["csv"](comparison_records(result)),
+    "html": lambda result: FORMS["html"](comparison_sheets(result)),
     "json": lambda result: json.dumps(result, indent=2, ensure_ascii=False) + "\n",
 }
 
@@ -93,7 +94,9 @@ def test_out_is_written_in_the_format_of_its_suffix(run, suffix):
     assert sorted(path.name for path in Path().iterdir()) == ["runs", f"told.{suffix}"]
 
 
-@pytest.mark.parametrize(("format", "suffix"), [("markdown", "md"), ("latex", "tex"), ("csv", "csv"), ("json", "json")])
+@pytest.mark.parametrize(
+    ("format", "suffix"), [("markdown", "md"), ("latex", "tex"), ("csv", "csv"), ("html", "html"), ("json", "json")]
+)
 def test_a_format_is_printed_alone(run, format, suffix):
     status, out, err = run("compare", *WORDS, "--format", format, "-q")
     assert (status, err) == (0, "")
@@ -176,5 +179,5 @@ def test_an_encoding_without_our_characters_costs_no_result(encoding):
     command = [sys.executable, "-m", "clipret", "compare", *WORDS]
     done = subprocess.run([*command, "-q"], env=environment, capture_output=True, check=True)
     assert b"1 loss=margin" in done.stdout
-    told = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True).stdout
-    assert json.loads(told.decode(encoding)) == compare(CompareConfig(runs=WORDS))
+    output = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True).stdout
+    assert json.loads(output.decode(encoding)) == compare(CompareConfig(runs=WORDS))

@@ -35,10 +35,10 @@ def test_tables_are_shown_and_the_result_is_kept(call):
     kept = json.loads(Path("runs/0001-margin-linear/failures.json").read_text(encoding="utf-8"))
     assert kept == find_failures(FailuresConfig())
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    for way, asks in (("t2i", "captions, among 12 images"), ("i2t", "images, among")):
-        assert sum(line.startswith(f"{way}: the worst of ") and asks in line for line in lines) == 1
+    for direction, asks in (("t2i", "captions, among 12 images"), ("i2t", "images, among")):
+        assert sum(line.startswith(f"{direction}: the worst of ") and asks in line for line in lines) == 1
         for title in ("ranks against zero-shot: ", "hubs, ", "by caption length and matching items"):
-            assert sum(line.startswith(f"{way}: {title}") for line in lines) == 1
+            assert sum(line.startswith(f"{direction}: {title}") for line in lines) == 1
     assert max(map(len, out.splitlines())) <= 100
     assert lines[-1] == "run runs/0001-margin-linear, cache made.h5, protocol split, test"
     assert "ranking 24/24" in err
@@ -79,3 +79,18 @@ def test_a_leak_is_refused_unless_allowed_and_then_said(run, tmp_path):
 
 def test_the_command_line_has_it_and_says_what_is_wrong(run):
     assert run("failures", "--queries", 0) == (2, "", "error: --queries is 0; expected 1 or more.\n")
+
+
+def test_the_old_name_works_and_says_the_new_one(run, tmp_path):
+    write_cache(tmp_path / "made.h5")
+    words = ("--zero-shot", "--cache", "made.h5", "-q")
+    status, out, _ = run("failures", *words)
+    assert status == 0
+    assert run("errors", *words) == (
+        0,
+        out,
+        "clipret errors is called clipret failures now; the old name goes with the next release.\n",
+    )
+    commands = run("--help")[1]
+    assert " failures " in commands
+    assert " errors " not in commands

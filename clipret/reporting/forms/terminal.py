@@ -50,7 +50,7 @@ def _parts(sheet: Sheet, width: int) -> list[list[int]]:
             room = width - _least(sheet, 0) - _EDGES
         parts[-1].append(place)
         room -= needed
-    return parts
+    return parts or [[0]]
 
 
 def _table(sheet: Sheet, columns: list[int], *, width: int) -> Table:
