@@ -18,13 +18,15 @@ from clipret.machine.records import AtLeast, Each, RecordError, read_record, rec
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
-RANKS, ERRORS = "ranks.safetensors", "errors.json"
+RANKS, FAILURES = "ranks.safetensors", "failures.json"
 SWEEP = ("sweep.json", "sweep.csv")
 FORMAT = 1
 _LOCK = ".lock"
+# What failures.json was called; runs of then still have one.
+_OLD_FAILURES = "errors.json"
 # What features and heads are kept in, and the records of runs and sweeps: lost with one wrong word.
 _KEPT = (".h5", ".hdf5", ".npy", ".safetensors")
-_RECORDS = (CONFIG, RESULT, HISTORY, METRICS, ERRORS, *SWEEP)
+_RECORDS = (CONFIG, RESULT, HISTORY, METRICS, FAILURES, _OLD_FAILURES, *SWEEP)
 # What is used of a run's config.json: the settings are looked at when they are made a TrainConfig.
 _CONFIG_FORM = {"format": int, "config": Each(Any), "cache": {"path": str, "fingerprint": str}}
 _RESULT_FORM = {

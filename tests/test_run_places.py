@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "mine").write_text("a file")
-    for name in ("config.json", "result.json", "metrics.json", "history.csv"):
+    for name in ("config.json", "result.json", "metrics.json", "history.csv", "errors.json"):
         (tmp_path / "runs" / "a" / name).write_text("kept")
 
 
@@ -43,6 +43,7 @@ def folder(tmp_path, monkeypatch):
             "runs/a/config.json",
             "--out is 'runs/a/config.json', which is a record of a run or a sweep; give another name.",
         ),
+        ("runs/a/errors.json", "--out is 'runs/a/errors.json', which is a record of a run or a sweep; give another"),
         ("runs/a/result.json", "--out is 'runs/a/result.json', which is a record of a run or a sweep; "),
     ],
 )
@@ -98,4 +99,4 @@ def test_a_file_is_replaced_whole_or_left_as_it_was():
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert path.read_text() == "first"
-    assert [found.name for found in Path().glob("x.json*")] == ["x.json"]
+    assert [entry.name for entry in Path().glob("x.json*")] == ["x.json"]

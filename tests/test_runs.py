@@ -292,12 +292,12 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize(("change", "told", "text"), CHECKPOINTS.values(), ids=CHECKPOINTS.keys())
-def test_a_checkpoint_of_another_run_is_refused(settings, change, told, text):
+@pytest.mark.parametrize(("change", "about", "text"), CHECKPOINTS.values(), ids=CHECKPOINTS.keys())
+def test_a_checkpoint_of_another_run_is_refused(settings, change, about, text):
     with pytest.raises(KeyboardInterrupt):
         train(settings(), on_progress=StopAfter(2))
     path = Path("runs/t/checkpoint.safetensors")
-    write_tensors(path, change(load_file(path)), metadata=told)
+    write_tensors(path, change(load_file(path)), metadata=about)
     assert refusal(resume, "runs/t") == (
         f"{path} cannot be read: {text}; delete it, and the run starts again from its first epoch."
     )

@@ -26,8 +26,10 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluation.evaluate)
-for command in (comparison.compare, failures.errors, reproduction.reproduce):
+for command in (comparison.compare, failures.failures, reproduction.reproduce):
     app.command()(command)
+# The old name, for one release.
+app.command("errors", hidden=True)(failures.errors)
 
 
 @app.callback(invoke_without_command=True)

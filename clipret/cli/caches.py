@@ -8,7 +8,8 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import MergeConfig, VerifyConfig, to_command
-from clipret.reporting.caches import info_table, merge_summary, verification_table
+from clipret.reporting import SECTIONS
+from clipret.reporting.caches import merge_summary
 
 
 def info(
@@ -31,7 +32,7 @@ def info(
     from clipret.cache.inspection import inspect_cache
 
     report = inspect_cache(file)
-    show(report, as_json=as_json, tables=(info_table(report, problems=problems, truncated=truncated),))
+    show(report, as_json=as_json, sheets=SECTIONS["info"](report, problems=problems, truncated=truncated))
 
 
 @options.from_settings(VerifyConfig)
@@ -46,7 +47,7 @@ def verify(values: dict, *, quiet: options.Quiet = False, as_json: options.Json 
     from clipret.extraction.verification import verify as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was changed")
-    show(report, as_json=as_json, tables=() if quiet else (verification_table(report),), text=report["verdict"])
+    show(report, as_json=as_json, sheets=() if quiet else SECTIONS["verify"](report), text=report["verdict"])
     if not report["sound"]:
         raise typer.Exit(1)
 

@@ -11,16 +11,8 @@ from clipret.cli.running import run, show
 from clipret.config.comparison import CompareConfig
 from clipret.machine.escaping import visible_json
 from clipret.machine.files import replaced
-from clipret.reporting.comparison import comparison_sheets, comparison_tables, to_csv
-from clipret.reporting.sheets import to_latex, to_markdown
+from clipret.reporting import FORMS, SECTIONS
 from clipret.runs import written
-
-_WRITERS = {
-    "markdown": lambda result: to_markdown(comparison_sheets(result)),
-    "latex": lambda result: to_latex(comparison_sheets(result)),
-    "csv": to_csv,
-    "json": lambda result: visible_json(json.dumps(result, indent=2, ensure_ascii=False)) + "\n",
-}
 
 
 @options.from_settings(CompareConfig)
@@ -40,12 +32,19 @@ def compare(values: dict, *, quiet: options.Quiet = False, as_json: options.Json
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     if config.out:
-        _write(config.out, _WRITERS[config.format](result))
+        _write(config.out, _text(result, form=config.format))
     if as_json or config.format == "table" or config.out:
         written = f"written to {shlex.quote(str(config.out))}" if config.out and not quiet else None
-        show(result, as_json=as_json, tables=comparison_tables(result), text=written)
+        show(result, as_json=as_json, sheets=SECTIONS["compare"](result, short=True), text=written)
     else:
-        typer.echo(_WRITERS[config.format](result), nl=False)
+        typer.echo(_text(result, form=config.format), nl=False)
+
+
+def _text(result: dict, *, form: str) -> str:
+    """The result in a form that a file can have. JSON and CSV are for programs: all figures, as they are."""
+    if form == "json":
+        return visible_json(json.dumps(result, indent=2, ensure_ascii=False)) + "\n"
+    return FORMS[form](SECTIONS["compare-records" if form == "csv" else "compare"](result))
 
 
 def _write(out: Path, text: str) -> None:

@@ -5,7 +5,8 @@ from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import CheckConfig, DownloadConfig, ExtractConfig, to_command
 from clipret.datasets import DATASETS_HELP, DOWNLOADS, SPLITS_HELP
-from clipret.reporting.data import check_tables, download_summary
+from clipret.reporting import SECTIONS
+from clipret.reporting.data import download_summary
 from clipret.reporting.summaries import extraction_summary
 
 _HELPS = {"dataset": DATASETS_HELP, "split": SPLITS_HELP, "model": model_help()}
@@ -43,7 +44,7 @@ def check(values: dict, *, quiet: options.Quiet = False, as_json: options.Json =
     from clipret.extraction.checking import check_dataset as stage
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
-    show(result, as_json=as_json, tables=() if quiet else check_tables(result), text="ok" if quiet else None)
+    show(result, as_json=as_json, sheets=() if quiet else SECTIONS["check"](result), text="ok" if quiet else None)
 
 
 @options.from_settings(ExtractConfig, helps=_HELPS)

@@ -3,8 +3,8 @@
 from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import EvalConfig
-from clipret.reporting.curve import curve_tables, without_curve
-from clipret.reporting.metrics import metrics_tables
+from clipret.reporting import SECTIONS
+from clipret.reporting.curve import without_curve
 
 
 @options.from_settings(EvalConfig)
@@ -24,5 +24,5 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     measured = f"run {report['run']}, cache {report['cache']['path']}" if report["run"] and not quiet else None
-    tables = metrics_tables(without_curve(report), names=config.columns) + curve_tables(report)
-    show(report, as_json=as_json, tables=tables, text=measured)
+    sheets = SECTIONS["eval"](without_curve(report), names=config.columns) + SECTIONS["wise-ft"](report)
+    show(report, as_json=as_json, sheets=sheets, text=measured)

@@ -9,13 +9,8 @@ from clipret.cli.running import run, show
 from clipret.config.reproduction import ReproduceConfig
 from clipret.errors import RunError, UsageError
 from clipret.evaluation.reproduction.published import list_published
-from clipret.reporting.reproduction import (
-    outside_message,
-    published_summary,
-    published_tables,
-    reproduction_summary,
-    reproduction_tables,
-)
+from clipret.reporting import SECTIONS
+from clipret.reporting.reproduction import outside_message, published_summary, reproduction_summary
 
 
 @options.from_settings(ReproduceConfig)
@@ -43,12 +38,12 @@ def reproduce(
         if others:
             raise UsageError(f"--list measures nothing; leave out {', '.join(f'--{name}' for name in others)}.")
         listed = list_published()
-        show(listed, as_json=as_json, tables=published_tables(listed), text=published_summary(listed))
+        show(listed, as_json=as_json, sheets=SECTIONS["published"](listed), text=published_summary(listed))
         return
     config = ReproduceConfig(**values)
     from clipret.evaluation.reproduction.stage import reproduce as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
-    show(report, as_json=as_json, tables=reproduction_tables(report), text=reproduction_summary(report))
+    show(report, as_json=as_json, sheets=SECTIONS["reproduce"](report), text=reproduction_summary(report))
     if not report["passed"]:
         raise RunError(outside_message(report))

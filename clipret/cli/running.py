@@ -12,6 +12,8 @@ from rich.segment import Segment
 from clipret.cli.interrupts import Interrupts
 from clipret.cli.progress_bars import ProgressDisplay
 from clipret.machine.escaping import visible, visible_json
+from clipret.reporting import FORMS
+from clipret.reporting.sheets import Sheet
 
 # Of an error, in letters.
 _LONGEST = 1600
@@ -44,8 +46,8 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
     raise typer.Exit(interrupts.status)
 
 
-def show(result: dict, *, as_json: bool, text: str | None = None, tables: tuple[RenderableType, ...] = ()) -> None:
-    """Print the result as JSON, or the tables and the text."""
+def show(result: dict, *, as_json: bool, text: str | None = None, sheets: tuple[Sheet, ...] = ()) -> None:
+    """Print the result as JSON, or the sheets and the text."""
     if as_json:
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         typer.echo(visible_json(json.dumps(result, indent=2, ensure_ascii=not utf8)))
@@ -53,8 +55,8 @@ def show(result: dict, *, as_json: bool, text: str | None = None, tables: tuple[
     console = Console()
     # Wide enough for the tables where there is no terminal to ask.
     console = console if console.is_terminal else Console(width=100)
-    for table in tables:
-        console.print(_Visible(table))
+    if sheets:
+        console.print(_Visible(FORMS["terminal"](sheets)))
     if text:
         typer.echo(visible(text))
 

@@ -11,7 +11,8 @@ from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import SweepConfig, TrainConfig
 from clipret.errors import UsageError
-from clipret.reporting.sweep import sweep_summary, sweep_tables
+from clipret.reporting import SECTIONS
+from clipret.reporting.sweep import sweep_summary
 
 
 @options.sweepable(TrainConfig)
@@ -47,7 +48,7 @@ def sweep(
     show(
         result,
         as_json=as_json,
-        tables=() if quiet else sweep_tables(result),
+        sheets=() if quiet else SECTIONS["sweep"](result),
         text=result["sweep"] if quiet else sweep_summary(result),
     )
 

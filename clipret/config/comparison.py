@@ -9,13 +9,13 @@ from clipret.config.metric_names import METRICS, check_cuts, check_metrics, colu
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
-FORMATS = ("table", "markdown", "latex", "csv", "json")
+FORMATS = ("table", "markdown", "latex", "csv", "html", "json")
 ZERO_SHOT = "zero-shot"
 # Three minutes on two cores for two to four heads of 5,000 images, five for ten; the smallest p-value is then 1e-7.
 MOST_FLIPS = 10_000_000
 # What is said of a pair, a and b.
 A_BETTER, B_BETTER, NOT_SHOWN, NO_TEST = "A better", "B better", "no difference shown", "no test"
-_SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
+_SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html", ".json": "json"}
 
 
 @documented
@@ -40,7 +40,7 @@ class CompareConfig:
         "Sign flips that p-values and intervals of differences are made from, at least.",
         between=(100, MOST_FLIPS),
     )
-    out: Path | None = setting(None, "File to write the result to: .md, .tex, .csv or .json.", shown="nowhere")
+    out: Path | None = setting(None, "File to write the result to: .md, .tex, .csv, .html or .json.", shown="nowhere")
     format: str | None = setting(None, f"{', '.join(FORMATS)}.", shown="by --out, or table", choices=FORMATS)
     seed: int = shared.seed("Decides which signs are flipped.")
 

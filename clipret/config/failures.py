@@ -22,7 +22,7 @@ class FailuresConfig:
     allow_leak: bool = setting(False, "Look also at images that the head was trained on.")
     queries: int = setting(10, "Queries, and hubs, that each list has at most.", at_least=1, at_most=1_000_000)
     top: int = setting(10, "A hub is an item in the top K of many queries; this is K.", at_least=1, at_most=MOST_TOP)
-    out: Path | None = setting(None, "File to write the result to.", shown="errors.json of the run")
+    out: Path | None = setting(None, "File to write the result to.", shown="failures.json of the run")
     block: int = shared.block()
     precision: str = shared.embedding_precision()
     device: str = shared.device()

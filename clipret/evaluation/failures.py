@@ -1,4 +1,4 @@
-"""Stage 2: features.h5 and a head -> errors.json: which queries fail, what changed against zero-shot, hubs, breakdowns.
+"""Stage 2: features.h5 and a head -> failures.json: queries that fail, changes against zero-shot, hubs, breakdowns.
 
 Shape suffixes: Q queries of all folds, G items of a gallery, T best items of a query.
 """
@@ -54,10 +54,10 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
     (none at rank 1). A caption beside an image's id is its first in the gallery. Each fold is ranked by itself; queries
     and K-occurrences of all folds are put together. Ties count against us, so every rank is the worst one possible.
 
-    It is written to config.out, or as errors.json into the run's folder when there is one. Raises what evaluation does.
+    It is written to config.out, or as failures.json into the run's folder if there is one. Raises what evaluation does.
     """
     if config.out:
-        check_place("out", config.out, suffixes=(".json",), own=runs.ERRORS)
+        check_place("out", config.out, suffixes=(".json",), own=runs.FAILURES)
     inputs = open_inputs(config)
     source, cache, heads = inputs.source, inputs.cache, inputs.heads
     names = () if config.protocol is None else (config.protocol,)
@@ -81,7 +81,7 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
             for direction, of_heads in by_direction.items()
         },
     }
-    out = config.out or (source.run / runs.ERRORS if source.run else None)
+    out = config.out or (source.run / runs.FAILURES if source.run else None)
     if out:
         with written(out):
             runs.write_json(out, report)

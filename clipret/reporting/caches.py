@@ -2,24 +2,19 @@
 
 import shlex
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from clipret.annotations.counting import copies_in_words, single_colour_in_words
+from clipret.reporting.data import property_sheet, splits_in_words
+from clipret.reporting.sheets import Cell, Column, Sheet
 
 
-def info_table(info: dict, *, problems: bool = False, truncated: bool = False) -> Table:
-    """The result of inspect_cache as a two-column table.
+def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) -> tuple[Sheet, ...]:
+    """The result of inspect_cache as a table of two columns.
 
     problems   with each image that could not be read
     truncated  with each caption that was too long for the model
     """
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     images, captions, inputs = info["images"], info["captions"], info["inputs"]
-    state = "complete" if info["complete"] else f"INCOMPLETE; go on with: {info['command']}"
+    state = "complete" if info["complete"] else f"INCOMPLETE; resume with: {info['command']}"
     rows = {
         "cache": f"{info['path']}  ({info['bytes'] / 2**20:,.1f} MiB, format {info['format']})",
         "state": state,
@@ -36,30 +31,36 @@ def info_table(info: dict, *, problems: bool = False, truncated: bool = False) -
         "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; "
         f"computed in {inputs['precision']}",
         **_remarkable(info),
-        "splits": "\n".join(
-            f"{name}: {counts['images']:,} images, {counts['captions']:,} captions"
-            for name, counts in info["splits"].items()
-        ),
+        "splits": splits_in_words(info["splits"]),
         "split by": info["split_rule"],
         **({"remarks": "\n".join(info["remarks"])} if info["remarks"] else {}),
         "created": info["created"],
         "fingerprint": info["fingerprint"],
     }
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    if truncated:
-        for row, caption in info["truncated"].items():
-            table.add_row(f"truncated, row {row}", Text(f"{caption['id']}: {caption['tokens']:,} tokens"))
-    elif info["truncated"]:
-        table.add_row("truncated", Text(f"each of them: clipret info {shlex.quote(info['path'])} --truncated"))
-    if problems:
-        for row, problem in info["problems"].items():
-            table.add_row(f"problem, row {row}", Text(f"{problem['file']}: {problem['reason']}"))
-    elif info["problems"]:
-        reasons = [f"{reason}: {count:,}" for reason, count in info["reasons"].items()]
-        hint = f"each of them: clipret info {shlex.quote(info['path'])} --problems"
-        table.add_row("problems", Text("\n".join([*reasons, hint])))
-    return table
+    lists = _truncated(info, whole=truncated) + _problems(info, whole=problems)
+    return (property_sheet([*rows.items(), *lists]),)
+
+
+def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
+    """Captions that were too long: each of them, or the command that lists them."""
+    if not info["truncated"]:
+        return []
+    if not whole:
+        return [("truncated", f"list them with: clipret info {shlex.quote(info['path'])} --truncated")]
+    captions = info["truncated"].items()
+    return [(f"truncated, row {row}", f"{caption['id']}: {caption['tokens']:,} tokens") for row, caption in captions]
+
+
+def _problems(info: dict, *, whole: bool) -> list[tuple[str, str]]:
+    """Images that could not be read: each of them, or how many for which reason."""
+    if not info["problems"]:
+        return []
+    if whole:
+        images = info["problems"].items()
+        return [(f"problem, row {row}", f"{image['file']}: {image['reason']}") for row, image in images]
+    reasons = [f"{reason}: {count:,}" for reason, count in info["reasons"].items()]
+    hint = f"list them with: clipret info {shlex.quote(info['path'])} --problems"
+    return [("problems", "\n".join([*reasons, hint]))]
 
 
 def _remarkable(info: dict) -> dict[str, str]:
@@ -73,22 +74,20 @@ def _remarkable(info: dict) -> dict[str, str]:
     if info["single_colour"]["images"]:
         rows["single colour"] = single_colour_in_words(info["single_colour"])
     if any(sizes.values()):
-        told = ", ".join(f"{side} {size}" for side, size in sizes.items() if size)
-        rows["micro-batches"] = f"{told}: for want of memory; the last bits may depend on it"
+        smaller = ", ".join(f"{side} {size}" for side, size in sizes.items() if size)
+        rows["micro-batches"] = f"{smaller}: out of memory; this may change the last bits of the features"
     return rows
 
 
-def verification_table(found: dict) -> Table:
-    """The result of verification.verify: what was looked at, and what is wrong."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("check", no_wrap=True)
-    table.add_column("rows", justify="right")
-    table.add_column("")
-    for check in found["checks"]:
-        rows = "" if check["rows"] is None else f"{check['rows']:,}"
+def verification_sheets(result: dict) -> tuple[Sheet, ...]:
+    """The result of verification.verify: what was checked, and what is wrong."""
+    rows = []
+    for check in result["checks"]:
+        count = "" if check["rows"] is None else Cell(check["rows"], ",")
         faults = "\n".join(check["faults"])
-        table.add_row(check["name"], rows, Text(faults, style="red") if faults else "ok")
-    return table
+        rows.append((check["name"], count, Cell(faults, emphasis="red") if faults else "ok"))
+    columns = (Column("check", align="left"), Column("rows"), Column(align="left", wrap=True))
+    return (Sheet("", columns, (tuple(rows),)),)
 
 
 def merge_summary(result: dict) -> str:
@@ -103,4 +102,4 @@ def merge_summary(result: dict) -> str:
 
 
 def _spread(values: dict | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) if values else "not known yet"
+    return ", ".join(f"{name} {value}" for name, value in values.items()) if values else "not computed yet"

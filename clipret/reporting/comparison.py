@@ -1,70 +1,47 @@
-"""What a comparison shows: figures with intervals, and every pair's test, as sheets of text.
+"""What a comparison shows: figures with intervals, and the test of every pair.
 
-CSV is made for programs, and has plain numbers.
+CSV is made for programs: a line a figure, with plain numbers.
 """
 
-import csv
-import io
-from math import isinf
-
-from rich.console import Group
+from dataclasses import replace
 
 from clipret.config.comparison import A_BETTER, B_BETTER, NO_TEST, NOT_SHOWN, ZERO_SHOT
-from clipret.machine.escaping import csv_cell
-from clipret.metrics import RSUM, heading_of, metric_of, scale_of
-from clipret.reporting.metrics import reachable_notes, unbounded_notes
-from clipret.reporting.sheets import VERDICT, Cell, Fitted, Sheet, sheet_table
+from clipret.metrics import RSUM, heading_of, metric_of
+from clipret.reporting.figures import figure, is_unbounded, limits, unbounded_notes, unit_of
+from clipret.reporting.metrics import reachable_notes
+from clipret.reporting.sheets import LABEL, Cell, Column, Sheet
 
-_PAIR = ("a", "b", "metric", "p", "p_holm", "verdict")
+_RECORD = ("kind", "a", "b", "label", "seeds", "direction", "metric", "value", "low", "high", "spread", "p", "p_holm",
+           "verdict")  # fmt: skip
 _NONE = "–"
 # Pairs that are shown whole in a terminal.
 _MOST_PAIRS = 10
 
 
-def comparison_sheets(result: dict) -> tuple[Sheet, Sheet]:
-    """What compare returned: the figures of the groups, and the differences of the pairs."""
-    return _figures(result), _differences(result)
+def comparison_sheets(result: dict, *, short: bool = False) -> tuple[Sheet, Sheet]:
+    """What compare returned: the figures of the groups, and the differences of the pairs.
+
+    short  whether only the differences that are shown are listed when there are many pairs
+    """
+    return _figures(result), _differences(result, short=short)
 
 
-def comparison_tables(result: dict) -> tuple[Fitted | Group, ...]:
-    """The sheets for a terminal; of many pairs only the differences that are shown."""
-    figures, differences = comparison_sheets(result)
-    notes = differences.notes
-    if len(differences.blocks) > _MOST_PAIRS:
-        # The verdict is the last cell.
-        rows = tuple(row for block in differences.blocks for row in block if row[-1].text not in (NOT_SHOWN, NO_TEST))
-        notes = (f"of {len(differences.blocks)} pairs only the differences that are shown; all with --json", *notes)
-        differences = Sheet(differences.title, differences.header, (rows,) if rows else ())
-    return Fitted(figures), sheet_table(differences, columns=list(range(len(differences.header))), notes=notes)
-
-
-def to_csv(result: dict) -> str:
-    """A line each figure of a group and each difference of a pair, fractions as they are."""
-    text = io.StringIO(newline="")
-    names = ["kind", "a", "b", "label", "seeds", "direction", "metric", "value", "low", "high", "spread"]
-    lines = csv.DictWriter(text, [*names, "p", "p_holm", "verdict"], restval="", lineterminator="\n")
-    lines.writeheader()
+def comparison_records(result: dict) -> tuple[Sheet]:
+    """A row for each figure of a group and each difference of a pair, fractions as they are."""
+    records = []
     for group in result["groups"]:
-        about = {
-            "kind": "group",
-            "a": csv_cell(group["name"]),
-            "label": csv_cell(group["label"]),
-            "seeds": len(group["seeds"]),
-        }
         for direction, metric in _columns(result):
-            value, interval, spread = (
-                _of(group[what], direction, metric) for what in ("values", "intervals", "spread")
-            )
-            low, high = interval or ("", "")
-            place = {"direction": direction or "", "metric": metric}
-            spread = "" if spread is None else spread
-            lines.writerow({**about, **place, "value": value, "low": low, "high": high, "spread": spread})
+            value, interval, spread = _measured(group, direction, metric)
+            low, high = interval or (None, None)
+            records.append({
+                "kind": "group", "a": group["name"], "label": group["label"], "seeds": len(group["seeds"]),
+                "direction": direction, "metric": metric, "value": value, "low": low, "high": high, "spread": spread,
+            })  # fmt: skip
     for pair in result["pairs"]:
-        low, high = pair["interval"] or ("", "")
-        figures = {"value": pair["difference"], "low": low, "high": high, "direction": pair["direction"] or ""}
-        told = {name: "" if pair[name] is None else csv_cell(pair[name]) for name in _PAIR}
-        lines.writerow({"kind": "pair", **told, **figures})
-    return text.getvalue()
+        low, high = pair["interval"] or (None, None)
+        records.append({"kind": "pair", **pair, "value": pair["difference"], "low": low, "high": high})
+    rows = tuple(tuple(record.get(name) for name in _RECORD) for record in records)
+    return (Sheet("", tuple(map(Column, _RECORD)), (rows,)),)
 
 
 def _figures(result: dict) -> Sheet:
@@ -75,16 +52,12 @@ def _figures(result: dict) -> Sheet:
         seeds = f" ({len(group['seeds'])} seeds)" if group["spread"] else ""
         cells = [Cell(f"{number} {group['label']}{seeds}")]
         for direction, metric in columns:
-            value, interval, spread = (
-                _of(group[what], direction, metric) for what in ("values", "intervals", "spread")
-            )
-            told = _figure(metric, value) + ("" if spread is None else f"±{_figure(metric, spread)}")
-            under = "–".join(_figure(metric, end) for end in interval or ())
-            cells.append(Cell(told, under, bold=best.get((direction, metric)) == group["name"]))
+            emphasis = "bold" if best.get((direction, metric)) == group["name"] else ""
+            cells.append(_figure(metric, *_measured(group, direction, metric), emphasis=emphasis))
         rows.append(tuple(cells))
-    header = ("", *(_heading(direction, metric) for direction, metric in columns))
+    header = (LABEL, *(Column(_heading(*column, between="\n"), unit=unit_of(column[1])) for column in columns))
     title = f"{protocol['split']}, protocol {protocol['name']}"
-    marked = any(cell.bold for row in rows for cell in row)
+    marked = any(cell.emphasis for row in rows for cell in row)
     return Sheet(title, header, (tuple(rows),), tuple(_figure_notes(result, marked=marked)))
 
 
@@ -106,24 +79,32 @@ def _figure_notes(result: dict, *, marked: bool) -> list[str]:
         notes.append("a run of one seed stands for itself, not for its settings")
     if marked:
         notes.append("bold: shown to be better than every other")
-    models = list(dict.fromkeys(group["model"] for group in groups))
-    if len(models) > 1:
-        notes.append("models: " + ", ".join(f"{place} {each['model']}" for place, each in enumerate(groups, start=1)))
+    models = [f"{number} {group['model']}" for number, group in enumerate(groups, start=1)]
+    if len({group["model"] for group in groups}) > 1:
+        notes.append(f"models: {', '.join(models)}")
     return [*notes, *reachable_notes(protocol), *result["remarks"]]
 
 
-def _differences(result: dict) -> Sheet:
+def _differences(result: dict, *, short: bool) -> Sheet:
     numbers = {group["name"]: number for number, group in enumerate(result["groups"], start=1)}
     blocks: dict[str, list] = {}
     for pair in result["pairs"]:
         a, b, metric = numbers[pair["a"]], numbers[pair["b"]], pair["metric"]
         verdict = {A_BETTER: f"{a} better", B_BETTER: f"{b} better"}.get(pair["verdict"], pair["verdict"])
-        ends = [_figure(metric, end, sign=True) for end in pair["interval"] or ()]
-        told = (f"{a} - {b}", _heading(pair["direction"], metric), _figure(metric, pair["difference"], sign=True))
-        cells = (*told, " to ".join(ends) or _NONE, _chance(pair["p"]), _chance(pair["p_holm"]), verdict)
-        blocks.setdefault(told[0], []).append(tuple(map(Cell, cells)))
-    header = ("", "metric", "gain", f"{100 * result['level']:g} % interval", "p", "p (Holm)", VERDICT)
-    return Sheet("differences", header, tuple(map(tuple, blocks.values())), tuple(_test_notes(result)))
+        ends = " to ".join(_signed(metric, end).text for end in pair["interval"] or ()) or _NONE
+        blocks.setdefault(f"{a} - {b}", []).append((
+            f"{a} - {b}", _heading(pair["direction"], metric), _signed(metric, pair["difference"]), ends,
+            _chance(pair["p"]), _chance(pair["p_holm"]), verdict,
+        ))  # fmt: skip
+    notes = _test_notes(result)
+    if short and len(blocks) > _MOST_PAIRS:
+        notes = [f"of {len(blocks)} pairs only the differences that are shown; all with --json", *notes]
+        # The verdict is the last cell.
+        shown = [row for rows in blocks.values() for row in rows if row[-1] not in (NOT_SHOWN, NO_TEST)]
+        blocks = {"": shown} if shown else {}
+    names = ("metric", "gain", f"{100 * result['level']:g} % interval", "p", "p\n(Holm)")
+    columns = (LABEL, *map(Column, names), Column("verdict", wrap=True))
+    return Sheet("differences", columns, tuple(map(tuple, blocks.values())), tuple(notes))
 
 
 def _test_notes(result: dict) -> list[str]:
@@ -134,8 +115,8 @@ def _test_notes(result: dict) -> list[str]:
     if repeated:
         notes.append("p with several seeds: two-sided, Student's t over images and seeds")
     if repeated and any(group["label"] != ZERO_SHOT for group in result["groups"] if not group["spread"]):
-        notes.append("one run against several seeds: it is taken to vary over seeds as they do")
-    if any(isinf(metric_of(name).limit) for name in result["metrics"]):
+        notes.append("one run against several seeds: it is assumed to vary over seeds as they do")
+    if any(map(is_unbounded, result["metrics"])):
         notes.append("a gain in ranks has no interval")
     notes += [
         f"an interval leaves 0 out where p is at most {1 - result['level']:.3g}",
@@ -165,23 +146,28 @@ def _columns(result: dict) -> list[tuple[str | None, str]]:
     return columns + ([(None, RSUM)] if RSUM in values else [])
 
 
-def _of(figures: dict | None, direction: str | None, metric: str):
-    if figures is None:
-        return None
-    return figures[metric] if direction is None else figures[direction][metric]
+def _measured(group: dict, direction: str | None, metric: str) -> tuple[float, list[float] | None, float | None]:
+    """A group's value of a column, with its interval and its spread over seeds."""
+    figures = (group[name] for name in ("values", "intervals", "spread"))
+    value, interval, spread = (None if part is None else (part if direction is None else part[direction])[metric]
+                               for part in figures)  # fmt: skip
+    return value, interval, spread
 
 
-def _heading(direction: str | None, metric: str) -> str:
-    heading = heading_of(metric)
-    return heading if direction is None else f"{direction} {heading}"
+def _heading(direction: str | None, metric: str, *, between: str = " ") -> str:
+    return heading_of(metric) if direction is None else f"{direction}{between}{heading_of(metric)}"
 
 
-def _figure(metric: str, value: float, *, sign: bool = False) -> str:
-    scaled = scale_of(metric) * value
-    digits = 3 if metric == RSUM else 1
-    told = f"{scaled:+.{digits}f}" if sign else f"{scaled:.{digits}f}"
-    # No sign where nothing but zeros is left.
-    return told if any(digit in "123456789" for digit in told) else told.lstrip("+-")
+def _figure(metric: str, value: float, interval: list | None, spread: float | None, *, emphasis: str) -> Cell:
+    ends = "–".join(limits(metric, interval, digits=3 if metric == RSUM else 1))
+    cell = replace(figure(metric, value, interval=ends), emphasis=emphasis)
+    return cell if spread is None else replace(cell, value=f"{cell.text}±{figure(metric, spread).text}")
+
+
+def _signed(metric: str, value: float) -> Cell:
+    """A difference, with no sign where nothing but zeros is left."""
+    cell = figure(metric, value, sign=True)
+    return cell if cell.text.strip("+-0.") else figure(metric, 0.0)
 
 
 def _chance(p: float | None) -> str:

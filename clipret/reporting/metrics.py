@@ -1,86 +1,73 @@
 """What eval shows: a table for each protocol, metrics down and heads across, each figure with its interval."""
 
-from math import isinf
-
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
 from clipret.annotations.counting import copies_in_words
-from clipret.metrics import RSUM, heading_of, metric_of, scale_of
+from clipret.metrics import RSUM, heading_of, scale_of
+from clipret.reporting.figures import figure, is_unbounded, limits, unbounded_notes
+from clipret.reporting.sheets import LABEL, Cell, Column, Sheet, heading_cell
 
-# The best reachable figure below which another protocol is advised: a rare pair of equal captions asks for none.
+# Below this best reachable figure another protocol is advised: a rare pair of equal captions needs none.
 _ADVISED_BELOW = 0.99
 _UNCHECKED = "leakage was not checked: the head does not say which images it was trained on"
 _UNCHECKED_IMAGES = "leakage was not checked for all images: the cache does not have the digests of all their files"
-_ASKS = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
+# Direction -> what its queries and its gallery are.
+SIDES = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}
+# Three columns with their intervals beside the figures fit a line of 80.
+_MOST_BESIDE = 3
 
 
-def metrics_tables(report: dict, *, names: tuple[str, ...]) -> tuple[Group, ...]:
+def metrics_sheets(report: dict, *, names: tuple[str, ...]) -> tuple[Sheet, ...]:
     """metrics.json as a table for each protocol.
 
     names  of the metrics that are shown; rsum comes last
     """
-    return tuple(_table({**report, **measured}, names=names) for measured in (report, *report.get("also", ())))
+    return tuple(_sheet({**report, **measured}, names=names) for measured in (report, *report.get("also", ())))
 
 
-def _table(measured: dict, *, names: tuple[str, ...]) -> Group:
-    protocol, cache, heads = measured["protocol"], measured["cache"], list(measured["results"])
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for head in [*heads, "gain"] if "trained" in heads else heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for way in _ASKS:
-        table.add_row(f"[bold]{way}[/bold]")
-        for name in names:
-            if name != RSUM:
-                table.add_row(f"  {heading_of(name)}", *_cells(measured, name, way=way))
-        table.add_section()
+def _sheet(measured: dict, *, names: tuple[str, ...]) -> Sheet:
+    protocol, cache = measured["protocol"], measured["cache"]
+    heads = list(measured["results"])
+    blocks = []
+    for direction in SIDES:
+        rows = [
+            (f"  {heading_of(name)}", *_cells(measured, name, direction=direction)) for name in names if name != RSUM
+        ]
+        blocks.append(((heading_cell(direction),), *rows))
     if RSUM in names:
-        table.add_row(f"[bold]{RSUM}[/bold]", *_cells(measured, RSUM))
+        blocks.append(((heading_cell(RSUM), *_cells(measured, RSUM)),))
+    columns = (LABEL, *map(Column, [*heads, "gain"] if "trained" in heads else heads))
     title = f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}"
-    # Not the table's own title and caption, which would be broken to its width.
-    return Group(Text(title, style="table.title"), table, Text(_footnote(measured, names), style="table.caption"))
+    beside = len(columns) - 1 <= _MOST_BESIDE
+    return Sheet(title, columns, tuple(blocks), tuple(_notes(measured, names)), beside=beside)
 
 
-def _cells(measured: dict, name: str, *, way: str | None = None) -> list[str]:
-    """A metric of every head, and of the gain: way None is for what is of both directions."""
-    results = measured["results"]
-    values = {head: measured["rsum"][head] if way is None else ways[way][name] for head, ways in results.items()}
+def _cells(measured: dict, name: str, *, direction: str | None = None) -> list[Cell]:
+    """A metric of every head, and its gain.
+
+    direction  None: of both, as rsum is
+    """
     intervals = measured["intervals"] or {"heads": {}, "gain": None}
+    if direction is None:
+        values = {head: measured[name][head] for head in measured["results"]}
+    else:
+        values = {head: results[direction][name] for head, results in measured["results"].items()}
 
-    def interval(found: dict | None) -> list[float] | None:
-        return None if found is None else found[name] if way is None else found[way][name]
+    def cell(value: float, figures: dict | None, *, sign: bool = False) -> Cell:
+        interval = None if figures is None else figures[name] if direction is None else figures[direction][name]
+        ends = ", ".join(limits(name, interval, digits=2 if name == RSUM else 1))
+        return figure(name, value, sign=sign, interval=f"[{ends}]" if ends else "")
 
-    # Beside each other two heads and the gain fit a line of 80.
-    between = " " if len(values) <= 2 else "\n"
-    cells = [
-        _cell(name, value, interval(intervals["heads"].get(head)), between=between) for head, value in values.items()
-    ]
+    cells = [cell(value, intervals["heads"].get(head)) for head, value in values.items()]
     if "trained" in values:
-        gain = values["trained"] - values["zero-shot"]
-        cells.append(_cell(name, gain, interval(intervals["gain"]), between=between, sign=True))
+        cells.append(cell(values["trained"] - values["zero-shot"], intervals["gain"], sign=True))
     return cells
 
 
-def _cell(name: str, value: float, interval: list[float] | None, *, between: str, sign: bool = False) -> str:
-    scale = scale_of(name)
-    text = f"{scale * value:{'+' if sign else ''}.{3 if name == RSUM else 1}f}"
-    if interval is not None:
-        digits = 2 if name == RSUM else 1
-        # Plus 0: no sign where nothing but zeros is left.
-        low, high = (f"{round(scale * end, digits) + 0.0:.{digits}f}" for end in interval)
-        text += f"{between}[dim]\\[{low}, {high}][/dim]"
-    return text
-
-
-def _footnote(measured: dict, names: tuple[str, ...]) -> str:
+def _notes(measured: dict, names: tuple[str, ...]) -> list[str]:
     protocol, intervals = measured["protocol"], measured["intervals"]
     lines = [
-        f"{way}: {protocol[way]['queries']:,} {asks} among {protocol[way]['gallery']:,} {among}"
+        f"{direction}: {protocol[direction]['queries']:,} {queries} among {protocol[direction]['gallery']:,} {gallery}"
         + (f", mean of {protocol['folds']}" if protocol["folds"] > 1 else "")
-        for way, (asks, among) in _ASKS.items()
+        for direction, (queries, gallery) in SIDES.items()
     ]
     divided = any(name.startswith("mAP@") and name != "mAP@R" for name in names)
     divisor = f"; mAP@K divides by {protocol['map_divisor']}(K, matching items)" if divided else ""
@@ -88,24 +75,17 @@ def _footnote(measured: dict, names: tuple[str, ...]) -> str:
     if intervals:
         paired = f"; the gain's by {intervals['resamples']:,} paired flips" if intervals["gain"] else ""
         lines.append(f"in brackets {100 * intervals['level']:.0f} % intervals over images{paired}")
-        unbounded = [name for name in names if isinf(metric_of(name).limit)]
         lines += unbounded_notes(names)
-        if intervals["gain"] and unbounded:
+        if intervals["gain"] and any(map(is_unbounded, names)):
             lines.append("a gain in ranks has no interval")
-    return "\n".join([*lines, *caveats(measured)])
-
-
-def unbounded_notes(names: tuple[str, ...]) -> list[str]:
-    """Why means of these metrics that have no largest value are without an interval, a line each."""
-    means = [name for name in names if isinf(metric_of(name).limit) and not metric_of(name).is_median]
-    return [f"a {heading_of(name)} has no interval: one image can move it by any amount" for name in means]
+    return [*lines, *caveats(measured)]
 
 
 def caveats(measured: dict) -> list[str]:
-    """What has to be known beside figures, as metrics.json has it: a line each, none where all is well."""
+    """Warnings that belong beside the figures of metrics.json: a line each, none where all is well."""
     protocol, leakage, lines = measured["protocol"], measured["leakage"], []
     if measured["finished"] is False:
-        lines.append("the run is unfinished: its training was interrupted, or goes on")
+        lines.append("the run is unfinished: its training was interrupted, or still runs")
     if protocol["precision"] != "fp32":
         lines.append(f"embeddings rounded to {protocol['precision']}")
     left_out, images = protocol["images_left_out"], protocol["images"]
@@ -128,15 +108,15 @@ def caveats(measured: dict) -> list[str]:
 
 
 def reachable_notes(protocol: dict) -> list[str]:
-    """What no head can exceed, where that shows in a figure, and the protocol that asks for no more than there is.
+    """The best figures that any head can reach, where they are below 100, and the protocol that avoids that.
 
     protocol  as metrics.json has it
     """
     best = list((protocol.get("best_reachable") or {}).items())
     short = []
-    for way, figures in best:
+    for direction, figures in best:
         below = [f"{name} {scale_of(name) * value:.1f}" for name, value in figures.items() if value < 0.9995]
-        short += [f"{way} {', '.join(below)}"] if below else []
+        short += [f"{direction} {', '.join(below)}"] if below else []
     if not short:
         return []
     lines = [f"the best that any head can reach here, as several images share captions: {', '.join(short)}"]

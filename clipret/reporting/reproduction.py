@@ -3,46 +3,32 @@
 import re
 from itertools import groupby
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
+from clipret.reporting.sheets import LABEL, Cell, Column, Sheet, heading_cell
 
-_HEADINGS = ("ours", "published", "difference", "")
-_NARROW = {"box": box.SIMPLE, "pad_edge": False, "collapse_padding": True}
+_COLUMNS = (LABEL, *(Column(name, unit="percent") for name in ("ours", "published")), Column("difference"), Column())
 
 
-def reproduction_tables(report: dict) -> tuple[Table, ...]:
+def reproduction_sheets(report: dict) -> tuple[Sheet, ...]:
     """What reproduce returned, as a table: a block for each row that was compared."""
-    cache = report["cache"]
-    # What a path or a message holds is no markup.
-    table = Table(
-        title=escape(f"{cache['path']}: {cache['dataset']}, {cache['recognised']}"),
-        caption=escape(_footnote(report)),
-        caption_justify="left",
-        **_NARROW,
-    )
-    # In a narrow terminal it is the names that are broken, and no figure.
-    table.add_column("", overflow="fold")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    cache, blocks = report["cache"], []
     for row in report["rows"]:
         # Without the model, which is in the title.
-        table.add_row(f"[bold]{escape(row['source'])}, {escape(_heading(row))}[/bold]")
+        rows = [(heading_cell(f"{row['source']}, {_heading(row)}"),)]
         for figure in row["figures"]:
-            verdict = "ok" if figure["within"] else "[bold]outside[/bold]"
-            table.add_row(
-                f"  {figure['direction']} {figure['metric']}",
-                f"{figure['ours']:.2f}",
-                f"{figure['published']:.{row['digits']}f}",
-                f"{figure['difference']:+.2f}",
-                verdict,
+            figures = (
+                Cell(figure["ours"], ".2f"),
+                Cell(figure["published"], f".{row['digits']}f"),
+                Cell(figure["difference"], "+.2f"),
             )
-        table.add_section()
-    return (table,)
+            verdict = "ok" if figure["within"] else Cell("outside", emphasis="bold")
+            rows.append((f"  {figure['direction']} {figure['metric']}", *figures, verdict))
+        blocks.append(tuple(rows))
+    title = f"{cache['path']}: {cache['dataset']}, {cache['recognised']}"
+    return (Sheet(title, _COLUMNS, tuple(blocks), tuple(_notes(report))),)
 
 
 def reproduction_summary(report: dict) -> str:
-    """What explains the figures outside, and the rows that this cache does not answer, in words."""
+    """What may explain the figures outside, and the rows that this cache cannot be compared with, in words."""
     lines = []
     for row in report["rows"]:
         if row["passed"]:
@@ -69,7 +55,7 @@ def reproduction_summary(report: dict) -> str:
 def outside_message(report: dict) -> str:
     """The error of a comparison that did not pass: how many figures, the furthest of them, and what to do next."""
     figures = [(row["name"], figure) for row in report["rows"] for figure in row["figures"]]
-    name, worst = max(figures, key=lambda each: abs(each[1]["difference"]))
+    name, worst = max(figures, key=lambda entry: abs(entry[1]["difference"]))
     return (
         f"{report['outside']} of {report['compared']} figures of {report['cache']['path']} are not within "
         f"{report['tolerance']:g} points of the published ones, the furthest {worst['direction']} {worst['metric']} of "
@@ -78,46 +64,42 @@ def outside_message(report: dict) -> str:
     )
 
 
-def published_tables(listed: dict) -> tuple[Table, ...]:
+def published_sheets(published: dict) -> tuple[Sheet, ...]:
     """What list_published returned: a table a source."""
-    by_source = groupby(listed["rows"], key=lambda row: row["source"])
-    return tuple(_published_table(list(rows), remark=listed["remarks"].get(source)) for source, rows in by_source)
+    by_source = groupby(published["rows"], key=lambda row: row["source"])
+    return tuple(_published_sheet(list(rows), remark=published["remarks"].get(source)) for source, rows in by_source)
 
 
-def published_summary(listed: dict) -> str:
+def published_summary(published: dict) -> str:
     """Where the figures are from, and the commands that make a cache, and a head, for them, in words."""
     commands = {}
-    for row in listed["rows"]:
+    for row in published["rows"]:
         if row["needs"] is not None:
             commands.setdefault(_with_any_model(row), {})[f"{row['protocol']} {row['method']}"] = None
-    lines = ["Sources:", *dict.fromkeys(f"  {row['source']}: {row['url']}" for row in listed["rows"])]
+    lines = ["Sources:", *dict.fromkeys(f"  {row['source']}: {row['url']}" for row in published["rows"])]
     lines.append("What makes a cache, and a head, for them; MODEL is the row's:")
     for command, rows in commands.items():
         lines += [f"  {command}", *(f"    for {name}" for name in rows)]
     return "\n".join(lines)
 
 
-def _published_table(rows: list[dict], *, remark: str | None) -> Table:
+def _published_sheet(rows: list[dict], *, remark: str | None) -> Sheet:
     remarks = {}
     for row in rows:
         remarks.setdefault(row["remark"], {})[_heading(row)] = None
-    told = [f"{'; '.join(headings)}: {text}" for text, headings in remarks.items() if text]
-    told += [f"{_heading(row)}, {row['contradiction']}" for row in rows if row["contradiction"]]
-    lines = [f"percent; {rows[0]['citation']}", *filter(None, [remark]), *told]
-    table = Table(title=escape(rows[0]["source"]), caption=escape("\n".join(lines)), caption_justify="left", **_NARROW)
-    table.add_column("", overflow="fold")
-    table.add_column("metric", no_wrap=True)
-    for heading in ("i2t", "t2i"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    notes = [f"percent; {rows[0]['citation']}", *filter(None, [remark])]
+    notes += [f"{'; '.join(headings)}: {text}" for text, headings in remarks.items() if text]
+    notes += [f"{_heading(row)}, {row['contradiction']}" for row in rows if row["contradiction"]]
+    blocks = []
     for heading, alike in groupby(rows, key=_heading):
-        table.add_row(f"[bold]{escape(heading)}[/bold]")
+        lines = [(heading_cell(heading),)]
         for row in alike:
-            name = f"  {escape(row['model'])}"
-            for label, metrics in _families(row["figures"]["i2t"]).items():
-                table.add_row(name, label, *_figures(row, metrics))
-                name = ""
-        table.add_section()
-    return table
+            families = _families(row["figures"]["i2t"]).items()
+            names = [f"  {row['model']}", *[""] * len(families)]
+            lines += [(name, label, *_figures(row, cuts)) for name, (label, cuts) in zip(names, families, strict=False)]
+        blocks.append(tuple(lines))
+    columns = (LABEL, Column("metric", align="left"), Column("i2t", unit="percent"), Column("t2i", unit="percent"))
+    return Sheet(rows[0]["source"], columns, tuple(blocks), tuple(notes))
 
 
 def _heading(row: dict) -> str:
@@ -127,7 +109,8 @@ def _heading(row: dict) -> str:
 
 def _figures(row: dict, metrics: list[str]) -> tuple[str, ...]:
     return tuple(
-        "/".join(f"{row['figures'][way][name]:.{row['digits']}f}" for name in metrics) for way in ("i2t", "t2i")
+        "/".join(f"{row['figures'][direction][name]:.{row['digits']}f}" for name in metrics)
+        for direction in ("i2t", "t2i")
     )
 
 
@@ -152,7 +135,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _footnote(report: dict) -> str:
+def _notes(report: dict) -> list[str]:
     citations = dict.fromkeys(f"{row['source']}: {row['citation']}" for row in report["rows"])
     lines = [f"percent; ties count against us; ok: no further than {report['tolerance']:g} points away", *citations]
     for name, protocol in report["protocols"].items():
@@ -163,4 +146,4 @@ def _footnote(report: dict) -> str:
         lines.append(
             f"taken for {report['cache']['recognised']} by its {report['cache']['recognised_by']}, not its weights"
         )
-    return "\n".join(lines)
+    return lines

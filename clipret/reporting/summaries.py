@@ -1,16 +1,17 @@
-"""What extraction and training came to, in words."""
+"""What `clipret extract` and `clipret train` say at the end."""
 
 import shlex
 
 from clipret.annotations.counting import copies_in_words, single_colour_in_words
 
+# Where features are that were not on the device.
 _PLACES = {"host": "machine's memory", "disk": "cache's file"}
 
 
 def extraction_summary(result: dict, *, batch_size: int | None) -> str:
     """What extract returned, in words; batch_size is the one asked for, None for any."""
-    cache, new = result["cache"], result["extracted_images"] + result["extracted_captions"]
-    if new:
+    cache, encoded = result["cache"], result["extracted_images"] + result["extracted_captions"]
+    if encoded:
         several = result["processes"] > 1
         processes, first = (f" by {result['processes']} processes", " by the first") if several else ("", "")
         lines = [
@@ -23,29 +24,31 @@ def extraction_summary(result: dict, *, batch_size: int | None) -> str:
     lines += [f"Note: {remark}." for remark in result["remarks"]]
     if result["problems"]:
         counted = "1 image" if result["problems"] == 1 else f"{result['problems']:,} images"
-        found = f", {result['missing']:,} of them not found" if result["missing"] else ""
-        lines.append(f"{counted} could not be read{found}; clipret info {shlex.quote(cache)} --problems lists them.")
-    if new and batch_size is not None and result["batch_size"] != batch_size:
-        lines.append(f"It was begun with --batch-size {result['batch_size']} and went on with that.")
+        missing = f", {result['missing']:,} of them not found" if result["missing"] else ""
+        lines.append(f"{counted} could not be read{missing}; clipret info {shlex.quote(cache)} --problems lists them.")
+    if encoded and batch_size is not None and result["batch_size"] != batch_size:
+        lines.append(f"The cache was begun with --batch-size {result['batch_size']}, which was used again.")
     lines += _notes(result)
-    if new:
+    if encoded:
         lines.append(f"Next: clipret train --cache {shlex.quote(cache)}")
     return "\n".join(lines)
 
 
 def _notes(result: dict) -> list[str]:
-    """How the features came about, where that is not the usual way."""
+    """How the features were computed, where that is out of the ordinary."""
     notes = []
     copied = {"images": result["copied"]["image"], "captions": result["copied"]["text"]}
     if any(copied.values()):
-        told = " and ".join(f"{count:,} {what}" for what, count in copied.items() if count)
-        notes.append(f"{told} are equal to others, and were encoded with them.")
+        copies = " and ".join(f"{count:,} {side}" for side, count in copied.items() if count)
+        notes.append(f"{copies} are equal to others, and were encoded with them.")
     notes += [f"{copies_in_words(copies)}.{_remedy(copies)}" for copies in result["cross_split_copies"]]
     if result["single_colour"]["images"]:
         notes.append(f"{single_colour_in_words(result['single_colour'])}.")
-    for what, size in (("images", result["micro_batch"]["image"]), ("captions", result["micro_batch"]["text"])):
+    for side, size in (("images", result["micro_batch"]["image"]), ("captions", result["micro_batch"]["text"])):
         if size:
-            notes.append(f"For want of memory {what} were encoded {size} at a time; the last bits may depend on that.")
+            notes.append(
+                f"Out of memory: {side} were encoded {size} at a time, which may change the last bits of the features."
+            )
     if result["decoding"]:
         cosine, centred = (result["decoding"][name]["mean"] for name in ("cosine", "centred_cosine"))
         notes.append(
@@ -66,15 +69,15 @@ def training_summary(result: dict, *, evaluation: str) -> str:
 
     evaluation  the command that measures its run
     """
-    where = (
+    trained = (
         f"{result['run']}: {result['steps']:,} steps on {result['train_images']:,} images in {result['seconds']:.1f} s"
     )
     if result["val_rsum"] is None:
-        chosen = f"kept the last epoch, {result['kept_epoch']}: the cache has no val split to choose on"
+        kept = f"kept the last epoch, {result['kept_epoch']}: the cache has no val split to choose on"
     else:
-        chosen = f"kept epoch {result['kept_epoch']}, val rsum {result['val_rsum']:.3f}"
-        chosen += f" (zero-shot {result['zero_shot_val_rsum']:.3f})"
+        kept = f"kept epoch {result['kept_epoch']}, val rsum {result['val_rsum']:.3f}"
+        kept += f" (zero-shot {result['zero_shot_val_rsum']:.3f})"
     notes = [f"Note: {remark}." for remark in result["remarks"]]
     if result["features"] != "device":
         notes.append(f"Features were read from the {_PLACES[result['features']]}, batch by batch.")
-    return "\n".join([f"{where}; {chosen}.", *notes, f"Next: {evaluation}"])
+    return "\n".join([f"{trained}; {kept}.", *notes, f"Next: {evaluation}"])

@@ -4,7 +4,7 @@ import pytest
 from clipret.cache import open_writer
 from clipret.cache.inspection import inspect_cache
 from clipret.errors import CacheError
-from clipret.reporting.caches import info_table
+from clipret.reporting.caches import info_sheets
 from tests.conftest import contents, write_cache
 
 
@@ -33,12 +33,13 @@ def test_an_unfinished_cache_with_problems_and_truncated_captions_is_described(t
     assert info["captions"]["truncated"] == 2
     assert info["captions"]["tokens"]["max"] == np.iinfo(np.int16).max
     assert info["problems"] == {"3": {"file": "3.jpg", "reason": "not an image [really]"}}
-    assert cells(info_table(info))["state"] == "INCOMPLETE; go on with: clipret extract --dataset made"
+    assert cells(info_sheets(info))["state"] == "INCOMPLETE; resume with: clipret extract --dataset made"
 
 
-def cells(table):
-    """A two-column table as a dict."""
-    return dict(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True))
+def cells(sheets):
+    """A sheet of two columns as a dict."""
+    (sheet,) = sheets
+    return {name.text: value.text for name, value in sheet.rows}
 
 
 def test_problems_are_counted_by_reason_and_listed_when_asked_for(tmp_path):
@@ -55,13 +56,13 @@ def test_problems_are_counted_by_reason_and_listed_when_asked_for(tmp_path):
         writer.write_images(0, features=np.zeros((60, 24), np.float16), problems=problems)
     info = inspect_cache(path)
     assert info["reasons"] == {"truncated file": 3, "too elongated": 2, "Truncated chunk [really]": 1}
-    assert cells(info_table(info))["problems"].splitlines() == [
+    assert cells(info_sheets(info))["problems"].splitlines() == [
         "truncated file: 3",
         "too elongated: 2",
         r"Truncated chunk [really]: 1",
-        f"each of them: clipret info '{tmp_path}/made [1].h5' --problems",
+        f"list them with: clipret info '{tmp_path}/made [1].h5' --problems",
     ]
-    listed = cells(info_table(info, problems=True))
+    listed = cells(info_sheets(info, problems=True))
     assert "problems" not in listed
     assert listed["problem, row 59"] == r"59.jpg: Truncated chunk [really] (3 bytes)"
     assert [name for name in listed if name.startswith("problem")] == [f"problem, row {row}" for row in problems]
@@ -70,7 +71,7 @@ def test_problems_are_counted_by_reason_and_listed_when_asked_for(tmp_path):
 def test_a_cache_without_problems_shows_none(tmp_path):
     info = inspect_cache(write_cache(tmp_path / "made.h5"))
     for problems in (False, True):
-        assert not [name for name in cells(info_table(info, problems=problems)) if name.startswith("problem")]
+        assert not [name for name in cells(info_sheets(info, problems=problems)) if name.startswith("problem")]
 
 
 def test_a_cache_without_any_caption_done_is_described(tmp_path):

@@ -11,8 +11,8 @@ import pytest
 
 from clipret.config.comparison import CompareConfig
 from clipret.evaluation.comparison.stage import compare
-from clipret.reporting.comparison import comparison_sheets, to_csv
-from clipret.reporting.sheets import to_latex, to_markdown
+from clipret.reporting import FORMS
+from clipret.reporting.comparison import comparison_records, comparison_sheets
 from tests.helpers.ranked import random_head, write_run
 
 COUNTS = np.tile([1, 2, 3], 15)
@@ -75,9 +75,10 @@ def test_every_option_becomes_the_setting_of_its_name(run):
 
 
 WRITERS = {
-    "md": lambda result: to_markdown(comparison_sheets(result)),
-    "tex": lambda result: to_latex(comparison_sheets(result)),
-    "csv": to_csv,
+    "md": lambda result: FORMS["markdown"](comparison_sheets(result)),
+    "tex": lambda result: FORMS["latex"](comparison_sheets(result)),
+    "csv": lambda result: FORMS["csv"](comparison_records(result)),
+    "html": lambda result: FORMS["html"](comparison_sheets(result)),
     "json": lambda result: json.dumps(result, indent=2, ensure_ascii=False) + "\n",
 }
 
@@ -93,7 +94,9 @@ def test_out_is_written_in_the_format_of_its_suffix(run, suffix):
     assert sorted(path.name for path in Path().iterdir()) == ["runs", f"told.{suffix}"]
 
 
-@pytest.mark.parametrize(("format", "suffix"), [("markdown", "md"), ("latex", "tex"), ("csv", "csv"), ("json", "json")])
+@pytest.mark.parametrize(
+    ("format", "suffix"), [("markdown", "md"), ("latex", "tex"), ("csv", "csv"), ("html", "html"), ("json", "json")]
+)
 def test_a_format_is_printed_alone(run, format, suffix):
     status, out, err = run("compare", *WORDS, "--format", format, "-q")
     assert (status, err) == (0, "")

@@ -259,8 +259,8 @@ BAD_INPUTS = {
         1,
         "there is no gone; expected a run's folder, a file that clipret eval wrote, or zero-shot.",
     ),
-    "errors without a run": (
-        "errors",
+    "failures without a run": (
+        "failures",
         1,
         "there is no trained run in runs/; train one with: clipret train --cache FILE, or evaluate CLIP itself with: "
         "clipret eval --zero-shot --cache FILE",

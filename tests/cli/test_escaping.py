@@ -32,8 +32,8 @@ def test_no_command_passes_on_what_a_terminal_obeys(run, table):
         ("info", "t.h5", "--json"),
         ("train", "--cache", "t.h5", "--epochs", 1, "--name", "r"),
         ("eval", "--head", "runs/r", "--resamples", 0, "--per-query", "q.csv"),
-        ("errors", "--head", "runs/r"),
-        ("errors", "--head", "runs/r", "--json"),
+        ("failures", "--head", "runs/r"),
+        ("failures", "--head", "runs/r", "--json"),
         ("verify", "t.h5"),
         *(
             ("compare", "runs/r", "zero-shot", "--format", form)

@@ -5,7 +5,7 @@ import pytest
 import typer
 
 from clipret import TrainConfig, train
-from clipret.cli.failures import errors
+from clipret.cli.failures import failures
 from clipret.config.failures import FailuresConfig
 from clipret.errors import UsageError
 from clipret.evaluation.failures import find_failures
@@ -19,7 +19,7 @@ def call(capsys, tmp_path, monkeypatch):
     write_cache(tmp_path / "made.h5")
     train(TrainConfig(cache="made.h5", epochs=3, lr=1e-2))
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(errors)
+    app.command()(failures)
 
     def call(*words):
         capsys.readouterr()
@@ -32,7 +32,7 @@ def call(capsys, tmp_path, monkeypatch):
 
 def test_tables_are_shown_and_the_result_is_kept(call):
     out, err = call()
-    kept = json.loads(Path("runs/0001-margin-linear/errors.json").read_text(encoding="utf-8"))
+    kept = json.loads(Path("runs/0001-margin-linear/failures.json").read_text(encoding="utf-8"))
     assert kept == find_failures(FailuresConfig())
     lines = [" ".join(line.split()) for line in out.splitlines()]
     for direction, asks in (("t2i", "captions, among 12 images"), ("i2t", "images, among")):
@@ -69,13 +69,28 @@ def test_zero_shot_alone_needs_a_cache_and_no_run(call):
 def test_a_leak_is_refused_unless_allowed_and_then_said(run, tmp_path):
     write_cache(tmp_path / "made.h5")
     run("train", "--cache", "made.h5", "--epochs", 1, "-q")
-    status, out, err = run("errors", "--split", "train")
+    status, out, err = run("failures", "--split", "train")
     assert (status, out) == (1, "")
     assert err.startswith("error: 36 of the 36 train images were trained on by runs/0001-margin-linear: ")
-    status, out, _ = run("errors", "--split", "train", "--allow-leak")
+    status, out, _ = run("failures", "--split", "train", "--allow-leak")
     assert status == 0
     assert out.splitlines()[-1] == "LEAK: 36 of these 36 images were trained on"
 
 
 def test_the_command_line_has_it_and_says_what_is_wrong(run):
-    assert run("errors", "--queries", 0) == (2, "", "error: --queries is 0; expected 1 or more.\n")
+    assert run("failures", "--queries", 0) == (2, "", "error: --queries is 0; expected 1 or more.\n")
+
+
+def test_the_old_name_works_and_says_the_new_one(run, tmp_path):
+    write_cache(tmp_path / "made.h5")
+    words = ("--zero-shot", "--cache", "made.h5", "-q")
+    status, out, _ = run("failures", *words)
+    assert status == 0
+    assert run("errors", *words) == (
+        0,
+        out,
+        "clipret errors is called clipret failures now; the old name goes with the next release.\n",
+    )
+    commands = run("--help")[1]
+    assert " failures " in commands
+    assert " errors " not in commands

@@ -341,12 +341,12 @@ def test_ranks_and_figures_are_those_of_eval(run):
 
 def test_the_result_is_kept_with_the_run_or_where_it_is_asked_for(run, tmp_path):
     report = find_failures(FailuresConfig())
-    assert json.loads(Path(run, "errors.json").read_text(encoding="utf-8")) == report
+    assert json.loads(Path(run, "failures.json").read_text(encoding="utf-8")) == report
     assert (report["format"], report["heads"], report["top"]) == (1, ["zero-shot", "trained"], 10)
-    Path(run, "errors.json").unlink()
+    Path(run, "failures.json").unlink()
     report = find_failures(FailuresConfig(out=tmp_path / "here.json", queries=1))
     assert json.loads((tmp_path / "here.json").read_text(encoding="utf-8")) == report
-    assert not Path(run, "errors.json").exists()
+    assert not Path(run, "failures.json").exists()
 
 
 def test_zero_shot_alone_compares_nothing_and_leaves_no_file(path, tmp_path):

@@ -1,20 +1,19 @@
 """wise-ft: heads between CLIP's own and a trained one, alone and in evaluation."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 import torch
 import typer
-from rich.console import Console
 
 from clipret import EvalConfig, FeatureCache, evaluate
 from clipret.cli.evaluation import evaluate as command
 from clipret.errors import UsageError
 from clipret.heads import AdapterHead, LinearHead, interpolate, save_head, wise_ft
-from clipret.reporting.curve import curve_tables, without_curve
+from clipret.reporting.curve import curve_sheets, without_curve
 from tests.conftest import contents
+from tests.helpers.drawing import drawn
 
 
 @pytest.fixture
@@ -148,15 +147,8 @@ def made_report(*alphas, also=False):
     return {**measured, **({"also": [measured]} if also else {})}
 
 
-def shown(*tables):
-    console = Console(width=100, file=io.StringIO())
-    for table in tables:
-        console.print(table)
-    return console.file.getvalue()
-
-
 def test_the_curve_lists_every_alpha_and_marks_the_best_as_chosen_on_the_split():
-    text = shown(*curve_tables(made_report(0, 0.25, 0.5, 1)))
+    text = drawn(curve_sheets(made_report(0, 0.25, 0.5, 1)))
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()[:1] in ("0", "1")}
     assert {alpha: row[:3] for alpha, row in rows.items()} == {
         "0": ["15.0", "15.0", "1.300"],
@@ -166,7 +158,7 @@ def test_the_curve_lists_every_alpha_and_marks_the_best_as_chosen_on_the_split()
     }
     assert [alpha for alpha, row in rows.items() if row[-1] == "best"] == ["0.5"]
     assert len(rows["0.5"][3]) > len(rows["0.25"][3]) > len(rows["0"][3])
-    assert "best alpha 0.5, chosen on this split: elsewhere expect less" in " ".join(text.split())
+    assert "best alpha 0.5, chosen on this split: expect less on other data" in " ".join(text.split())
     assert "R@1 t2i" in text
 
 
@@ -175,15 +167,15 @@ def test_a_curve_leaves_the_table_of_metrics_and_a_single_alpha_stays_in_it():
     assert list(report["results"]) == list(report["also"][0]["results"]) == ["zero-shot", "trained"]
     single = made_report(0.5)
     assert without_curve(single) == single
-    assert curve_tables(single) == curve_tables(made_report()) == ()
+    assert curve_sheets(single) == curve_sheets(made_report()) == ()
 
 
 def test_every_protocol_has_its_curve():
-    assert len(curve_tables(made_report(0, 1, also=True))) == 2
+    assert len(curve_sheets(made_report(0, 1, also=True))) == 2
 
 
 def test_a_flat_curve_has_no_bars():
-    text = shown(*curve_tables(made_report(0, 1)))
+    text = drawn(curve_sheets(made_report(0, 1)))
     assert "█" not in text
 
 

@@ -99,7 +99,7 @@ def test_the_same_files_under_other_names_are_refused_in_whatever_form_they_come
     status, _, err = run(capsys, "eval", "--head", str(lone), "--cache", "second.h5")
     assert status == 1
     assert err.startswith(f"error: 2 of the 3 test images were trained on by {lone}: ")
-    status, _, err = run(capsys, "errors", "--head", head, "--cache", "second.h5")
+    status, _, err = run(capsys, "failures", "--head", head, "--cache", "second.h5")
     assert status == 1
     assert err.startswith("error: 2 of the 3 test images were trained on by runs/r: ")
 

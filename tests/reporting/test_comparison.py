@@ -4,14 +4,14 @@ import csv
 import io
 
 import pytest
-from rich.console import Console
 
-from clipret.reporting.comparison import comparison_sheets, comparison_tables, to_csv
-from clipret.reporting.sheets import to_latex, to_markdown
+from clipret.reporting import FORMS
+from clipret.reporting.comparison import comparison_records, comparison_sheets
+from tests.helpers import drawing
 
 
 def nested(recall, mean_rank, rsum):
-    return {way: {"R@1": recall, "mean_rank": mean_rank} for way in ("t2i", "i2t")} | {"rsum": rsum}
+    return {direction: {"R@1": recall, "mean_rank": mean_rank} for direction in ("t2i", "i2t")} | {"rsum": rsum}
 
 
 def group(name, *, recall, seeds=(0,), label=None, model="tiny"):
@@ -29,13 +29,15 @@ def group(name, *, recall, seeds=(0,), label=None, model="tiny"):
 
 def pair(a, b, metric, direction="t2i", *, difference=0.0123, p=0.2, p_holm=0.4, verdict="no difference shown"):
     interval = None if metric == "mean_rank" else [-0.012, 0.036]
-    told = {"a": a, "b": b, "metric": metric, "direction": direction, "difference": difference, "interval": interval}
-    return {**told, "p": p, "p_holm": p_holm, "verdict": verdict}
+    names = {"a": a, "b": b, "metric": metric, "direction": direction, "difference": difference, "interval": interval}
+    return {**names, "p": p, "p_holm": p_holm, "verdict": verdict}
 
 
 def pairs_of(a, b, **changed):
-    columns = [(way, metric) for way in ("t2i", "i2t") for metric in ("R@1", "mean_rank")] + [(None, "rsum")]
-    return [pair(a, b, metric, way, **changed.get(f"{way} {metric}", {})) for way, metric in columns]
+    columns = [(direction, metric) for direction in ("t2i", "i2t") for metric in ("R@1", "mean_rank")] + [
+        (None, "rsum")
+    ]
+    return [pair(a, b, metric, direction, **changed.get(f"{direction} {metric}", {})) for direction, metric in columns]
 
 
 @pytest.fixture
@@ -66,10 +68,7 @@ def result():
 
 
 def drawn(result, width=100):
-    console = Console(file=io.StringIO(), width=width)
-    for table in comparison_tables(result):
-        console.print(table)
-    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    return drawing.words(drawing.drawn(comparison_sheets(result, short=True), width=width))
 
 
 def test_figures_have_their_spread_and_below_them_their_interval(result):
@@ -116,7 +115,7 @@ def test_differences_have_their_interval_their_tests_and_a_verdict(result):
     start = lines.index("p of two runs: two-sided, paired, 10,000 sign flips over images")
     assert lines[start + 1 : start + 7] == [
         "p with several seeds: two-sided, Student's t over images and seeds",
-        "one run against several seeds: it is taken to vary over seeds as they do",
+        "one run against several seeds: it is assumed to vary over seeds as they do",
         "a gain in ranks has no interval",
         "an interval leaves 0 out where p is at most 0.05",
         "p (Holm): corrected for the 15 tests here; intervals are not",
@@ -132,25 +131,22 @@ def test_without_flips_none_are_told(result):
 def test_only_what_is_better_than_every_other_is_bold(result):
     figures, _ = comparison_sheets(result)
     (rows,) = figures.blocks
-    assert [[cell.bold for cell in row] for row in rows] == [
-        [False, True, False, False, False, False],
-        [False] * 6,
-        [False] * 6,
+    assert [[cell.emphasis for cell in row] for row in rows] == [
+        ["", "bold", "", "", "", ""],
+        [""] * 6,
+        [""] * 6,
     ]
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_everything_fits_the_terminal_with_a_label_at_every_row(result, width):
-    console = Console(file=io.StringIO(), width=width)
     result["groups"][0]["label"] = "loss=margin margin=0.2 lr=0.0003"
-    for each in result["groups"]:
+    for entry in result["groups"]:
         for what in ("values", "intervals", "spread"):
-            for way in ("t2i", "i2t") if each[what] else ():
-                each[what][way] |= {"R@5": each[what][way]["R@1"], "R@10": each[what][way]["R@1"]}
-                del each[what][way]["mean_rank"]
-    for table in comparison_tables(result):
-        console.print(table)
-    text = console.file.getvalue()
+            for direction in ("t2i", "i2t") if entry[what] else ():
+                entry[what][direction] |= {"R@5": entry[what][direction]["R@1"], "R@10": entry[what][direction]["R@1"]}
+                del entry[what][direction]["mean_rank"]
+    text = drawing.drawn(comparison_sheets(result, short=True), width=width)
     assert max(map(len, text.splitlines())) <= width
     # A label takes more lines, a figure does not.
     assert text.count("48.8–58.8") == 6
@@ -166,10 +162,10 @@ def test_everything_fits_the_terminal_with_a_label_at_every_row(result, width):
 
 
 def test_many_columns_are_several_tables(result):
-    for each in result["groups"]:
+    for entry in result["groups"]:
         for what in ("values", "intervals", "spread"):
-            for way in ("t2i", "i2t") if each[what] else ():
-                each[what][way] |= {f"R@{cut}": each[what][way]["R@1"] for cut in (2, 3, 4)}
+            for direction in ("t2i", "i2t") if entry[what] else ():
+                entry[what][direction] |= {f"R@{cut}": entry[what][direction]["R@1"] for cut in (2, 3, 4)}
     lines = drawn(result)
     assert sum(line.startswith("2 loss=info_nce") for line in lines) == 2
     assert sum(line.startswith("percent") for line in lines) == 1
@@ -191,7 +187,7 @@ def test_of_many_pairs_only_differences_that_are_shown_are(result):
 
 
 def test_markdown_has_the_same_sheets(result):
-    lines = to_markdown(comparison_sheets(result)).splitlines()
+    lines = FORMS["markdown"](comparison_sheets(result)).splitlines()
     assert lines[:6] == [
         "**test, protocol split**",
         "",
@@ -207,7 +203,7 @@ def test_markdown_has_the_same_sheets(result):
 
 def test_latex_is_escaped_and_has_rules(result):
     result["groups"][1]["label"] = r"a_b&50%$x#{y}~^\z"
-    text = to_latex(comparison_sheets(result))
+    text = FORMS["latex"](comparison_sheets(result))
     lines = text.splitlines()
     assert lines[0] == r"% \usepackage{booktabs}"
     row = next(line for line in lines if line.startswith("1 loss=margin (2 seeds) & "))
@@ -223,7 +219,7 @@ def test_latex_is_escaped_and_has_rules(result):
 
 
 def test_csv_has_plain_numbers_for_programs(result):
-    rows = list(csv.DictReader(io.StringIO(to_csv(result))))
+    rows = list(csv.DictReader(io.StringIO(FORMS["csv"](comparison_records(result)))))
     assert len(rows) == 3 * 5 + 3 * 5
     assert rows[0] == {
         "kind": "group", "a": "runs/a", "b": "", "label": "loss=margin", "seeds": "2", "direction": "t2i",

@@ -1,8 +1,5 @@
-import io
-
-from rich.console import Console
-
-from clipret.reporting.data import check_tables, download_summary
+from clipret.reporting.data import check_sheets, download_summary
+from tests.helpers.drawing import drawn
 
 CHECKED = {
     "dataset": "shop[1]",
@@ -36,10 +33,7 @@ FETCHED = {
 
 
 def test_a_check_shows_counts_remarks_and_a_bar_a_bin():
-    console = Console(file=io.StringIO(), width=100)
-    for table in check_tables(CHECKED):
-        console.print(table)
-    text = console.file.getvalue()
+    text = drawn(check_sheets(CHECKED))
     assert "shop[1]" in text
     assert "1,200; 2 are not there" in text
     assert "test: 200 images, 400 captions" in text
@@ -51,20 +45,18 @@ def test_a_check_shows_counts_remarks_and_a_bar_a_bin():
 
 
 def test_a_check_shows_images_that_become_a_single_colour():
-    console = Console(file=io.StringIO(), width=200)
-    for table in check_tables(CHECKED | {"single_colour": {"images": 1, "first": "a[1].png"}}):
-        console.print(table)
+    text = drawn(check_sheets(CHECKED | {"single_colour": {"images": 1, "first": "a[1].png"}}), width=200)
     assert (
         "1 image is of a single colour to the encoder, such as a[1].png; 16-bit and float images become all white or "
-        "all black in clip's conversion" in console.file.getvalue()
-    )
+        "all black in clip's conversion"
+    ) in text
 
 
 def test_a_download_is_summed_up_with_what_to_do_next():
     assert download_summary(FETCHED).splitlines() == [
         "val2017.zip: 815.6 MB, resumed, 5,000 files unpacked",
         "annotations.zip: 252.9 MB, already there",
-        "coco is whole in my data.",
+        "coco is complete in my data.",
         "Next: clipret check --dataset coco --root 'my data'",
     ]
 
@@ -73,7 +65,7 @@ def test_a_download_that_had_nothing_to_do_says_so():
     done = {**FETCHED, "files": FETCHED["files"][1:], "remarks": ["two files were gone"]}
     assert download_summary(done).splitlines()[1:3] == [
         "Note: two files were gone.",
-        "coco is whole in my data; nothing to do.",
+        "coco is complete in my data; nothing to do.",
     ]
 
 

@@ -1,10 +1,8 @@
-import io
-
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 
-from clipret.reporting.failures import failures_summary, failures_tables
+from clipret.reporting.failures import failures_sheets, failures_summary
+from tests.helpers.drawing import drawn as drawn_sheets
 
 HEADS = ["zero-shot", "trained"]
 
@@ -17,10 +15,10 @@ def caption(text, name="1f3c9.png"):
     return {"id": "c1", "caption": text, "image": name.removesuffix(".png"), "file": name}
 
 
-def query(way, ranks, *, text="a dog", retrieved=("tennis",)):
-    asked, item = (caption(text), image) if way == "t2i" else (image(), caption)
-    wrong = [item(caption=word) if way == "t2i" else item(word) for word in retrieved]
-    expected = [image()] if way == "t2i" else [caption("a ball"), caption("a brown ball")]
+def query(side, ranks, *, text="a dog", retrieved=("tennis",)):
+    asked, item = (caption(text), image) if side == "t2i" else (image(), caption)
+    wrong = [item(caption=word) if side == "t2i" else item(word) for word in retrieved]
+    expected = [image()] if side == "t2i" else [caption("a ball"), caption("a brown ball")]
     ranks = dict(zip(HEADS, ranks, strict=False))
     return {**asked, "fold": 0, "ranks": ranks, "matching": 2, "expected": expected, "retrieved": wrong}
 
@@ -34,15 +32,15 @@ def a_bin(low, high, queries, *, heads=HEADS):
     return {"low": low, "high": high, "queries": queries, "few": queries < 30, "results": results}
 
 
-def direction(way, heads=HEADS):
-    item = image("wolf.png", "wolf") if way == "t2i" else caption("a wolf")
+def direction(side, heads=HEADS):
+    item = image("wolf.png", "wolf") if side == "t2i" else caption("a wolf")
     changed = {
         "improved": 155,
         "worsened": 1086,
         "same": 335,
         "mean_log2_ratio": -1.0,
-        "most_improved": [query(way, (15, 1), retrieved=())],
-        "most_worsened": [query(way, (1, 1009))],
+        "most_improved": [query(side, (15, 1), retrieved=())],
+        "most_worsened": [query(side, (1, 1009))],
     }
     hubs = {
         "items": 376,
@@ -57,7 +55,7 @@ def direction(way, heads=HEADS):
     }
     return {
         "queries": 1576,
-        "worst": [query(way, (339, 1361)[: len(heads)], retrieved=("tennis", "umbrella", "rocket"))],
+        "worst": [query(side, (339, 1361)[: len(heads)], retrieved=("tennis", "umbrella", "rocket"))],
         "changed": changed if len(heads) > 1 else None,
         "hubs": {head: {**hubs, "skewness": 0.698 + place} for place, head in enumerate(heads)},
         "overall": {head: figures(0.5, 1.0) for head in heads},
@@ -92,15 +90,12 @@ def report():
         "leakage": {"checked": True, "trained_on": 0, "images": 376},
         "heads": HEADS,
         "top": 10,
-        "directions": {way: direction(way) for way in ("t2i", "i2t")},
+        "directions": {side: direction(side) for side in ("t2i", "i2t")},
     }
 
 
 def raw_lines(report, *, width=100):
-    console = Console(file=io.StringIO(), width=width)
-    for table in failures_tables(report):
-        console.print(table)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+    return [line.rstrip() for line in drawn_sheets(failures_sheets(report), width=width).splitlines()]
 
 
 def drawn(report):
@@ -165,9 +160,9 @@ def test_breakdowns_mark_few_queries_and_leave_out_what_is_one_bin(report):
 
 def test_zero_shot_alone_has_one_column_and_no_changes(report):
     alone = {"heads": ["zero-shot"], "run": None, "head": None, "leakage": None}
-    report |= {**alone, "directions": {way: direction(way, ["zero-shot"]) for way in ("t2i", "i2t")}}
+    report |= {**alone, "directions": {side: direction(side, ["zero-shot"]) for side in ("t2i", "i2t")}}
     lines = drawn(report)
-    assert len(failures_tables(report)) == 6
+    assert len(failures_sheets(report)) == 6
     assert "339 a dog 1f3c9.png tennis" in lines
     assert "wolf 35" in lines
     assert "all 1,576 50.0 50.0 50.0 1.0" in lines
@@ -177,14 +172,14 @@ def test_zero_shot_alone_has_one_column_and_no_changes(report):
 
 def with_texts(report, *, text):
     """What is drawn when every caption is this one, files are in deep folders, and a median has many digits."""
-    for way in ("t2i", "i2t"):
-        found = report["directions"][way]
-        items = [*found["worst"], *found["changed"]["most_improved"], *found["changed"]["most_worsened"]]
-        items += found["hubs"]["trained"]["largest"]
+    for side in ("t2i", "i2t"):
+        part = report["directions"][side]
+        items = [*part["worst"], *part["changed"]["most_improved"], *part["changed"]["most_worsened"]]
+        items += part["hubs"]["trained"]["largest"]
         items += [item for entry in items for name in ("expected", "retrieved") for item in entry.get(name, ())]
         for item in items:
             item |= {"caption": text, "file": f"{'folder/' * 30}file.png"}
-        found["breakdown"]["caption_length"]["bins"][1]["results"]["trained"] = figures(1.0, 98765.5)
+        part["breakdown"]["caption_length"]["bins"][1]["results"]["trained"] = figures(1.0, 98765.5)
     return raw_lines(report)
 
 

@@ -1,10 +1,8 @@
-import io
-
 import pytest
-from rich.console import Console
 
 from clipret.reporting.curve import without_curve
-from clipret.reporting.metrics import caveats, metrics_tables
+from clipret.reporting.metrics import caveats, metrics_sheets
+from tests.helpers.drawing import drawn
 
 NAMES = ("R@1", "mAP@1", "median_rank", "rsum")
 
@@ -15,12 +13,15 @@ def report(*, leakage=None, intervals=True, **protocol):
     counts = {"t2i": {"queries": 1234, "gallery": 56}, "i2t": {"queries": 56, "gallery": 1234}}
 
     def around(values, rsum):
-        ways = {way: {name: [value - 0.01, value + 0.01] for name, value in values.items()} for way in ("t2i", "i2t")}
+        ways = {
+            direction: {name: [value - 0.01, value + 0.01] for name, value in values.items()}
+            for direction in ("t2i", "i2t")
+        }
         return {**ways, "rsum": [rsum - 0.5, rsum + 0.5]}
 
     gain = around({name: better[name] - metrics[name] for name in metrics}, 0.25)
-    for way in ("t2i", "i2t"):
-        gain[way]["median_rank"] = None
+    for direction in ("t2i", "i2t"):
+        gain[direction]["median_rank"] = None
     heads = {"zero-shot": around(metrics, 2.5), "trained": around(better, 2.75)}
     return {
         "protocol": {
@@ -46,11 +47,8 @@ def report(*, leakage=None, intervals=True, **protocol):
     }
 
 
-def shown(made, names=NAMES):
-    console = Console(file=io.StringIO(), width=80)
-    for table in metrics_tables(made, names=names):
-        console.print(table)
-    return console.file.getvalue()
+def shown(measured, names=NAMES):
+    return drawn(metrics_sheets(measured, names=names), width=80)
 
 
 def rows(text):
@@ -64,21 +62,21 @@ def test_the_table_shows_percent_counts_protocol_gain_and_intervals():
     assert "t2i: 1,234 captions among 56 images" in text
     assert "i2t: 56 images among 1,234 captions" in text
     assert text.count("R@1") == 2
-    found = {name: " ".join(words) for name, words in rows(text).items()}
-    assert found["R@1"] == "50.0 [49.0, 51.0] 62.5 [61.5, 63.5] +12.5 [11.5, 13.5]"
-    assert found["mAP@1"] == "50.0 [49.0, 51.0] 45.0 [44.0, 46.0] -5.0 [-6.0, -4.0]"
-    assert found["median"] == "rank 2.0 [2.0, 2.0] 1.0 [1.0, 1.0] -1.0"
-    assert found["rsum"] == "2.500 [2.00, 3.00] 2.750 [2.25, 3.25] +0.250 [-0.25, 0.75]"
+    words = {name: " ".join(words) for name, words in rows(text).items()}
+    assert words["R@1"] == "50.0 [49.0, 51.0] 62.5 [61.5, 63.5] +12.5 [11.5, 13.5]"
+    assert words["mAP@1"] == "50.0 [49.0, 51.0] 45.0 [44.0, 46.0] -5.0 [-6.0, -4.0]"
+    assert words["median"] == "rank 2.0 [2.0, 2.0] 1.0 [1.0, 1.0] -1.0"
+    assert words["rsum"] == "2.500 [2.00, 3.00] 2.750 [2.25, 3.25] +0.250 [-0.25, 0.75]"
     assert max(map(len, text.splitlines())) <= 80
     assert "in brackets 95 % intervals over images; the gain's by 1,000 paired flips\na gain in ranks has no" in text
     assert not any(word in text for word in ("left out", "comparable", "LEAK", "leakage", "mean of", "rounded", "R@5"))
 
 
 def test_a_third_head_has_its_intervals_below_so_that_all_fits_80_columns():
-    made = report()
-    for part in (made["results"], made["rsum"], made["intervals"]["heads"]):
+    measured = report()
+    for part in (measured["results"], measured["rsum"], measured["intervals"]["heads"]):
         part["wise-ft 0.5"] = part["zero-shot"]
-    text = shown(made)
+    text = shown(measured)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -94,24 +92,26 @@ def test_without_intervals_the_figures_stand_alone():
 
 
 def test_zero_shot_alone_has_no_gain():
-    made = report()
-    del made["results"]["trained"], made["rsum"]["trained"]
-    made["intervals"]["gain"] = None
-    text = shown(made)
+    measured = report()
+    del measured["results"]["trained"], measured["rsum"]["trained"]
+    measured["intervals"]["gain"] = None
+    text = shown(measured)
     assert rows(text)["R@1"] == ["50.0", "[49.0,", "51.0]"]
     assert "gain" not in text.split()
 
 
 def test_an_unfinished_run_is_called_so():
-    assert "the run is unfinished: its training was interrupted, or goes on" in shown({**report(), "finished": False})
+    assert "the run is unfinished: its training was interrupted, or still runs" in shown(
+        {**report(), "finished": False}
+    )
     for finished in (True, None):
         assert "unfinished" not in shown({**report(), "finished": finished})
 
 
 def test_only_the_metrics_asked_for_are_shown():
-    found = rows(shown(report(), names=("R@5",)))
-    assert "R@5" in found
-    assert not {"R@1", "rsum", "median"} & set(found)
+    words = rows(shown(report(), names=("R@5",)))
+    assert "R@5" in words
+    assert not {"R@1", "rsum", "median"} & set(words)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_further_protocols_have_tables_of_their_own():
 
 
 def test_heads_of_a_curve_leave_the_rsum_too():
-    made = report()
+    measured = report()
     for alpha, value in (("wise-ft 0", 1.0), ("wise-ft 0.5", 1.5)):
-        for part in (made["results"], made["intervals"]["heads"]):
+        for part in (measured["results"], measured["intervals"]["heads"]):
             part[alpha] = part["zero-shot"]
-        made["rsum"] = {alpha: value, **made["rsum"]}
+        measured["rsum"] = {alpha: value, **measured["rsum"]}
     expected = shown(report())
-    assert shown(without_curve(made)) == expected
+    assert shown(without_curve(measured)) == expected
 
 
 def test_the_divisor_is_told_where_there_is_something_that_it_divides():

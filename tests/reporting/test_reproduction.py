@@ -1,23 +1,18 @@
-import io
-
 import pytest
-from rich.console import Console
 
 from clipret.evaluation.reproduction.published import list_published, published_rows
 from clipret.reporting.reproduction import (
     outside_message,
+    published_sheets,
     published_summary,
-    published_tables,
+    reproduction_sheets,
     reproduction_summary,
-    reproduction_tables,
 )
+from tests.helpers import drawing
 
 
-def drawn(tables, *, width=100):
-    console = Console(file=io.StringIO(), width=width)
-    for table in tables:
-        console.print(table)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+def drawn(sheets, *, width=100):
+    return [line.rstrip() for line in drawing.drawn(sheets, width=width).splitlines()]
 
 
 def row(name="open_clip ViT-B/32 zero-shot, coco-karpathy-5k", **changes):
@@ -70,7 +65,7 @@ def report(*rows, unmatched=(), **changes):
 
 
 def test_a_row_is_a_block_with_ours_beside_the_published_figures():
-    title, _, *lines = drawn(reproduction_tables(report(row())))
+    title, _, *lines = drawn(reproduction_sheets(report(row())))
     assert title.strip() == "data/[a].h5: coco-karpathy, ViT-B/32"
     assert lines[1].strip("─ ") == ""
     assert [" ".join(line.split()) for line in [lines[0], *lines[2:]]] == [
@@ -85,14 +80,14 @@ def test_a_row_is_a_block_with_ours_beside_the_published_figures():
 
 
 def test_published_figures_have_the_decimals_of_their_source():
-    lines = drawn(reproduction_tables(report(row(digits=1, figures=[figure("i2t", "R@1", 58.44, 58.4)]))))
+    lines = drawn(reproduction_sheets(report(row(digits=1, figures=[figure("i2t", "R@1", 58.44, 58.4)]))))
     assert lines[5].split() == ["i2t", "R@1", "58.44", "58.4", "+0.04", "ok"]
 
 
 def test_what_a_comparison_must_be_read_with_stands_below_it():
     protocols = {"coco-karpathy-5k": {"remarks": ["4 images where the protocol has 5,000"], "images_left_out": 1200}}
     cache = {**report()["cache"], "recognised_by": "file"}
-    lines = drawn(reproduction_tables(report(row(), row("the other"), protocols=protocols, cache=cache)))
+    lines = drawn(reproduction_sheets(report(row(), row("the other"), protocols=protocols, cache=cache)))
     assert lines[lines.index("open_clip: somewhere, table 1") :] == [
         "open_clip: somewhere, table 1",
         "coco-karpathy-5k: 4 images where the protocol has 5,000",
@@ -134,7 +129,7 @@ def test_the_error_names_the_figure_that_is_furthest_away():
 
 
 def test_all_that_was_published_is_listed_within_100_columns():
-    lines = drawn(published_tables(list_published()))
+    lines = drawn(published_sheets(list_published()))
     text = "\n".join(lines)
     assert "…" not in text
     assert max(map(len, lines)) <= 100
@@ -145,8 +140,8 @@ def test_all_that_was_published_is_listed_within_100_columns():
 
 
 def test_the_list_groups_rows_by_source_protocol_and_method():
-    rows = [each for each in list_published()["rows"] if each["source"] in ("CLIP paper", "ECCV Caption")]
-    paper, eccv = published_tables({"rows": rows, "remarks": {"CLIP paper": "what to know"}})
+    rows = [entry for entry in list_published()["rows"] if entry["source"] in ("CLIP paper", "ECCV Caption")]
+    paper, eccv = published_sheets({"rows": rows, "remarks": {"CLIP paper": "what to know"}})
     lines = [" ".join(line.split()) for line in drawn([paper])[4:]]
     assert lines[:3] == [
         "coco-karpathy-5k, zero-shot",
@@ -170,18 +165,18 @@ def test_the_list_groups_rows_by_source_protocol_and_method():
 @pytest.mark.parametrize("width", [80, 100])
 def test_no_figure_is_cut_in_a_narrow_terminal(width):
     listed = list_published()
-    text = "\n".join(drawn(published_tables(listed), width=width))
+    text = "\n".join(drawn(published_sheets(listed), width=width))
     assert "…" not in text
-    for each in listed["rows"]:
-        for metrics in each["figures"].values():
-            assert all(f"{value:.{each['digits']}f}" in text for value in metrics.values())
-    text = "\n".join(drawn(reproduction_tables(report(row(protocol="flickr30k-karpathy-1k"))), width=width))
+    for entry in listed["rows"]:
+        for metrics in entry["figures"].values():
+            assert all(f"{value:.{entry['digits']}f}" in text for value in metrics.values())
+    text = "\n".join(drawn(reproduction_sheets(report(row(protocol="flickr30k-karpathy-1k"))), width=width))
     assert "…" not in text
     assert all(word in text for word in ("published", "difference", "50.12", "-2.00", "outside"))
 
 
 def test_a_remark_of_several_groups_stands_once():
-    reference = published_tables(list_published())[-1]
+    reference = published_sheets(list_published())[-1]
     text = " ".join(drawn([reference]))
     assert (
         "flickr30k at random, cross-entropy, ViT-L/14: t2i R@1 75.96 and mAP_hits@1 75.92 contradict each other, as at "
@@ -220,6 +215,6 @@ def test_what_rows_need_is_told_once_a_command():
 
 @pytest.mark.parametrize("name", ["[bold]x[/bold]", "[/]"])
 def test_names_are_no_markup(name):
-    lines = drawn(reproduction_tables(report(row(protocol=name, citation=name))))
+    lines = drawn(reproduction_sheets(report(row(protocol=name, citation=name))))
     assert lines[4].strip() == f"open_clip, {name}, zero-shot"
     assert f"open_clip: {name}" in lines

@@ -111,7 +111,7 @@ def test_an_extraction_is_summed_up():
         "Note: 3 empty captions were left out.",
         "Note: 1 image has no caption.",
         "2 images could not be read; clipret info c.h5 --problems lists them.",
-        "It was begun with --batch-size 128 and went on with that.",
+        "The cache was begun with --batch-size 128, which was used again.",
         "Next: clipret train --cache c.h5",
     ]
 
@@ -119,8 +119,8 @@ def test_an_extraction_is_summed_up():
 def test_an_extraction_with_nothing_to_do_still_tells_what_is_wrong():
     done = {**EXTRACTED, "extracted_images": 0, "extracted_captions": 0, "cache": "my caches/c.h5"}
     assert extraction_summary(done, batch_size=64) == "my caches/c.h5 was complete already; nothing to do."
-    told = extraction_summary({**done, "problems": 1, "missing": 1, "remarks": ["a"]}, batch_size=64)
-    assert told.splitlines() == [
+    summary = extraction_summary({**done, "problems": 1, "missing": 1, "remarks": ["a"]}, batch_size=64)
+    assert summary.splitlines() == [
         "my caches/c.h5 was complete already; nothing to do.",
         "Note: a.",
         "1 image could not be read, 1 of them not found; clipret info 'my caches/c.h5' --problems lists them.",
@@ -158,7 +158,7 @@ def test_an_extraction_tells_how_its_features_came_about_where_that_is_not_the_u
     assert extraction_summary(result, batch_size=None).splitlines() == [
         "c.h5: 1,000 images and 2,000 captions by 4 processes, 1,000 and 2,000 of them now by the first, in 2.5 s.",
         "2 images and 1,234 captions are equal to others, and were encoded with them.",
-        "For want of memory images were encoded 8 at a time; the last bits may depend on that.",
+        "Out of memory: images were encoded 8 at a time, which may change the last bits of the features.",
         "Decoded fast: cosine to exact decoding 0.9999, centred 0.9971, on 16 images.",
         "Next: clipret train --cache c.h5",
     ]

@@ -1,21 +1,20 @@
 """What a sweep looks like on the command line."""
 
-import io
 import json
 import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from clipret.cli import sweeps
-from clipret.reporting.sweep import sweep_summary, sweep_tables
+from clipret.reporting.sweep import sweep_sheets, sweep_summary
 from tests.conftest import StopAfter
+from tests.helpers import drawing
 
 
 def figures(mean, std=None):
     value = {"mean": mean, "std": std}
-    return {way: dict.fromkeys(("R@1", "R@5", "R@10"), value) for way in ("t2i", "i2t")} | {
+    return {direction: dict.fromkeys(("R@1", "R@5", "R@10"), value) for direction in ("t2i", "i2t")} | {
         "rsum": {"mean": 6 * mean, "std": std}
     }
 
@@ -57,10 +56,7 @@ def result():
 
 
 def drawn(result):
-    console = Console(file=io.StringIO(), width=100)
-    for table in sweep_tables(result):
-        console.print(table)
-    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    return drawing.words(drawing.drawn(sweep_sheets(result)))
 
 
 def test_the_leaderboard_has_settings_means_and_spreads(result):
@@ -93,14 +89,14 @@ def test_test_figures_of_all_come_with_what_they_are_not(result):
     assert "3 margin – 0.01 failed" in lines
     assert "zero-shot 4.100 40.0 40.0 2.400" in lines
     assert (
-        "test figures are shown for all: chosen by them, a configuration's figures are no estimate for new data"
+        "test figures of all are shown: those of a configuration picked by them are no estimate for new data"
     ) in " ".join(lines)
     assert "percent; ties count against us; the best by validation" in " ".join(lines)
 
 
 def test_without_test_figures_there_is_the_leaderboard_alone(result):
     result["chosen"] = {**result["chosen"], "test": None}
-    assert len(sweep_tables(result)) == 1
+    assert len(sweep_sheets(result)) == 1
 
 
 def test_a_sweep_of_one_configuration_is_a_table_too(result):
@@ -157,9 +153,8 @@ def test_every_option_becomes_an_axis_of_the_setting_of_its_name(run, cache_path
     """Of all settings but those that need a grid file."""
     asked = []
     monkeypatch.setattr(sweeps, "run", lambda stage, config, **options: asked.append(config) or {"sweep": "x"})
-    monkeypatch.setattr(sweeps, "sweep_tables", lambda result: ())
     monkeypatch.setattr(sweeps, "sweep_summary", lambda result: "")
-    given = {
+    values_of = {
         "head": ("linear",), "train": ("both", "image"), "init": ("clip", "ridge"), "ridge": ("auto", 1.0),
         "adapter_reduction": (2, 4), "adapter_ratio": (0.5,), "adapter_relu": (True, False), "loss": ("margin",),
         "margin": (0.1, "auto"), "reduction": ("mean",), "violation": ("max",), "temperature": (None, 0.1),
@@ -169,12 +164,12 @@ def test_every_option_becomes_an_axis_of_the_setting_of_its_name(run, cache_path
         "precision": ("fp32", "bf16"), "features": ("host",),
     }  # fmt: skip
     words = []
-    for name, values in given.items():
+    for name, values in values_of.items():
         words += [f"--{name.replace('_', '-')}", ",".join(map(str, values))]
     own = ["--seeds", "4,2", "--random", "9", "--seed", "3", "--keep-heads", "2", "--test-all", "--stack", "5"]
     assert run("sweep", "--cache", cache_path, *words, *own, "--memory-limit", "2", "--device", "cpu", "-q")[0] == 0
     (config,) = asked
-    assert config.axes == given
+    assert config.axes == values_of
     assert (config.seeds, config.random, config.seed, config.keep_heads) == ((4, 2), 9, 3, 2)
     assert (config.test_all, config.stack, config.memory_limit, config.device) == (True, 5, 2.0, "cpu")
 

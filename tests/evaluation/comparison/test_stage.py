@@ -294,14 +294,14 @@ def test_progress_is_told_of_flips():
         ({"seed": -1}, "--seed is -1; expected a value from 0 to 9,223,372,036,854,775,807."),
         ({"level": 1.0}, "--level is 1.0; expected a value between 0 and 1."),
         ({"alpha": 0.0}, "--alpha is 0.0; expected a value between 0 and 1."),
-        ({"format": "html"}, "--format is 'html'; expected one of: table, markdown, latex, csv, json."),
+        ({"format": "pdf"}, "--format is 'pdf'; expected one of: table, markdown, latex, csv, html, json."),
         (
             {"out": "a.md", "format": "table"},
-            "--format table is for a terminal; for --out take one of: markdown, latex, csv, json.",
+            "--format table is for a terminal; for --out take one of: markdown, latex, csv, html, json.",
         ),
         (
             {"out": "a.txt"},
-            "--out is 'a.txt', whose suffix is of no format; expected .md, .tex, .csv, .json, or --format.",
+            "--out is 'a.txt', whose suffix is of no format; expected .md, .tex, .csv, .html, .json, or --format.",
         ),
     ],
 )
