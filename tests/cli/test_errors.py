@@ -17,11 +17,11 @@ from tests.helpers.own_data import make, write_shard
 
 
 def spoiled_features(path):
-    features = contents()
-    with open_writer(path, features) as writer:
+    about = contents()
+    with open_writer(path, about) as writer:
         features = np.full((60, 24), np.nan, np.float16)
         writer.write_images(0, features=features, problems={})
-        rows = len(features.captions)
+        rows = len(about.captions)
         writer.write_texts(0, features=np.ones((rows, 16), np.float16), tokens=np.full(rows, 3))
 
 
