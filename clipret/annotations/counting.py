@@ -32,11 +32,11 @@ def caption_places(caption_images: np.ndarray) -> np.ndarray:
     return places
 
 
-def single_colour_in_words(found: dict) -> str:
-    """What inspection.count_single_colour, or checking, has found, as a sentence without its stop."""
-    images = "image is" if found["images"] == 1 else "images are"
+def single_colour_in_words(counts: dict) -> str:
+    """The result of inspection.count_single_colour, or of a check, as a sentence without its full stop."""
+    images = "image is" if counts["images"] == 1 else "images are"
     return (
-        f"{found['images']:,} {images} of a single colour to the encoder, such as {found['first']}; 16-bit and float "
+        f"{counts['images']:,} {images} of a single colour to the encoder, such as {counts['first']}; 16-bit and float "
         f"images become all white or all black in clip's conversion"
     )
 

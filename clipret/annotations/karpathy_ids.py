@@ -47,9 +47,9 @@ def matching_ids(truth: str, *, otherwise: str) -> dict[str, list[tuple[int, int
     data = _find_data(otherwise=otherwise)
     names = {"t2i": f"{truth}_caption_to_image.json", "i2t": f"{truth}_image_to_caption.json"}
     pairs = {}
-    for way, name in names.items():
-        known = json.loads((data / name).read_text())
-        pairs[way] = [(int(query), int(item)) for query, items in known.items() for item in items]
+    for direction, name in names.items():
+        matches = json.loads((data / name).read_text())
+        pairs[direction] = [(int(query), int(item)) for query, items in matches.items() for item in items]
     return pairs
 
 

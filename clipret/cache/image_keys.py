@@ -40,12 +40,12 @@ def split_copies(cache: FeatureCache) -> list[dict]:
     Returns split, images (usable ones of that split), copies (how many of them) and of (the other split), for those
     with copies; of two splits the one that is measured comes first.
     """
-    contents, found = content_keys(cache), []
+    contents, entries = content_keys(cache), []
     for place, split in enumerate(_MEASURED_FIRST):
         rows = usable_rows(cache, split=split)
         pairs = (copies(contents, rows, cache=cache, split=split, of=of) for of in _MEASURED_FIRST[place + 1 :])
-        found += [pair for pair in pairs if pair["copies"]]
-    return found
+        entries += [pair for pair in pairs if pair["copies"]]
+    return entries
 
 
 def copies(contents: np.ndarray, rows: np.ndarray, *, cache: FeatureCache, split: str, of: str) -> dict:

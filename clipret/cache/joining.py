@@ -60,7 +60,7 @@ def discard_shards(path: Path) -> None:
 def _rejoin(path: Path, contents: CacheContents, *, merge: bool) -> None:
     """The cache is there: it is whole, and at most its features are to be brought in from the shards."""
     cache = FeatureCache(path)
-    require_same(path, found=cache.inputs, asked=contents.inputs)
+    require_same(path, stored=cache.inputs, asked=contents.inputs)
     if merge and cache.segmented:
         blocks = ((side, *block) for side in SIDES for block in cache_blocks(cache, side))
         assemble(path, cache.contents, blocks=blocks, micro_batch=cache.micro_batch)
@@ -150,9 +150,9 @@ class _Shards:
         own = np.arange(rows.start, rows.stop)
         states = np.concatenate(
             [
-                writer.states[side][max(rows.start - held.start, 0) : max(rows.stop - held.start, 0)]
+                writer.states[side][max(rows.start - span.start, 0) : max(rows.stop - span.start, 0)]
                 for writer in self.writers
-                for held in [writer.rows[side]]
+                for span in [writer.rows[side]]
             ]
         )
         return np.where(states == PENDING, sources[side][rows.start : rows.stop], own)
@@ -161,16 +161,16 @@ class _Shards:
         """What is stored of rows (n,) in any order and of any part; raises CacheError unless all of it is whole."""
         starts = [part.rows[side].start for part in self._parts]
         owners = np.searchsorted(starts, rows, side="right") - 1
-        found: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         for owner in np.unique(owners):
-            chosen = np.flatnonzero(owners == owner)
-            stored = self.writers[owner].stored(side, rows[chosen] - starts[owner])
+            places = np.flatnonzero(owners == owner)
+            stored = self.writers[owner].stored(side, rows[places] - starts[owner])
             shard = shard_path(self._path, self._parts[owner])
-            require_whole(shard, side, rows=rows[chosen], stored=stored, command=self._command)
+            require_whole(shard, side, rows=rows[places], stored=stored, command=self._command)
             parts = {name: getattr(stored, name) for name in ("features", "states", "checksums")} | stored.notes
             for name, values in parts.items():
-                if name not in found:
-                    found[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
-                found[name][chosen] = values
-        notes = {name: found.pop(name) for name in NOTES[side]}
-        return Rows(**found, notes=notes)
+                if name not in arrays:
+                    arrays[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
+                arrays[name][places] = values
+        notes = {name: arrays.pop(name) for name in NOTES[side]}
+        return Rows(**arrays, notes=notes)

@@ -69,12 +69,12 @@ def legible(path: Path) -> Iterator[None]:
         raise CacheFormatError(f"{path} cannot be read as HDF5 ({reason}); delete it and extract again.") from None
 
 
-def require_same(path: Path, *, found: dict, asked: dict) -> None:
+def require_same(path: Path, *, stored: dict, asked: dict) -> None:
     """Raise CacheMismatchError, naming the differences, unless the file was made from the inputs asked for."""
     differences = [
-        f"{name}: it has {found.get(name)!r}, asked for {asked.get(name)!r}"
-        for name in sorted({*found, *asked})
-        if found.get(name) != asked.get(name)
+        f"{name}: it has {stored.get(name)!r}, asked for {asked.get(name)!r}"
+        for name in sorted({*stored, *asked})
+        if stored.get(name) != asked.get(name)
     ]
     if differences:
         raise CacheMismatchError(

@@ -56,9 +56,9 @@ class SegmentedArray:
         return np.concatenate(self.maps, dtype=dtype, casting="unsafe")
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        found = np.empty((*rows.shape, *self.shape[1:]), dtype=self.dtype)
+        values = np.empty((*rows.shape, *self.shape[1:]), dtype=self.dtype)
         owners = np.searchsorted(self._starts, rows, side="right") - 1
         for owner in np.unique(owners):
-            chosen = owners == owner
-            found[chosen] = self.maps[owner][rows[chosen] - self._starts[owner]]
-        return found
+            inside = owners == owner
+            values[inside] = self.maps[owner][rows[inside] - self._starts[owner]]
+        return values

@@ -51,8 +51,8 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
     contents = _contents(config, caches, remarks=remarks)
     with locked(config.out):
         if config.out.exists():
-            found = FeatureCache(config.out)
-            require_same(config.out, found=found.inputs, asked=contents.inputs)
+            existing = FeatureCache(config.out)
+            require_same(config.out, stored=existing.inputs, asked=contents.inputs)
         else:
             micro_batch = {side: smallest(cache.micro_batch[side] for cache in caches) for side in SIDES}
             blocks = _blocks(caches, on_progress=on_progress)
@@ -99,15 +99,15 @@ def _require_other_files(caches: list[FeatureCache]) -> None:
     """Raise CacheError when two caches have the same id for files that are known to differ."""
     holders: dict[str, tuple[Path, int]] = {}
     for cache in caches:
-        known = list(zip(cache.image_ids, content_keys(cache).tolist(), strict=True))
-        again = [name for name, key in known if name in holders and key and holders[name][1] not in (0, key)]
+        pairs = list(zip(cache.image_ids, content_keys(cache).tolist(), strict=True))
+        again = [name for name, key in pairs if name in holders and key and holders[name][1] not in (0, key)]
         if again:
             raise CacheError(
                 f"{len(again):,} images of {cache.path} have the ids of other files in {holders[again[0]][0]}: "
                 f"{_shown(again)}; an id stands for one image in a cache. Give one of the tables other ids, such as "
                 f"by --columns id=COLUMN, and extract it again."
             )
-        holders |= {name: (cache.path, key) for name, key in known}
+        holders |= {name: (cache.path, key) for name, key in pairs}
 
 
 def _copies(caches: list[FeatureCache]) -> list[str]:

@@ -173,18 +173,18 @@ class FeatureCache:
         fresh = ~self._compared[side][rows]
         if fresh.any():
             # Of rows that are all new, as most are, no copy is made.
-            chosen, values = (rows, features) if fresh.all() else (rows[fresh], features[fresh])
+            new_rows, values = (rows, features) if fresh.all() else (rows[fresh], features[fresh])
             command = self.about["command"]
-            require_whole(self.path, side, rows=chosen, stored=self._rows(side, chosen, values), command=command)
+            require_whole(self.path, side, rows=new_rows, stored=self._rows(side, new_rows, values), command=command)
             broken = np.flatnonzero(unfit(values))
             if len(broken):
                 finite = np.isfinite(values[broken[0]]).all()
                 wrong = "too large or too small to compute with in float32" if finite else "not finite"
                 raise CacheError(
                     f"{self.path}: features of {len(broken)} {side} rows are {wrong}, the first of row "
-                    f"{chosen[broken[0]]}; the cache is damaged: delete it and extract again with: {command}"
+                    f"{new_rows[broken[0]]}; the cache is damaged: delete it and extract again with: {command}"
                 )
-            self._compared[side][chosen] = True
+            self._compared[side][new_rows] = True
         return features
 
     def text_digests(self, rows: np.ndarray) -> np.ndarray:

@@ -221,11 +221,11 @@ def _attribute(file: h5py.File, name: str, kind: type | None) -> object:
 
 def _wrong_keys(name: str, values: dict, *, asked: dict[str, type]) -> list[str]:
     missing = [f"attribute {name} lacks {key}" for key in asked if key not in values]
-    known = {**asked, **OPTIONAL}
+    kinds = {**asked, **OPTIONAL}
     return missing + [
         f"attribute {name} has {key} of another type"
         for key, value in values.items()
-        if key in known and (not isinstance(value, known[key]) or isinstance(value, bool))
+        if key in kinds and (not isinstance(value, kinds[key]) or isinstance(value, bool))
     ]
 
 

@@ -17,7 +17,7 @@ def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback 
 
     Returns what can be wrong with a row -> the rows (n,) int64, ascending, with which it is.
     """
-    found: dict[str, list[np.ndarray]] = {name: [] for name in _ROW_FAULTS}
+    rows_of: dict[str, list[np.ndarray]] = {name: [] for name in _ROW_FAULTS}
     count = len(cache.checksums[side])
     for rows in chunks(count):
         stored = cache.stored(side, rows)
@@ -32,9 +32,9 @@ def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback 
             (stored.states == UNUSABLE) & stored.features.any(axis=1),
         )
         for name, faulty in zip(_ROW_FAULTS, faults, strict=True):
-            found[name].append(rows.start + np.flatnonzero(settled & faulty))
+            rows_of[name].append(rows.start + np.flatnonzero(settled & faulty))
         on_progress(Progress(f"{side} rows", rows.stop, count))
-    return {name: np.concatenate(pieces) for name, pieces in found.items()}
+    return {name: np.concatenate(pieces) for name, pieces in rows_of.items()}
 
 
 def check_texts(cache: FeatureCache) -> list[str]:

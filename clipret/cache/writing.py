@@ -104,9 +104,9 @@ class CacheWriter:
         Both are rows of this writer, and the sources are no longer to do.
         """
         for start in range(0, len(rows), _CHUNK):
-            chosen = sources[start : start + _CHUNK] - self.rows[side].start
-            assert (self.states[side][chosen] != PENDING).all(), "a source has nothing to copy yet"
-            self.put(side, rows[start : start + _CHUNK], stored=self.stored(side, chosen))
+            places = sources[start : start + _CHUNK] - self.rows[side].start
+            assert (self.states[side][places] != PENDING).all(), "a source has nothing to copy yet"
+            self.put(side, rows[start : start + _CHUNK], stored=self.stored(side, places))
 
     def stored(self, side: str, places: np.ndarray) -> Rows:
         """What is stored at places (n,), counted from this writer's first row."""
@@ -144,8 +144,8 @@ class CacheWriter:
 
     def note_micro_batch(self, side: str, size: int) -> None:
         """Record that want of memory cut batches into pieces of `size` rows; the smallest is kept."""
-        known = self.micro_batch(side)
-        if known == 0 or size < known:
+        current = self.micro_batch(side)
+        if current == 0 or size < current:
             with explained(self._path):
                 self._raw.write(f"{side}/micro_batch", _BOTH, values=np.array([size, size]))
 
@@ -200,11 +200,11 @@ class CacheWriter:
         waiting = np.flatnonzero((self.states[side] == PENDING) & (checksums != 0))
         for start in range(0, len(waiting), _CHUNK):
             places = waiting[start : start + _CHUNK]
-            found = self.stored(side, places)
-            whole = ~found.mismatches()
-            found = replace(found, states=_states(found.notes, count=len(places)))
+            candidates = self.stored(side, places)
+            whole = ~candidates.mismatches()
+            candidates = replace(candidates, states=_states(candidates.notes, count=len(places)))
             # Written once more: after a sync that failed the system may take them for being on the disk.
-            self.put(side, self.rows[side].start + places[whole], stored=found.take(whole))
+            self.put(side, self.rows[side].start + places[whole], stored=candidates.take(whole))
 
     def _load(self, side: str, name: str, places=None) -> np.ndarray:
         with explained(self._path):
@@ -254,7 +254,7 @@ def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterato
     if part is not None:
         require_part(path, attributes, part)
         rows = part.rows
-    require_same(path, found=attributes.inputs, asked=contents.inputs)
+    require_same(path, stored=attributes.inputs, asked=contents.inputs)
     with explained(path):
         raw = RawFile(path, places)
     try:

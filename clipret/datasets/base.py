@@ -69,11 +69,11 @@ class RetrievalDataset(Annotations):
         if not len(missing) or (skip_missing and len(missing) < len(self.image_ids)):
             return missing
         names = listed(self.image_files[row] for row in missing)
-        found = f"{len(missing):,} of {len(self.image_ids):,} images of '{self.name}' are not in {self.root}: {names}"
+        problem = f"{len(missing):,} of {len(self.image_ids):,} images of '{self.name}' are not in {self.root}: {names}"
         if skip_missing:
-            raise DatasetError(f"{found}; nothing would be left: put them there, or say where they are with --root")
+            raise DatasetError(f"{problem}; nothing would be left: put them there, or say where they are with --root")
         raise DatasetError(
-            f"{found}; put them there, say where they are with --root, or go on without them: --skip-missing"
+            f"{problem}; put them there, say where they are with --root, or go on without them: --skip-missing"
         )
 
 
@@ -124,15 +124,15 @@ def split_code(name: str) -> int | None:
     return SPLITS.index(name) if name in SPLITS else None
 
 
-def own_splits(ids: list[str], config: DatasetConfig, *, given, hint: str, of: str = "ids") -> tuple[np.ndarray, str]:
-    """Split codes (N,) uint8 of a data set of the user's own, and the rule that gave them in words.
+def own_splits(ids: list[str], config: DatasetConfig, *, codes, hint: str, of: str = "ids") -> tuple[np.ndarray, str]:
+    """Split codes (N,) uint8 of people's own data, and in words the rule behind them.
 
-    given  N codes that the data set comes with, or None
-    hint   how such a data set would say its splits; for the error when --split given asks for what is not there
-    of     what the ids are, for the rule: of other ids, the hash gives other splits
+    codes  N codes that the data set comes with, or None
+    hint   how such a data set would name its splits; for the error when --split given asks for splits that it lacks
+    of     what the ids are, for the rule: the hash of other ids gives other splits
     """
-    if given is not None and config.split != "hash":
-        return np.asarray(given, dtype=np.uint8), "given"
+    if codes is not None and config.split != "hash":
+        return np.asarray(codes, dtype=np.uint8), "given"
     if config.split == "given":
         raise DatasetError(
             f"--split is 'given', and {config.dataset} does not say which split its images are in; expected {hint}, or "
@@ -173,9 +173,9 @@ def _require_storable(dataset: RetrievalDataset) -> None:
         ("a caption", dataset.captions, owners),
     ):
         for text, image in zip(texts, ids, strict=True):
-            if found := flaw(text, one_line=what != "a caption"):
+            if fault := flaw(text, one_line=what != "a caption"):
                 raise DatasetError(
-                    f"data set '{dataset.name}': {what} of image {image!a} has {found}: {text[:60]!a}; mend it."
+                    f"data set '{dataset.name}': {what} of image {image!a} has {fault}: {text[:60]!a}; mend it."
                 )
 
 

@@ -45,10 +45,10 @@ def _release_2017(root: Path, config: DatasetConfig) -> RetrievalDataset:
         raise DatasetError(f"COCO 2017 is not whole at {root}: it lacks {names}. {_FETCH.format(root=root)}")
     images, files, is_test = [], [], []
     for year, path in parts.items():
-        found = read_captions(path)
-        images += found
-        files += [f"{year}/{image.file_name}" for image in found]
-        is_test += [year == "val2017"] * len(found)
+        entries = read_captions(path)
+        images += entries
+        files += [f"{year}/{image.file_name}" for image in entries]
+        is_test += [year == "val2017"] * len(entries)
     splits = _hash_split(images, config)
     splits[np.array(is_test, dtype=bool)] = SPLITS.index("test")
     return _dataset("coco", root, images=images, files=files, splits=splits, rule=f"val2017 is test; {_hashed(config)}")
@@ -78,9 +78,9 @@ def _karpathy_from_ids(root: Path, config: DatasetConfig) -> RetrievalDataset:
             f"{len(absent):,} of Karpathy's {len(test_ids):,} test images are not in {listed(parts)}: "
             f"{listed(absent)}; expected COCO's caption files of train and val, whole."
         )
-    chosen = set(test_ids)
+    tested = set(test_ids)
     ordered = [images[number] for number in test_ids]
-    ordered += [image for number, image in sorted(images.items()) if number not in chosen]
+    ordered += [image for number, image in sorted(images.items()) if number not in tested]
     splits = _hash_split(ordered, config)
     splits[: len(test_ids)] = SPLITS.index("test")
     rule = f"Karpathy's test; the other images: {_hashed(config)}, not Karpathy's"
@@ -100,13 +100,13 @@ def _annotation_files(root: Path) -> list[Path]:
 
 def _find_files(root: Path, images: list[CocoImage]) -> list[str]:
     """Where each image is below root, under its 2014 or its 2017 name; the annotations' name when it is nowhere."""
-    found = {}
+    files = {}
     for folder in _IMAGE_FOLDERS:
         with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
             for entry in entries:
                 if match := _IMAGE_NAME.fullmatch(entry.name):
-                    found.setdefault(int(match[1]), f"{folder}/{entry.name}")
-    return [found.get(image.id) or image.file_name for image in images]
+                    files.setdefault(int(match[1]), f"{folder}/{entry.name}")
+    return [files.get(image.id) or image.file_name for image in images]
 
 
 def _hash_split(images: list[CocoImage], config: DatasetConfig) -> np.ndarray:

@@ -60,8 +60,10 @@ def captions_of(content, path: Path) -> list[CocoImage]:
 
 def _require_form(path: Path, content) -> None:
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in _EXPECTED):
-        found = ", ".join(content) or "nothing" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise DatasetError(f"{path} is not a COCO caption file: it has {found}; expected lists images and annotations.")
+        actual = ", ".join(content) or "nothing" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise DatasetError(
+            f"{path} is not a COCO caption file: it has {actual}; expected lists images and annotations."
+        )
     for part, fields in _EXPECTED.items():
         for place, entry in enumerate(content[part]):
             for name, kind in fields.items():
@@ -70,9 +72,9 @@ def _require_form(path: Path, content) -> None:
                     # Read as an empty caption, which is left out with a remark as others are.
                     continue
                 if not isinstance(value, kind) or isinstance(value, bool):
-                    found = f"is {value!r}" if isinstance(entry, dict) and name in entry else "is not there"
+                    actual = f"is {value!r}" if isinstance(entry, dict) and name in entry else "is not there"
                     raise DatasetError(
-                        f"{path}: {name} of {part}[{place}] {found}; expected "
+                        f"{path}: {name} of {part}[{place}] {actual}; expected "
                         f"{'a whole number' if kind is int else 'text'}, as in COCO's caption files."
                     )
         if twice := repeated(entry["id"] for entry in content[part]):

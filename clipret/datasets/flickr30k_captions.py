@@ -61,14 +61,14 @@ def read_captions(path: Path) -> tuple[list[FlickrImage], tuple[str, ...]]:
     if not text.strip():
         raise DatasetError(f"{path} is empty; fetch it again.")
     rows = _token_rows(path, text) if _TOKEN_FILE.search(path.name) else _table_rows(path, text, remarks=remarks)
-    found: dict[str, list[_Row]] = {}
+    rows_of: dict[str, list[_Row]] = {}
     for row in rows:
         if not row.file:
             raise DatasetError(f"{path}, line {row.line}: the name of the image's file is empty.")
-        found.setdefault(row.file, []).append(row)
-    if not found:
+        rows_of.setdefault(row.file, []).append(row)
+    if not rows_of:
         raise DatasetError(f"{path} has a header and no captions; fetch it again.")
-    images = [FlickrImage(file, _ordered(rows, path)) for file, rows in found.items()]
+    images = [FlickrImage(file, _ordered(rows, path)) for file, rows in rows_of.items()]
     if remarks:
         put_right = f"{len(remarks):,} rows of {path.name} have nothing between number and text and were read as meant"
         remarks = [f"{put_right}: lines {listed(remarks)}"]
@@ -134,13 +134,15 @@ def _table_rows(path: Path, text: str, *, remarks: list[int]) -> Iterator[_Row]:
 def _places(path: Path, header: list[str], *, line: int) -> dict[str, int]:
     """Our name of a column -> its place among the columns."""
     names = ["".join(name.split()).lower() for name in header]
-    found = {ours: [place for place, name in enumerate(names) if name in known] for ours, known in _COLUMNS.items()}
-    if len(found["image"]) != 1 or len(found["caption"]) != 1 or len(found["number"]) > 1:
+    places_of = {
+        ours: [place for place, name in enumerate(names) if name in aliases] for ours, aliases in _COLUMNS.items()
+    }
+    if len(places_of["image"]) != 1 or len(places_of["caption"]) != 1 or len(places_of["number"]) > 1:
         raise DatasetError(
             f"{path}, line {line}: found the columns {listed(map(shortened, header))}; expected one of "
             f"{', '.join(_COLUMNS['image'])} and one of {', '.join(_COLUMNS['caption'])}."
         )
-    return {ours: places[0] for ours, places in found.items() if places}
+    return {ours: places[0] for ours, places in places_of.items() if places}
 
 
 def _bar_lines(text: str) -> Iterator[tuple[int, list[str]]]:

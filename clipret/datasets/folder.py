@@ -88,8 +88,8 @@ def _load_text_files(config: DatasetConfig, listing: Listing) -> RetrievalDatase
             f"image a text file of the same name, such as {next(iter(images))}.txt.{more}"
         )
     files = list(images.values())
-    given = folder_splits(folder, files, listing=listing) if config.split != "hash" else None
-    splits, rule = own_splits(files, config, given=given, hint=SPLIT_HINT, of="paths")
+    codes = folder_splits(folder, files, listing=listing) if config.split != "hash" else None
+    splits, rule = own_splits(files, config, codes=codes, hint=SPLIT_HINT, of="paths")
     return RetrievalDataset(
         name=folder_name(folder),
         root=folder,

@@ -129,14 +129,14 @@ def load_tables(
     ids = files if bare else [name for part in tables_read for name in part.ids]
     if not metadata:
         _require_apart(folder, dict(zip(tables, (part.files for part in tables_read), strict=True)))
-    given = None
+    codes = None
     if all(part.splits is not None for part in tables_read):
-        given = [code for part in tables_read for code in part.splits]
+        codes = [code for part in tables_read for code in part.splits]
     elif config.split != "hash":
-        given = folder_splits(folder, files, listing=listing)
+        codes = folder_splits(folder, files, listing=listing)
     starts = np.cumsum([0, *(len(part.files) for part in tables_read)])
     hint = f"{SPLIT_HINT}, or a column `split` in the metadata"
-    splits, rule = own_splits(ids, config, given=given, hint=hint, of="paths" if ids == files else "ids")
+    splits, rule = own_splits(ids, config, codes=codes, hint=hint, of="paths" if ids == files else "ids")
     return RetrievalDataset(
         name=folder_name(folder),
         root=config.root or folder,

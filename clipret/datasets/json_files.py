@@ -35,10 +35,10 @@ def load_json(config: DatasetConfig) -> RetrievalDataset:
     if isinstance(content, list):
         return load_table(config, table=list_table(path, content), usual=_LIST_COLUMNS)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        found = (
+        actual = (
             f"has {listed(content) or 'nothing'}" if isinstance(content, dict) else "is neither a list nor an object"
         )
-        raise DatasetError(f"{path} {found}; expected {_FORMS}.")
+        raise DatasetError(f"{path} {actual}; expected {_FORMS}.")
     first = next(iter(content["images"]), None)
     if "annotations" not in content and isinstance(first, dict) and "sentences" in first:
         return _load_karpathy(content, config)
@@ -88,7 +88,7 @@ def _dataset(
             f"every id."
         )
     hint = "a table with a column `split` instead"
-    codes, rule = own_splits(ids or read, config, given=splits, hint=hint, of="ids" if ids else "paths")
+    codes, rule = own_splits(ids or read, config, codes=splits, hint=hint, of="ids" if ids else "paths")
     return RetrievalDataset(
         name=path.stem,
         root=root,

@@ -78,6 +78,6 @@ def _field(entry, name: str, *, kind: type, where: str):
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = {int: "a whole number", str: "text", list: "a list"}[kind]
-        found = f"is {value!r}" if isinstance(entry, dict) and name in entry else "is not there"
-        raise DatasetError(f"{where}: `{name}` {found}; expected {expected}.")
+        actual = f"is {value!r}" if isinstance(entry, dict) and name in entry else "is not there"
+        raise DatasetError(f"{where}: `{name}` {actual}; expected {expected}.")
     return value

@@ -27,10 +27,10 @@ def find_shards(config: DatasetConfig) -> list[Path]:
     for path in [pattern] if is_there(base / pattern) else _without_braces(pattern):
         if glob.has_magic(path) and not is_there(base / path):
             # As a text: Path.glob takes no absolute pattern.
-            found = sorted(map(Path, glob.glob(str(base / path), recursive=True)))  # noqa: PTH207
-            if not found:
+            matches = sorted(map(Path, glob.glob(str(base / path), recursive=True)))  # noqa: PTH207
+            if not matches:
                 raise DatasetError(f"there is no shard {base / path}; {_EXPECTED}.")
-            shards += found
+            shards += matches
         else:
             shards.append(base / path)
     _require_shards(shards, pattern)

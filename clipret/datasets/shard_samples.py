@@ -56,11 +56,11 @@ class _Members:
 
     def of(self, *kinds: str) -> tuple[dict[str, list[str]], bool]:
         """The plain members of these kinds; where there is none, the dotted ones; and whether it is these."""
-        chosen = {kind: self.plain[kind] for kind in kinds if kind in self.plain}
-        if chosen:
-            return chosen, False
-        chosen = {kind: self.dotted[kind] for kind in kinds if kind in self.dotted}
-        return chosen, bool(chosen)
+        members = {kind: self.plain[kind] for kind in kinds if kind in self.plain}
+        if members:
+            return members, False
+        members = {kind: self.dotted[kind] for kind in kinds if kind in self.dotted}
+        return members, bool(members)
 
 
 def read_samples(shard: Path) -> Samples:

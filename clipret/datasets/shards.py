@@ -72,9 +72,9 @@ def load_shards(
         _read_samples(samples, shard=shard, root=root, config=config, columns=columns)
     _require_some(columns, left, config=config)
     columns = _drop_splitless(columns, left)
-    given = _given_splits(columns, config) or _named_splits(columns.files)
+    codes = _sample_splits(columns, config) or _named_splits(columns.files)
     splits, rule = own_splits(
-        columns.ids, config, given=given, hint="a field `split` in every .json, or shards named after splits"
+        columns.ids, config, codes=codes, hint="a field `split` in every .json, or shards named after splits"
     )
     return RetrievalDataset(
         name=name or shards_name(config, root),
@@ -280,7 +280,7 @@ def _split_in(shard: str) -> int | None:
     return next((code for code in map(split_code, words) if code is not None), None)
 
 
-def _given_splits(columns: _Columns, config: DatasetConfig) -> list[int] | None:
+def _sample_splits(columns: _Columns, config: DatasetConfig) -> list[int] | None:
     """The splits of the samples, or None where none says its own. Raises DatasetError when only some do."""
     silent = [row for row, split in enumerate(columns.splits) if split is None]
     if len(silent) == len(columns.splits):

@@ -56,7 +56,7 @@ def load_table(
     images = read_images(table or open_table(path), config, root=root, usual=usual)
     ids = images.ids or images.files
     of = "ids" if images.ids else "paths"
-    splits, rule = own_splits(ids, config, given=images.splits, hint="a column `split`", of=of)
+    splits, rule = own_splits(ids, config, codes=images.splits, hint="a column `split`", of=of)
     return RetrievalDataset(
         name=path.stem,
         root=root,
@@ -232,8 +232,8 @@ class _Joined:
     def _require_text(self, number: int, text, *, what: str, one_line: bool = False) -> None:
         if not isinstance(text, str):
             raise self._error(number, f"{what} is {_kind(text)}; expected text")
-        if found := flaw(text, one_line=one_line):
-            raise self._error(number, f"{what} has {found}: {text[:60]!a}; mend it")
+        if fault := flaw(text, one_line=one_line):
+            raise self._error(number, f"{what} has {fault}: {text[:60]!a}; mend it")
 
     def _error(self, number: int, what: str) -> DatasetError:
         return DatasetError(f"{self._table.path}, {self._table.unit} {number}: {what}.")

@@ -24,7 +24,7 @@ def choose_columns(table: Table, config: DatasetConfig, *, usual: Usual) -> dict
     Raises DatasetError when a column is not there, or there twice.
     """
     asked = asked_columns(config)
-    chosen, lacks = {}, {}
+    columns, lacks = {}, {}
     for ours, named in config.column_names.items():
         if ours == "split" and config.split == "hash":
             # Whatever it says, nothing is asked of it.
@@ -37,13 +37,13 @@ def choose_columns(table: Table, config: DatasetConfig, *, usual: Usual) -> dict
                 f"{table.path} has columns {' and '.join(dict.fromkeys(here))}{twice}; expected one for the {ours}: "
                 f"name it with --columns {ours}=NAME, or take the other out."
             )
-        chosen[ours] = wanted if ours in asked else (*here, wanted[0])[:1]
+        columns[ours] = wanted if ours in asked else (*here, wanted[0])[:1]
         if ours in asked or ours in NEEDED:
-            missing = [name for name in chosen[ours] if name not in here]
+            missing = [name for name in columns[ours] if name not in here]
             lacks |= {ours: missing} if missing else {}
     if lacks:
-        raise _lacking(table, lacks, named={ours: chosen[ours] for ours in COLUMNS if ours in asked & set(chosen)})
-    return chosen
+        raise _lacking(table, lacks, named={ours: columns[ours] for ours in COLUMNS if ours in asked & set(columns)})
+    return columns
 
 
 def asked_columns(config: DatasetConfig) -> set[str]:
@@ -68,9 +68,9 @@ def _lacking(table: Table, lacks: dict[str, list[str]], *, named: dict[str, tupl
 
 def _spellings(ours: str, columns: list[str]) -> tuple[str, ...]:
     """The column that is ours under another usual name, those that are numbered where it is captions, or NAME."""
-    known = (ours, *_SPELLINGS.get(ours, ()))
-    found = sorted((known.index(name.lower()), name) for name in columns if name.lower() in known)
-    if found:
-        return (found[0][1],)
+    spellings = (ours, *_SPELLINGS.get(ours, ()))
+    matches = sorted((spellings.index(name.lower()), name) for name in columns if name.lower() in spellings)
+    if matches:
+        return (matches[0][1],)
     numbered = tuple(name for name in columns if _NUMBERED.fullmatch(name)) if ours == "caption" else ()
     return numbered or ("NAME",)

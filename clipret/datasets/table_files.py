@@ -45,8 +45,8 @@ class Table:
 
     def __post_init__(self):
         for name in self.columns:
-            if found := flaw(name, one_line=True):
-                raise DatasetError(f"{self.path}: the name of a column has {found}: {name[:60]!a}; mend it.")
+            if fault := flaw(name, one_line=True):
+                raise DatasetError(f"{self.path}: the name of a column has {fault}: {name[:60]!a}; mend it.")
 
 
 def open_table(path: Path) -> Table:
@@ -188,21 +188,21 @@ def _require_type(path: Path, schema, *, ours: str, name: str | None) -> None:
         return
     import pyarrow.types as types
 
-    found = schema.field(name).type
+    kind = schema.field(name).type
     expected = {"image": "text, paths of image files", "caption": "text or lists of texts", "id": "text or numbers"}
-    if ours == "image" and _holds_bytes(found):
+    if ours == "image" and _holds_bytes(kind):
         raise DatasetError(
-            f"{path}: column `{name}` holds the images themselves ({found}), which are not read from Parquet yet; "
+            f"{path}: column `{name}` holds the images themselves ({kind}), which are not read from Parquet yet; "
             f"write them to files, and give a table of their paths, a folder or .tar shards."
         )
-    is_number = types.is_integer(found) or types.is_floating(found)
-    fits = _is_text(found) or (ours == "id" and is_number)
-    if ours == "caption" and _is_kind(found, _LISTS):
-        fits = _is_text(found.value_type)
+    is_number = types.is_integer(kind) or types.is_floating(kind)
+    fits = _is_text(kind) or (ours == "id" and is_number)
+    if ours == "caption" and _is_kind(kind, _LISTS):
+        fits = _is_text(kind.value_type)
     if not fits:
         way_out = ", or go by a hash with --split hash" if ours == "split" else ""
         raise DatasetError(
-            f"{path}: column `{name}` holds {found}; expected {expected.get(ours, 'text')}, as the {ours}{way_out}."
+            f"{path}: column `{name}` holds {kind}; expected {expected.get(ours, 'text')}, as the {ours}{way_out}."
         )
 
 

@@ -104,8 +104,8 @@ def _require_plain(path: Path, size: int) -> None:
 
 def _checked_name(member: tarfile.TarInfo, path: Path) -> str:
     """The member's name without leading `./`. Raises DatasetError when it is not to be trusted, or is no plain file."""
-    if found := flaw(member.name, one_line=True):
-        raise DatasetError(f"{path}: the name of member {member.name[:60]!a} has {found}; pack it under another name.")
+    if fault := flaw(member.name, one_line=True):
+        raise DatasetError(f"{path}: the name of member {member.name[:60]!a} has {fault}; pack it under another name.")
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or not name.parts:
         raise DatasetError(

@@ -32,18 +32,18 @@ def find_plain(files: list[str], *, root: Path, on_progress: ProgressCallback = 
     cannot be read is left to extraction.
     """
     rows = [row for row, name in enumerate(files) if not name.lower().endswith(_EIGHT_BITS)]
-    found = []
+    plain_rows = []
     with ThreadPoolExecutor(max_workers=_THREADS) as pool, warnings.catch_warnings():
         # Here: what is set aside is set aside for all threads.
         warnings.simplefilter("ignore")
         try:
             for done, plain in enumerate(pool.map(lambda row: _is_plain(files[row], root), rows), start=1):
-                found += [rows[done - 1]] if plain else []
+                plain_rows += [rows[done - 1]] if plain else []
                 on_progress(Progress("image headers", done, len(rows)))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return found
+    return plain_rows
 
 
 def _is_plain(name: str, root: Path) -> bool:

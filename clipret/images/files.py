@@ -59,7 +59,7 @@ def read_file(name: str, *, root: Path, attempts: int = READ_ATTEMPTS) -> bytes:
 
 def reason_of(error: Exception) -> str:
     """Why an image cannot be read: one line of at most 150 bytes, without control characters."""
-    text = "".join(letter if letter.isprintable() else " " for letter in _told(error))
+    text = "".join(letter if letter.isprintable() else " " for letter in _reason(error))
     return " ".join(text.split()).encode()[:_REASON_BYTES].decode(errors="ignore")
 
 
@@ -98,14 +98,14 @@ def _counted(attempts: int) -> str:
     return f" (after {attempts} attempts)" if attempts > 1 else ""
 
 
-def _told(error: Exception) -> str:
-    known = {
+def _reason(error: Exception) -> str:
+    reasons = {
         FileNotFoundError: NOT_FOUND,
         PermissionError: "permission denied",
         MemoryError: "not enough memory to decode",
         UnidentifiedImageError: "not an image that PIL knows",
     }
-    for kind, text in known.items():
+    for kind, text in reasons.items():
         if isinstance(error, kind):
             return text
     text = getattr(error, "strerror", None) or str(error)

@@ -77,15 +77,15 @@ def gather_flickr30k(config: DownloadConfig, *, watch: Watch) -> dict:
 def _to_unpack(root: Path, annotations_only: bool) -> list[tuple[Path, _Bundle]]:
     """The archives in the folder whose files are not there yet."""
     there = set(_annotations(root))
-    found = []
+    bundles = []
     for bundle in _BUNDLES:
         if bundle.images:
             needed = not annotations_only and _image_count(root) < IMAGES
         else:
             needed = not any(Path(name).name == bundle.selection.pattern for name in there)
         paths = [root / name for name in bundle.names if (root / name).is_file()]
-        found += [(path, bundle) for path in paths[:1] if needed]
-    return found
+        bundles += [(path, bundle) for path in paths[:1] if needed]
+    return bundles
 
 
 def _unpacked(path: Path, bundle: _Bundle, *, watch: Watch) -> dict:
@@ -103,8 +103,8 @@ def _image_count(root: Path) -> int:
 
 def _annotations(root: Path) -> list[str]:
     split, tokens = find_karpathy(root, SPLIT_FILE), root / TOKEN_FILE
-    found = [split] if split else []
-    return [path.relative_to(root).as_posix() for path in found + [tokens] * tokens.is_file()]
+    paths = [split] if split else []
+    return [path.relative_to(root).as_posix() for path in paths + [tokens] * tokens.is_file()]
 
 
 def _instructions(root: Path, lacking: list[str]) -> list[str]:

@@ -55,14 +55,14 @@ def fetch(remote: Remote, path: Path, *, watch: Watch) -> str:
     part = _Part(remote, path, watch=watch)
     for _ in range(2):
         part.complete()
-        found = _md5(part.path, watch)
-        if found == remote.md5:
+        md5 = _md5(part.path, watch)
+        if md5 == remote.md5:
             with explained(path):
                 part.path.replace(path)
             return "fetched" if part.began_anew else "resumed"
         part.delete()
     raise DatasetError(
-        f"{remote.address} was fetched whole and is not the published file: its MD5 is {found}, expected {remote.md5}; "
+        f"{remote.address} was fetched whole and is not the published file: its MD5 is {md5}, expected {remote.md5}; "
         f"nothing of it was kept. Try again later, or name a mirror with --base-url."
     )
 
@@ -85,12 +85,12 @@ def size_of(path: Path) -> int:
 def _require_published(remote: Remote, path: Path, *, watch: Watch) -> None:
     size = size_of(path)
     if size == remote.size:
-        found, expected = f"MD5 {_md5(path, watch)}", f"MD5 {remote.md5}"
+        actual, expected = f"MD5 {_md5(path, watch)}", f"MD5 {remote.md5}"
     else:
-        found, expected = f"{size:,} bytes", f"{remote.size:,} bytes"
-    if found != expected:
+        actual, expected = f"{size:,} bytes", f"{remote.size:,} bytes"
+    if actual != expected:
         raise DatasetError(
-            f"{path} is not the published file: it has {found}, expected {expected}; delete it, or, if it is the "
+            f"{path} is not the published file: it has {actual}, expected {expected}; delete it, or, if it is the "
             f"beginning of that file, rename it to {part_of(path).name} and the same command goes on from there."
         )
 
@@ -148,12 +148,12 @@ class _Part:
 
     def _try(self, session: requests.Session) -> None:
         """Append what the server sends. Raises _FailedTryError unless the part has the file's size then."""
-        have, known = size_of(self.path), self._validator()
+        have, validator = size_of(self.path), self._validator()
         headers = {"Accept-Encoding": "identity"}
         if have:
-            headers |= {"Range": f"bytes={have}-"} | ({"If-Range": known} if known else {})
+            headers |= {"Range": f"bytes={have}-"} | ({"If-Range": validator} if validator else {})
         with self._answer(session, headers) as response:
-            done = self._first_byte(response, have=have, known=known)
+            done = self._first_byte(response, have=have, validator=validator)
             with explained(self.path), self.path.open("ab" if done else "wb") as file:
                 self._note_origin(response, anew=not done)
                 for chunk in _chunks(response, self._watch):
@@ -186,7 +186,7 @@ class _Part:
                 raise self._given_up(_status(status))
             yield response
 
-    def _first_byte(self, response: requests.Response, *, have: int, known: str | None) -> int:
+    def _first_byte(self, response: requests.Response, *, have: int, validator: str | None) -> int:
         """Where in the file the answer's body begins: 0, or where the part ends. Raises _FailedTryError otherwise."""
         status, total = response.status_code, response.headers.get("Content-Length", "")
         if status == 416:
@@ -199,7 +199,7 @@ class _Part:
                 raise _FailedTryError("the server sends another range than the one asked for")
             total = match[2]
             served = _served_validator(response)
-            if known and served and served != known:
+            if validator and served and served != validator:
                 self.delete()
                 raise _FailedTryError("the file on the server changed while it was fetched")
         if (
@@ -248,8 +248,8 @@ def _served_validator(response: requests.Response) -> str | None:
 
 
 def _status(status: int) -> str:
-    known = {code.value: code.phrase for code in http.HTTPStatus}
-    return f"the server answers {status} {known.get(status, '')}".rstrip()
+    phrases = {code.value: code.phrase for code in http.HTTPStatus}
+    return f"the server answers {status} {phrases.get(status, '')}".rstrip()
 
 
 def _reason(error: BaseException) -> str:
