@@ -49,7 +49,7 @@ def load_tokenizer(name: str, *, download_root: Path | None) -> Tokenizer:
 
 @dataclass(frozen=True, eq=False)
 class OpenAIClip:
-    """A frozen CLIP, a protocol.Backbone. Can be pickled: everything derived from the fields is derived again afterwards.
+    """A frozen CLIP, a protocol.Backbone. Can be pickled: what is derived from the fields is derived again.
 
     name            as asked for: an OpenAI name, a bundled name or a path
     weights_sha256  of the checkpoint file

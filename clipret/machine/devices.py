@@ -3,6 +3,7 @@
 import torch
 
 from clipret.errors import UsageError
+from clipret.machine import torch_private
 
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -35,8 +36,7 @@ def require_bfloat16(device: str, *, other: str) -> None:
     Without them it is slower than float32.
     """
     on_cpu = device == "cpu"
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if any(getattr(torch.cpu, name, lambda: False)() for name in checks) if on_cpu else torch.cuda.is_bf16_supported():
+    if torch_private.cpu_has_bfloat16() if on_cpu else torch.cuda.is_bf16_supported():
         return
     raise UsageError(
         f"--precision is bf16, but this {'processor' if on_cpu else 'GPU'} has no bfloat16 instructions; use "

@@ -21,6 +21,7 @@ from clipret.backbones.kernels import (
 )
 from clipret.backbones.resnet import Convolution, ImageResNet
 from clipret.backbones.towers import ImageTransformer, TextTransformer
+from clipret.machine import torch_private
 from tests.conftest import random_clip
 from tests.helpers.backbone_models import (
     CAPTIONS,
@@ -38,7 +39,7 @@ CPU = torch.device("cpu")
 # How far from clip's values rounding may lead, relative to the largest.
 ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 2e-2}
 HERE = choose_kernels(CPU, dtype=torch.float32, compiled=False)
-HAS_BFLOAT16 = HERE == "torch" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+HAS_BFLOAT16 = HERE == "torch" or choose_kernels(CPU, dtype=torch.bfloat16, compiled=False) == "oneDNN"
 
 
 @pytest.fixture(params=["torch", "oneDNN"])
@@ -79,6 +80,9 @@ def test_without_onednn_or_on_another_processor_torch_multiplies(monkeypatch):
     assert choose_kernels(CPU, dtype=torch.float32, compiled=False) == "torch"
     monkeypatch.undo()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert choose_kernels(CPU, dtype=torch.float32, compiled=False) == "torch"
+    monkeypatch.undo()
+    monkeypatch.setattr(torch_private, "why_public", lambda name, **_: "differs" if name == "convolution" else None)
     assert choose_kernels(CPU, dtype=torch.float32, compiled=False) == "torch"
 
 
