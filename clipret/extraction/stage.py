@@ -1,6 +1,5 @@
 """What extraction does, in which order."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from clipret.extraction.limits import require_few_problems, workers_explained
 from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.processes import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
+from clipret.machine.description import available_cores
 from clipret.machine.devices import choose_device
 from clipret.machine.workers import ReadWatch
 from clipret.progress import ProgressCallback, silent
@@ -286,8 +286,7 @@ def _require_nothing_left(config: ExtractConfig) -> None:
 def _workers(config: ExtractConfig, rank: Rank) -> int:
     if config.workers is not None:
         return config.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // rank.local_count)
+    return max(1, available_cores() // rank.local_count)
 
 
 @contextmanager

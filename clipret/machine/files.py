@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,8 @@ def read_file(path: Path | str, *, most: int) -> bytes:
     parts, size = [], 0
     # The system tells no size of some files, such as those of /proc: what counts is what is read.
     with Path(path).open("rb", buffering=0) as file:
-        # Some files of /proc have their readers wait, with nothing to read.
-        if hasattr(os, "set_blocking"):
+        # Some files of /proc have their readers wait, with nothing to read. On Windows only pipes can be told not to.
+        if sys.platform != "win32":
             os.set_blocking(file.fileno(), False)
         while part := file.read(min(_CHUNK, most + 1 - size)):
             parts.append(part)

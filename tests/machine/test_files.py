@@ -1,7 +1,9 @@
 """Reading what a user names, and locks that leave nothing behind."""
 
+import errno
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,15 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path,
     with locked(path):
         assert len(taken) == 2
         assert path.stat().st_ino == taken[1] != taken[0]
+
+
+def test_on_windows_a_file_is_read_as_it_is(monkeypatch, tmp_path):
+    """There, from Python 3.12 on, os.set_blocking refuses what is no pipe."""
+
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "not a pipe")
+
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "set_blocking", refuse, raising=False)
+    assert read_file(tmp_path / "file", most=100) == b"content"
