@@ -9,7 +9,7 @@ _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def choose_device(device: str) -> str:
-    """`auto` -> cuda where there is one, else cpu. Raises UsageError when cuda is asked for and is not there."""
+    """`auto` -> cuda where there is a GPU, else cpu. Raises UsageError for cuda without a GPU."""
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UsageError("--device is cuda, but torch sees no CUDA device here; use --device cpu.")

@@ -1,4 +1,4 @@
-"""Matrix products of stacks, each the quickest way that the device has.
+"""Matrix products of stacks of runs, by the fastest operation of the device.
 
 Shape suffixes: S runs of a stack; (n, k) x (k, m) one product.
 """
@@ -10,15 +10,15 @@ import torch
 
 from clipret.machine import torch_private
 
-# Below this many operations a product, one call for all of a stack beats a call for each.
+# Below this many operations a product, one call for the whole stack is faster than one call a run.
 _LOOP_FROM_OPERATIONS = 4_000_000
 
 
 class Products:
     """Products (S, n, k) x (S, k, m) -> (S, n, m) in float32, one a run.
 
-    The left factor is read fastest when it is contiguous; of the right one any layout does. One of them may have a
-    single run, which then is that of all.
+    The left factor is read fastest when it is contiguous; the layout of the right one does not matter. One of them may
+    have a single run, which is then used for all.
     """
 
     def __init__(self, device: str, *, precision: str = "fp32"):
@@ -36,8 +36,8 @@ class Products:
             products = products[0][None] if len(products) == 1 else torch.stack(products)
         return products.float() if self._bf16 else products
 
-    def each(self, left: torch.Tensor, right: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The products as S tensors (n, m), which may be apart."""
+    def separately(self, left: torch.Tensor, right: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The products as S tensors (n, m), not necessarily in one block of memory."""
         products = self._multiply(left, right)
         return [product.float() for product in products] if self._bf16 else list(products)
 
@@ -73,10 +73,10 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
 
 def keep_freed_memory(most: int = 31 << 20) -> None:
-    """Have glibc keep what is freed for what is asked for next, instead of returning it to the system each time.
+    """Make glibc keep freed memory for the next allocation instead of returning it to the system.
 
-    Work in steps asks for the same few megabytes again and again, and fresh pages cost more than what is computed in
-    them. Freeing one block of this many bytes, less than 32 MiB, raises glibc's threshold to that; it then keeps up to
-    twice as much. Elsewhere this does nothing.
+    Training allocates the same few megabytes in every step, and fresh pages cost more than the computation in them.
+    Freeing one block of this many bytes, less than 32 MiB, raises glibc's threshold to that size; it then keeps up to
+    twice as much. Without glibc this does nothing.
     """
     torch.empty(most, dtype=torch.uint8)

@@ -25,7 +25,7 @@ def test_a_file_is_read_whole_up_to_its_limit(tmp_path, monkeypatch):
     path.write_bytes(bytes(range(100)))
     assert read_file(path, most=100) == bytes(range(100))
     assert require_file(path) == 100
-    assert refusal(path, most=99) == "it has more than the 99 bytes that it may have"
+    assert refusal(path, most=99) == "it is larger than 99 bytes"
     link = tmp_path / "link"
     link.symlink_to(path)
     assert read_file(link, most=100) == bytes(range(100))
@@ -47,7 +47,7 @@ def test_what_is_no_regular_file_is_refused_unopened(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="there is no /proc")
 def test_a_file_whose_size_the_system_does_not_tell_is_read_no_further_than_its_limit():
     assert Path("/proc/self/maps").stat().st_size == 0
-    assert refusal("/proc/self/maps") == "it has more than the 100 bytes that it may have"
+    assert refusal("/proc/self/maps") == "it is larger than 100 bytes"
     assert refusal("/proc/self/mem") == "Input/output error"
 
 
@@ -55,7 +55,7 @@ def test_a_sparse_file_is_refused_by_its_size(tmp_path):
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    assert refusal(path) == "it has more than the 100 bytes that it may have"
+    assert refusal(path) == "it is larger than 100 bytes"
 
 
 def test_a_lock_is_for_one_at_a_time_and_leaves_no_file(tmp_path):

@@ -23,7 +23,7 @@ def test_products_are_those_of_float64(shape):
     expected = (left.double() @ right.double()).float()
     for first, second in ((left, right), (left.transpose(1, 2).contiguous().transpose(1, 2), right.contiguous())):
         torch.testing.assert_close(Products("cpu")(first, second), expected, rtol=1e-4, atol=1e-4)
-        apart = Products("cpu").each(first, second)
+        apart = Products("cpu").separately(first, second)
         assert len(apart) == shape[0]
         torch.testing.assert_close(torch.stack(list(apart)), expected, rtol=1e-4, atol=1e-4)
 
@@ -41,10 +41,10 @@ def test_float64_stays_float64():
 
 def test_bfloat16_rounds_the_factors_and_returns_float32():
     left, right = factors((2, 8, 64, 4))
-    found = Products("cpu", precision="bf16")(left, right)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, left.bfloat16().float() @ right.bfloat16().float(), rtol=2e-2, atol=1e-1)
-    assert not torch.equal(found, Products("cpu")(left, right))
+    rounded = Products("cpu", precision="bf16")(left, right)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, left.bfloat16().float() @ right.bfloat16().float(), rtol=2e-2, atol=1e-1)
+    assert not torch.equal(rounded, Products("cpu")(left, right))
 
 
 def test_other_processors_take_torchs_own_products(monkeypatch):
