@@ -62,7 +62,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise BackboneError(f"cannot read {path}: {error.strerror or error}.") from error
     except (MemoryError, RuntimeError) as error:
         reason = (str(error) or "out of memory").splitlines()[0]
-        raise BackboneError(f"cannot make clip's model of {path}: {reason}.") from error
+        raise BackboneError(f"cannot build clip's model from {path}: {reason}.") from error
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from clipret.machine.products import onednn_has
+from clipret.machine import torch_private
 
 # Rows of a matrix product on the CPU: more of them, 3,072 wide, no longer fit its caches and run at four fifths of the
 # speed. A constant, not a measurement, because another number of rows may give other bits.
@@ -46,13 +46,7 @@ def choose_kernels(device: torch.device, *, dtype: torch.dtype, compiled: bool) 
         device.type == "cpu"
         and dtype in (torch.float32, torch.bfloat16)
         and not compiled
-        and onednn_has(
-            "_linear_pointwise",
-            "_reorder_linear_weight",
-            "_convolution_pointwise",
-            "_convolution_pointwise_",
-            "_reorder_convolution_weight",
-        )
+        and not any(torch_private.why_public(operation, dtype=dtype) for operation in ("linear", "convolution"))
     )
     return "oneDNN" if usable else "torch"
 
@@ -80,12 +74,11 @@ class Linear:
         self._silu = silu
         self._packed = arithmetic.kernels == "oneDNN"
         if self._packed:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous(), CPU_ROWS)
+            self._weight = torch_private.pack_linear(self._weight, rows=CPU_ROWS)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._packed:
-            activation = "swish" if self._silu else "none"
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, activation, [], "")
+            return torch_private.linear(x, self._weight, self._bias, silu=self._silu)
         x = functional.linear(x, self._weight, self._bias)
         return functional.silu(x, inplace=True) if self._silu else x
 

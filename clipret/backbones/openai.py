@@ -49,7 +49,7 @@ def load_tokenizer(name: str, *, download_root: Path | None) -> Tokenizer:
 
 @dataclass(frozen=True, eq=False)
 class OpenAIClip:
-    """A frozen CLIP, a protocol.Backbone. Can be pickled: what is derived from the fields is derived again afterwards.
+    """A frozen CLIP, a protocol.Backbone. Can be pickled: what is derived from the fields is derived again.
 
     name            as asked for: an OpenAI name, a bundled name or a path
     weights_sha256  of the checkpoint file
@@ -114,8 +114,8 @@ class OpenAIClip:
     @torch.no_grad()
     def prepare(self) -> None:
         """Make all that is made once: processes forked after this share it."""
-        for made in ("crop", "_normaliser", "_encode_pixels", "_encode_ids", "tokenizer"):
-            getattr(self, made)
+        for name in ("crop", "_normaliser", "_encode_pixels", "_encode_ids", "tokenizer"):
+            getattr(self, name)
 
     @torch.inference_mode()
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -159,15 +159,15 @@ class OpenAIClip:
 
     def projections(self) -> dict[str, np.ndarray]:
         """CLIP's own head in float32: image/weight (D_i, E), text/weight (D_t, E), logit_scale, ResNets' image/bias."""
-        visual, found = self.model.visual, {}
+        visual, tensors = self.model.visual, {}
         if hasattr(visual, "proj"):
-            found["image/weight"] = visual.proj
+            tensors["image/weight"] = visual.proj
         else:
-            found["image/weight"] = visual.attnpool.c_proj.weight.T
-            found["image/bias"] = visual.attnpool.c_proj.bias
-        found["text/weight"] = self.model.text_projection
-        found["logit_scale"] = self.model.logit_scale
-        return {name: tensor.detach().float().cpu().numpy().copy() for name, tensor in found.items()}
+            tensors["image/weight"] = visual.attnpool.c_proj.weight.T
+            tensors["image/bias"] = visual.attnpool.c_proj.bias
+        tensors["text/weight"] = self.model.text_projection
+        tensors["logit_scale"] = self.model.logit_scale
+        return {name: tensor.detach().float().cpu().numpy().copy() for name, tensor in tensors.items()}
 
     @torch.inference_mode()
     def require_exact(self, side: str, *, inputs: torch.Tensor, features: torch.Tensor) -> None:
@@ -178,12 +178,12 @@ class OpenAIClip:
         features  what encode_image or encode_text made of them
         """
         if side == "image":
-            encode, given = self.model.encode_image, self.normalise(inputs)
+            encode, prepared = self.model.encode_image, self.normalise(inputs)
         else:
             encode = self.model.encode_text
-            given = torch.nn.functional.pad(inputs, (0, self.context_length - inputs.shape[1])).to(self.device)
+            prepared = torch.nn.functional.pad(inputs, (0, self.context_length - inputs.shape[1])).to(self.device)
         with whole_float32(self.device):
-            reference = encode(given)
+            reference = encode(prepared)
         head = {name: torch.from_numpy(value).to(self.device) for name, value in self.projections().items()}
         ours = features.to(self.device, torch.float32) @ head[f"{side}/weight"] + head.get(f"{side}/bias", 0)
         error = ((ours - reference.float()).abs().max() / reference.abs().max().float().clamp_min(1e-12)).item()
@@ -191,8 +191,8 @@ class OpenAIClip:
         if not error <= tolerance:
             raise BackboneError(
                 f"{side} features of {self.name} times its projection differ from clip's own output by {error:.1e} "
-                f"(relative; at most {tolerance:.0e} is rounding). Nothing was written; this model "
-                f"or this version of clip ({self.library}) is not one that clipret understands."
+                f"(relative; rounding explains at most {tolerance:.0e}). Nothing was written; "
+                f"clipret does not support this model or this version of clip ({self.library})."
             )
 
     def _in_pieces(self, inputs: torch.Tensor, *, most: int, encode: Callable) -> torch.Tensor:

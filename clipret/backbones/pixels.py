@@ -35,10 +35,10 @@ def split_transform(preprocess: Callable, *, name: str) -> tuple[Crop, list[Call
     """clip's transform as its crop and its last two steps; raises BackboneError when those are other than expected."""
     steps = list(getattr(preprocess, "transforms", ()))
     if [type(step) for step in steps[-2:]] != [ToTensor, Normalize]:
-        found = ", ".join(type(step).__name__ for step in steps[-2:]) or type(preprocess).__name__
+        names = ", ".join(type(step).__name__ for step in steps[-2:]) or type(preprocess).__name__
         raise BackboneError(
-            f"the preprocessing of {name} ends with {found}, not with ToTensor, Normalize; "
-            f"this version of clip ({library_version()}) is not one that clipret understands."
+            f"the preprocessing of {name} ends with {names}, not with ToTensor, Normalize; "
+            f"clipret does not support this version of clip ({library_version()})."
         )
     return Crop(steps[:-2]), steps[-2:]
 

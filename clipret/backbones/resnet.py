@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from clipret.backbones.kernels import Arithmetic, OneQuery
 from clipret.backbones.pixels import Normaliser
+from clipret.machine import torch_private
 
 # Bytes of the largest activation on the CPU, past which oneDNN's convolutions slow down to 0.6 of their speed.
 _CPU_BYTES = 26_000_000
@@ -87,14 +88,16 @@ class Convolution:
         if self._packed:
             # Told no size, oneDNN takes one for which some bfloat16 convolutions run at a tenth of their speed; a
             # constant number of images, because another may give other bits.
-            self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self._weight, self._padding, self._stride, [1, 1], 1, [_PACKED_FOR, weight.shape[1], side, side]
+            shape = [_PACKED_FOR, weight.shape[1], side, side]
+            self._weight = torch_private.pack_convolution(
+                self._weight, padding=self._padding, stride=self._stride, shape=shape
             )
 
     def __call__(self, x: torch.Tensor, *, add: torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, S, S) -> (B, C', S', S'); what is added may be overwritten."""
         if self._packed:
-            return self._by_onednn(x, add=add)
+            arguments = (self._weight, self._bias, self._padding, self._stride)
+            return torch_private.convolve(x, *arguments, add=add, relu=self._relu)
         x = functional.conv2d(x, self._weight, self._bias, self._stride, self._padding)
         if not self._folded:
             (mean, variance, scale, shift), eps = self._norm
@@ -102,13 +105,6 @@ class Convolution:
         if add is not None:
             x.add_(add)
         return x.relu_() if self._relu else x
-
-    def _by_onednn(self, x: torch.Tensor, *, add: torch.Tensor | None) -> torch.Tensor:
-        how = (self._weight, self._bias, self._padding, self._stride, [1, 1], 1)
-        relu = "relu" if self._relu else "none"
-        if add is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, *how, relu, [], "")
-        return torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *how, "add", 1.0, relu, [], None)
 
 
 class Bottleneck:

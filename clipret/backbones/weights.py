@@ -46,7 +46,7 @@ def _load_published(name: str, *, url: str, device: str, root: Path | None) -> t
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise BackboneError(
             f"cannot download the weights of {name}: {getattr(error, 'reason', error)}. "
-            f"Fetch {url} on a machine with a network and give its path: --model PATH"
+            f"Download {url} on a machine with network access and give its path: --model PATH"
         ) from None
     except (OSError, RuntimeError) as error:
         raise BackboneError(

@@ -8,12 +8,16 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import MergeConfig, VerifyConfig, to_command
+from clipret.errors import UsageError
 from clipret.reporting import SECTIONS
 from clipret.reporting.caches import merge_summary
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="A cache, finished or not.", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(help="A cache, finished or not.", show_default=False)] = None,
+    machine: Annotated[
+        bool, typer.Option("--machine", help="Show this machine instead: processor, memory, GPUs, torch.")
+    ] = False,
     problems: Annotated[
         bool, typer.Option("--problems", help="List every image that could not be read, and why.")
     ] = False,
@@ -22,13 +26,22 @@ def info(
     ] = False,
     as_json: options.Json = False,
 ):
-    """Show what a cache holds: model, data set, splits, captions, completeness, problems, fingerprint.
+    """Show what a cache holds: model, data set, splits, captions, completeness, problems, fingerprint. Or this machine.
 
     \b
     clipret info data/emoji.h5
     clipret info data/coco.h5 --problems
     clipret info data/flickr30k.h5 --truncated
+    clipret info --machine
     """
+    if machine == (file is not None):
+        raise UsageError("info needs either the path of a cache or --machine.")
+    if machine:
+        from clipret.machine.description import describe_machine
+
+        description = describe_machine()
+        show(description, as_json=as_json, sheets=SECTIONS["machine"](description))
+        return
     from clipret.cache.inspection import inspect_cache
 
     report = inspect_cache(file)

@@ -1,4 +1,4 @@
-"""What a data set's annotations say, and what is wrong with them, before anything is encoded: `clipret check`."""
+"""Statistics and errors of a data set's annotations, before anything is encoded: `clipret check`."""
 
 import itertools
 import time
@@ -21,7 +21,7 @@ _REPORT_EVERY = 10_000
 
 
 def check_dataset(config: CheckConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Read a data set as extraction would, look whether its images are there, and count.
+    """Read a data set as extraction would, look for its image files, and count.
 
     Of images only those in formats with more than eight bits a channel are opened, and of the model only the tokenizer.
 
@@ -37,8 +37,8 @@ def check_dataset(config: CheckConfig, *, on_progress: ProgressCallback = silent
         single_colour  images of more than eight bits whose pixels are all equal once clip has converted them, and the
                    first one's file, or None
 
-    Raises DatasetError for all that would stop extraction, BackboneError when the model is unknown or its file is no
-    checkpoint, and UsageError.
+    Raises DatasetError for everything that would stop extraction, BackboneError when the model is unknown or its file
+    is not a checkpoint, and UsageError.
     """
     started = time.perf_counter()
     tokenizer = load_tokenizer(config.model, download_root=config.download_root)

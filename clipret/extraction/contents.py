@@ -1,4 +1,4 @@
-"""What a cache says of its own making, before there is a feature in it."""
+"""The contents of a cache before the first feature is written: rows, settings, versions."""
 
 import datetime
 from importlib.metadata import version
@@ -20,9 +20,9 @@ _LIBRARIES = ("clipret", "torch", "torchvision", "pillow", "h5py", "numpy")
 def cache_contents(
     config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Backbone, rank: Rank, decoding: dict | None
 ) -> CacheContents:
-    """Everything of the cache but the features.
+    """Everything in the cache except the features.
 
-    decoding  how far fast decoding is from exact decoding, as measured_decoding tells; None where it is exact
+    decoding  difference between fast and exact decoding, from measured_decoding; None for exact decoding
     """
     kind = backbone.device.type
     inputs = {
@@ -64,31 +64,31 @@ def cache_contents(
 
 
 def background_of(config: ExtractConfig, dataset: RetrievalDataset) -> str:
-    """How transparent pixels are read: as the user says, else as the data set usually is."""
+    """How transparent pixels are read: the user's setting, or the data set's default."""
     return config.background or dataset.background
 
 
 def measured_decoding(backbone: Backbone, *, exact: ImageReader, fast: ImageReader) -> dict | None:
-    """How far the features of fast decoding are from those of exact decoding, on the first images that can be read.
+    """The difference between features of fast and exact decoding, on the first images that can be read.
 
-    Returns images, and the mean and the smallest cosine between the two features of an image: as they are, and
-    centred: less the mean feature of these images, which all images have in common. None when no image can be read.
+    Returns images (how many), and the mean and minimum of the cosine between the two features of an image: as they
+    are, and centred, which is after subtracting the mean feature of these images. None when no image can be read.
     """
     rows = np.arange(min(len(exact.files), 4 * _COMPARED_IMAGES))
     pixels, problems, *_ = exact.read(rows)
-    known = [place for place in range(len(rows)) if place not in problems][:_COMPARED_IMAGES]
-    if not known:
+    readable = [place for place in range(len(rows)) if place not in problems][:_COMPARED_IMAGES]
+    if not readable:
         return None
     if backbone.device.type == "cpu":
-        changed, *_ = fast.read(rows[known])
+        changed, *_ = fast.read(rows[readable])
     else:
-        encoded, *_ = fast.read_encoded(rows[known])
+        encoded, *_ = fast.read_encoded(rows[readable])
         changed, _ = decode_on_device(encoded, reader=fast, device=backbone.device)
-    one, other = (backbone.encode_image(images).double().cpu() for images in (pixels[known], changed))
+    one, other = (backbone.encode_image(images).double().cpu() for images in (pixels[readable], changed))
     cosines = torch.cosine_similarity(one, other)
     centred = torch.cosine_similarity(one - one.mean(dim=0), other - one.mean(dim=0))
     return {
-        "images": len(known),
+        "images": len(readable),
         "cosine": {"mean": round(cosines.mean().item(), 6), "min": round(cosines.min().item(), 6)},
         "centred_cosine": {"mean": round(centred.mean().item(), 6), "min": round(centred.min().item(), 6)},
     }

@@ -1,4 +1,4 @@
-"""Which captions, and which image files, are equal to an earlier one: they need not be encoded again."""
+"""Captions and image files that equal an earlier one and need not be encoded again."""
 
 import hashlib
 import os
@@ -15,38 +15,37 @@ from clipret.datasets.containers import container_of, split_container
 from clipret.errors import DatasetError
 from clipret.progress import Progress, ProgressCallback, silent
 
-# Read from the end of a file: its beginning is the same for all files of one camera or program.
+# Read from the end of a file: all files of one camera or program start alike.
 _BLOCK_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
-# For network disks, which answer many questions at once; on a local one more threads are not faster, nor slower.
+# For network disks, which serve many requests at once; on a local disk the number makes no difference.
 _THREADS = 8
 _ROWS_AT_ONCE = 256
 _REPORT_SECONDS = 1.0
 _UNKNOWN = -1
-# Windows would change line ends, and has no other use for the flag.
+# Without this flag Windows would convert line ends.
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 
 def sources_of_texts(texts: Sequence[str]) -> np.ndarray:
-    """(M,) int64: for each text the row of the first one that equals it, its own where there is none before."""
+    """(M,) int64: for each text the row of the first equal text, which may be its own."""
     hashes = np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
     sources = _firsts(hashes)
     if all(texts[row] == texts[sources[row]] for row in np.flatnonzero(sources != np.arange(len(texts)))):
         return sources
-    # Two texts share a hash, which happens once in ages: then with more memory.
+    # Two different texts share a hash, which is very rare: compare the texts, with more memory.
     seen = {}
     return np.array([seen.setdefault(text, row) for row, text in enumerate(texts)], dtype=np.int64)
 
 
 def sources_of_images(files: Sequence[str], *, root: Path, on_progress: ProgressCallback = silent) -> np.ndarray:
-    """(N,) int64: for each image the row of the first one with the same bytes, its own where there is none before.
+    """(N,) int64: for each image the row of the first one with the same bytes, which may be its own.
 
     files        N paths relative to root, as in datasets.RetrievalDataset
     on_progress  called when it takes seconds, with phases "file sizes", "file ends" and "equal files"
 
-    The same path is the same image. Of the other files only those of equal size can be equal; of these the last block
-    is read, and those that are equal in that are hashed whole, by sha256. Files that are empty or cannot be read stand
-    for themselves.
+    Equal paths are the same image. Of files with equal sizes the last block is compared, and files with equal last
+    blocks are compared by sha256. A file that is empty or cannot be read is never equal to another.
     """
     same_path = sources_of_texts(files)
     sources = np.arange(len(files))
@@ -54,23 +53,23 @@ def sources_of_images(files: Sequence[str], *, root: Path, on_progress: Progress
     rows = bytes_of.locate(np.flatnonzero(same_path == sources), on_progress)
     rows, firsts = _shared(rows, bytes_of.sizes[rows])
     for phase, digest, width in (("file ends", bytes_of.end, 1), ("equal files", bytes_of.whole, 4)):
-        known, digests = _looked_up(rows, digest, width=width, report=_Reporter(phase, len(rows), on_progress))
-        rows, firsts = _shared(rows[known], firsts[known], *digests[known].T)
+        read, digests = _looked_up(rows, digest, width=width, report=_Reporter(phase, len(rows), on_progress))
+        rows, firsts = _shared(rows[read], firsts[read], *digests[read].T)
     sources[rows] = firsts
     return sources[same_path]
 
 
 class _Bytes:
-    """The bytes of images, in files of their own or in containers, and digests of them."""
+    """Reads the bytes of images, from files or from members of containers, and computes digests."""
 
     def __init__(self, files: Sequence[str], root: Path):
         self._files, self._root = files, os.fspath(root)
         self.sizes = np.full(len(files), _UNKNOWN)
 
     def locate(self, rows: np.ndarray, on_progress: ProgressCallback) -> np.ndarray:
-        """Find out the sizes of these rows; return the rows that have any bytes."""
+        """Read the sizes of these rows; return the rows that have bytes."""
         inside = np.fromiter((container_of(self._files[row]) is not None for row in rows), dtype=bool, count=len(rows))
-        # In turn, or the threads would index one shard several times.
+        # Not in parallel: the threads would index the same shard several times.
         for folder, members in groupby(rows[inside], key=lambda row: split_container(self._files[row])[0]):
             try:
                 index = container_of(f"{folder}/").index(Path(self._root, folder))
@@ -80,8 +79,8 @@ class _Bytes:
                 *_, self.sizes[row] = index.get(split_container(self._files[row])[1], (_UNKNOWN,))
         plain = rows[~inside]
         report = _Reporter("file sizes", len(plain), on_progress)
-        known, sizes = _looked_up(plain, self._size, width=1, report=report)
-        self.sizes[plain[known]] = sizes[known, 0]
+        measured, sizes = _looked_up(plain, self._size, width=1, report=report)
+        self.sizes[plain[measured]] = sizes[measured, 0]
         return rows[self.sizes[rows] > 0]
 
     def end(self, row: int) -> np.ndarray:
@@ -99,13 +98,13 @@ class _Bytes:
 
     def _size(self, row: int) -> int:
         state = Path(f"{self._root}/{self._files[row]}").stat()
-        # A folder has a size, and a pipe would be waited for.
+        # A folder has a size too, and reading a pipe would block.
         if not stat.S_ISREG(state.st_mode):
             raise OSError("not a regular file")
         return state.st_size
 
     def _read(self, row: int, *, chunk: int, skipped: int = 0) -> Iterator[bytes]:
-        """The row's bytes but for the first few, in chunks. Raises OSError when they are fewer than they were."""
+        """The row's bytes after the first `skipped`, in chunks. Raises OSError when the file became shorter."""
         name, size = self._files[row], int(self.sizes[row])
         if container := container_of(name):
             folder, member = split_container(name)
@@ -126,35 +125,35 @@ class _Bytes:
 
 
 class _Reporter:
-    """Passes on how many files have been looked at, where that takes long enough to be told."""
+    """Reports how many files were examined, if that takes more than a second."""
 
     def __init__(self, phase: str, total: int, on_progress: ProgressCallback):
         self._phase, self._total, self._on_progress = phase, total, on_progress
-        self._last, self._told = time.monotonic(), False
+        self._last, self._reported = time.monotonic(), False
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._last >= _REPORT_SECONDS or (self._told and done >= self._total):
-            self._last, self._told = now, True
+        if now - self._last >= _REPORT_SECONDS or (self._reported and done >= self._total):
+            self._last, self._reported = now, True
             self._on_progress(Progress(self._phase, done, self._total))
 
 
 def _looked_up(
     rows: np.ndarray, look: Callable, *, width: int, report: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `look` says of each of K rows, by several threads: (K,) bool, whether it could, and (K, width) uint64."""
-    known, values = np.zeros(len(rows), dtype=bool), np.zeros((len(rows), width), dtype=np.uint64)
+    """`look` for K rows, by several threads: (K,) bool, whether it succeeded, and its values (K, width) uint64."""
+    read, values = np.zeros(len(rows), dtype=bool), np.zeros((len(rows), width), dtype=np.uint64)
 
     def fill(start: int) -> int:
         stop = min(start + _ROWS_AT_ONCE, len(rows))
         for place in range(start, stop):
             try:
-                found = look(rows[place])
-            # The second is what a name raises that this system cannot have.
+                value = look(rows[place])
+            # ValueError: the name is not possible on this system.
             except (OSError, ValueError):
                 continue
-            values[place] = found
-            known[place] = True
+            values[place] = value
+            read[place] = True
         return stop
 
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
@@ -164,11 +163,11 @@ def _looked_up(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return known, values
+    return read, values
 
 
 def _shared(rows: np.ndarray, *keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows, ascending, whose keys another one has as well, and the first row with the same keys for each."""
+    """The rows, ascending, whose keys are not unique, and for each the first row with the same keys."""
     firsts = _firsts(*keys)
     shared = np.bincount(firsts, minlength=len(rows))[firsts] > 1
     return rows[shared], rows[firsts[shared]]

@@ -1,8 +1,8 @@
 """Batches -> features.
 
-On the CPU every worker process decodes and encodes whole batches by itself, on one thread: two processes of one thread
-are faster than one of two, nothing but features crosses between processes, and a batch has the same bits whichever
-process encodes it. On a GPU, worker processes decode, and this process keeps the device busy one batch ahead.
+On the CPU every worker process decodes and encodes whole batches on one thread: two processes with one thread are
+faster than one process with two, only features are sent between processes, and the bits of a batch do not depend on
+the process. On a GPU, worker processes decode, and this process launches one batch ahead.
 """
 
 import time
@@ -25,14 +25,14 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class Encoded(NamedTuple):
-    """What became of a batch.
+    """The result of a batch.
 
     rows           (B,) int64
     features       (B, D) float32, in host memory
-    micro_batch    rows that were encoded at once, where memory did not do for all B; 0 where it did
+    micro_batch    rows encoded at once after running out of memory; 0: all B
     problems       position in the batch -> why that image has no feature
     counts         (B,) tokens before truncation; None for images
-    digests        (B, 32) uint8, sha256 of the image files, zeros where their bytes are not known; None for captions
+    digests        (B, 32) uint8, sha256 of the image files, zeros where they were not read; None for captions
     single_colour  (B,) bool, whether all pixels are equal, or would be without the resize; also of images that cannot
                    be read; None for captions
     """
@@ -47,7 +47,7 @@ class Encoded(NamedTuple):
 
 
 class _Decoded(NamedTuple):
-    """Inputs of a batch on their way to the device: pixels or, to be decoded there, files; or token ids."""
+    """Inputs of a batch for the device: pixels, or files that it decodes, or token ids."""
 
     rows: np.ndarray
     inputs: object
@@ -59,14 +59,14 @@ class _Decoded(NamedTuple):
 
 @dataclass
 class Encoder:
-    """How this process, with its workers, encodes.
+    """Encodes batches in this process and its workers.
 
     backbone      the frozen encoder
     reader        image rows -> pixels
-    workers       processes that decode and, on the CPU, encode; 0: this one does all
-    watch         which image each worker is reading
-    read_timeout  seconds after which a worker that still reads one file counts as hanging
-    busy          seconds of the present phase that the device was computing
+    workers       processes that decode and, on the CPU, encode; 0: this process does everything
+    watch         which image every worker is reading
+    read_timeout  seconds after which a worker that is still reading one file counts as hanging
+    busy          seconds of the current phase in which the device was computing
     """
 
     backbone: Backbone
@@ -83,7 +83,7 @@ class Encoder:
         return self.backbone.device.type == "cpu"
 
     def images(self, batches: Iterable[ImageBatch]) -> Iterator[Encoded]:
-        """Read and encode; the order of the results is not that of the batches.
+        """Read and encode; the results may come in another order than the batches.
 
         Raises DatasetError when a worker hangs, BackboneError when not even one image fits into memory.
         """
@@ -93,7 +93,7 @@ class Encoder:
         return self._on_device(decoded, self.backbone.encode_image)
 
     def texts(self, batches: Iterable[TextBatch]) -> Iterator[Encoded]:
-        """Encode; the order of the results is not that of the batches. Raises BackboneError as `images` does."""
+        """Encode; the results may come in another order than the batches. Raises BackboneError as `images` does."""
         if self.on_cpu:
             return self._from_workers(_EncodedTexts(self.backbone), batches)
         padded = (_Decoded(batch.rows, self.backbone.pad(batch.tokens), {}, batch.counts) for batch in batches)
@@ -101,7 +101,7 @@ class Encoder:
 
     @property
     def waiting_share(self) -> float:
-        """Share of the present phase that the device had nothing to compute; 0 where there is no device."""
+        """Share of the current phase in which the GPU was idle; 0 without a GPU."""
         spent = time.perf_counter() - self._began if self._began else 0.0
         return max(0.0, 1 - self.busy / spent) if spent else 0.0
 
@@ -112,17 +112,17 @@ class Encoder:
     def _require_progress(self) -> None:
         for row, seconds in self.watch.stuck(self.read_timeout):
             raise DatasetError(
-                f"reading {self.reader.files[row]} has not ended in {seconds:.0f} s (--read-timeout "
-                f"{self.read_timeout:g}); does the disk that holds {self.reader.root} still answer? Finished rows are "
-                f"kept: once it does, the same command goes on."
+                f"reading {self.reader.files[row]} has taken {seconds:.0f} s, more than --read-timeout "
+                f"{self.read_timeout:g}; check that the disk of {self.reader.root} responds. Finished rows are kept; "
+                f"run the same command again to continue."
             )
 
     def _on_device(self, batches: Iterable[_Decoded], encode: Callable) -> Iterator[Encoded]:
-        """Encode one batch ahead: while the device computes it, the next is read and the one before is handed on."""
-        encode, running = _Patient(encode), None
+        """Encode one batch ahead: while the device computes, the next batch is read and the previous one is yielded."""
+        encode, running = _MemoryAware(encode), None
         self._began, self.busy = time.perf_counter(), 0.0
         for batch in batches:
-            inputs, problems = self._on_its_way(batch)
+            inputs, problems = self._moved_to_device(batch)
             launched = _Launched(batch._replace(problems=problems), inputs, encode=encode)
             if running:
                 yield self._finished(running)
@@ -135,8 +135,8 @@ class Encoder:
         self.busy += seconds
         return result
 
-    def _on_its_way(self, batch: _Decoded) -> tuple[torch.Tensor, dict[int, str]]:
-        """Inputs on the device, or about to be, and the problems known by now."""
+    def _moved_to_device(self, batch: _Decoded) -> tuple[torch.Tensor, dict[int, str]]:
+        """Inputs on the device, perhaps still being copied, and the problems so far."""
         device = self.backbone.device
         if isinstance(batch.inputs, torch.Tensor):
             return batch.inputs.to(device, non_blocking=True), batch.problems
@@ -144,24 +144,24 @@ class Encoder:
             pixels, problems = decode_on_device(batch.inputs, reader=self.reader, device=device)
         except torch.OutOfMemoryError:
             raise BackboneError(
-                "there is not enough memory on the GPU to decode a batch of images there; use --decode exact, or a "
-                "smaller --batch-size in another --out. Finished rows are kept."
+                "out of GPU memory while decoding a batch of images; use --decode exact, or a smaller --batch-size "
+                "with another --out. Finished rows are kept."
             ) from None
         return pixels, batch.problems | problems
 
 
 class _Launched:
-    """A batch that the device is computing, its features on their way to host memory."""
+    """A batch that the device is computing; its features are then copied to host memory."""
 
-    def __init__(self, batch: _Decoded, inputs: torch.Tensor, *, encode: "_Patient"):
+    def __init__(self, batch: _Decoded, inputs: torch.Tensor, *, encode: "_MemoryAware"):
         self._batch, self._clock = batch, _Clock(inputs.device)
-        self._features = _on_its_way_back(encode(inputs).float())
-        self._single_colour = None if batch.digests is None else _on_its_way_back(of_single_colour(inputs))
+        self._features = _copied_to_host(encode(inputs).float())
+        self._single_colour = None if batch.digests is None else _copied_to_host(of_single_colour(inputs))
         self._clock.stop()
         self._micro_batch = encode.micro_batch
 
     def finish(self) -> tuple[Encoded, float]:
-        """The result, once the device has it, and the seconds that the device took."""
+        """Wait for the device; return the result and the seconds that the device took."""
         seconds, batch = self._clock.seconds(), self._batch
         encoded = Encoded(
             batch.rows,
@@ -175,25 +175,25 @@ class _Launched:
         return encoded, seconds
 
 
-def _on_its_way_back(values: torch.Tensor) -> torch.Tensor:
-    """The values in pinned memory, once the device has come to it: a copy to any other would be waited for here."""
+def _copied_to_host(values: torch.Tensor) -> torch.Tensor:
+    """The values in pinned memory, copied when the device reaches this point; other memory would block here."""
     host = torch.empty_like(values, device="cpu", pin_memory=values.is_cuda)
     return host.copy_(values, non_blocking=True)
 
 
 class _Clock:
-    """Seconds of what is launched between its making and `stop`: those of the GPU where there is one."""
+    """Seconds between creation and `stop`, measured on the GPU where there is one."""
 
     def __init__(self, device: torch.device):
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._marks = [self._mark()]
 
     def stop(self) -> None:
-        """All is launched."""
+        """Everything is launched."""
         self._marks.append(self._mark())
 
     def seconds(self) -> float:
-        """Wait until the GPU has done it."""
+        """Wait for the GPU and return the seconds."""
         first, last = self._marks
         if self._stream is None:
             return last - first
@@ -203,14 +203,14 @@ class _Clock:
     def _mark(self):
         if self._stream is None:
             return time.perf_counter()
-        # Of the device's own stream: the current one may be another GPU's.
+        # On this device's stream: torch's current stream may be of another GPU.
         return self._stream.record_event(torch.cuda.Event(enable_timing=True))
 
 
-class _Patient:
-    """Encodes a batch whole or, when memory does not do for that, in halves, quarters ...
+class _MemoryAware:
+    """Encodes a batch whole or, after running out of memory, in halves, quarters ...
 
-    micro_batch  rows at once, as small as memory has asked for so far; 0: all
+    micro_batch  rows at once, the smallest number so far; 0: all
     """
 
     def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor]):
@@ -228,8 +228,8 @@ class _Patient:
                     raise
                 if size == 1:
                     raise BackboneError(
-                        "there is not enough memory to encode even one image or caption; free some, use a smaller "
-                        "model, or fewer --workers. Finished rows are kept."
+                        "out of memory while encoding a single image or caption; free memory, use a smaller model "
+                        "or fewer --workers. Finished rows are kept."
                     ) from None
             self.micro_batch = -(-min(size, len(inputs)) // 2)
             if torch.cuda.is_available():
@@ -237,10 +237,10 @@ class _Patient:
 
 
 class _EncodedImages(Dataset):
-    """Batches of image rows, read and encoded: in a worker, or in the only process."""
+    """Batches of image rows, read and encoded in a worker, or in this process without workers."""
 
     def __init__(self, reader: ImageReader, backbone: Backbone):
-        self._reader, self._encode = reader, _Patient(backbone.encode_image)
+        self._reader, self._encode = reader, _MemoryAware(backbone.encode_image)
 
     def __getitem__(self, batch: ImageBatch) -> Encoded | ClipretError:
         pixels, problems, digests, plain = _read(self._reader.read, batch)
@@ -253,7 +253,7 @@ class _EncodedTexts(Dataset):
     """Batches of captions, encoded."""
 
     def __init__(self, backbone: Backbone):
-        self._pad, self._encode = backbone.pad, _Patient(backbone.encode_text)
+        self._pad, self._encode = backbone.pad, _MemoryAware(backbone.encode_text)
 
     def __getitem__(self, batch: TextBatch) -> Encoded | ClipretError:
         notes = {"problems": {}, "counts": batch.counts}
@@ -272,12 +272,12 @@ class _DecodedImages(Dataset):
 
 
 def _read(read: Callable, batch: ImageBatch) -> tuple[object, dict[int, str], np.ndarray, np.ndarray]:
-    """What `read` makes of the rows to do, at their places in the batch."""
+    """`read` of the rows to do, at their positions in the batch."""
     return read(np.where(batch.todo, batch.rows, -1))
 
 
-def _caught(encode: _Patient, inputs: torch.Tensor, *, rows: np.ndarray, notes: dict) -> Encoded | ClipretError:
-    # An error for the user is handed over as a value: raised here, DataLoader would wrap it into a traceback.
+def _caught(encode: _MemoryAware, inputs: torch.Tensor, *, rows: np.ndarray, notes: dict) -> Encoded | ClipretError:
+    # An error for the user is returned as a value: if raised here, DataLoader would wrap it into a traceback.
     try:
         features = encode(inputs)
     except ClipretError as error:

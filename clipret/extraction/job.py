@@ -1,4 +1,4 @@
-"""One process's share of an extraction: encode what is to do, and write it."""
+"""One process's share of an extraction: encode the pending rows and write them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,26 +15,26 @@ from clipret.extraction.planning import Plan
 from clipret.images import NOT_FOUND
 from clipret.progress import Progress, ProgressCallback
 
-# Batches that may wait to be written before encoding waits for the disk.
+# Batches that may wait for the disk before encoding pauses.
 _WAITING_WRITES = 4
-# Images, and captions, that are compared with clip's own output before anything is written.
+# Images, and captions, compared with the encoder's own output before anything is written.
 _COMPARED_IMAGES, _COMPARED_TEXTS = 2, 4
-# Share of the time that the device has to wait for images before it is worth telling.
-_WORTH_TELLING = 0.05
+# Report when the device waits for images for more than this share of the time.
+_REPORTED_SHARE = 0.05
 
 
 @dataclass
 class Job:
-    """What is encoded, and where it goes.
+    """The rows to encode, and where their features are written.
 
     plan         the batches
     encoder      encodes them
     writer       of the cache, or of this process's shard
     texts        all captions, with their prompt
-    missing      (N,) bool, images whose files are not there
+    missing      (N,) bool, images without a file
     on_progress  called after every batch
     on_problems  called with {image row: reason} of all unusable images after every batch; raises to stop
-    label        what to show beside progress: which of several processes it is of
+    label        shown beside progress: which of several processes reports it
     """
 
     plan: Plan
@@ -47,9 +47,9 @@ class Job:
     label: dict[str, str]
 
     def run(self) -> None:
-        """Compare with clip, then encode and write everything that is to do.
+        """Compare with the encoder's own output, then encode and write all pending rows.
 
-        Raises BackboneError when features times projection are not what clip computes, or a feature does not fit the
+        Raises BackboneError when features times projection differ from that output, or a feature does not fit the
         cache's type; DatasetError from the encoder and from on_problems; CacheError when the disk refuses.
         """
         self._require_exact_images()
@@ -100,9 +100,9 @@ class Job:
 
     @contextmanager
     def _written(self, side: str) -> Iterator[Callable]:
-        """A function that has its first argument called in the background, in turn; at the end, all is on disk.
+        """A function that runs its first argument on a background thread, in order; at the end, all is on the disk.
 
-        What a background write raises comes out of the next call of that function, or at the end.
+        An error of a background write is raised by the next call of that function, or at the end.
         """
         waiting: deque[Future] = deque()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="clipret-write") as thread:
@@ -124,13 +124,13 @@ class Job:
             self.writer.note_micro_batch(side, result.micro_batch)
 
     def _pending(self, side: str) -> np.ndarray:
-        """(N,) bool, as it is now: the rows of this process that are to do."""
+        """(N,) bool: the rows of this process that are pending now."""
         pending = np.zeros(len(self.plan.sources[side]), dtype=bool)
         pending[self.writer.pending(side)] = True
         return pending
 
     def _counter(self, side: str) -> Callable[[np.ndarray], tuple[int, int]]:
-        """A function from rows that were encoded now to rows done and rows in all, copies of encoded rows included."""
+        """A function: newly encoded rows -> rows done so far and rows in all, both including copies."""
         weights = self.plan.weights(side, self.writer.rows[side])
         pending = self._pending(side)
         total, done = int(weights.sum()), int(weights[~pending].sum())
@@ -145,14 +145,14 @@ class Job:
         return count
 
     def _copied(self, side: str) -> dict[int, list[int]]:
-        """Row -> the other rows of this process that get its feature; only of rows that have some."""
+        """Row -> the other rows of this process that get its feature, for rows that have such copies."""
         own = self.writer.rows[side]
         rows = np.arange(own.start, own.stop)
         sources = self.plan.sources[side][own.start : own.stop]
-        found: dict[int, list[int]] = {}
+        copies: dict[int, list[int]] = {}
         for row, source in zip(rows[sources != rows].tolist(), sources[sources != rows].tolist(), strict=True):
-            found.setdefault(source, []).append(row)
-        return found
+            copies.setdefault(source, []).append(row)
+        return copies
 
     def _report(self, phase: str, counts: tuple[int, int], *, detail: dict | None = None) -> None:
         self.on_progress(Progress(phase, *counts, self.label | (detail or {})))
@@ -160,17 +160,17 @@ class Job:
     def _image_detail(self, problems: dict[int, str]) -> dict:
         detail = {"unusable": len(problems)} if problems else {}
         share = self.encoder.waiting_share
-        return detail | ({"waiting for images": f"{share:.0%}"} if share > _WORTH_TELLING else {})
+        return detail | ({"waiting for images": f"{share:.0%}"} if share > _REPORTED_SHARE else {})
 
     def _require_exact_images(self) -> None:
-        """Of the first images to do that can be read."""
+        """Compare the first pending images that can be read."""
         rows = [row for row in self.writer.pending("image") if not self.missing[row]]
         reader, backbone = self.encoder.reader, self.encoder.backbone
         for start in range(0, len(rows), _COMPARED_IMAGES):
             pixels, problems, *_ = reader.read(np.array(rows[start : start + _COMPARED_IMAGES]))
-            known = [place for place in range(len(pixels)) if place not in problems]
-            if known:
-                inputs = pixels[known]
+            readable = [place for place in range(len(pixels)) if place not in problems]
+            if readable:
+                inputs = pixels[readable]
                 backbone.require_exact("image", inputs=inputs, features=backbone.encode_image(inputs))
                 return
 
@@ -183,7 +183,7 @@ class Job:
             backbone.require_exact("text", inputs=inputs, features=backbone.encode_text(inputs))
 
     def _stored(self, result: Encoded, *, side: str, unusable: Iterable[int] = ()) -> np.ndarray:
-        """The features as the cache's type, zeros where unusable; raises BackboneError when they do not fit it."""
+        """The features in the cache's type, zeros where unusable; raises BackboneError when they do not fit it."""
         with np.errstate(over="ignore"):
             features = result.features.astype(self.writer.dtype)
         features[list(unusable)] = 0

@@ -1,4 +1,4 @@
-"""What stops an extraction that could go on: too many unreadable images, a worker process that died."""
+"""Reasons to stop an extraction: too many unreadable images, a worker process that died."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from clipret.machine.workers import ReadWatch
 def require_few_problems(
     problems: dict[int, str], dataset: RetrievalDataset, *, config: ExtractConfig, rank: Rank
 ) -> None:
-    """Raise DatasetError when more than config.max_problems of all images cannot be read, skipped ones not counted.
+    """Raise DatasetError when more than config.max_problems of all images cannot be read; skipped ones do not count.
 
     problems  image row -> why it cannot be read
 
@@ -32,7 +32,7 @@ def require_few_problems(
         raise DatasetError(
             f"{len(counted):,} of {count:,} images ({percent}) cannot be read, more than "
             f"--max-problems {config.max_problems:g} allows; the first: {dataset.image_files[first]}: "
-            f"{problems[first]}. Something is wrong with {dataset.root}. Mend the files and go on with: "
+            f"{problems[first]}. Check {dataset.root}, repair the files and continue with: "
             f"{rank.command(again)}"
         )
 
@@ -41,9 +41,9 @@ def require_few_problems(
 def workers_explained(
     config: ExtractConfig, *, dataset: RetrievalDataset, watch: ReadWatch, rank: Rank
 ) -> Iterator[None]:
-    """Turn what torch raises when a worker process has died into a DatasetError that names what it was reading.
+    """Turn the error of a worker process that died into a DatasetError that names the file it was reading.
 
-    That is a RuntimeError, from a signal handler and so from anywhere, or a broken connection to that process.
+    torch raises a RuntimeError from a signal handler, so at any point, or the connection to the process breaks.
     """
     try:
         yield
@@ -51,15 +51,15 @@ def workers_explained(
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         if not isinstance(error, RuntimeError):
-            # The signal is on its way.
+            # The signal may still arrive.
             with contextlib.suppress(RuntimeError):
                 time.sleep(0.2)
-        # The frames hold the loader, and while it lives the signal handler goes on raising.
+        # The frames keep the loader alive, and while it lives its signal handler keeps raising.
         traceback.clear_frames(error.__traceback__)
         fewer = dataclasses.replace(config, workers=0 if config.workers == 1 else 1)
         files = " or ".join(dataset.image_files[row] for row in watch.being_read())
         where = f" while {files} was read" if files else ""
         raise DatasetError(
-            f"a worker process died{where}, perhaps for want of memory or, in a container, of /dev/shm. Finished rows "
-            f"are kept; go on with fewer processes: {rank.command(fewer)}"
+            f"a worker process died{where}, possibly out of memory or, in a container, out of /dev/shm. Finished "
+            f"rows are kept; continue with fewer processes: {rank.command(fewer)}"
         ) from error

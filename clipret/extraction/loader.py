@@ -1,4 +1,4 @@
-"""Work handed out to processes by DataLoader: ended at once when it is over, and looked after while it is not."""
+"""DataLoader's worker processes: monitored while they work, and ended at once afterwards."""
 
 import multiprocessing
 import sys
@@ -15,18 +15,18 @@ _CHECK_SECONDS = 5.0
 def from_workers(
     dataset: Dataset, batches: Iterable, *, workers: int, pin: bool, on_silence: Callable[[], None]
 ) -> Iterator:
-    """What the dataset makes of each batch, whichever is ready first.
+    """The dataset's result for every batch, in the order in which they are ready.
 
-    batches     what the dataset is indexed with; drawn as workers become free
+    batches     indices into the dataset; taken as workers become free
     workers     processes; 0: this one
     pin         whether tensors come in pinned memory, for a GPU
-    on_silence  called when nothing has come for some seconds; raises to end it
+    on_silence  called when there was no result for some seconds; may raise to stop
 
-    Raises a ClipretError that the dataset returns instead of a result, and whatever DataLoader raises when a worker
+    Raises a ClipretError that the dataset returns instead of a result, and the errors of DataLoader when a worker
     dies. Workers are ended at once when the iterator is closed.
     """
-    # Forked workers see when their parent is killed and end; those of a fork server, Python 3.14's default, never do.
-    # Forked, they also share the model's memory.
+    # Forked workers end when their parent is killed; those of a fork server, Python 3.14's default, do not. Forked
+    # workers also share the model's memory.
     context = "fork" if workers and sys.platform.startswith("linux") else None
     loader = DataLoader(
         dataset,

@@ -1,7 +1,7 @@
 """Which rows are encoded, and in which batches: fixed by the data set and the batch size alone.
 
-Neither what an earlier call finished nor the number of processes moves a batch's boundary, so a row gets the same bits
-whether its extraction was interrupted or not, and by however many processes.
+Batch boundaries do not depend on what an earlier call finished or on the number of processes, so a row has the same
+bits whether or not its extraction was interrupted, and for any number of processes.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import numpy as np
 
 from clipret.extraction.processes import Rank
 
-# Batches a block of captions: captions are sorted by length within it, and a process owns whole blocks.
+# Batches in a block of captions: captions are sorted by length within a block, and a process owns whole blocks.
 BLOCK_BATCHES = 64
 _CHUNK = 4096
 
@@ -21,7 +21,7 @@ class ImageBatch:
     """Image rows that are encoded together.
 
     rows  (B,) int64, ascending
-    todo  (B,) bool, the rows to read; the others leave zeros in their place
+    todo  (B,) bool, the rows to read; the other rows are zeros
     """
 
     rows: np.ndarray
@@ -30,7 +30,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Captions that are encoded together, of nearly the same length.
+    """Captions of nearly equal length that are encoded together.
 
     rows    (B,) int64
     tokens  B arrays of token ids, each as long as its caption
@@ -44,9 +44,9 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be encoded, of all rows.
+    """Which rows are encoded, and which are copies.
 
-    batch_size  rows a batch, B
+    batch_size  rows in a batch, B
     sources     image, text -> (N,), (M,) int64: the first row with the same image, or the same text; itself for most
     """
 
@@ -54,7 +54,7 @@ class Plan:
     sources: dict[str, np.ndarray]
 
     def image_batches(self, rows: range, *, pending: np.ndarray) -> Iterator[ImageBatch]:
-        """The batches with an image to do: of each B consecutive rows those that are the first with their image.
+        """The batches with a pending image: of B consecutive rows, those that are the first with their image.
 
         pending  (N,) bool
         """
@@ -72,10 +72,10 @@ class Plan:
         texts: list[str],
         tokenize: Callable[[list[str]], tuple[list[np.ndarray], np.ndarray]],
     ) -> Iterator[TextBatch]:
-        """The batches with a caption to do: blocks of 64 B rows, sorted by length, cut into B.
+        """The batches with a pending caption: blocks of 64 B rows, sorted by length, cut into batches of B.
 
         pending   (M,) bool
-        texts     of all captions
+        texts     all captions, with their prompt
         tokenize  as Backbone.tokenize
         """
         for block in self._blocks("text", rows):
@@ -83,24 +83,24 @@ class Plan:
             if not pending[first].any():
                 continue
             tokens, counts = tokenize([texts[row] for row in first])
-            # Stable, so that captions of the same length keep their order.
+            # Stable, so that captions of equal length keep their order.
             order = np.argsort([len(ids) for ids in tokens], kind="stable")
             for start in range(0, len(order), self.batch_size):
-                chosen = order[start : start + self.batch_size]
-                if pending[first[chosen]].any():
-                    yield TextBatch(first[chosen], [tokens[place] for place in chosen], counts[chosen])
+                batch = order[start : start + self.batch_size]
+                if pending[first[batch]].any():
+                    yield TextBatch(first[batch], [tokens[place] for place in batch], counts[batch])
 
     def copies(self, side: str, rows: range, *, pending: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Chunks of (rows, sources): rows to do among `rows` that are done by copying another one of `rows`."""
+        """Chunks of (rows, sources): the pending ones of `rows` that are copied from another one of `rows`."""
         own = np.arange(rows.start, rows.stop)
         sources = self.sources[side][rows.start : rows.stop]
-        chosen = (sources != own) & (sources >= rows.start) & pending[rows.start : rows.stop]
-        own, sources = own[chosen], sources[chosen]
+        copied = (sources != own) & (sources >= rows.start) & pending[rows.start : rows.stop]
+        own, sources = own[copied], sources[copied]
         for start in range(0, len(own), _CHUNK):
             yield own[start : start + _CHUNK], sources[start : start + _CHUNK]
 
     def weights(self, side: str, rows: range) -> np.ndarray:
-        """(N,) how many of `rows` get their feature when a row is encoded: itself and its copies; 0 for a copy."""
+        """(N,) how many of `rows` are done when a row is encoded: itself and its copies; 0 for a copy."""
         sources = self.sources[side][rows.start : rows.stop]
         inside = sources[sources >= rows.start]
         return np.bincount(inside, minlength=len(self.sources[side]))
@@ -115,7 +115,7 @@ class Plan:
 
 
 def own_rows(side: str, total: int, *, batch_size: int, rank: Rank) -> range:
-    """The rows of one process: whole blocks, as many as the others have, or one more or less."""
+    """The rows of one process: whole blocks, as equal in number as possible."""
     size = _block_size(side, batch_size)
     blocks = -(-total // size)
     start, stop = (min(total, size * (number * blocks // rank.count)) for number in (rank.index, rank.index + 1))

@@ -1,7 +1,7 @@
-"""The processes that torchrun starts: which rows each owns, and waiting for each other.
+"""The processes of torchrun: which rows each one owns, and waiting for each other.
 
-Each process writes a file of its own, so that nothing but files has to cross from one machine to another; the store
-that torchrun keeps is only asked whether all are done.
+Every process writes its own file, so that only files are exchanged between machines; torchrun's store is used only to
+wait until all are done.
 """
 
 import os
@@ -28,8 +28,8 @@ _PIECE_BYTES = 1 << 20
 class Rank:
     """One of the processes of an extraction.
 
-    index, count              this one's number, from 0, and how many there are
-    local_index, local_count  the same among those on this machine
+    index, count              number of this process, from 0, and number of processes
+    local_index, local_count  the same among the processes of this machine
     """
 
     index: int = 0
@@ -38,21 +38,24 @@ class Rank:
     local_count: int = 1
 
     def device(self, kind: str) -> str:
-        """The device of this process: cpu, or a GPU of its own, made the current one. Raises UsageError for too few."""
+        """The device of this process: cpu, or its own GPU, which becomes torch's current one.
+
+        Raises UsageError when there are too few GPUs.
+        """
         if kind != "cuda" or self.count == 1:
             return kind
         if self.local_index >= torch.cuda.device_count():
             raise UsageError(
-                f"torchrun starts {self.local_count} processes on this machine, and torch sees "
-                f"{torch.cuda.device_count()} GPUs; give each its own: --nproc-per-node {torch.cuda.device_count()}"
+                f"torchrun started {self.local_count} processes on this machine, but torch sees "
+                f"{torch.cuda.device_count()} GPUs; use one process a GPU: --nproc-per-node {torch.cuda.device_count()}"
             )
         device = f"cuda:{self.local_index}"
-        # Whatever does not say which GPU it means is to mean this one.
+        # Code that names no GPU uses this one.
         torch.cuda.set_device(device)
         return device
 
     def command(self, config: ExtractConfig) -> str:
-        """The command line that goes on with this extraction, by as many processes."""
+        """The command line that continues this extraction with as many processes."""
         command = to_command("extract", config)
         if self.count == 1:
             return command
@@ -62,7 +65,7 @@ class Rank:
 
 
 def current_rank() -> Rank:
-    """This process among those that torchrun started; the only one without torchrun."""
+    """This process among those of torchrun; without torchrun, the only one."""
     if not distributed.is_torchelastic_launched():
         return Rank()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -70,19 +73,18 @@ def current_rank() -> Rank:
 
 
 class Together:
-    """Waiting for the other processes, and telling them something, by way of torchrun's store. Made by `joined`."""
+    """Waiting for the other processes and sending them data through torchrun's store. Created by `joined`."""
 
     def __init__(self, rank: Rank, store: distributed.Store | None, *, on_progress: ProgressCallback = silent):
         self._rank, self._store, self._rounds = rank, store, 0
         self._on_progress = on_progress
 
     def meet(self) -> None:
-        """Return once every process of this start has called this; from then on they hear only each other.
+        """Return once every process of this start has called this; from then on they read only each other's keys.
 
-        torchrun's store outlives a restart, and with it what killed processes have said. So each says a word that no
-        other ever says, the first answers every word with its own, and what follows is said under that one. Its torch
-        has no number for a start that is the same on all machines: TORCHELASTIC_RESTART_COUNT goes up only where a
-        process died.
+        torchrun's store survives a restart, with the keys of killed processes. So every process writes a random word,
+        the first process answers every word with its own, and later keys have that word as prefix. torch has no number
+        of a start that is the same on all machines: TORCHELASTIC_RESTART_COUNT grows only where a process died.
         """
         if self._rank.count == 1:
             return
@@ -91,13 +93,13 @@ class Together:
         self._store = distributed.PrefixStore(common, self._store)
 
     def _welcome(self, own: str) -> str:
-        """Answer until every other process has heard it; a word from an earlier start may be found before its own."""
+        """Answer until every other process has confirmed; a word of an earlier start may come before its own."""
         absent = set(range(1, self._rank.count))
         while absent:
             for index in sorted(absent):
-                if self._found(f"heard {index}") == own:
+                if self._ask_if_there(f"heard {index}") == own:
                     absent.remove(index)
-                elif word := self._found(f"word {index}"):
+                elif word := self._ask_if_there(f"word {index}"):
                     self._ask("set", f"answer to {word}", own)
             if absent:
                 self._pause(self._rank.count - len(absent))
@@ -105,7 +107,7 @@ class Together:
 
     def _introduce(self, own: str) -> str:
         self._ask("set", f"word {self._rank.index}", own)
-        while not (common := self._found(f"answer to {own}")):
+        while not (common := self._ask_if_there(f"answer to {own}")):
             self._pause(1)
         self._ask("set", f"heard {self._rank.index}", common)
         return common
@@ -118,7 +120,7 @@ class Together:
 
     @contextmanager
     def first_on_a_machine(self) -> Iterator[None]:
-        """Run the body in the first process of every machine, then in the others, which find what that has fetched."""
+        """Run the body in the first process of a machine, then in the others, which use the files it downloaded."""
         if self._rank.local_index > 0:
             self.wait()
         yield
@@ -126,7 +128,7 @@ class Together:
             self.wait()
 
     def share(self, make: Callable[[], np.ndarray], *, count: int) -> np.ndarray:
-        """(count,) int64: in every process what `make` returns in the first, which for most rows is their number."""
+        """(count,) int64: in every process the result of `make` in the first one; most rows are their own number."""
         if self._rank.count == 1:
             return make()
         own = np.arange(count)
@@ -139,7 +141,7 @@ class Together:
                 self._ask("set", f"piece {number}", piece)
             self._ask("set", "pieces", str(len(pieces)))
             return values
-        while self._found("pieces") is None:
+        while self._ask_if_there("pieces") is None:
             self._pause(1)
         pieces = [self._ask("get", f"piece {number}") for number in range(int(self._ask("get", "pieces")))]
         rows, values = np.frombuffer(b"".join(pieces), dtype="<i8").reshape(2, -1)
@@ -147,7 +149,7 @@ class Together:
         return own
 
     def leave(self) -> None:
-        """Say that nothing more is asked; the first process, which may keep the store, goes last."""
+        """Report that this process is done; the first process, which may host the store, leaves last."""
         if self._rank.count > 1:
             self._arrive("left", until=self._rank.count if self._rank.index == 0 else 0)
 
@@ -158,12 +160,12 @@ class Together:
             there = self._ask("add", name, 0)
 
     def _pause(self, there: int) -> None:
-        # Polled, not waited for inside torch, where no signal would be heard. A report is when one is heeded.
+        # Polling, because waiting inside torch would block signals, which are handled at a progress report.
         time.sleep(_POLL_SECONDS)
         self._on_progress(Progress("processes", there, self._rank.count))
 
-    def _found(self, key: str) -> str | None:
-        """What is said there, without waiting for it."""
+    def _ask_if_there(self, key: str) -> str | None:
+        """The value of a key, or None; does not wait for it."""
         return self._ask("get", key).decode() if self._ask("check", [key]) else None
 
     def _ask(self, what: str, *values):
@@ -171,8 +173,8 @@ class Together:
             return getattr(self._store, what)(*values)
         except RuntimeError as error:
             raise CacheError(
-                "torchrun, or the first of its processes, has ended; its own message says why. Finished rows are kept; "
-                "start the same torchrun command again."
+                "torchrun or its first process has ended; its own message says why. Finished rows are kept; run the "
+                "same torchrun command again."
             ) from error
 
 
@@ -180,12 +182,11 @@ class Together:
 def joined(rank: Rank, *, on_progress: ProgressCallback = silent) -> Iterator[Together]:
     """Inside, the processes of torchrun can wait for each other.
 
-    on_progress  called while this one waits, with phase "processes": how many have come to this point
+    on_progress  called while this process waits, with phase "processes": how many have arrived
     """
     store = None
     if rank.count > 1:
-        # The store alone, and no process group: its processes would have to reach each other, and nothing is computed
-        # together.
+        # Only the store, no process group, which would need connections between all processes.
         store, _, _ = next(distributed.rendezvous("env://"))
     together = Together(rank, store, on_progress=on_progress)
     together.meet()

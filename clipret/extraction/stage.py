@@ -1,6 +1,5 @@
-"""What extraction does, in which order."""
+"""The steps of an extraction, in order."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,31 +41,32 @@ from clipret.extraction.limits import require_few_problems, workers_explained
 from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.processes import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
+from clipret.machine.description import available_cores
 from clipret.machine.devices import choose_device
 from clipret.machine.workers import ReadWatch
 from clipret.progress import ProgressCallback, silent
 
 
 def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Write the penultimate features of a data set to its cache, or complete the cache that is there.
+    """Write the penultimate features of a data set to its cache, or complete an existing cache.
 
     on_progress  called after every batch, with phase "images", then "captions"
 
-    Before the first batch is written, features times projection are compared with clip's own output. An image that
-    cannot be read has no feature but a reason in the cache. Equal captions are encoded once, and so are images of equal
-    bytes.
+    Before the first batch is written, features times projection are compared with the encoder's own output. For an
+    image that cannot be read, the cache has the reason instead of a feature. Equal captions are encoded once, and so
+    are images with equal bytes.
 
-    Started by torchrun, each process does its share in a shard of its own, and the first one joins them.
+    Under torchrun, every process writes its share into its own shard, and the first process joins the shards.
 
-    Returns cache (path), fingerprint, images, captions, problems (images without a usable feature), missing (those of
-    them that were not found), single_colour and cross_split_copies as inspect_cache has them, extracted_images and
-    extracted_captions (of this call and process; less than all after an interruption), copied (image, text: rows that
-    are copies of encoded ones), batch_size, micro_batch (image, text: smaller ones that memory asked for; 0: none),
-    decoding, processes, remarks (what the data set got wrong and was put right) and seconds.
+    Returns cache (path), fingerprint, images, captions, problems (images without a usable feature), missing (problems
+    because there is no file), single_colour and cross_split_copies as in inspect_cache, extracted_images and
+    extracted_captions (by this call and process; fewer than all after an interruption), copied (image, text: rows
+    copied from encoded ones), batch_size, micro_batch (image, text: smaller batches after running out of memory; 0:
+    none), decoding, processes, remarks (errors of the data set that were corrected) and seconds.
 
-    Raises DatasetError, BackboneError or CacheError, each with what to do next: DatasetError also when images are
+    Raises DatasetError, BackboneError or CacheError, all with what to do next: DatasetError also when images are
     missing, unless config.skip_missing, and when more than config.max_problems of them cannot be read. UsageError when
-    the device cannot do what is asked for. Whatever was finished is kept, and the same call goes on from there.
+    the device does not support the settings. Finished rows are kept, and the same call continues from there.
     """
     started = time.perf_counter()
     rank = current_rank()
@@ -94,7 +94,7 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
 
 @dataclass
 class _Stage:
-    """An extraction whose data set is read and whose model is loaded."""
+    """An extraction with its data set read and its model loaded."""
 
     config: ExtractConfig
     rank: Rank
@@ -106,9 +106,9 @@ class _Stage:
         self._texts = prompted(self.dataset.captions, self.config)
 
     def run(self, missing: np.ndarray, *, together: Together, begun: bool) -> dict:
-        """Extract, or find that nothing is to do; returns what extract returns, less the seconds.
+        """Extract what is not in the cache yet; returns what extract returns, without the seconds.
 
-        missing  rows of the images that are not there; of a cache that was begun, looked for again here
+        missing  rows of the images without a file; for a cache that was started before, looked up again here
         """
         config, contents = self.config, self._contents()
         if not config.retry_problems and _is_finished(config.cache, contents):
@@ -130,12 +130,12 @@ class _Stage:
                 parts = [self._part(contents, replace(self.rank, index=index)) for index in range(self.rank.count)]
                 join_shards(config.cache, contents, parts=parts, sources=plan.sources, merge=config.merge)
             together.wait()
-            # Of all processes together.
+            # The limit is for all processes together.
             self._require_few_problems(FeatureCache(config.cache).problems)
         return self._result(contents, new=new, plan=plan)
 
     def _tidy(self, contents: CacheContents, together: Together) -> None:
-        """Of a cache that is whole: remove shards that a kill has left, and bring in features that are in shards."""
+        """For a complete cache: remove shards left by a killed process, and merge features that are in shards."""
         if self.rank.count == 1:
             discard_shards(self.config.cache)
             return
@@ -153,21 +153,21 @@ class _Stage:
     def _part(self, contents: CacheContents, rank: Rank) -> Part | None:
         if rank.count == 1:
             return None
-        # The shards' own, so that one which is only begun now is cut as the others are.
+        # The batch size of existing shards, so that a new shard is cut like the others.
         size = (found_about(self.config.cache) or contents.about)["batch_size"]
         rows = {side: own_rows(side, total, batch_size=size, rank=rank) for side, total in contents.counts.items()}
         return Part(rank.index, rank.count, rows)
 
     def _plan(self, writer: CacheWriter, *, together: Together) -> Plan:
-        """The batches, of the size that the cache was begun with."""
+        """The batches, of the size that the cache was started with."""
         files, texts = self.dataset.image_files, self._texts
         sources = {"image": np.arange(len(files)), "text": np.arange(len(texts))}
-        # Where shards are joined, the copies of all processes are asked for.
+        # Joining shards needs the copies of all processes.
         if self.rank.count > 1 or len(writer.pending("image")):
             sources["image"] = together.share(self._image_sources, count=len(files))
         if self.rank.count > 1 or len(writer.pending("text")):
             sources["text"] = sources_of_texts(texts)
-        # What could not be read when an earlier call came to it may be mended by now, and stands for no other image.
+        # An image that an earlier call could not read may be repaired by now; no other image is copied from it.
         unusable = np.isin(sources["image"], list(writer.problems))
         sources["image"] = np.where(unusable, np.arange(len(files)), sources["image"])
         return Plan(writer.about["batch_size"], sources)
@@ -216,7 +216,7 @@ class _Stage:
         )
 
     def _undone(self, writer: CacheWriter) -> np.ndarray:
-        """(N,) bool: the images that this call is to read."""
+        """(N,) bool: the images that this call must read."""
         undone = np.zeros(len(self.dataset.image_ids), dtype=bool)
         own = writer.rows["image"]
         states = writer.states["image"]
@@ -249,7 +249,7 @@ class _Stage:
 
 
 def _is_finished(path: Path, contents: CacheContents) -> bool:
-    """Whether the cache that is asked for is there, whole."""
+    """Whether this cache exists and is complete."""
     if not path.exists():
         return False
     cache = FeatureCache(path, allow_incomplete=True)
@@ -257,18 +257,18 @@ def _is_finished(path: Path, contents: CacheContents) -> bool:
 
 
 def _begun(config: ExtractConfig, rank: Rank) -> bool:
-    """Whether there is something to go on with. Raises CacheError when it was begun by other processes."""
+    """Whether the extraction was started before. Raises CacheError if by another number of processes."""
     counts = found_parts(config.cache) - {rank.count}
     if config.cache.exists():
-        # Shards that are left beside a cache are its own, joined by reference.
+        # Shards beside a finished cache belong to it, joined by reference.
         if rank.count > 1:
             _require_nothing_left(config)
         return True
     if counts:
         count = min(counts)
         raise CacheError(
-            f"{config.cache} was begun by {count} processes; go on with as many (torchrun --nproc-per-node {count}), "
-            f"or delete the folder {config.cache}.shards to begin again."
+            f"{config.cache} was started by {count} processes; continue with as many "
+            f"(torchrun --nproc-per-node {count}), or delete the folder {config.cache}.shards to start again."
         )
     return rank.count > 1 and bool(found_parts(config.cache))
 
@@ -276,25 +276,24 @@ def _begun(config: ExtractConfig, rank: Rank) -> bool:
 def _require_nothing_left(config: ExtractConfig) -> None:
     cache = FeatureCache(config.cache, allow_incomplete=True)
     if not cache.complete:
-        raise CacheError(f"{cache.path} was begun by one process; go on with: {cache.about['command']}")
+        raise CacheError(f"{cache.path} was started by one process; continue with: {cache.about['command']}")
     if config.retry_problems:
         raise CacheError(
-            f"{cache.path} is whole, and what is left of it is done by one process: {to_command('extract', config)}"
+            f"{cache.path} is complete; retry its unreadable images with one process: {to_command('extract', config)}"
         )
 
 
 def _workers(config: ExtractConfig, rank: Rank) -> int:
     if config.workers is not None:
         return config.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // rank.local_count)
+    return max(1, available_cores() // rank.local_count)
 
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Inside, torch computes on `count` threads; None: as many as it likes.
+    """Inside, torch computes on `count` threads; None: torch's own number.
 
-    Bits may depend on the number, and forked processes must find no threads to wait for.
+    The number may change the last bits, and a forked process hangs if it waits for threads of its parent.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

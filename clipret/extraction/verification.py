@@ -1,4 +1,4 @@
-"""Rereading a cache, and encoding a sample of it again: the function behind `clipret verify`."""
+"""Rereading a cache and encoding a sample of it again: `clipret verify`."""
 
 import time
 from pathlib import Path
@@ -17,41 +17,40 @@ from clipret.progress import Progress, ProgressCallback, silent
 
 _ENCODED_AT_ONCE = 16
 _SHOWN = 10
-# How far a feature encoded again may be from the cached one, relative to its largest value: rounding of the stored
-# type, and of sums added up in another order, by other kernels or on another device.
+# Largest difference between a feature encoded again and the cached one, relative to the feature's largest value: from
+# rounding in the stored type, and from another order of additions in other kernels or on another device.
 _TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-# Of images that a GPU decoded: they are decoded exactly here.
+# For images that a GPU decoded: here they are decoded exactly.
 _TOLERANCE_OF_NVJPEG = 0.2
 
 
 def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Reread a cache, finished or not, and say what is wrong with it. Changes nothing.
+    """Reread a cache, finished or not, and report what is damaged. Changes nothing.
 
     on_progress  called with phase "image rows", "text rows" and, for a sample, "encoded again"
 
-    Looks at the structure, the states, the values and the checksum of every row; with config.sample, encodes as many
-    images and captions again and compares.
+    Checks the structure, and the state, values and checksum of every row; with config.sample, encodes that many images
+    and captions again and compares.
 
-    Returns cache, fingerprint, complete, sound (whether nothing is wrong), verdict (a sentence), seconds, and checks, a
-    list of name, rows (looked at; None for the structure), faults (sentences) and bad_rows (all of them).
+    Returns cache, fingerprint, complete, sound (whether nothing is damaged), verdict (a sentence), seconds, and checks,
+    a list of name, rows (checked; None for the structure), faults (sentences) and bad_rows (all of them).
 
-    Raises CacheError or CacheFormatError when the file is no cache at all; BackboneError when the model cannot be
-    loaded, UsageError when it is another one.
+    Raises CacheError or CacheFormatError when the file is not a cache; BackboneError when the model cannot be loaded,
+    UsageError when it is not the model of the cache.
     """
     started = time.perf_counter()
     try:
         cache = FeatureCache(config.cache, allow_incomplete=True)
         checks = [_check("structure", None, faults=check_texts(cache))]
     except CacheDamagedError as error:
-        # Of a file whose structure is damaged nothing else can be said.
-        # Of a shard that the cache refers to.
+        # With a damaged structure nothing else can be checked. The path is that of a shard if the cache refers to one.
         where = "" if error.path == config.cache else f"{error.path}: "
         checks = [_check("structure", None, faults=[where + fault for fault in error.faults])]
         return _result(config.cache, checks=checks, command=error.command) | {"seconds": _seconds_since(started)}
     for side, total in (("image", len(cache.image_states)), ("text", len(cache.text_states))):
-        found = check_rows(cache, side, on_progress=on_progress)
-        faults = [f"{name}: {_rows_in_words(rows)}" for name, rows in found.items() if len(rows)]
-        bad = sorted({int(row) for rows in found.values() for row in rows})
+        bad_rows = check_rows(cache, side, on_progress=on_progress)
+        faults = [f"{name}: {_rows_in_words(rows)}" for name, rows in bad_rows.items() if len(rows)]
+        bad = sorted({int(row) for rows in bad_rows.values() for row in rows})
         checks.append(_check(f"{side} rows", total, faults=faults, bad_rows=bad))
     if config.sample:
         checks += _sampled(cache, config, on_progress=on_progress)
@@ -64,14 +63,14 @@ def _seconds_since(started: float) -> float:
 
 
 def _result(path: Path, *, checks: list[dict], command: str | None, cache: FeatureCache | None = None) -> dict:
-    """cache: None where it cannot be opened."""
+    """cache: None if it cannot be opened."""
     faulty = [check["name"] for check in checks if check["faults"]]
     verdict = f"{path} is sound."
     if faulty:
         remedy = f" with: {command}" if command else "."
         verdict = f"{path} is damaged: {', '.join(faulty)}; delete it and extract again{remedy}"
     elif not cache.complete:
-        verdict = f"{path} is sound as far as it goes; complete it with: {command}"
+        verdict = f"{path} is sound but incomplete; complete it with: {command}"
     return {
         "cache": str(path),
         "fingerprint": cache and cache.fingerprint,
@@ -92,7 +91,7 @@ def _rows_in_words(rows: np.ndarray) -> str:
 
 
 def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: ProgressCallback) -> list[dict]:
-    """Checks of features encoded again, of random rows that are done."""
+    """Encode random finished rows again and compare."""
     backbone = _backbone_of(cache, config)
     generator = np.random.default_rng(config.seed)
     states = {"image": cache.image_states, "text": cache.text_states}
@@ -103,28 +102,28 @@ def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: Progress
         rows = np.sort(generator.choice(done, size=min(config.sample, len(done)), replace=False))
         bad, unreadable, largest = [], [], 0.0
         for start in range(0, len(rows), _ENCODED_AT_ONCE):
-            chosen = rows[start : start + _ENCODED_AT_ONCE]
-            again, failed = encode[side](chosen)
-            unreadable += [int(chosen[place]) for place in failed]
-            kept = np.setdiff1d(np.arange(len(chosen)), list(failed))
-            errors = _errors(cache.read(side, chosen[kept]), again[kept])
-            bad += chosen[kept][~(errors <= _tolerance(cache, side))].tolist()
+            batch = rows[start : start + _ENCODED_AT_ONCE]
+            again, failed = encode[side](batch)
+            unreadable += [int(batch[place]) for place in failed]
+            kept = np.setdiff1d(np.arange(len(batch)), list(failed))
+            errors = _errors(cache.read(side, batch[kept]), again[kept])
+            bad += batch[kept][~(errors <= _tolerance(cache, side))].tolist()
             largest = max([largest, *errors.tolist()])
-            on_progress(Progress("encoded again", start + len(chosen), len(rows)))
+            on_progress(Progress("encoded again", start + len(batch), len(rows)))
         faults = []
         if bad:
             faults.append(f"encoded again, they differ by up to {largest:.1e}: {_rows_in_words(np.array(bad))}")
         if unreadable:
-            faults.append(f"cannot be read any more: {_rows_in_words(np.array(unreadable))}")
+            faults.append(f"can no longer be read: {_rows_in_words(np.array(unreadable))}")
         what = "images" if side == "image" else "captions"
         checks.append(_check(f"{what} encoded again", len(rows), faults=faults, bad_rows=bad))
     return checks
 
 
-def _errors(found: np.ndarray, again: np.ndarray) -> np.ndarray:
-    """(B,) the largest difference of each row, relative to the largest value of the row encoded again."""
-    found, again = found.astype(np.float64), again.astype(np.float64)
-    return np.abs(found - again).max(axis=1) / np.maximum(np.abs(again).max(axis=1), 1e-12)
+def _errors(cached: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """(B,) the largest difference in a row, relative to the largest value of the row encoded again."""
+    cached, again = cached.astype(np.float64), again.astype(np.float64)
+    return np.abs(cached - again).max(axis=1) / np.maximum(np.abs(again).max(axis=1), 1e-12)
 
 
 def _tolerance(cache: FeatureCache, side: str) -> float:
@@ -134,15 +133,15 @@ def _tolerance(cache: FeatureCache, side: str) -> float:
 
 
 def _backbone_of(cache: FeatureCache, config: VerifyConfig) -> Backbone:
-    """The model that the cache was made with. Raises UsageError when its weights are others."""
+    """The model of the cache. Raises UsageError when its weights differ."""
     name = config.model or cache.about["model"]
     device = choose_device(config.device)
-    # What a GPU computed in float16, a CPU can only come near to, in float32.
+    # For float16 of a GPU, a CPU computes in float32, which is close.
     precision = {"float32": "fp32", "bfloat16": "bf16"}.get(cache.inputs["precision"], "auto")
     backbone = load_backbone(name, device=device, precision=precision, download_root=config.download_root)
     if backbone.weights_sha256 != cache.inputs["weights_sha256"]:
         raise UsageError(
-            f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache.path} was made with "
+            f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache.path} was extracted with "
             f"{cache.about['model']}, weights {cache.inputs['weights_sha256'][:12]}."
         )
     return backbone
@@ -152,7 +151,7 @@ def _image_encoder(cache: FeatureCache, backbone: Backbone, *, config: VerifyCon
     """A function: rows -> features (B, D) float32, and the positions of images that cannot be read."""
     root = config.root or Path(cache.about["root"])
     if not root.is_dir():
-        raise CacheError(f"the images of {cache.path} are not in {root}; say where they are with --root FOLDER.")
+        raise CacheError(f"the images of {cache.path} are not in {root}; name their folder with --root FOLDER.")
     reader = ImageReader(
         files=cache.image_files,
         root=root,

@@ -3,12 +3,13 @@
 import torch
 
 from clipret.errors import UsageError
+from clipret.machine import torch_private
 
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def choose_device(device: str) -> str:
-    """`auto` -> cuda where there is one, else cpu. Raises UsageError when cuda is asked for and is not there."""
+    """`auto` -> cuda where there is a GPU, else cpu. Raises UsageError for cuda without a GPU."""
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UsageError("--device is cuda, but torch sees no CUDA device here; use --device cpu.")
@@ -35,8 +36,7 @@ def require_bfloat16(device: str, *, other: str) -> None:
     Without them it is slower than float32.
     """
     on_cpu = device == "cpu"
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if any(getattr(torch.cpu, name, lambda: False)() for name in checks) if on_cpu else torch.cuda.is_bf16_supported():
+    if torch_private.cpu_has_bfloat16() if on_cpu else torch.cuda.is_bf16_supported():
         return
     raise UsageError(
         f"--precision is bf16, but this {'processor' if on_cpu else 'GPU'} has no bfloat16 instructions; use "

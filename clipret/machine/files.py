@@ -1,16 +1,17 @@
-"""Files that a user names, read safely: regular files only, and no more bytes than their kind has. Locks."""
+"""Reading files that a user names: regular files only, up to a size limit. Locks, and atomic replacement."""
 
 import contextlib
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 
-# What the name of a file ends with until it is whole.
+# Suffix of a file that is still being written.
 UNFINISHED = ".part"
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -25,8 +26,8 @@ _CHUNK = 1 << 24
 def require_file(path: Path | str) -> int:
     """The size in bytes of a regular file, links followed.
 
-    Raises OSError, whose strerror says in words what is wrong, where there is none: FileNotFoundError, or, of a folder,
-    pipe, socket or device, which opening could hang on or change, one that says what it is.
+    Raises OSError with the reason in strerror: FileNotFoundError, or for a folder, pipe, socket or device, which could
+    block or be changed by opening it, an error that names the kind.
     """
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
@@ -36,16 +37,14 @@ def require_file(path: Path | str) -> int:
 
 
 def read_file(path: Path | str, *, most: int) -> bytes:
-    """The content of a regular file of at most so many bytes. Raises OSError as require_file does, also where it is
-    larger.
-    """
+    """The content of a regular file. Raises OSError as require_file does, and for a file of more than `most` bytes."""
     if require_file(path) > most:
         raise _too_large(path, most=most)
     parts, size = [], 0
-    # The system tells no size of some files, such as those of /proc: what counts is what is read.
+    # Some files, such as those of /proc, report no size: the bytes are counted while reading.
     with Path(path).open("rb", buffering=0) as file:
-        # Some files of /proc have their readers wait, with nothing to read.
-        if hasattr(os, "set_blocking"):
+        # Reading some files of /proc blocks while they are empty. On Windows this call is for pipes only.
+        if sys.platform != "win32":
             os.set_blocking(file.fileno(), False)
         while part := file.read(min(_CHUNK, most + 1 - size)):
             parts.append(part)
@@ -57,9 +56,9 @@ def read_file(path: Path | str, *, most: int) -> bytes:
 
 @contextmanager
 def locked(path: Path, *, seconds: float = 0) -> Iterator[None]:
-    """Inside, this process alone holds the lock of that file, which is removed in the end.
+    """Inside, this process alone holds the lock file, which is removed at the end.
 
-    seconds  to wait for another process
+    seconds  how long to wait for another process
 
     Raises filelock.Timeout, and OSError when the file cannot be written.
     """
@@ -67,18 +66,18 @@ def locked(path: Path, *, seconds: float = 0) -> Iterator[None]:
         require_file(path)
     while True:
         lock = FileLock(path)
-        # Open, its number on the disk is not given to another file: so it is seen whether that is the one locked.
+        # While it is open, its inode is not reused: so it can be checked that this is the file that was locked.
         with path.open("ab") as opened:
             lock.acquire(timeout=seconds)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
                     break
-        # Whoever had it has removed it meanwhile, and this would be a lock that nobody sees.
+        # The process that held it has removed the file: the lock is on a file that nobody else sees.
         lock.release()
     try:
         yield
     finally:
-        # Before the release: after it, the file may be another's.
+        # Before the release: afterwards the file may belong to another process.
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
@@ -86,9 +85,9 @@ def locked(path: Path, *, seconds: float = 0) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A path to write a file to, which takes the place of `path` when all went well: nobody sees half of it."""
+    """A path to write to; the file replaces `path` if the body succeeds, so that nobody sees it half written."""
     unfinished = path.with_name(path.name + UNFINISHED)
-    # What a kill left there, whatever it is, is not written into.
+    # A leftover of a killed process is not written into, whatever it is.
     unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
@@ -98,4 +97,4 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def _too_large(path: Path | str, *, most: int) -> OSError:
-    return OSError(errno.EFBIG, f"it has more than the {most:,} bytes that it may have", str(path))
+    return OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))

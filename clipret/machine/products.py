@@ -1,54 +1,45 @@
-"""Matrix products of stacks, each the quickest way that the device has.
+"""Matrix products of stacks of runs, by the fastest operation of the device.
 
 Shape suffixes: S runs of a stack; (n, k) x (k, m) one product.
 """
 
-import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
-# Below this many operations a product, one call for all of a stack beats a call for each.
+from clipret.machine import torch_private
+
+# Below this many operations a product, one call for the whole stack is faster than one call a run.
 _LOOP_FROM_OPERATIONS = 4_000_000
-
-
-def onednn_has(*operations: str) -> bool:
-    """Whether this is an x86 CPU and torch has these operations of oneDNN's, which torch does not take by itself.
-
-    For float32 torch multiplies with MKL, which on processors of AMD reaches half of what oneDNN does.
-    """
-    return (
-        platform.machine().lower() in ("x86_64", "amd64")
-        and torch.backends.mkldnn.is_available()
-        and all(hasattr(torch.ops.mkldnn, name) for name in operations)
-    )
 
 
 class Products:
     """Products (S, n, k) x (S, k, m) -> (S, n, m) in float32, one a run.
 
-    The left factor is read fastest when it is contiguous; of the right one any layout does. One of them may have a
-    single run, which then is that of all.
+    The left factor is read fastest when it is contiguous; the layout of the right one does not matter. One of them may
+    have a single run, which is then used for all.
     """
 
     def __init__(self, device: str, *, precision: str = "fp32"):
         """precision: fp32; tf32: CUDA's 10 bits of mantissa; bf16: factors rounded to bfloat16, sums in float32."""
         self._bf16 = precision == "bf16"
-        self._onednn = device == "cpu" and onednn_has("_linear_pointwise")
-        if device == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        # For float32 torch multiplies with MKL, which on processors of AMD reaches half of what oneDNN does.
+        dtype = torch.bfloat16 if self._bf16 else torch.float32
+        self._onednn = device == "cpu" and torch_private.why_public("linear", dtype=dtype) is None
+        self._tf32 = precision == "tf32"
 
     def __call__(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """The products as one tensor (S, n, m)."""
-        found = self._multiply(left, right)
-        if isinstance(found, list):
-            found = found[0][None] if len(found) == 1 else torch.stack(found)
-        return found.float() if self._bf16 else found
+        products = self._multiply(left, right)
+        if isinstance(products, list):
+            products = products[0][None] if len(products) == 1 else torch.stack(products)
+        return products.float() if self._bf16 else products
 
-    def each(self, left: torch.Tensor, right: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The products as S tensors (n, m), which may be apart."""
-        found = self._multiply(left, right)
-        return [product.float() for product in found] if self._bf16 else list(found)
+    def separately(self, left: torch.Tensor, right: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The products as S tensors (n, m), not necessarily in one block of memory."""
+        products = self._multiply(left, right)
+        return [product.float() for product in products] if self._bf16 else list(products)
 
     def _multiply(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         runs = max(len(left), len(right))
@@ -56,22 +47,36 @@ class Products:
             left, right = left.bfloat16(), right.bfloat16()
         quick = self._onednn and left.dtype in (torch.float32, torch.bfloat16)
         if quick and runs == 1:
-            return [_onednn(left[0], right[0])]
+            return [torch_private.linear(left[0], right[0].t())]
         left, right = left.expand(runs, -1, -1), right.expand(runs, -1, -1)
         if quick and 2 * left.shape[1] * left.shape[2] * right.shape[2] >= _LOOP_FROM_OPERATIONS:
-            return [_onednn(a, b) for a, b in zip(left.unbind(), right.unbind(), strict=True)]
+            return [torch_private.linear(a, b.t()) for a, b in zip(left.unbind(), right.unbind(), strict=True)]
+        if left.is_cuda:
+            with _tf32(self._tf32):
+                return torch.bmm(left, right)
         return torch.bmm(left, right)
 
 
-def _onednn(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Inside, CUDA multiplies float32 with 10 bits of mantissa or with all; afterwards as before."""
+    flags = torch.backends.cuda.matmul
+    before = flags.allow_tf32
+    if before == allowed:
+        yield
+        return
+    flags.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        flags.allow_tf32 = before
 
 
 def keep_freed_memory(most: int = 31 << 20) -> None:
-    """Have glibc keep what is freed for what is asked for next, instead of returning it to the system each time.
+    """Make glibc keep freed memory for the next allocation instead of returning it to the system.
 
-    Work in steps asks for the same few megabytes again and again, and fresh pages cost more than what is computed in
-    them. Freeing one block of this many bytes, less than 32 MiB, raises glibc's threshold to that; it then keeps up to
-    twice as much. Elsewhere this does nothing.
+    Training allocates the same few megabytes in every step, and fresh pages cost more than the computation in them.
+    Freeing one block of this many bytes, less than 32 MiB, raises glibc's threshold to that size; it then keeps up to
+    twice as much. Without glibc this does nothing.
     """
     torch.empty(most, dtype=torch.uint8)

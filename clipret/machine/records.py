@@ -1,14 +1,14 @@
-"""What is kept in JSON, read strictly: every field that is used later is checked when the file is read.
+"""JSON files, read strictly: every field that is used later is checked when the file is read.
 
-A form says what a value has to be:
+A form describes what a value must be:
 
     str, int, float, bool, None   a value of that type; whole numbers are numbers too, truth values are not
     tuple                         one of several forms
-    {name: form}                  an object that has these fields, and perhaps others; Maybe(form): may lack it
-    [form]                        a list of such values
-    Each(form)                    an object of any names, whose values are such
+    {name: form}                  an object with these fields, and possibly others; Maybe(form): optional
+    [form]                        a list of values of that form
+    Each(form)                    an object with any names, whose values have that form
     AtLeast(low)                  a whole number that is `low` or more
-    Any                           whatever there is
+    Any                           any value
 """
 
 import json
@@ -21,19 +21,19 @@ from typing import Any
 from clipret.machine.files import read_file
 
 _MOST_BYTES = 1 << 28
-# A value takes some ten times the memory of its text.
+# A value takes about ten times the memory of its text.
 _MOST_VALUES = 10_000_000
 _LARGEST = 2**63
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", None: "null"}
 
 
 class RecordError(ValueError):
-    """A record is not what it should be; the message says in words what is wrong with which field."""
+    """A record does not have the expected form; the message names the field and what is wrong."""
 
 
 @dataclass(frozen=True)
 class Each:
-    """An object of any names, whose values have this form."""
+    """An object with any names, whose values have this form."""
 
     form: Any
 
@@ -53,7 +53,7 @@ class AtLeast:
 
 
 def record_text(content: Any, *, indent: int | None = None) -> str:
-    """JSON that read_record reads, UTF-8 always: what is no character, as there is in some paths, is written as \\u."""
+    """JSON for read_record, always UTF-8: code points that are not characters, as in some paths, become \\u escapes."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     try:
         text.encode()
@@ -65,15 +65,15 @@ def record_text(content: Any, *, indent: int | None = None) -> str:
 def read_record(path: Path, form: Any, *, version: int | None = None) -> Any:
     """The content of a JSON file of that form.
 
-    version  what its field `format` has to be, which is looked at first; None: it has none
+    version  the required value of its field `format`, which is checked first; None: no such field
 
-    Raises OSError when it cannot be read, and RecordError when it is no JSON or has another form.
+    Raises OSError when it cannot be read, and RecordError when it is not JSON or has another form.
     """
     return parse_record(read_file(path, most=_MOST_BYTES), form, version=version)
 
 
 def parse_record(content: bytes | str, form: Any, *, version: int | None = None) -> Any:
-    """As read_record, of JSON that has been read."""
+    """Like read_record, for content that was already read."""
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
     except UnicodeDecodeError as error:
@@ -97,7 +97,7 @@ def parse_record(content: bytes | str, form: Any, *, version: int | None = None)
 
 
 def require_form(value: Any, form: Any, *, name: str = "it") -> None:
-    """Raise RecordError, naming the field, unless the value has that form; `name` is what the value is called."""
+    """Raise RecordError, which names the field, unless the value has that form; name: of the value, for the message."""
     if isinstance(form, tuple):
         _require_one(value, form, name=name)
     elif isinstance(form, dict | Each):
@@ -116,7 +116,7 @@ def require_form(value: Any, form: Any, *, name: str = "it") -> None:
 
 
 def _require_one(value: Any, forms: tuple, *, name: str) -> None:
-    """The value is what one of the forms allows, by its type; of two that do not fit, the first is spoken of."""
+    """The value has one of the forms, chosen by its type; the error describes the first one that has the type."""
     if value is None and None in forms:
         return
     left = [form for form in forms if form is not None]

@@ -1,4 +1,4 @@
-"""Tensors in files: safetensors, with a checksum, and with equal bytes where the tensors are equal."""
+"""Files of tensors: safetensors with a checksum; equal tensors give equal bytes."""
 
 import hashlib
 import json
@@ -17,22 +17,22 @@ from clipret.machine.files import replaced, require_file
 if TYPE_CHECKING:
     import torch
 
-# What weights are kept as; float8, complex and whole numbers are something else.
+# The dtypes of weights; not float8, complex or integers.
 FLOATS = ("F16", "BF16", "F32", "F64")
 _CHECKSUM = "sha256"
 
 
 class TensorsError(ValueError):
-    """A file of tensors is damaged, or no such file; the message says how, in words."""
+    """A file is not a file of tensors, or is damaged; the message says how."""
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A file of tensors of which no tensor was read yet.
+    """A file of tensors, opened; no tensor is read yet.
 
-    metadata  the text beside the tensors
+    metadata  text stored with the tensors
     shapes    of the tensors, by name
-    dtypes    of the tensors, by name, in safetensors' words: F32
+    dtypes    of the tensors, by name, as safetensors calls them: F32
     """
 
     path: Path
@@ -47,7 +47,7 @@ class TensorFile:
                 raise TensorsError(f"{name} is kept as {dtype}; expected {' or '.join(dtypes)}")
 
     def read_unchecked(self) -> dict[str, "torch.Tensor"]:
-        """The tensors, whatever checksum there is. Raises TensorsError when they cannot be read."""
+        """The tensors, without comparing the checksum. Raises TensorsError when they cannot be read."""
         with _explained(), safe_open(self.path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in self.shapes}
 
@@ -57,7 +57,7 @@ class TensorFile:
             return {name: file.get_tensor(name) for name in self.shapes}
 
     def read(self) -> dict[str, "torch.Tensor"]:
-        """The tensors. Raises TensorsError where the checksum that write_tensors made does not fit, or is not there."""
+        """The tensors. Raises TensorsError when the checksum of write_tensors is missing or does not match."""
         tensors = self.read_unchecked()
         metadata = {name: text for name, text in self.metadata.items() if name != _CHECKSUM}
         if _CHECKSUM not in self.metadata:
@@ -78,10 +78,10 @@ def _explained() -> Iterator[None]:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """What is in a file of tensors, without reading them.
+    """Open a file of tensors, without reading them.
 
-    Raises OSError where it is no regular file or cannot be opened, and TensorsError where it is no such file, or not
-    whole.
+    Raises OSError when it is not a regular file or cannot be opened, and TensorsError when it is not a complete
+    safetensors file.
     """
     require_file(path)
     with _explained(), safe_open(path, framework="np") as file:
@@ -92,7 +92,7 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], *, metadata: Mapping[str, str]) -> None:
-    """Write the tensors and the text beside them, with a checksum of both, atomically. Raises OSError."""
+    """Write tensors and metadata, with a checksum of both, atomically. Raises OSError."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -100,13 +100,13 @@ def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], *, metadata
 
 
 def write_safetensors(path: Path, saved: bytes, *, metadata: Mapping[str, str]) -> None:
-    """Write what safetensors' own `save` returned without metadata, and these, atomically. Raises OSError."""
-    # The library writes the metadata in another order each time, and with save_file what only its owner can read.
+    """Write the result of safetensors' own `save`, with this metadata added, atomically. Raises OSError."""
+    # The library writes metadata in random order, and save_file makes files that only their owner can read.
     content = memoryview(saved)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(bytes(content[8:start])) | {"__metadata__": dict(metadata)}
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    # Tensors begin at a multiple of eight bytes.
+    # Tensors start at a multiple of eight bytes.
     text += b" " * (-len(text) % 8)
     with replaced(path) as unfinished, unfinished.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))

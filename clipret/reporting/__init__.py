@@ -22,6 +22,7 @@ def later(place: str) -> Callable[..., Any]:
 SECTIONS: dict[str, Callable[..., Any]] = {
     "check": later("data:check_sheets"),
     "info": later("caches:info_sheets"),
+    "machine": later("machine:machine_sheets"),
     "verify": later("caches:verification_sheets"),
     "eval": later("metrics:metrics_sheets"),
     "wise-ft": later("curve:curve_sheets"),

@@ -1,13 +1,12 @@
 """Where the training features live, and how a batch of them comes to the device."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
 from clipret.cache import FeatureCache
 from clipret.errors import UsageError
+from clipret.machine.memory import available_memory
 from clipret.training.pairs import Pairs
 
 # Of memory, the device's or the machine's, that features may take unless --memory-limit says otherwise.
@@ -124,9 +123,8 @@ def _place(size: int, *, asked: str, device: str, limit: float | None) -> tuple[
 
 
 def _free_memory() -> int:
-    """Bytes of memory that could be had without swapping."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        return 1024 * int(text.split("MemAvailable:")[1].split()[0])
-    except (OSError, IndexError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that could be had without swapping. Raises UsageError where the system does not say."""
+    memory = available_memory()
+    if memory is None:
+        raise UsageError("this system does not say how much memory it has; give --memory-limit GIB.")
+    return memory

@@ -10,6 +10,7 @@ import torch
 from clipret.config import TrainConfig
 from clipret.heads import parameter_names
 from clipret.machine.products import Products
+from clipret.machine.torch_private import choose_adamw
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
 from clipret.training.towers import Adapter, Gradients, Projection
 
@@ -65,6 +66,7 @@ class Stack:
     def __init__(self, configs: list[TrainConfig], states: list[State], *, products: Products, device: str):
         """configs of one shape_of, and each run's state, all after the same number of steps."""
         self.configs, self._products, self._device = configs, products, device
+        self._adamw = choose_adamw(device)
         self._all = {name: torch.stack([state[name].to(device) for state in states]) for name in states[0]}
         self._learning = [name.removeprefix("first/") for name in self._all if name.startswith("first/")]
         self._objective = Objective(configs, products=products, device=device)
@@ -157,20 +159,16 @@ class Stack:
             for run, config in enumerate(self.configs):
                 _clip([values[run] for values in gradients.values()], norm=config.clip_norm)
         for run, config, decay, places, (values, first, second), counts in self._groups:
-            torch._fused_adamw_(
+            self._adamw(
                 values,
                 [gradients[name][place] for place, name in places],
-                first,
-                second,
-                [],
-                counts,
+                moments=(first, second),
+                counts=counts,
                 lr=rates[run],
                 beta1=config.beta1,
                 beta2=config.beta2,
-                weight_decay=decay,
+                decay=decay,
                 eps=config.eps,
-                amsgrad=False,
-                maximize=False,
             )
         bound_scalars(self._scalars)
         if self._news is not None:

@@ -42,7 +42,7 @@ class Projection:
         if not self._learns:
             return {}
         gradient = _through_norm(gradient, self._embeddings, along=along, norms=self._norms)
-        gradients = {f"{self._side}_weight": self._products.each(gradient, self._features)}
+        gradients = {f"{self._side}_weight": self._products.separately(gradient, self._features)}
         if self._bias is not None:
             gradients[f"{self._side}_bias"] = gradient.sum(2).unbind()
         return gradients
@@ -73,10 +73,10 @@ class Adapter:
         gradient = _through_norm(gradient, self._embeddings, along=along, norms=self._norms).mul_(self._ratio)
         if self._relu:
             gradient *= self._raised >= 0
-        up = self._products.each(gradient, self._hidden.transpose(1, 2))
+        up = self._products.separately(gradient, self._hidden.transpose(1, 2))
         inner = self._products(self._up.transpose(1, 2), gradient)
         inner *= self._hidden > 0
-        down = self._products.each(inner, self._base.transpose(1, 2))
+        down = self._products.separately(inner, self._base.transpose(1, 2))
         return {f"{self._side}_up": up, f"{self._side}_down": down}
 
 

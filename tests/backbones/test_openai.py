@@ -29,8 +29,8 @@ def require_contract(backbone, reference, *, images: int):
         expected_images, expected_texts = reference.encode_image(floats), reference.encode_text(clip.tokenize(CAPTIONS))
     found_images = embedded(backbone, "image", backbone.encode_image(pixels))
     found_texts = embedded(backbone, "text", backbone.encode_text(text_ids(backbone)))
-    for found, expected in ((found_images, expected_images), (found_texts, expected_texts)):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    for result, expected in ((found_images, expected_images), (found_texts, expected_texts)):
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     after = backbone.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     with torch.inference_mode():
@@ -89,9 +89,9 @@ def test_a_torchscript_archive_loads_like_the_state_dict(family, checkpoints, tm
         example = (torch.zeros(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.long))
         torch.jit.trace(model, example, check_trace=False).save(str(archive))
     pixels = pictures(2, side=64)
-    found = load_backbone(str(archive))
-    assert torch.equal(found.encode_image(pixels), load_backbone(str(checkpoints[family])).encode_image(pixels))
-    assert found.weights_sha256 != load_backbone(str(checkpoints[family])).weights_sha256
+    backbone = load_backbone(str(archive))
+    assert torch.equal(backbone.encode_image(pixels), load_backbone(str(checkpoints[family])).encode_image(pixels))
+    assert backbone.weights_sha256 != load_backbone(str(checkpoints[family])).weights_sha256
 
 
 def test_a_batch_larger_than_a_cache_is_cut_and_has_the_same_features_and_the_same_bits_again(family, checkpoints):
@@ -99,9 +99,9 @@ def test_a_batch_larger_than_a_cache_is_cut_and_has_the_same_features_and_the_sa
     piece = backbone._image_tower.piece
     few = pictures(16, side=64)
     pixels = few.repeat(piece // 16 + 2, 1, 1, 1)
-    found = backbone.encode_image(pixels)
-    assert torch.equal(found, backbone.encode_image(pixels))
-    assert error_of(found, backbone.encode_image(few).repeat(piece // 16 + 2, 1)) < 1e-5
+    features = backbone.encode_image(pixels)
+    assert torch.equal(features, backbone.encode_image(pixels))
+    assert error_of(features, backbone.encode_image(few).repeat(piece // 16 + 2, 1)) < 1e-5
     ids = text_ids(backbone).repeat(60, 1)
     assert len(ids) > backbone._text_tower.piece(ids.shape[1])
     assert torch.equal(backbone.encode_text(ids), backbone.encode_text(ids))
@@ -132,8 +132,8 @@ def test_what_the_crop_and_the_values_make_is_clips_own_preprocessing(checkpoint
         assert image.mode == mode
         cropped = backbone.crop(image)
         assert (cropped.mode, cropped.size) == ("RGB", (64, 64))
-        found = backbone.normalise(torch.from_numpy(np.array(cropped))[None])
-        assert torch.equal(found[0], backbone.preprocess(image))
+        values = backbone.normalise(torch.from_numpy(np.array(cropped))[None])
+        assert torch.equal(values[0], backbone.preprocess(image))
 
 
 def test_a_pickled_backbone_encodes_to_the_same_bits(family, checkpoints):
@@ -141,10 +141,10 @@ def test_a_pickled_backbone_encodes_to_the_same_bits(family, checkpoints):
     pixels, ids = pictures(3, side=64), text_ids(backbone)
     expected = backbone.encode_image(pixels), backbone.encode_text(ids)
     # What was packed for the processor stays behind.
-    found = pickle.loads(pickle.dumps(backbone))
-    assert torch.equal(found.encode_image(pixels), expected[0])
-    assert torch.equal(found.encode_text(ids), expected[1])
-    assert found.kernels == backbone.kernels
+    restored = pickle.loads(pickle.dumps(backbone))
+    assert torch.equal(restored.encode_image(pixels), expected[0])
+    assert torch.equal(restored.encode_text(ids), expected[1])
+    assert restored.kernels == backbone.kernels
     assert len(pickle.dumps(backbone)) < 1.1 * checkpoints[family].stat().st_size
 
 
@@ -162,11 +162,11 @@ def test_what_is_prepared_is_not_made_again(family, checkpoints):
     backbone = load_backbone(str(checkpoints[family]))
     assert "_encode_pixels" not in vars(backbone)
     backbone.prepare()
-    made = dict(vars(backbone))
+    prepared = dict(vars(backbone))
     backbone.encode_image(pictures(1, side=64))
     backbone.encode_text(text_ids(backbone))
-    assert all(vars(backbone)[name] is value for name, value in made.items())
-    assert set(vars(backbone)) == set(made)
+    assert all(vars(backbone)[name] is value for name, value in prepared.items())
+    assert set(vars(backbone)) == set(prepared)
 
 
 def test_a_preprocessing_of_other_steps_is_refused(checkpoints):
@@ -176,5 +176,5 @@ def test_a_preprocessing_of_other_steps_is_refused(checkpoints):
         backbone.prepare()
     assert str(caught.value).startswith(
         f"the preprocessing of {backbone.name} ends with function, ToTensor, not with ToTensor, Normalize; "
-        f"this version of clip ("
+        f"clipret does not support this version of clip ("
     )

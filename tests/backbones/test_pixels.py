@@ -19,10 +19,10 @@ def test_every_value_of_every_channel_is_the_one_clip_gives_by_both_ways():
         expected = step(expected)
     normalise = Normaliser(steps, device=torch.device("cpu"))
     row = torch.from_numpy(values.reshape(1, -1))
-    for way in (normalise, normalise._computed, normalise._looked_up):
-        found = way(row)
-        assert found.dtype == torch.float32
-        assert torch.equal(found.view(256, 3).T, expected[:, 0])
+    for compute in (normalise, normalise._computed, normalise._looked_up):
+        values = compute(row)
+        assert values.dtype == torch.float32
+        assert torch.equal(values.view(256, 3).T, expected[:, 0])
 
 
 def test_where_the_arithmetic_rounds_otherwise_the_values_are_looked_up(monkeypatch):

@@ -48,24 +48,24 @@ def test_tokens_are_those_of_clip_for_any_text():
     import clip
 
     texts = random_texts(2000)
-    found, counts = Tokenizer()(texts)
+    ids_of_texts, counts = Tokenizer()(texts)
     expected = clip.tokenize(texts, truncate=True)
     assert 300 < sum(map(is_plain, texts)) < len(texts) - 300
-    for text, ids, count, row in zip(texts, found, counts, expected, strict=True):
+    for text, ids, count, row in zip(texts, ids_of_texts, counts, expected, strict=True):
         assert ids.dtype == np.uint16
         assert count == len(clip.clip._tokenizer.encode(text)) + 2
         assert len(ids) == min(count, 77)
         np.testing.assert_array_equal(ids, row[: len(ids)].numpy())
         assert not row[len(ids) :].any()
-    assert torch.equal(pad(found), expected)
+    assert torch.equal(pad(ids_of_texts), expected)
 
 
 def test_a_shorter_context_truncates_as_clip_does():
     import clip
 
     texts = random_texts(200)
-    found, _ = Tokenizer(context_length=16)(texts)
-    assert torch.equal(pad(found), clip.tokenize(texts, context_length=16, truncate=True))
+    ids, _ = Tokenizer(context_length=16)(texts)
+    assert torch.equal(pad(ids), clip.tokenize(texts, context_length=16, truncate=True))
 
 
 def test_tokens_are_counted_before_truncation(checkpoints):
@@ -82,8 +82,8 @@ def test_a_pickled_tokenizer_leaves_the_model_behind(checkpoints):
     expected, _ = tokenizer(WORDS)
     pickled = pickle.dumps(tokenizer)
     assert len(pickled) < 1000
-    found, _ = pickle.loads(pickled)(WORDS)
-    assert all(map(np.array_equal, found, expected))
+    ids, _ = pickle.loads(pickled)(WORDS)
+    assert all(map(np.array_equal, ids, expected))
 
 
 def test_padding_goes_to_the_longest_of_the_batch():
@@ -100,12 +100,12 @@ def test_ever_new_words_do_not_fill_the_memory(monkeypatch):
     monkeypatch.setattr(clip.clip._tokenizer, "cache", dict(list(clip.clip._tokenizer.cache.items())[:2]))
     tokenizer = Tokenizer()
     texts = [f"w{number}x{'y' * (number % 90)} <|endoftext|>" for number in range(500)]
-    found, _ = tokenizer(texts)
+    ids, _ = tokenizer(texts)
     assert len(tokenizer._words) <= 100
     assert all(len(word) <= 64 for word in tokenizer._words)
     # Three pieces at most for each of the words since the last look.
     assert len(clip.clip._tokenizer.cache) <= 110
-    assert torch.equal(pad(found), clip.tokenize(texts, truncate=True)[:, : pad(found).shape[1]])
+    assert torch.equal(pad(ids), clip.tokenize(texts, truncate=True)[:, : pad(ids).shape[1]])
 
 
 @pytest.mark.parametrize("context_length", [77, 16])

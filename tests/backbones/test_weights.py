@@ -22,7 +22,9 @@ def test_without_network_the_error_says_what_to_fetch(monkeypatch, tmp_path):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with pytest.raises(BackboneError, match=r"cannot download the weights of RN50: no route.*Fetch https://.*RN50\.pt"):
+    with pytest.raises(
+        BackboneError, match=r"cannot download the weights of RN50: no route.*Download https://.*RN50\.pt"
+    ):
         load_backbone("RN50", download_root=tmp_path)
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import clipret
 from clipret.config import ExtractConfig, to_command
@@ -21,11 +22,11 @@ def coco(coco_root, checkpoints):
     ("command", "common"),
     [
         ("download", ["--quiet", "--json", "--base-url", "--annotations-only"]),
-        ("check", ["--quiet", "--json", "--split", "--columns"]),
+        ("check", ["--quiet", "--json", "--split", "--columns", "--model"]),
         ("extract", ["--quiet", "--json", "--seed", "--device", "--split", "--columns"]),
         ("train", ["--quiet", "--json", "--seed", "--device"]),
         ("eval", ["--quiet", "--json", "--seed", "--device", "--protocol"]),
-        ("info", ["--json", "--problems", "--truncated"]),
+        ("info", ["--json", "--problems", "--truncated", "--machine"]),
         ("verify", ["--quiet", "--json", "--seed", "--device", "--sample", "--model"]),
         ("merge", ["--quiet", "--json", "--out"]),
     ],
@@ -88,6 +89,22 @@ def test_check_shows_splits_lengths_and_what_is_missing(run, coco, coco_root):
     assert status == 0
     assert all(text in out for text in (str(coco_root)[-20:], "test: 20 images", "80; 0 are not there", "6-10", "█"))
     assert run("check", *coco[:4], "--quiet") == (0, "ok\n", "")
+
+
+def test_check_takes_the_model_whose_tokens_it_counts(run, coco):
+    status, out, _ = run("check", *coco[:4], "--json", "--model", "tiny-emoji")
+    assert (status, json.loads(out)["model"]) == (0, "tiny-emoji")
+    status, _, err = run("check", *coco[:4], "--model", "ViT-B/33")
+    assert (status, err[:33]) == (1, "error: unknown model 'ViT-B/33'; ")
+
+
+def test_info_shows_a_cache_or_the_machine(run):
+    status, out, _ = run("info", "--machine")
+    assert (status, "torch" in out, "adamw, cpu, float32" in out) == (0, True, True)
+    status, out, _ = run("info", "--machine", "--json")
+    assert (status, json.loads(out)["torch"]) == (0, torch.__version__)
+    refusal = "error: info needs either the path of a cache or --machine.\n"
+    assert run("info") == run("info", "c.h5", "--machine") == (2, "", refusal)
 
 
 def test_problems_are_counted_and_listed_on_request(run, checkpoints, tmp_path):

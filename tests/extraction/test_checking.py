@@ -16,23 +16,23 @@ def check(root, **settings):
 
 
 def test_a_summary_counts_what_the_annotations_have(coco_root):
-    found = check(coco_root)
+    summary = check(coco_root)
     contents = [
         json.loads((coco_root / "annotations" / f"captions_{part}2017.json").read_text()) for part in ("train", "val")
     ]
     captions = [entry["caption"] for content in contents for entry in content["annotations"]]
-    assert (found["images"], found["captions"]) == (80, len(captions))
-    assert found["splits"]["test"] == {"images": 20, "captions": len(contents[1]["annotations"])}
-    assert sum(split["images"] for split in found["splits"].values()) == 80
-    assert (found["per_image"]["min"], found["per_image"]["max"]) == (5, 7)
+    assert (summary["images"], summary["captions"]) == (80, len(captions))
+    assert summary["splits"]["test"] == {"images": 20, "captions": len(contents[1]["annotations"])}
+    assert sum(split["images"] for split in summary["splits"].values()) == 80
+    assert (summary["per_image"]["min"], summary["per_image"]["max"]) == (5, 7)
     words = sorted(len(caption.split()) for caption in captions)
-    assert (found["words"]["min"], found["words"]["max"]) == (words[0], words[-1])
-    histogram = {entry["words"]: entry["captions"] for entry in found["words"]["histogram"]}
+    assert (summary["words"]["min"], summary["words"]["max"]) == (words[0], words[-1])
+    histogram = {entry["words"]: entry["captions"] for entry in summary["words"]["histogram"]}
     assert histogram["1-5"] == sum(count <= 5 for count in words)
     assert sum(histogram.values()) == len(words)
-    assert found["missing"] == {"images": 0, "first": []}
-    assert found["remarks"] == []
-    assert (found["too_long"]["captions"], found["too_long"]["context_length"]) == (0, 77)
+    assert summary["missing"] == {"images": 0, "first": []}
+    assert summary["remarks"] == []
+    assert (summary["too_long"]["captions"], summary["too_long"]["context_length"]) == (0, 77)
 
 
 @pytest.fixture
@@ -94,13 +94,13 @@ def test_images_of_many_bits_that_become_one_colour_are_counted(deep, tmp_path):
     table = "".join(f"{name},a scan\n" for name in names)
     (deep / "x.csv").write_text(f"image,caption\n{table}")
     reports = []
-    found = check_dataset(CheckConfig(dataset=str(deep / "x.csv")), on_progress=reports.append)
-    assert found["single_colour"] == {"images": 2, "first": "bright.png"}
+    summary = check_dataset(CheckConfig(dataset=str(deep / "x.csv")), on_progress=reports.append)
+    assert summary["single_colour"] == {"images": 2, "first": "bright.png"}
     assert [(report.done, report.total) for report in reports if report.phase == "image headers"][-1] == (5, 5)
     shard = {name: content for name in names for name, content in samples(deep / name)}
     write_shard(tmp_path / "shards" / "0.tar", shard)
-    found = check_dataset(CheckConfig(dataset=str(tmp_path / "shards" / "0.tar")))
-    assert found["single_colour"] == {"images": 1, "first": "0.tar/bright-png.png"}
+    summary = check_dataset(CheckConfig(dataset=str(tmp_path / "shards" / "0.tar")))
+    assert summary["single_colour"] == {"images": 1, "first": "0.tar/bright-png.png"}
 
 
 def samples(path):
@@ -113,6 +113,6 @@ def test_of_files_of_eight_bits_none_is_opened(coco_root, monkeypatch):
     monkeypatch.setattr("clipret.images.depth.Image.open", None)
     monkeypatch.setattr("clipret.images.depth.require_file", None)
     reports = []
-    found = check_dataset(CheckConfig(dataset="coco", root=coco_root), on_progress=reports.append)
-    assert found["single_colour"] == {"images": 0, "first": None}
+    summary = check_dataset(CheckConfig(dataset="coco", root=coco_root), on_progress=reports.append)
+    assert summary["single_colour"] == {"images": 0, "first": None}
     assert "image headers" not in {report.phase for report in reports}

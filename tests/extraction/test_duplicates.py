@@ -52,9 +52,9 @@ def read(monkeypatch):
 def test_equal_texts_have_the_row_of_the_first(count):
     chance = random.Random(count)
     texts = [f"{chance.randrange(300)} dögs" for _ in range(count)]
-    found = sources_of_texts(texts)
-    assert found.dtype == np.int64
-    assert found.tolist() == firsts(texts)
+    sources = sources_of_texts(texts)
+    assert sources.dtype == np.int64
+    assert sources.tolist() == firsts(texts)
 
 
 def test_texts_that_differ_in_what_one_cannot_see_are_not_equal():
@@ -83,10 +83,10 @@ def test_images_of_equal_bytes_have_the_row_of_the_first(tmp_path):
             content[chance.choice([0, len(content) // 2, -1])] = chance.randrange(4)
         contents.append(bytes(content))
     names = put(tmp_path, contents)
-    found = sources_of_images(names, root=tmp_path)
-    assert found.dtype == np.int64
-    assert found.tolist() == firsts(hashlib.sha256(content).digest() for content in contents)
-    assert 100 < np.sum(found != np.arange(600)) < 600
+    sources = sources_of_images(names, root=tmp_path)
+    assert sources.dtype == np.int64
+    assert sources.tolist() == firsts(hashlib.sha256(content).digest() for content in contents)
+    assert 100 < np.sum(sources != np.arange(600)) < 600
 
 
 def test_a_file_is_read_only_as_far_as_another_one_may_equal_it(tmp_path, read):
@@ -131,10 +131,10 @@ def test_a_file_that_shrinks_while_it_is_read_stands_for_itself(tmp_path, monkey
     real = duplicates._Bytes.end
 
     def shrinking(self, row):
-        found = real(self, row)
+        digest = real(self, row)
         if row == 1:
             os.truncate(tmp_path / names[1], 4000)
-        return found
+        return digest
 
     monkeypatch.setattr(duplicates._Bytes, "end", shrinking)
     assert sources_of_images(names, root=tmp_path).tolist() == [0, 1, 0]
@@ -164,9 +164,9 @@ def test_nothing_is_reported_of_what_takes_no_time_and_all_of_what_does(tmp_path
     assert reports == []
     monkeypatch.setattr(duplicates, "_REPORT_SECONDS", 0.0)
     sources_of_images(names, root=tmp_path, on_progress=reports.append)
-    told = [(report.phase, report.done, report.total) for report in reports]
+    phases = [(report.phase, report.done, report.total) for report in reports]
     expected = [(phase, done, 600) for phase in ("file sizes", "file ends", "equal files") for done in (256, 512, 600)]
-    assert told == expected
+    assert phases == expected
 
 
 def test_an_interruption_comes_out_and_leaves_no_thread_at_work(tmp_path, monkeypatch):

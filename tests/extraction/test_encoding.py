@@ -56,12 +56,12 @@ def test_captions_are_sorted_by_length_within_a_block_and_keep_their_order_withi
     texts = ["x" * int(length) for length in generator.integers(1, 30, size=rows)]
     plan = plan_of(np.arange(rows))
     batches = list(plan.text_batches(range(rows), pending=np.ones(rows, bool), texts=texts, tokenize=by_length))
-    found = [row for batch in batches for row in batch.rows.tolist()]
+    in_batches = [row for batch in batches for row in batch.rows.tolist()]
     expected = []
     for start in range(0, rows, 4 * BLOCK_BATCHES):
         block = range(start, min(start + 4 * BLOCK_BATCHES, rows))
         expected += sorted(block, key=lambda row: (len(texts[row]), row))
-    assert found == expected
+    assert in_batches == expected
     for batch in batches:
         assert batch.counts.tolist() == [len(texts[row]) for row in batch.rows]
         assert [len(ids) for ids in batch.tokens] == batch.counts.tolist()
@@ -76,8 +76,8 @@ def test_what_is_done_moves_no_batch():
     plan = plan_of(sources)
 
     def cut(pending):
-        found = plan.text_batches(range(rows), pending=pending, texts=texts, tokenize=by_length)
-        return {tuple(batch.rows) for batch in found}
+        batches = plan.text_batches(range(rows), pending=pending, texts=texts, tokenize=by_length)
+        return {tuple(batch.rows) for batch in batches}
 
     everything, pending = cut(np.ones(rows, bool)), generator.random(rows) < 0.05
     some = cut(pending)
@@ -189,10 +189,10 @@ def test_want_of_memory_halves_what_is_encoded_at_once_and_is_recorded(config, t
     short_of_memory(monkeypatch, most=4)
     result = extract(config(batch_size=13, dtype="float32"))
     assert result["micro_batch"] == {"image": 4, "text": 4}
-    found, whole = FeatureCache(config().out), FeatureCache(tmp_path / "whole.h5")
-    assert found.micro_batch == {"image": 4, "text": 4}
-    np.testing.assert_allclose(found.image_features, whole.image_features, atol=1e-5)
-    np.testing.assert_allclose(found.text_features, whole.text_features, atol=1e-5)
+    halved, whole = FeatureCache(config().out), FeatureCache(tmp_path / "whole.h5")
+    assert halved.micro_batch == {"image": 4, "text": 4}
+    np.testing.assert_allclose(halved.image_features, whole.image_features, atol=1e-5)
+    np.testing.assert_allclose(halved.text_features, whole.text_features, atol=1e-5)
     assert inspect_cache(config().out)["micro_batch"] == {"image": 4, "text": 4}
 
 
@@ -202,9 +202,7 @@ def test_memory_for_not_even_one_row_is_one_clear_line(config, monkeypatch):
     message = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to"
     short_of_memory(monkeypatch, most=0, message=message)
     for workers in (0, 1):
-        with pytest.raises(
-            BackboneError, match=r"^there is not enough memory to encode even one image or caption; free"
-        ):
+        with pytest.raises(BackboneError, match=r"^out of memory while encoding a single image or caption; free"):
             extract(config(workers=workers))
 
 
@@ -249,8 +247,8 @@ def test_fast_decoding_is_another_cache_that_tells_how_far_it_is_from_the_exact_
     if not device:
         # In float32, so that what is allowed for rounding is less than what decoding changes.
         extract(config(family, **own, decode="fast", dtype="float32", out=tmp_path / "fast32.h5"))
-        found = verify(VerifyConfig(tmp_path / "fast32.h5", sample=20, device="cpu"))
-        assert found["sound"], "encoded again from images that were decoded as the cache's were"
+        result = verify(VerifyConfig(tmp_path / "fast32.h5", sample=20, device="cpu"))
+        assert result["sound"], "encoded again from images that were decoded as the cache's were"
 
 
 def test_bfloat16_is_another_cache_close_to_the_exact_one(config, tmp_path, checkpoints, family):
@@ -262,9 +260,9 @@ def test_bfloat16_is_another_cache_close_to_the_exact_one(config, tmp_path, chec
         pytest.skip(str(error))
     extract(config(family, out=tmp_path / "fp32.h5"))
     extract(config(family, precision="bf16"))
-    found, exact = FeatureCache(config().out), FeatureCache(tmp_path / "fp32.h5")
-    assert (found.inputs["precision"], exact.inputs["precision"]) == ("bfloat16", "float32")
-    one, other = found.image_features.astype(float), exact.image_features.astype(float)
+    rounded, exact = FeatureCache(config().out), FeatureCache(tmp_path / "fp32.h5")
+    assert (rounded.inputs["precision"], exact.inputs["precision"]) == ("bfloat16", "float32")
+    one, other = rounded.image_features.astype(float), exact.image_features.astype(float)
     cosines = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     assert cosines.min() > 0.995
 

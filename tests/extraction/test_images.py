@@ -66,9 +66,9 @@ def test_every_kind_of_file_is_read_as_clip_reads_it_or_gets_its_reason(
     assert capfd.readouterr() == ("", "")
     cache = FeatureCache(settings.out)
     assert (result["problems"], result["missing"]) == (len(unreadable), len(ABSENT))
-    found = {cache.image_files[row]: reason for row, reason in cache.problems.items()}
-    assert found.keys() == unreadable.keys()
-    assert all(reason and reason.startswith(unreadable[name]) for name, reason in found.items())
+    reasons = {cache.image_files[row]: reason for row, reason in cache.problems.items()}
+    assert reasons.keys() == unreadable.keys()
+    assert all(reason and reason.startswith(unreadable[name]) for name, reason in reasons.items())
     assert not cache.image_features[~cache.usable].any()
     embeddings = cache.image_features @ cache.projections["image/weight"] + cache.projections.get("image/bias", 0)
     for row in np.flatnonzero(cache.usable):

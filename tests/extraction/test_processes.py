@@ -100,8 +100,8 @@ def test_a_killed_process_without_restarts_leaves_what_the_same_command_complete
     with pytest.raises(CacheError) as caught:
         extract(config(root, checkpoints, out))
     assert str(caught.value) == (
-        f"{out} was begun by 2 processes; go on with as many (torchrun --nproc-per-node 2), or delete the folder "
-        f"{out}.shards to begin again."
+        f"{out} was started by 2 processes; continue with as many (torchrun --nproc-per-node 2), or delete the folder "
+        f"{out}.shards to start again."
     )
     done = torchrun(2, "-m", "clipret", "extract", *options("several.h5"))
     assert done.returncode == 0, done.stderr
@@ -154,11 +154,13 @@ def test_processes_do_not_go_on_with_what_one_has_begun(root, checkpoints, tmp_p
     out = tmp_path / "begun.h5"
     with pytest.raises(KeyboardInterrupt):
         extract(config(root, checkpoints, out), on_progress=StopAfter(3))
-    with pytest.raises(CacheError, match=r"begun\.h5 was begun by one process; go on with: clipret extract "):
+    with pytest.raises(CacheError, match=r"begun\.h5 was started by one process; continue with: clipret extract "):
         stage._begun(config(root, checkpoints, out), Rank(0, 2))
     extract(config(root, checkpoints, out))
     assert stage._begun(config(root, checkpoints, out), Rank(0, 2))
-    with pytest.raises(CacheError, match=r"is whole, and what is left of it is done by one process: clipret extract "):
+    with pytest.raises(
+        CacheError, match=r"is complete; retry its unreadable images with one process: clipret extract "
+    ):
         stage._begun(config(root, checkpoints, out, retry_problems=True), Rank(0, 2))
 
 
@@ -183,7 +185,7 @@ def test_each_process_has_a_gpu_of_its_own_or_says_what_is_missing(monkeypatch):
     with pytest.raises(UsageError) as caught:
         Rank(2, 4, 2, 4).device("cuda")
     assert str(caught.value) == (
-        "torchrun starts 4 processes on this machine, and torch sees 2 GPUs; give each its own: --nproc-per-node 2"
+        "torchrun started 4 processes on this machine, but torch sees 2 GPUs; use one process a GPU: --nproc-per-node 2"
     )
 
 
@@ -225,7 +227,7 @@ def test_all_processes_know_what_the_first_one_found(monkeypatch):
         shared = in_threads(
             4, lambda index, together, v=values: together.share(lambda: v if not index else 1 / 0, count=200)
         )
-        assert all(np.array_equal(values, found) for found in shared)
+        assert all(np.array_equal(values, received) for received in shared)
 
 
 def test_no_process_goes_on_before_all_have_come_and_the_first_leaves_last(monkeypatch):
@@ -318,5 +320,5 @@ def test_a_store_that_is_gone_is_one_clear_line():
         def add(self, *_):
             raise RuntimeError("Broken pipe")
 
-    with pytest.raises(CacheError, match=r"^torchrun, or the first of its processes, has ended; "):
+    with pytest.raises(CacheError, match=r"^torchrun or its first process has ended; "):
         Together(Rank(1, 2), Gone()).wait()

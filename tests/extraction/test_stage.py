@@ -208,12 +208,12 @@ def test_the_same_images_give_the_same_features_from_a_table_a_folder_and_shards
             for ending in ("png", "txt"):
                 tar.add(folder / f"{name}.{ending}", arcname=f"inside/{name}.{ending}")
     (tmp_path / "album.csv").write_text("\n".join(rows))
-    found = []
+    results = []
     for dataset, root in ((folder, None), (tmp_path / "album.csv", folder), (tmp_path / "album-{0..0}.tar", None)):
-        out = tmp_path / f"{len(found)}.h5"
+        out = tmp_path / f"{len(results)}.h5"
         settings = {"dataset": str(dataset), "root": root, "out": out, "model": str(checkpoints["resnet"])}
         extract(ExtractConfig(**settings, workers=1))
         cache = FeatureCache(out)
         assert cache.problems == {}
-        found.append((cache.image_features.tobytes(), cache.text_features.tobytes(), cache.captions))
-    assert found[0] == found[1] == found[2]
+        results.append((cache.image_features.tobytes(), cache.text_features.tobytes(), cache.captions))
+    assert results[0] == results[1] == results[2]

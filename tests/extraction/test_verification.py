@@ -35,8 +35,8 @@ def cache(extracted, tmp_path):
     return shutil.copy(extracted, tmp_path / "coco.h5")
 
 
-def faults(found):
-    return {check["name"]: check["faults"] for check in found["checks"] if check["faults"]}
+def faults(result):
+    return {check["name"]: check["faults"] for check in result["checks"] if check["faults"]}
 
 
 def flip(path, dataset, position):
@@ -50,12 +50,12 @@ def flip(path, dataset, position):
 
 def test_a_whole_cache_is_sound(cache):
     reports = []
-    found = verify(VerifyConfig(cache), on_progress=reports.append)
-    assert found["sound"]
-    assert found["complete"]
-    assert faults(found) == {}
-    assert found["verdict"] == f"{cache} is sound."
-    assert [(check["name"], check["rows"]) for check in found["checks"]] == [
+    result = verify(VerifyConfig(cache), on_progress=reports.append)
+    assert result["sound"]
+    assert result["complete"]
+    assert faults(result) == {}
+    assert result["verdict"] == f"{cache} is sound."
+    assert [(check["name"], check["rows"]) for check in result["checks"]] == [
         ("structure", None),
         ("image rows", 40),
         ("text rows", len(FeatureCache(cache).captions)),
@@ -73,9 +73,9 @@ def test_every_one_of_a_hundred_flipped_bytes_is_found_with_its_row(cache, tmp_p
             size, width = features.id.get_storage_size(), features.shape[1] * features.dtype.itemsize
         position = int(generator.integers(size))
         flip(cache, f"{side}/features", position)
-        found = verify(VerifyConfig(cache))
-        assert not found["sound"]
-        (check,) = [check for check in found["checks"] if check["faults"]]
+        result = verify(VerifyConfig(cache))
+        assert not result["sound"]
+        (check,) = [check for check in result["checks"] if check["faults"]]
         row = position // width
         if (side, row) == ("image", 3):
             assert check["faults"] == ["1 unusable image rows are not what was written to them: 3"]
@@ -98,26 +98,26 @@ def test_every_one_of_a_hundred_flipped_bytes_is_found_with_its_row(cache, tmp_p
 def test_a_flipped_byte_elsewhere_is_found_too(cache, dataset, position, name, fault):
     command = FeatureCache(cache).about["command"]
     flip(cache, dataset, position)
-    found = verify(VerifyConfig(cache))
-    assert fault in faults(found)[name]
-    assert found["verdict"].startswith(f"{cache} is damaged: ")
-    assert found["verdict"].endswith(f"; delete it and extract again with: {command}")
+    result = verify(VerifyConfig(cache))
+    assert fault in faults(result)[name]
+    assert result["verdict"].startswith(f"{cache} is damaged: ")
+    assert result["verdict"].endswith(f"; delete it and extract again with: {command}")
 
 
 def test_an_unfinished_cache_is_sound_as_far_as_it_goes(tmp_path):
     with open_writer(tmp_path / "half.h5", contents()) as writer:
         writer.write_images(0, features=np.ones((30, 24), np.float16), problems={})
-    found = verify(VerifyConfig(tmp_path / "half.h5"))
-    assert (found["sound"], found["complete"]) == (True, False)
-    assert found["verdict"] == (
-        f"{tmp_path / 'half.h5'} is sound as far as it goes; complete it with: clipret extract --dataset made"
+    result = verify(VerifyConfig(tmp_path / "half.h5"))
+    assert (result["sound"], result["complete"]) == (True, False)
+    assert result["verdict"] == (
+        f"{tmp_path / 'half.h5'} is sound but incomplete; complete it with: clipret extract --dataset made"
     )
 
 
 def test_a_sample_is_encoded_again_and_agrees(cache):
-    found = verify(VerifyConfig(cache, sample=25, device="cpu"))
-    assert found["sound"], faults(found)
-    assert [(check["name"], check["rows"]) for check in found["checks"][3:]] == [
+    result = verify(VerifyConfig(cache, sample=25, device="cpu"))
+    assert result["sound"], faults(result)
+    assert [(check["name"], check["rows"]) for check in result["checks"][3:]] == [
         ("images encoded again", 25),
         ("captions encoded again", 25),
     ]
@@ -127,12 +127,12 @@ def test_a_sample_is_encoded_again_and_agrees(cache):
 def rewrite(path, **changes):
     """Replace features of a cache by others, with checksums that fit: what only encoding again can find."""
     cache = FeatureCache(path)
-    made = cache.contents
+    original = cache.contents
     features = {side: np.array(getattr(cache, f"{side}_features")) for side in ("image", "text")}
     for side, change in changes.items():
         change(features[side])
     path.unlink()
-    with open_writer(path, made) as writer:
+    with open_writer(path, original) as writer:
         writer.write_images(0, features=features["image"], problems=cache.problems)
         writer.write_texts(0, features=features["text"], tokens=cache.tokens)
 
@@ -143,9 +143,9 @@ def test_features_of_other_images_and_captions_are_found_by_encoding_again(cache
 
     rewrite(cache, image=swap, text=swap)
     assert verify(VerifyConfig(cache))["sound"]
-    found = verify(VerifyConfig(cache, sample=1000, device="cpu"))
-    assert [check["bad_rows"] for check in found["checks"][3:]] == [[5, 6], [5, 6]]
-    assert found["verdict"].startswith(f"{cache} is damaged: images encoded again, captions encoded again; ")
+    result = verify(VerifyConfig(cache, sample=1000, device="cpu"))
+    assert [check["bad_rows"] for check in result["checks"][3:]] == [[5, 6], [5, 6]]
+    assert result["verdict"].startswith(f"{cache} is damaged: images encoded again, captions encoded again; ")
 
 
 def test_a_changed_image_and_a_missing_one_are_told_apart(extracted, root, checkpoints, tmp_path):
@@ -153,34 +153,32 @@ def test_a_changed_image_and_a_missing_one_are_told_apart(extracted, root, check
     paths = sorted((moved / "train2017").iterdir())
     shutil.copy(paths[8], paths[7])
     paths[10].unlink()
-    found = verify(VerifyConfig(extracted, sample=40, root=moved, device="cpu"))
-    check = found["checks"][3]
+    result = verify(VerifyConfig(extracted, sample=40, root=moved, device="cpu"))
+    check = result["checks"][3]
     assert check["bad_rows"] == [7]
     assert [fault.split(":")[0].split(" by ")[0] for fault in check["faults"]] == [
         "encoded again, they differ",
-        "cannot be read any more",
+        "can no longer be read",
     ]
-    assert check["faults"][1] == "cannot be read any more: 1 rows: 10"
+    assert check["faults"][1] == "can no longer be read: 1 rows: 10"
 
 
 def test_images_that_a_gpu_decoded_are_compared_more_widely_and_captions_are_not(cache):
-    found = FeatureCache(cache)
-    assert (verification._tolerance(found, "image"), verification._tolerance(found, "text")) == (2e-2, 2e-2)
-    found.inputs["decode"] = "fast, by nvJPEG"
-    assert (verification._tolerance(found, "image"), verification._tolerance(found, "text")) == (0.2, 2e-2)
+    opened = FeatureCache(cache)
+    assert (verification._tolerance(opened, "image"), verification._tolerance(opened, "text")) == (2e-2, 2e-2)
+    opened.inputs["decode"] = "fast, by nvJPEG"
+    assert (verification._tolerance(opened, "image"), verification._tolerance(opened, "text")) == (0.2, 2e-2)
 
 
 def test_another_model_is_refused(cache, checkpoints):
     with pytest.raises(
-        UsageError, match=r"^--model is .*resnet\.pt, with weights .*; .*coco\.h5 was made with .*transf"
+        UsageError, match=r"^--model is .*resnet\.pt, with weights .*; .*coco\.h5 was extracted with .*transf"
     ):
         verify(VerifyConfig(cache, sample=1, model=str(checkpoints["resnet"]), device="cpu"))
 
 
 def test_images_that_are_elsewhere_are_asked_for(cache, tmp_path):
-    with pytest.raises(
-        CacheError, match=r"^the images of .*coco\.h5 are not in .*gone; say where they are with --root"
-    ):
+    with pytest.raises(CacheError, match=r"^the images of .*coco\.h5 are not in .*gone; name their folder with --root"):
         verify(VerifyConfig(cache, sample=1, root=tmp_path / "gone", device="cpu"))
 
 
@@ -193,8 +191,8 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path):
 
 
 def test_a_cache_of_another_precision_is_encoded_again_in_that_precision(cache, monkeypatch):
-    found = FeatureCache(cache)
-    found.inputs["precision"] = "bfloat16"
+    opened = FeatureCache(cache)
+    opened.inputs["precision"] = "bfloat16"
     asked = []
     monkeypatch.setattr(verification, "load_backbone", lambda name, **values: asked.append(values) or stop())
 
@@ -202,7 +200,7 @@ def test_a_cache_of_another_precision_is_encoded_again_in_that_precision(cache, 
         raise CacheError("enough")
 
     with pytest.raises(CacheError, match="enough"):
-        verification._backbone_of(found, VerifyConfig(cache, sample=1, device="cpu"))
+        verification._backbone_of(opened, VerifyConfig(cache, sample=1, device="cpu"))
     assert asked[0]["precision"] == "bf16"
 
 

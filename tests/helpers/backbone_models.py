@@ -71,10 +71,10 @@ def pictures(count: int, *, side: int, seed: int = 1) -> torch.Tensor:
     return torch.from_numpy(np.clip(areas[:, place][:, :, place] + noise, 0, 255).astype(np.uint8))
 
 
-def error_of(found: torch.Tensor, expected: torch.Tensor) -> float:
+def error_of(result: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, relative to the largest expected value."""
-    assert found.shape == expected.shape
-    return ((found.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
+    assert result.shape == expected.shape
+    return ((result.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
 
 
 def spread_of(values: torch.Tensor) -> float:

@@ -71,7 +71,7 @@ def test_bytes_that_are_no_text_are_said():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[]", "it is a list; expected an object"),
         ("{}", "it is of format null; this clipret reads format 2"),
@@ -80,8 +80,8 @@ def test_bytes_that_are_no_text_are_said():
         ('{"format": "2"}', "it is of format '2'; this clipret reads format 2"),
     ],
 )
-def test_another_format_is_said_before_anything_else(text, told):
-    assert refusal(text, version=2) == told
+def test_another_format_is_said_before_anything_else(text, message):
+    assert refusal(text, version=2) == message
 
 
 def test_more_values_than_memory_is_good_for_are_refused_before_they_are_made(monkeypatch):
@@ -95,5 +95,5 @@ def test_a_file_is_read_up_to_its_limit(tmp_path, monkeypatch):
     path.write_text("[1]")
     assert read_record(path, [int]) == [1]
     monkeypatch.setattr("clipret.machine.records._MOST_BYTES", 2)
-    with pytest.raises(OSError, match="it has more than the 2 bytes that it may have"):
+    with pytest.raises(OSError, match="it is larger than 2 bytes"):
         read_record(path, [int])

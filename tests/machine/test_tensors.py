@@ -46,8 +46,8 @@ def test_processes_with_other_hashes_write_the_same_bytes(tmp_path):
         )
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     header = (tmp_path / "1").read_bytes()
-    told = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
-    assert list(told) == sorted(told)
+    metadata = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
+    assert list(metadata) == sorted(metadata)
 
 
 def test_every_bit_is_covered(tmp_path):

@@ -176,7 +176,7 @@ def test_options_hold_for_all_of_a_file_and_replace_what_it_says(grid):
         ("<<: {lr: 1}", f"{{path}}: '<<' is not a setting that a sweep varies; expected some of: {', '.join(SWEPT)}."),
         ("lr: 1\n---\nlr: 2", "{path}, line 2 is not YAML: but found another document."),
         ("lr: [" + "1," * 20_000 + "]", "{path}: --lr has 20,000 values; expected at most 10,000."),
-        ("lr: " + "1" * 300_000, "{path} cannot be read: it has more than the 262,144 bytes that it may have."),
+        ("lr: " + "1" * 300_000, "{path} cannot be read: it is larger than 262,144 bytes."),
         ("lr: {low: 0, high: 1e300}", "{path}: --lr is '1e300'; expected a number as the end of its range."),
         ("epochs: {low: 0, high: 1e30}", "{path}: --epochs is '1e30'; expected a whole number."),
         (

@@ -72,6 +72,14 @@ def test_features_live_where_they_fit(held, monkeypatch):
     assert make(held, "auto").placement == "disk"
 
 
+def test_where_memory_is_unknown_the_limit_is_asked_for(held, monkeypatch):
+    monkeypatch.setattr(module, "available_memory", lambda: None)
+    with pytest.raises(UsageError) as caught:
+        make(held, "auto")
+    assert str(caught.value) == "this system does not say how much memory it has; give --memory-limit GIB."
+    assert make(held, "auto", memory_limit=1).placement == "device"
+
+
 def test_a_place_that_is_too_small_is_said(held):
     with pytest.raises(UsageError) as caught:
         make(held, "host", memory_limit=1e-6)
