@@ -109,7 +109,7 @@ def test_format_overrules_the_suffix(run):
     ("words", "status", "message"),
     [
         (["runs/a"], 2, "there is runs/a to compare; expected two runs or more, or a run and zero-shot."),
-        (["runs/a", "runs/a"], 2, "runs/a is the same head twice; give each once."),
+        (["runs/a", "runs/a"], 2, "runs/a was given twice; give it once."),
         (
             ["runs/a", "runs/x"],
             1,
@@ -158,8 +158,8 @@ def test_the_split_that_differs_is_named(run, cache_path):
     assert run("compare", first, second) == (
         2,
         "",
-        f"error: {first} and {second} were not asked the same by protocol split: test and val; measure both on the "
-        f"same images and captions.\n",
+        f"error: {first} and {second} were measured on different data by protocol split: test and val; measure both on "
+        f"the same images and captions.\n",
     )
 
 
