@@ -77,7 +77,7 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
         "heads": list(heads),
         "top": config.top,
         "directions": {
-            direction: _describe(Queries(cache, protocol.folds, direction, of_heads), config=config)
+            direction: _describe(Queries(cache, protocol.folds, direction=direction, ranks=of_heads), config=config)
             for direction, of_heads in by_direction.items()
         },
     }
@@ -134,7 +134,7 @@ def cut_into_bins(values: np.ndarray, *, most: int = _MOST_BINS) -> tuple[np.nda
         places = -(-np.arange(1, most + 1) * len(values) // most) - 1
         edges = np.unique(np.sort(values)[places])
     bins = np.searchsorted(edges, values)
-    return bins, [(values[bins == each].min(), values[bins == each].max()) for each in range(len(edges))]
+    return bins, [(values[bins == number].min(), values[bins == number].max()) for number in range(len(edges))]
 
 
 def _describe(queries: Queries, *, config: FailuresConfig) -> dict:
@@ -146,7 +146,7 @@ def _describe(queries: Queries, *, config: FailuresConfig) -> dict:
         "worst": [queries.describe(query) for query in worst],
         "changed": _changes(queries, listed=config.queries) if len(queries.ranks) > 1 else None,
         "hubs": _hubs(queries, config=config),
-        "overall": {head: _summary(found) for head, found in values.items()},
+        "overall": {head: _summary(of_head) for head, of_head in values.items()},
         "breakdown": {
             "caption_length": _breakdown(queries.lengths, values),
             "positives": _breakdown(queries.positives, values),
@@ -171,16 +171,16 @@ def _changes(queries: Queries, *, listed: int) -> dict:
 
 def _hubs(queries: Queries, *, config: FailuresConfig) -> dict:
     counts = {
-        head: [np.bincount(found.top[:, : config.top].ravel(), minlength=found.gallery) for found in folds]
+        head: [np.bincount(ranks.top[:, : config.top].ravel(), minlength=ranks.gallery) for ranks in folds]
         for head, folds in queries.ranks.items()
     }
-    sizes = [found.gallery for found in queries.ranks[queries.shown]]
+    sizes = [ranks.gallery for ranks in queries.ranks[queries.shown]]
     folds, places = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(size) for size in sizes])
-    pooled = {head: np.concatenate(found) for head, found in counts.items()}
-    found = {}
+    pooled = {head: np.concatenate(of_folds) for head, of_folds in counts.items()}
+    hubs = {}
     for head, occurrences in pooled.items():
         largest = np.argsort(-occurrences, kind="stable")[: config.queries]
-        found[head] = describe_hubs(occurrences) | {
+        hubs[head] = describe_hubs(occurrences) | {
             "largest": [
                 {
                     **queries.name_item(int(folds[item]), places[item]),
@@ -191,7 +191,7 @@ def _hubs(queries: Queries, *, config: FailuresConfig) -> dict:
                 if occurrences[item]
             ]
         }
-    return found
+    return hubs
 
 
 def _metrics(folds: tuple[Ranks, ...]) -> dict[str, np.ndarray]:
@@ -205,14 +205,15 @@ def _summary(values: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _breakdown(by: np.ndarray, values: dict[str, dict[str, np.ndarray]]) -> dict:
-    known = np.flatnonzero(~np.isnan(by))
-    bins, spans = cut_into_bins(by[known])
+    measured = np.flatnonzero(~np.isnan(by))
+    bins, spans = cut_into_bins(by[measured])
     entries = []
-    for each, (low, high) in enumerate(spans):
-        chosen = known[bins == each]
+    for number, (low, high) in enumerate(spans):
+        in_bin = measured[bins == number]
         results = {
-            head: _summary({name: found[chosen] for name, found in metrics.items()}) for head, metrics in values.items()
+            head: _summary({name: of_queries[in_bin] for name, of_queries in metrics.items()})
+            for head, metrics in values.items()
         }
         span = {"low": float(low), "high": float(high)}
-        entries.append({**span, "queries": len(chosen), "few": len(chosen) < _FEW, "results": results})
-    return {"bins": entries, "left_out": len(by) - len(known)}
+        entries.append({**span, "queries": len(in_bin), "few": len(in_bin) < _FEW, "results": results})
+    return {"bins": entries, "left_out": len(by) - len(measured)}

@@ -123,7 +123,7 @@ def open_cache(source: Source) -> FeatureCache:
     """The source's cache. Raises CacheError, and CacheMismatchError when the run was trained on another."""
     if source.fingerprint is not None and not source.cache.exists():
         raise CacheError(
-            f"there is no cache at {source.cache}, where it was when {source.run} was trained; give its place with "
+            f"there is no cache at {source.cache}, where it was when {source.run} was trained; give its path with "
             f"--cache FILE."
         )
     cache = FeatureCache(source.cache)
@@ -208,7 +208,7 @@ def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, al
             )
         raise LeakageError(
             f"{leakage['trained_on']:,} of the {leakage['images']:,} {protocol.split} images were trained on by "
-            f"{source.run or source.head}: figures on them say nothing of new images. {remedy}, or see the figures "
+            f"{source.run or source.head}: figures on them say nothing about new images. {remedy}, or see the figures "
             f"all the same with --allow-leak."
         )
     return leakage

@@ -21,21 +21,23 @@ class Queries:
     ranks  head's name -> Ranks of each fold, with the best items
     """
 
-    def __init__(self, cache: FeatureCache, folds: tuple[Fold, ...], way: str, ranks: dict[str, tuple[Ranks, ...]]):
-        self.cache, self.folds, self.way, self.ranks = cache, folds, way, ranks
+    def __init__(
+        self, cache: FeatureCache, folds: tuple[Fold, ...], *, direction: str, ranks: dict[str, tuple[Ranks, ...]]
+    ):
+        self.cache, self.folds, self.direction, self.ranks = cache, folds, direction, ranks
         # The trained head, or zero-shot where it is alone.
         self.shown = list(ranks)[-1]
-        self._starts = np.cumsum([0, *(found.queries for found in ranks[self.shown])])
+        self._starts = np.cumsum([0, *(of_fold.queries for of_fold in ranks[self.shown])])
 
     @cached_property
     def first(self) -> dict[str, np.ndarray]:
         """Head -> (Q,) rank of each query's best-placed matching item."""
-        return {head: np.concatenate([found.first for found in folds]) for head, folds in self.ranks.items()}
+        return {head: np.concatenate([of_fold.first for of_fold in folds]) for head, folds in self.ranks.items()}
 
     @cached_property
     def positives(self) -> np.ndarray:
         """(Q,) number of matching items."""
-        return np.concatenate([found.positives for found in self.ranks[self.shown]])
+        return np.concatenate([of_fold.positives for of_fold in self.ranks[self.shown]])
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -43,7 +45,7 @@ class Queries:
         lengths = []
         for fold, ranks in zip(self.folds, self.ranks[self.shown], strict=True):
             words = np.array([len(self.cache.captions[row].split()) for row in fold.text_rows], dtype=np.float64)
-            if self.way == "i2t":
+            if self.direction == "i2t":
                 images = len(fold.image_rows)
                 counts = np.bincount(fold.caption_images, minlength=images)
                 sums = np.bincount(fold.caption_images, weights=words, minlength=images)
@@ -60,9 +62,9 @@ class Queries:
         number = int(np.searchsorted(self._starts, query, side="right")) - 1
         fold, ranks, place = self.folds[number], self.ranks[self.shown][number], query - self._starts[number]
         row, best = ranks.asking[place], ranks.top[place]
-        matching = matching_items(fold, row, way=self.way)
+        matching = matching_items(fold, row, direction=self.direction)
         wrong = best[~np.isin(best, matching)][: min(_NAMED, ranks.first[place] - 1)]
-        asked = _name_caption if self.way == "t2i" else _name_image
+        asked = _name_caption if self.direction == "t2i" else _name_image
         return {
             **asked(self.cache, fold, row),
             "fold": number,
@@ -74,16 +76,16 @@ class Queries:
 
     def name_item(self, number: int, position: int) -> dict:
         """An item of a fold's gallery."""
-        named = _name_image if self.way == "t2i" else _name_caption
+        named = _name_image if self.direction == "t2i" else _name_caption
         return named(self.cache, self.folds[number], position)
 
 
-def matching_items(fold: Fold, row: int, *, way: str) -> np.ndarray:
+def matching_items(fold: Fold, row: int, *, direction: str) -> np.ndarray:
     """Positions of the items that match what asks at this position, ascending."""
     if fold.matches:
-        asking, items = fold.matches[way]
+        asking, items = fold.matches[direction]
         return np.sort(items[asking == row])
-    return fold.caption_images[[row]] if way == "t2i" else np.flatnonzero(fold.caption_images == row)
+    return fold.caption_images[[row]] if direction == "t2i" else np.flatnonzero(fold.caption_images == row)
 
 
 def _name_image(cache: FeatureCache, fold: Fold, position: int) -> dict:

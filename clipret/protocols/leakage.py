@@ -37,9 +37,9 @@ def check_images(keys: np.ndarray, training: np.ndarray | None) -> dict:
 
     Returns checked, whether it is known of each image; trained_on, how many the head was trained on, or None; images.
     """
-    known = training is not None and bool((keys != UNKNOWN).any(axis=1).all())
+    checked = training is not None and bool((keys != UNKNOWN).any(axis=1).all())
     count = None if training is None else int(trained_on(keys, training).sum())
-    return {"checked": known, "trained_on": count, "images": len(keys)}
+    return {"checked": checked, "trained_on": count, "images": len(keys)}
 
 
 def copies_of_training(cache: FeatureCache, protocol: Protocol) -> dict | None:

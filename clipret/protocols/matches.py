@@ -19,10 +19,10 @@ def known_captions(cache: FeatureCache) -> np.ndarray:
 
     Raises DatasetError when the package `eccv-caption` is not installed.
     """
-    known = {(str(caption), str(image)) for caption, image in karpathy_test_captions(otherwise=OTHERWISE).items()}
+    listed = {(str(caption), str(image)) for caption, image in karpathy_test_captions(otherwise=OTHERWISE).items()}
     ids, owners = cache.image_ids, cache.caption_images.tolist()
     pairs = ((caption, ids[owner]) for caption, owner in zip(cache.caption_ids, owners, strict=True))
-    return np.array([pair in known for pair in pairs], dtype=bool)
+    return np.array([pair in listed for pair in pairs], dtype=bool)
 
 
 def known_matches(
@@ -45,7 +45,10 @@ def known_matches(
     }
     sides = {"t2i": ("text", "image"), "i2t": ("image", "text")}
     pairs = matching_ids(truth, otherwise=OTHERWISE)
-    return {way: _positions(pairs[way], *(places[side] for side in sides[way])) for way in sides}
+    return {
+        direction: _positions(pairs[direction], places[asking], places[gallery])
+        for direction, (asking, gallery) in sides.items()
+    }
 
 
 def equal_text_matches(
@@ -65,7 +68,7 @@ def equal_text_matches(
     if pairs > _MOST_PAIRS:
         raise UsageError(
             f"--protocol split-equal-texts: captions of {cache.path} that are the same text make {pairs:,} matching "
-            f"pairs, over {_MOST_PAIRS:,}; so few different texts make no retrieval test: choose --protocol split."
+            f"pairs, over {_MOST_PAIRS:,}; too few different texts for a retrieval test; choose --protocol split."
         )
     captions, matching = _pairs_of_equals(texts, texts_of_images)
     owners, places = _pairs_of_equals(texts_of_images, texts)
@@ -87,8 +90,8 @@ def _pairs_of_equals(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, n
 def _positions(
     pairs: list[tuple[int, int]], queries: dict[str, int], items: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    found = sorted(
+    positions = sorted(
         (queries[str(query)], items[str(item)]) for query, item in pairs if str(query) in queries and str(item) in items
     )
-    table = np.array(found, dtype=np.int64).reshape(-1, 2)
+    table = np.array(positions, dtype=np.int64).reshape(-1, 2)
     return table[:, 0].copy(), table[:, 1].copy()

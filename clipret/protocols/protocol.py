@@ -121,7 +121,7 @@ class Protocol:
         What matches nothing is counted among captions or images, and not among queries.
         """
         images, captions = len(self.image_rows), sum(len(fold.text_rows) for fold in self.folds)
-        queries = {way: sum(fold.queries(way) for fold in self.folds) for way in ("t2i", "i2t")}
+        queries = {direction: sum(fold.queries(direction) for fold in self.folds) for direction in ("t2i", "i2t")}
         return {
             "name": self.name,
             "split": self.split,
@@ -155,7 +155,7 @@ def make_protocol(cache: FeatureCache, name: str) -> Protocol:
     # Cut before images are left out, so that a missing image never moves another one to another gallery.
     parts = np.array_split(planned, rule.folds)
     folds = tuple(_fold(cache, rows[usable[rows]], captions=captions, truth=rule.truth) for rows in parts)
-    if not all(fold.queries(way) for fold in folds for way in ("t2i", "i2t")):
+    if not all(fold.queries(direction) for fold in folds for direction in ("t2i", "i2t")):
         raise UsageError(f"--protocol {name}: {cache.path} has too few usable images and captions for it.")
     present = int(captions[np.isin(cache.caption_images, planned)].sum())
     remarks = _remarks(cache, rule, images=len(planned), captions=present)
@@ -222,12 +222,13 @@ def _planned_rows(cache: FeatureCache, name: str) -> np.ndarray:
 
 def _rows_of_ids(cache: FeatureCache, name: str, *, ids: list[int]) -> np.ndarray:
     rows = {image: row for row, image in enumerate(cache.image_ids)}
-    found = [rows[str(image)] for image in ids if str(image) in rows]
-    if len(found) < len(ids):
+    present = [rows[str(image)] for image in ids if str(image) in rows]
+    if len(present) < len(ids):
         raise UsageError(
-            f"--protocol {name} needs {len(ids):,} images, {cache.path} has {len(found):,} of them; extract COCO whole."
+            f"--protocol {name} needs {len(ids):,} images, {cache.path} has {len(present):,} of them; extract all of "
+            f"COCO."
         )
-    return np.array(found, dtype=np.int64)
+    return np.array(present, dtype=np.int64)
 
 
 def _planned_captions(cache: FeatureCache, rule: _Rule) -> np.ndarray:

@@ -34,10 +34,10 @@ class _Work:
         rows = {"i2t": len(self.embeddings["image"]), "t2i": len(self.embeddings["text"])}
         gallery = {"i2t": len(self.embeddings["text"]), "t2i": len(self.embeddings["image"])}
         best = {}
-        for way, count in rows.items():
-            shape = (count, min(self.top, gallery[way]))
-            best[way] = (np.full(shape, -np.inf, dtype=np.float32), np.full(shape, _NOTHING, dtype=np.int64))
-        below = {way: np.zeros(len(pairs.queries), dtype=np.int32) for way, pairs in self.positives.items()}
+        for direction, count in rows.items():
+            shape = (count, min(self.top, gallery[direction]))
+            best[direction] = (np.full(shape, -np.inf, dtype=np.float32), np.full(shape, _NOTHING, dtype=np.int64))
+        below = {direction: np.zeros(len(pairs.queries), dtype=np.int32) for direction, pairs in self.positives.items()}
         return _Counts(below, best)
 
 
@@ -68,10 +68,8 @@ def count_on_cpu(
     """
     sides = {"t2i": (texts.numpy(), images.numpy()), "i2t": (images.numpy(), texts.numpy())}
     edges = {
-        way: Edges.of(
-            kernels.dots(asking, gallery, positives[way].queries, positives[way].items), width=images.shape[1]
-        )
-        for way, (asking, gallery) in sides.items()
+        direction: Edges.of(kernels.dots(*sides[direction], pairs.queries, pairs.items), width=images.shape[1])
+        for direction, pairs in positives.items()
     }
     work = _Work({"image": images, "text": texts}, positives, edges, top)
     tiles = [
@@ -82,10 +80,10 @@ def count_on_cpu(
     counted = _share(tiles, work, on_done=lambda done: on_progress(_progress(done, len(tiles), images=len(images))))
     best = _merge(counted) if top else dict.fromkeys(positives)
     below = counted[0].below
-    for each in counted[1:]:
-        for way, counts in below.items():
-            counts += each.below[way]
-    return {way: (below[way], best[way]) for way in positives}
+    for others in counted[1:]:
+        for direction, counts in below.items():
+            counts += others.below[direction]
+    return {direction: (below[direction], best[direction]) for direction in positives}
 
 
 def _progress(done: int, tiles: int, *, images: int) -> Progress:
@@ -138,21 +136,22 @@ def _count(tile: tuple[slice, slice], work: _Work, counts: _Counts) -> None:
     images, texts = (work.embeddings[side][span] for side, span in zip(("image", "text"), tile, strict=True))
     scores = Products("cpu")(images[None], texts.T[None])[0].numpy()
     images, texts = images.numpy(), texts.numpy()
-    for way, count, asking, gallery, (first, first_item) in (
+    for direction, count, asking, gallery, (first, first_item) in (
         ("i2t", kernels.count_rows, images, texts, (tile[0].start, tile[1].start)),
         ("t2i", kernels.count_columns, texts, images, (tile[1].start, tile[0].start)),
     ):
-        starts = work.positives[way].starts[first : first + len(asking) + 1]
+        starts = work.positives[direction].starts[first : first + len(asking) + 1]
         pairs = slice(starts[0], starts[-1])
-        edges, below = work.edges[way], counts.below[way][pairs]
-        matching = work.positives[way].items[pairs] - first_item
+        edges, below = work.edges[direction], counts.below[direction][pairs]
+        matching = work.positives[direction].items[pairs] - first_item
         count(scores, asking, gallery, starts - starts[0], matching, edges.parts(pairs), below)
     if work.top:
         rows, columns = (
             np.arange(span.start, span.start + size) for span, size in zip(tile, scores.shape, strict=True)
         )
         best = {
-            way: tuple(kept[span] for kept in counts.best[way]) for way, span in zip(("i2t", "t2i"), tile, strict=True)
+            direction: tuple(kept[span] for kept in counts.best[direction])
+            for direction, span in zip(("i2t", "t2i"), tile, strict=True)
         }
         kernels.keep_best(scores, rows, columns, best["i2t"], best["t2i"])
 
@@ -160,8 +159,9 @@ def _count(tile: tuple[slice, slice], work: _Work, counts: _Counts) -> None:
 def _merge(counted: list[_Counts]) -> dict[str, np.ndarray]:
     """Direction -> (rows, T) the best items of what all threads have seen."""
     merged = {}
-    for way in counted[0].best:
-        scores, items = (np.concatenate([each.best[way][part] for each in counted], axis=1) for part in (0, 1))
-        order = np.lexsort((items, -scores), axis=1)[:, : counted[0].best[way][0].shape[1]]
-        merged[way] = np.take_along_axis(items, order, axis=1)
+    for direction in counted[0].best:
+        best = [counts.best[direction] for counts in counted]
+        scores, items = (np.concatenate(parts, axis=1) for parts in zip(*best, strict=True))
+        order = np.lexsort((items, -scores), axis=1)[:, : best[0][0].shape[1]]
+        merged[direction] = np.take_along_axis(items, order, axis=1)
     return merged

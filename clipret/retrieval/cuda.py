@@ -28,7 +28,7 @@ class _Side:
     def of(cls, positives: Positives, edges: Edges, *, device: torch.device) -> "_Side":
         """Nothing counted yet."""
         slots = np.arange(len(positives.queries)) - positives.starts[positives.queries]
-        tensors = (torch.from_numpy(each).to(device) for each in (edges.edges, edges.low, edges.high))
+        tensors = (torch.from_numpy(array).to(device) for array in (edges.edges, edges.low, edges.high))
         return cls(positives, slots, *tensors, torch.zeros(len(slots), dtype=torch.int64, device=device))
 
     def count(
@@ -41,27 +41,27 @@ class _Side:
         span = slice(*self.positives.starts[[first, first + len(scores)]])
         own = self._own(span, first=first, first_item=first_item, items=scores.shape[1])
         # Above every edge while the rows are counted.
-        held = scores[own]
+        own_scores = scores[own]
         scores[own] = torch.inf
         slots = self.slots[span]
         for slot in range(slots.max(initial=-1) + 1):
-            chosen = np.flatnonzero(slots == slot) + span.start
-            rows = torch.from_numpy(self.positives.queries[chosen] - first).to(scores.device)
-            pairs = torch.from_numpy(chosen).to(scores.device)
-            some = scores if len(chosen) == len(scores) else scores[rows]
+            some_pairs = np.flatnonzero(slots == slot) + span.start
+            rows = torch.from_numpy(self.positives.queries[some_pairs] - first).to(scores.device)
+            pairs = torch.from_numpy(some_pairs).to(scores.device)
+            some = scores if len(some_pairs) == len(scores) else scores[rows]
             less, perhaps = some < self.low[pairs, None], some < self.high[pairs, None]
             self.below[pairs] += less.sum(1)
             which, items = (perhaps & ~less).nonzero(as_tuple=True)
-            for part, found in zip(which.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
-                exact = (asking[rows[part]].double() * gallery[found].double()).sum(1)
+            for part, columns in zip(which.split(_PAIRS_AT_ONCE), items.split(_PAIRS_AT_ONCE), strict=True):
+                exact = (asking[rows[part]].double() * gallery[columns].double()).sum(1)
                 self.below.index_add_(0, pairs[part], (exact < self.edges[pairs[part]]).long())
-        scores[own] = held
+        scores[own] = own_scores
 
     def _own(self, span: slice, *, first: int, first_item: int, items: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and columns of the pairs' own items that are among those scored."""
         rows, columns = self.positives.queries[span] - first, self.positives.items[span] - first_item
         here = (columns >= 0) & (columns < items)
-        return tuple(torch.from_numpy(each[here]).to(self.below.device) for each in (rows, columns))
+        return tuple(torch.from_numpy(places[here]).to(self.below.device) for places in (rows, columns))
 
 
 def count_by_torch(
@@ -76,9 +76,11 @@ def count_by_torch(
     """What cpu.count_on_cpu returns, counted `block` images at a time with all captions."""
     embeddings = {"t2i": (texts, images), "i2t": (images, texts)}
     edges = {
-        way: Edges.of(_dots(*embeddings[way], pairs=pairs), width=images.shape[1]) for way, pairs in positives.items()
+        direction: Edges.of(_dots(*embeddings[direction], pairs=pairs), width=images.shape[1])
+        for direction, pairs in positives.items()
     }
-    sides = {way: _Side.of(pairs, edges[way], device=images.device) for way, pairs in positives.items()}
+    device = images.device
+    sides = {direction: _Side.of(pairs, edges[direction], device=device) for direction, pairs in positives.items()}
     products, best_texts = Products(images.device.type), []
     best_images = (
         texts.new_empty((len(texts), 0)),
@@ -94,16 +96,16 @@ def count_by_torch(
             best_images = _keep_best(*best_images, scores.T, first=start, top=top)
         on_progress(Progress("ranking", min(start + block, len(images)), len(images)))
     best = {"t2i": best_images[1].cpu().numpy(), "i2t": torch.cat(best_texts).numpy()} if top else {}
-    return {way: (side.below.cpu().numpy(), best.get(way)) for way, side in sides.items()}
+    return {direction: (side.below.cpu().numpy(), best.get(direction)) for direction, side in sides.items()}
 
 
 def _dots(asking: torch.Tensor, gallery: torch.Tensor, *, pairs: Positives) -> np.ndarray:
-    found = []
+    products = []
     for start in range(0, len(pairs.queries), _PAIRS_AT_ONCE):
         span = slice(start, start + _PAIRS_AT_ONCE)
         rows, items = (torch.from_numpy(side[span]).to(asking.device) for side in (pairs.queries, pairs.items))
-        found.append((asking[rows].double() * gallery[items].double()).sum(1).cpu().numpy())
-    return np.concatenate(found) if found else np.zeros(0)
+        products.append((asking[rows].double() * gallery[items].double()).sum(1).cpu().numpy())
+    return np.concatenate(products) if products else np.zeros(0)
 
 
 def _keep_best(kept: torch.Tensor, items: torch.Tensor, scores: torch.Tensor, *, first: int, top: int) -> tuple:

@@ -46,7 +46,7 @@ class Matches:
         captions = np.arange(len(caption_images))
         pairs = matches or {"t2i": (captions, caption_images), "i2t": (caption_images, captions)}
         rows = {"t2i": len(captions), "i2t": images}
-        return cls(**{way: Positives.of(pairs[way], rows=rows[way]) for way in DIRECTIONS})
+        return cls(**{direction: Positives.of(pairs[direction], rows=rows[direction]) for direction in DIRECTIONS})
 
 
 def rank(
@@ -81,12 +81,12 @@ def rank(
     count = count_on_cpu if images.device.type == "cpu" else count_by_torch
     settings = {"block": block, "top": top, "on_progress": on_progress}
     counted = count(images, texts, positives={"t2i": matches.t2i, "i2t": matches.i2t}, **settings)
-    found = {}
-    for way, (positives, gallery) in {"t2i": (matches.t2i, images), "i2t": (matches.i2t, texts)}.items():
-        below, best = counted[way]
+    by_direction = {}
+    for direction, (positives, gallery) in {"t2i": (matches.t2i, images), "i2t": (matches.i2t, texts)}.items():
+        below, best = counted[direction]
         ranks = positives.ranks(below, gallery=len(gallery))
-        found[way] = replace(ranks, top=None if best is None else best[ranks.rows])
-    return found
+        by_direction[direction] = replace(ranks, top=None if best is None else best[ranks.rows])
+    return by_direction
 
 
 def _rounded(embeddings: torch.Tensor, precision: str) -> torch.Tensor:

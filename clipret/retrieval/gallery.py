@@ -61,15 +61,15 @@ def embed(
     """
     if isinstance(features, torch.Tensor):
         return function(features.to(device))
-    found = None
+    embeddings = None
     for start in range(0, len(features), block):
         # Copied: a slice of a mapped file cannot be made a tensor that may be written to.
         embedded = function(torch.from_numpy(np.array(features[start : start + block])).to(device))
-        if found is None:
+        if embeddings is None:
             # Filled block by block, for all blocks and then all of them together would be twice as much.
-            found = embedded.new_empty((len(features), embedded.shape[1]))
-        found[start : start + len(embedded)] = embedded
-    return found
+            embeddings = embedded.new_empty((len(features), embedded.shape[1]))
+        embeddings[start : start + len(embedded)] = embedded
+    return embeddings
 
 
 def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, features: Features, rows: np.ndarray) -> None:
@@ -94,8 +94,8 @@ def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, featur
             if wrong.any():
                 row = rows[start + int(places[wrong.cpu()][0])]
                 raise HeadError(
-                    f"the embedding of {side} row {row} has no length in float32: its features, or the head's weights, "
-                    f"are too large or too small (up to {values.abs().max():.0e} and "
+                    f"the embedding of {side} row {row} overflows or underflows in float32: its features, or the "
+                    f"head's weights, are too large or too small (up to {values.abs().max():.0e} and "
                     f"{max(tensor.abs().max() for tensor in head.tensors.values()):.0e}); extract or train again with "
                     f"values near 1."
                 )
@@ -115,15 +115,15 @@ class Gallery:
     rows: dict[str, np.ndarray]
     caption_images: np.ndarray
     matches: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
-    _held: dict = field(default_factory=dict, repr=False, compare=False)
+    _on_device: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def read(cls, cache: FeatureCache, fold: Fold) -> "Gallery":
         """Read the fold's rows, now or, of many, when they are needed; raises CacheError when one is not finite."""
         rows = {"image": fold.image_rows, "text": fold.text_rows}
-        sides = [StoredRows(cache, side, rows=found) for side, found in rows.items()]
+        sides = [StoredRows(cache, side, rows=of_side) for side, of_side in rows.items()]
         if not _is_large(*sides):
-            sides = [cache.read(side, found) for side, found in rows.items()]
+            sides = [cache.read(side, of_side) for side, of_side in rows.items()]
         return cls(*sides, rows, fold.caption_images, fold.matches)
 
     @functools.cached_property
@@ -174,13 +174,13 @@ class Gallery:
     def _features(self, device: str) -> tuple:
         if _is_large(self.images, self.texts):
             return self.images, self.texts
-        if device not in self._held:
+        if device not in self._on_device:
             # Of one device only, so that the bound holds for all of them together.
-            self._held.clear()
-            self._held[device] = tuple(
+            self._on_device.clear()
+            self._on_device[device] = tuple(
                 torch.from_numpy(np.asarray(side, dtype=np.float32)).to(device) for side in (self.images, self.texts)
             )
-        return self._held[device]
+        return self._on_device[device]
 
 
 def _is_large(images: np.ndarray | StoredRows, texts: np.ndarray | StoredRows) -> bool:

@@ -31,27 +31,27 @@ def _compiled(function: Callable, **settings) -> Callable:
 def dot(left, right):
     """Product of two rows, in float64."""
     total = 0.0
-    for each in range(left.size):
-        total += np.float64(left[each]) * np.float64(right[each])
+    for place in range(left.size):
+        total += np.float64(left[place]) * np.float64(right[place])
     return total
 
 
 @_compiled
 def dots(left, right, left_rows, right_rows):
     """(P,) float64 products of left[left_rows[p]] with right[right_rows[p]]."""
-    found = np.empty(left_rows.size, dtype=np.float64)
+    products = np.empty(left_rows.size, dtype=np.float64)
     for pair in range(left_rows.size):
-        found[pair] = dot(left[left_rows[pair]], right[right_rows[pair]])
-    return found
+        products[pair] = dot(left[left_rows[pair]], right[right_rows[pair]])
+    return products
 
 
 @_compiled
 def _below(scores, low, high):
     """How many scores are less than low, and less than high."""
     surely, perhaps = np.int32(0), np.int32(0)
-    for each in range(scores.size):
-        surely += np.int32(scores[each] < low)
-        perhaps += np.int32(scores[each] < high)
+    for place in range(scores.size):
+        surely += np.int32(scores[place] < low)
+        perhaps += np.int32(scores[place] < high)
     return surely, perhaps
 
 
@@ -59,8 +59,8 @@ def _below(scores, low, high):
 def _settle(scores, low, high, edge, query, items):
     """Of the scores from low to high, how many are below the edge. items (len(scores), E) are what was scored."""
     count = 0
-    for each in range(scores.size):
-        if not scores[each] < low and scores[each] < high and dot(query, items[each]) < edge:
+    for place in range(scores.size):
+        if not scores[place] < low and scores[place] < high and dot(query, items[place]) < edge:
             count += 1
     return count
 
@@ -91,16 +91,16 @@ def count_rows(tile, queries, items, starts, matching, edges, below):
     for row in range(tile.shape[0]):
         scores, pairs = tile[row], (starts[row], starts[row + 1])
         # Above every edge while the row is counted.
-        held = np.empty(pairs[1] - pairs[0], dtype=np.float32)
-        for place in range(held.size):
+        own_scores = np.empty(pairs[1] - pairs[0], dtype=np.float32)
+        for place in range(own_scores.size):
             column = matching[pairs[0] + place]
             if 0 <= column < scores.size:
-                held[place], scores[column] = scores[column], np.inf
+                own_scores[place], scores[column] = scores[column], np.inf
         _count_row(scores, pairs, queries[row], items, edges, below)
-        for place in range(held.size):
+        for place in range(own_scores.size):
             column = matching[pairs[0] + place]
             if 0 <= column < scores.size:
-                scores[column] = held[place]
+                scores[column] = own_scores[place]
 
 
 @_compiled
@@ -111,9 +111,9 @@ def _below_each(tile, low, high, surely, perhaps):
         lows, highs, sure, may = low[first:last], high[first:last], surely[first:last], perhaps[first:last]
         for row in range(tile.shape[0]):
             scores = tile[row][first:last]
-            for each in range(scores.size):
-                sure[each] += np.int32(scores[each] < lows[each])
-                may[each] += np.int32(scores[each] < highs[each])
+            for place in range(scores.size):
+                sure[place] += np.int32(scores[place] < lows[place])
+                may[place] += np.int32(scores[place] < highs[place])
 
 
 @_compiled
@@ -122,13 +122,13 @@ def _count_single_columns(tile, queries, items, starts, matching, edges, below):
     height, width = tile.shape
     lows, highs = np.full(width, -np.inf, dtype=np.float32), np.full(width, -np.inf, dtype=np.float32)
     surely, perhaps = np.zeros(width, dtype=np.int32), np.zeros(width, dtype=np.int32)
-    held = np.empty(width, dtype=np.float32)
+    own_scores = np.empty(width, dtype=np.float32)
     singles = np.flatnonzero(starts[1:] - starts[:-1] == 1)
     for column in singles:
         pair = starts[column]
         lows[column], highs[column] = low[pair], high[pair]
         if 0 <= matching[pair] < height:
-            held[column], tile[matching[pair], column] = tile[matching[pair], column], np.inf
+            own_scores[column], tile[matching[pair], column] = tile[matching[pair], column], np.inf
     _below_each(tile, lows, highs, surely, perhaps)
     for column in singles:
         pair = starts[column]
@@ -137,7 +137,7 @@ def _count_single_columns(tile, queries, items, starts, matching, edges, below):
             scores = tile[:, column].copy()
             below[pair] += _settle(scores, low[pair], high[pair], exact[pair], queries[column], items)
         if 0 <= matching[pair] < height:
-            tile[matching[pair], column] = held[column]
+            tile[matching[pair], column] = own_scores[column]
 
 
 @_compiled

@@ -145,8 +145,8 @@ def write_rankings(path: Path, rankings: Rankings) -> None:
             for ranked in rankings.protocols
         ],
     }
-    told = record_text(about)
-    metadata = {"clipret": told, "sha256": _digest(told, tensors)}
+    text = record_text(about)
+    metadata = {"clipret": text, "sha256": _digest(text, tensors)}
     write_safetensors(path, save(tensors), metadata=metadata)
 
 
@@ -154,11 +154,11 @@ def read_rankings(path: Path) -> Rankings:
     """Raises FileNotFoundError, and RunError when it is not what write_rankings writes, or contradicts itself."""
     try:
         file = open_tensors(path)
-        told = file.metadata.get("clipret", "{}")
-        about = parse_record(told, _FORM, version=FORMAT)
+        text = file.metadata.get("clipret", "{}")
+        about = parse_record(text, _FORM, version=FORMAT)
         _require_structure(about, file)
         tensors = file.read_arrays()
-        if file.metadata.get("sha256") != _digest(told, tensors):
+        if file.metadata.get("sha256") != _digest(text, tensors):
             raise TensorsError("its checksum does not match")
         protocols = tuple(_protocol(tensors, number, entry) for number, entry in enumerate(about["protocols"]))
         for protocol in protocols:
@@ -173,12 +173,12 @@ def read_rankings(path: Path) -> Rankings:
     return Rankings(about["cache"], protocols, Trained(**trained) if trained else None)
 
 
-def _digest(told: str, tensors: dict[str, np.ndarray]) -> str:
-    found = hashlib.sha256(told.encode())
+def _digest(text: str, tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        found.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
-        found.update(np.ascontiguousarray(tensors[name]))
-    return found.hexdigest()
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]))
+    return digest.hexdigest()
 
 
 def _protocol(tensors: dict[str, np.ndarray], number: int, entry: dict) -> ProtocolRankings:
@@ -203,7 +203,7 @@ def _require_structure(about: dict, file: TensorFile) -> None:
     entries = about["protocols"]
     names = [entry["protocol"]["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
-        raise RecordError("protocols is a list of none, or of one twice")
+        raise RecordError("protocols is empty, or names one twice")
     for entry in entries:
         _require_heads(entry["heads"], trained=about["trained"] is not None, first=entries[0]["heads"])
     # Counted before it is gone through: it may be any number.
@@ -236,7 +236,7 @@ def _require_shapes(file: TensorFile, place: str, *, heads: list[str]) -> None:
     images, offsets, gallery = shape("images", "I32"), shape("offsets", "I64"), shape("gallery", "I64")
     ranks = {shape(f"ranks/{head}", "I32") for head in heads}
     if len(images) != 1 or offsets != (images[0] + 1,) or gallery != (1,) or len(ranks) > 1 or len(*ranks) != 1:
-        raise RecordError(f"{place} has images, offsets, gallery and ranks whose shapes do not go together")
+        raise RecordError(f"{place} has images, offsets, gallery and ranks whose shapes do not match")
 
 
 def _require_ranks(ranked: ProtocolRankings) -> None:
@@ -260,12 +260,12 @@ def _require_ranks(ranked: ProtocolRankings) -> None:
 def _require_fold(fold: Ranks, *, where: str, images: int) -> None:
     ranks, offsets, gallery = fold.ranks, fold.offsets, fold.gallery
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(ranks) or (np.diff(offsets) < 1).any():
-        raise RecordError(f"{where} has offsets that do not part its ranks by query")
+        raise RecordError(f"{where} has offsets that do not split its ranks into queries")
     if ranks.min() < 1 or ranks.max() > gallery:
         raise RecordError(f"{where} has ranks from {ranks.min():,} to {ranks.max():,} of {gallery:,} items")
     rising = np.diff(ranks) > 0
     rising[offsets[1:-1] - 1] = True
     if not rising.all():
-        raise RecordError(f"{where} has ranks that do not rise within a query")
+        raise RecordError(f"{where} has ranks that are not ascending within a query")
     if fold.images.min() < 0 or fold.images.max() >= images:
-        raise RecordError(f"{where} has queries of images that are not there")
+        raise RecordError(f"{where} has queries of images outside its gallery")

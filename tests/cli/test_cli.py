@@ -143,7 +143,7 @@ def test_a_head_measured_on_its_own_training_images_is_refused_and_marked(run, c
     assert (status, out) == (1, "")
     assert re.fullmatch(
         r"error: (\d+) of the \1 train images were trained on by runs/0001-margin-linear: figures on them "
-        r"say nothing of new images\. Measure on images held out from it, or see the figures all the same with "
+        r"say nothing about new images\. Measure on images held out from it, or see the figures all the same with "
         r"--allow-leak\.\n",
         err,
     )

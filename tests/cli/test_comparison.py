@@ -161,8 +161,8 @@ def test_the_split_that_differs_is_named(run, cache_path):
     assert run("compare", first, second) == (
         2,
         "",
-        f"error: {first} and {second} were not asked the same by protocol split: test and val; measure both on the "
-        f"same images and captions.\n",
+        f"error: {first} and {second} were measured on different data by protocol split: test and val; measure both on "
+        f"the same images and captions.\n",
     )
 
 

@@ -122,8 +122,8 @@ def test_bad_input_is_said_in_one_line(run, tmp_path):
     assert run("--cache", "shop.h5", "--head", "nowhere") == (
         1,
         "",
-        "error: nowhere is not a run: it has no config.json; expected a folder made by clipret train.\n",
+        "error: there is no head at nowhere; expected a head.safetensors written by clipret train.\n",
     )
     status, out, err = run("--cache", "shop.h5")
     assert (status, out) == (2, "")
-    assert err.startswith("error: no published figure of ViT-B/32 is of what shop.h5 holds: data set 'shop', ")
+    assert err.startswith("error: no published figure of ViT-B/32 matches shop.h5: data set 'shop', ")

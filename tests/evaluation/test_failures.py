@@ -50,11 +50,11 @@ def run(path, tmp_path, monkeypatch):
 class Naive:
     """One direction of one fold under some heads, by sorting every query's scores."""
 
-    def __init__(self, cache, fold, heads, way):
-        self.cache, self.fold, self.way = cache, fold, way
+    def __init__(self, cache, fold, heads, direction):
+        self.cache, self.fold, self.direction = cache, fold, direction
         captions = range(len(fold.text_rows))
-        pairs = fold.matches[way] if fold.matches else (captions, fold.caption_images)
-        if not fold.matches and way == "i2t":
+        pairs = fold.matches[direction] if fold.matches else (captions, fold.caption_images)
+        if not fold.matches and direction == "i2t":
             pairs = pairs[::-1]
         pairs = [(int(query), int(item)) for query, item in zip(*pairs, strict=True)]
         self.rows = sorted({query for query, _ in pairs})
@@ -64,7 +64,7 @@ class Naive:
             images = embed(head.embed_images, cache.read("image", fold.image_rows), device="cpu").numpy()
             texts = embed(head.embed_texts, cache.read("text", fold.text_rows), device="cpu").numpy()
             scores = images.astype(np.float64) @ texts.astype(np.float64).T
-            scores = scores.T if way == "t2i" else scores
+            scores = scores.T if direction == "t2i" else scores
             self.gallery = scores.shape[1]
             self.first[name] = [self._rank(scores[row], own) for row, own in zip(self.rows, self.matching, strict=True)]
             self.best[name] = [sorted(range(self.gallery), key=lambda item: -scores[row][item]) for row in self.rows]
@@ -80,27 +80,27 @@ class Naive:
         return [self.item_id(item) for item in ahead[:3]]
 
     def item_id(self, item):
-        if self.way == "t2i":
+        if self.direction == "t2i":
             return self.cache.image_ids[self.fold.image_rows[item]]
         return self.cache.caption_ids[self.fold.text_rows[item]]
 
     def query_id(self, query):
         row = self.rows[query]
-        if self.way == "t2i":
+        if self.direction == "t2i":
             return self.cache.caption_ids[self.fold.text_rows[row]]
         return self.cache.image_ids[self.fold.image_rows[row]]
 
     def length(self, query):
         words = [len(self.cache.captions[row].split()) for row in self.fold.text_rows]
-        if self.way == "t2i":
+        if self.direction == "t2i":
             return words[self.rows[query]]
         own = [count for count, image in zip(words, self.fold.caption_images, strict=True) if image == self.rows[query]]
         return sum(own) / len(own) if own else None
 
 
-def naive(cache, protocol, way, run):
+def naive(cache, protocol, direction, run):
     inputs = Inputs(Source(cache.path, Path(run, "head.safetensors")), cache, "cpu")
-    return [Naive(cache, fold, inputs.heads, way) for fold in protocol.folds]
+    return [Naive(cache, fold, inputs.heads, direction) for fold in protocol.folds]
 
 
 def pooled(folds):
@@ -108,33 +108,33 @@ def pooled(folds):
     return [(number, query) for number, fold in enumerate(folds) for query in range(len(fold.rows))]
 
 
-def check_query(told, folds, number, query):
+def check_query(described, folds, number, query):
     fold = folds[number]
-    assert told["id"] == fold.query_id(query)
-    assert told["fold"] == number
-    assert told["ranks"] == {name: first[query] for name, first in fold.first.items()}
-    assert told["matching"] == len(fold.matching[query])
-    assert [item["id"] for item in told["expected"]] == [fold.item_id(item) for item in fold.matching[query][:3]]
-    assert [item["id"] for item in told["retrieved"]] == fold.wrong("trained", query)
+    assert described["id"] == fold.query_id(query)
+    assert described["fold"] == number
+    assert described["ranks"] == {name: first[query] for name, first in fold.first.items()}
+    assert described["matching"] == len(fold.matching[query])
+    assert [item["id"] for item in described["expected"]] == [fold.item_id(item) for item in fold.matching[query][:3]]
+    assert [item["id"] for item in described["retrieved"]] == fold.wrong("trained", query)
 
 
-def check_direction(told, folds, *, top=10, queries=10):
+def check_direction(described, folds, *, top=10, queries=10):
     asked = pooled(folds)
     after, before = ({key: folds[key[0]].first[name][key[1]] for key in asked} for name in ("trained", "zero-shot"))
-    assert told["queries"] == len(asked)
+    assert described["queries"] == len(asked)
     worst = sorted(asked, key=lambda key: -after[key])
-    assert len(told["worst"]) == min(queries, len(asked))
-    for entry, key in zip(told["worst"], worst, strict=False):
+    assert len(described["worst"]) == min(queries, len(asked))
+    for entry, key in zip(described["worst"], worst, strict=False):
         check_query(entry, folds, *key)
-    check_changes(told["changed"], folds, before=before, after=after, queries=queries)
+    check_changes(described["changed"], folds, before=before, after=after, queries=queries)
     for name in ("zero-shot", "trained"):
-        check_hubs(told["hubs"], folds, name=name, top=top, queries=queries)
+        check_hubs(described["hubs"], folds, name=name, top=top, queries=queries)
     firsts = {"zero-shot": before, "trained": after}
-    check_figures(told["overall"], firsts, asked)
+    check_figures(described["overall"], firsts, asked)
     lengths = {key: folds[key[0]].length(key[1]) for key in asked}
     positives = {key: len(folds[key[0]].matching[key[1]]) for key in asked}
-    check_bins(told["breakdown"]["caption_length"], lengths, firsts=firsts)
-    check_bins(told["breakdown"]["positives"], positives, firsts=firsts)
+    check_bins(described["breakdown"]["caption_length"], lengths, firsts=firsts)
+    check_bins(described["breakdown"]["positives"], positives, firsts=firsts)
 
 
 def check_changes(changed, folds, *, before, after, queries):
@@ -157,41 +157,41 @@ def check_hubs(hubs, folds, *, name, top, queries):
         for best in fold.best[name]:
             for item in best[:top]:
                 counts[number, item] += 1
-    found, values = hubs[name], list(counts.values())
+    summary, values = hubs[name], list(counts.values())
     mean = sum(values) / len(values)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
     third = sum((value - mean) ** 3 for value in values) / len(values)
-    assert found["items"] == len(values)
-    assert found["slots"] == sum(values)
-    assert found["mean"] == pytest.approx(mean)
-    assert found["skewness"] == pytest.approx(third / deviation**3 if deviation else 0)
-    assert found["never_retrieved"] == values.count(0)
-    assert found["never_retrieved_share"] == values.count(0) / len(values)
-    assert found["top_items"] == math.ceil(len(values) / 100)
-    assert found["top_share"] == sum(sorted(values)[-found["top_items"] :]) / sum(values)
+    assert summary["items"] == len(values)
+    assert summary["slots"] == sum(values)
+    assert summary["mean"] == pytest.approx(mean)
+    assert summary["skewness"] == pytest.approx(third / deviation**3 if deviation else 0)
+    assert summary["never_retrieved"] == values.count(0)
+    assert summary["never_retrieved_share"] == values.count(0) / len(values)
+    assert summary["top_items"] == math.ceil(len(values) / 100)
+    assert summary["top_share"] == sum(sorted(values)[-summary["top_items"] :]) / sum(values)
     largest = [key for key in sorted(counts, key=lambda key: -counts[key]) if counts[key]][:queries]
-    told = [(item["fold"], item["id"], item["counts"][name]) for item in found["largest"]]
-    assert told == [(number, folds[number].item_id(item), counts[number, item]) for number, item in largest]
+    described = [(item["fold"], item["id"], item["counts"][name]) for item in summary["largest"]]
+    assert described == [(number, folds[number].item_id(item), counts[number, item]) for number, item in largest]
 
 
-def check_bins(told, by, *, firsts):
-    known = [key for key in by if by[key] is not None]
-    assert told["left_out"] == len(by) - len(known)
-    assert sum(entry["queries"] for entry in told["bins"]) == len(known)
-    assert all(one["high"] < other["low"] for one, other in zip(told["bins"], told["bins"][1:], strict=False))
-    for entry in told["bins"]:
-        chosen = [key for key in known if entry["low"] <= by[key] <= entry["high"]]
-        assert entry["queries"] == len(chosen) > 0
-        assert entry["few"] == (len(chosen) < 30)
-        assert entry["low"] == min(by[key] for key in chosen)
-        assert entry["high"] == max(by[key] for key in chosen)
-        check_figures(entry["results"], firsts, chosen)
+def check_bins(described, by, *, firsts):
+    with_value = [key for key in by if by[key] is not None]
+    assert described["left_out"] == len(by) - len(with_value)
+    assert sum(entry["queries"] for entry in described["bins"]) == len(with_value)
+    assert all(one["high"] < other["low"] for one, other in zip(described["bins"], described["bins"][1:], strict=False))
+    for entry in described["bins"]:
+        in_bin = [key for key in with_value if entry["low"] <= by[key] <= entry["high"]]
+        assert entry["queries"] == len(in_bin) > 0
+        assert entry["few"] == (len(in_bin) < 30)
+        assert entry["low"] == min(by[key] for key in in_bin)
+        assert entry["high"] == max(by[key] for key in in_bin)
+        check_figures(entry["results"], firsts, in_bin)
 
 
-def check_figures(told, firsts, chosen):
+def check_figures(described, firsts, keys):
     for name, first in firsts.items():
-        ranks = [first[key] for key in chosen]
-        assert told[name] == {
+        ranks = [first[key] for key in keys]
+        assert described[name] == {
             "R@1": pytest.approx(sum(rank <= 1 for rank in ranks) / len(ranks)),
             "R@10": pytest.approx(sum(rank <= 10 for rank in ranks) / len(ranks)),
             "MRR": pytest.approx(sum(1 / rank for rank in ranks) / len(ranks)),
@@ -203,24 +203,24 @@ def check_figures(told, firsts, chosen):
 def test_all_of_it_equals_plain_loops(run, path, split, top, queries):
     report = find_failures(FailuresConfig(split=split, top=top, queries=queries))
     cache = FeatureCache(path)
-    for way, told in report["directions"].items():
-        folds = naive(cache, split_protocol(cache, split=split), way, run)
-        check_direction(told, folds, top=top, queries=queries)
+    for direction, described in report["directions"].items():
+        folds = naive(cache, split_protocol(cache, split=split), direction, run)
+        check_direction(described, folds, top=top, queries=queries)
 
 
 def test_bins_of_the_training_split_hold_every_query(run, path):
     report = find_failures(FailuresConfig(split="train", allow_leak=True))
     cache = FeatureCache(path)
-    for way, told in report["directions"].items():
-        check_direction(told, naive(cache, split_protocol(cache, split="train"), way, run))
-        assert len(told["breakdown"]["caption_length"]["bins"]) > 3
+    for direction, described in report["directions"].items():
+        check_direction(described, naive(cache, split_protocol(cache, split="train"), direction, run))
+        assert len(described["breakdown"]["caption_length"]["bins"]) > 3
     assert len(report["directions"]["i2t"]["breakdown"]["positives"]["bins"]) == 4
     assert len(report["directions"]["t2i"]["breakdown"]["positives"]["bins"]) == 1
     assert report["leakage"] == {"checked": True, "trained_on": 36, "images": 36}
 
 
 @pytest.fixture
-def chosen(monkeypatch):
+def use_protocol(monkeypatch):
     """Have a protocol be taken that is made up."""
 
     def choose(protocol):
@@ -229,22 +229,22 @@ def chosen(monkeypatch):
     return choose
 
 
-def test_folds_are_ranked_by_themselves_and_their_queries_put_together(run, path, chosen):
+def test_folds_are_ranked_by_themselves_and_their_queries_put_together(run, path, use_protocol):
     cache = FeatureCache(path)
     test, val = (split_protocol(cache, split=split) for split in ("test", "val"))
     both = dataclasses.replace(test, folds=(*test.folds, *val.folds))
-    chosen(both)
+    use_protocol(both)
     steps = []
     report = find_failures(FailuresConfig(), on_progress=steps.append)
-    for way, told in report["directions"].items():
-        check_direction(told, naive(cache, both, way, run))
-        assert {query["fold"] for query in told["worst"]} == {0, 1}
+    for direction, described in report["directions"].items():
+        check_direction(described, naive(cache, both, direction, run))
+        assert {query["fold"] for query in described["worst"]} == {0, 1}
     assert {(step.phase, step.total) for step in steps} == {("ranking", 48)}
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert {12, 24, 36, 48} <= {step.done for step in steps}
 
 
-def test_matches_that_are_not_all_captions_of_an_image_are_followed(run, path, chosen):
+def test_matches_that_are_not_all_captions_of_an_image_are_followed(run, path, use_protocol):
     cache = FeatureCache(path)
     protocol = split_protocol(cache, split="test")
     (fold,) = protocol.folds
@@ -253,10 +253,10 @@ def test_matches_that_are_not_all_captions_of_an_image_are_followed(run, path, c
     captions, images = generator.permutation(pairs).T
     matches = {"t2i": (captions[:50], images[:50]), "i2t": (images, captions)}
     other = dataclasses.replace(protocol, folds=(dataclasses.replace(fold, matches=matches),))
-    chosen(other)
+    use_protocol(other)
     report = find_failures(FailuresConfig())
-    for way, told in report["directions"].items():
-        check_direction(told, naive(cache, other, way, run))
+    for direction, described in report["directions"].items():
+        check_direction(described, naive(cache, other, direction, run))
     bare = len(set(images.tolist()) - set(fold.caption_images.tolist()))
     assert report["directions"]["i2t"]["breakdown"]["caption_length"]["left_out"] == bare > 0
     assert len(report["directions"]["t2i"]["breakdown"]["positives"]["bins"]) > 1
@@ -290,7 +290,7 @@ def test_an_image_without_captions_has_none_to_be_known_by(run, path):
 
 def test_equal_captions_stand_before_the_matching_one_and_none_is_wrong_at_rank_one(tmp_path):
     # Two images of the same feature with captions of the same feature: every score ties with its double.
-    made = contents(
+    cache_contents = contents(
         images=3,
         dims=(2, 2, 2),
         image_splits=np.full(3, 2, dtype=np.uint8),
@@ -306,17 +306,19 @@ def test_equal_captions_stand_before_the_matching_one_and_none_is_wrong_at_rank_
     from clipret.cache import open_writer
 
     features = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float16)
-    with open_writer(tmp_path / "ties.h5", made) as writer:
+    with open_writer(tmp_path / "ties.h5", cache_contents) as writer:
         writer.write_images(0, features=features, problems={})
         writer.write_texts(0, features=features, tokens=np.full(3, 3))
-    found = find_failures(FailuresConfig(cache=tmp_path / "ties.h5", zero_shot=True))["directions"]["t2i"]
-    told = {query["id"]: (query["ranks"], [item["id"] for item in query["retrieved"]]) for query in found["worst"]}
-    assert told == {
+    summary = find_failures(FailuresConfig(cache=tmp_path / "ties.h5", zero_shot=True))["directions"]["t2i"]
+    described = {
+        query["id"]: (query["ranks"], [item["id"] for item in query["retrieved"]]) for query in summary["worst"]
+    }
+    assert described == {
         "a": ({"zero-shot": 2}, ["101"]),
         "b": ({"zero-shot": 2}, ["100"]),
         "c": ({"zero-shot": 1}, []),
     }
-    assert [query["id"] for query in found["worst"]] == ["a", "b", "c"]
+    assert [query["id"] for query in summary["worst"]] == ["a", "b", "c"]
 
 
 def test_a_gallery_smaller_than_k_is_taken_whole_and_is_not_skewed(path):
@@ -333,10 +335,10 @@ def test_ranks_and_figures_are_those_of_eval(run):
     assert report["protocol"] == measured["protocol"]
     for name in ("cache", "run", "head", "leakage"):
         assert report[name] == measured[name]
-    for way, told in report["directions"].items():
-        for head, figures in told["overall"].items():
+    for direction, described in report["directions"].items():
+        for head, figures in described["overall"].items():
             for name in ("R@1", "R@10", "median_rank"):
-                assert figures[name] == pytest.approx(measured["results"][head][way][name])
+                assert figures[name] == pytest.approx(measured["results"][head][direction][name])
 
 
 def test_the_result_is_kept_with_the_run_or_where_it_is_asked_for(run, tmp_path):
@@ -354,9 +356,14 @@ def test_zero_shot_alone_compares_nothing_and_leaves_no_file(path, tmp_path):
     report = find_failures(FailuresConfig(cache=path, zero_shot=True))
     assert set(tmp_path.iterdir()) == before
     assert (report["run"], report["head"], report["leakage"]) == (None, None, None)
-    for told in report["directions"].values():
-        assert told["changed"] is None
-        assert list(told["hubs"]) == list(told["overall"]) == list(told["worst"][0]["ranks"]) == ["zero-shot"]
+    for described in report["directions"].values():
+        assert described["changed"] is None
+        assert (
+            list(described["hubs"])
+            == list(described["overall"])
+            == list(described["worst"][0]["ranks"])
+            == ["zero-shot"]
+        )
 
 
 @pytest.mark.parametrize("settings", [{"block": 1}, {"block": 7}])

@@ -34,15 +34,15 @@ def test_intervals_of_every_head_are_those_of_its_ranks(run):
     assert list(intervals["heads"]) == list(ranked.heads) == ["zero-shot", "wise-ft 0.5", "trained"]
     for head, rankings in ranked.heads.items():
         names = list(report["results"][head]["t2i"])
-        columns = (*((way, name) for way in (0, 1) for name in names), (None, "rsum"))
+        columns = (*((direction, name) for direction in (0, 1) for name in names), (None, "rsum"))
         evidence = Evidence(tabulate([rankings], k=(1, 5, 10), families=METRICS), columns, k=(1, 5, 10))
         alone = nested(intervals_of(estimate(evidence, (0,), level=0.95)), columns)
-        for way in ("t2i", "i2t"):
-            assert list(intervals["heads"][head][way]) == names
-            for name, interval in intervals["heads"][head][way].items():
-                assert interval == (None if name == "mean_rank" else pytest.approx(alone[way][name], abs=1e-12))
+        for direction in ("t2i", "i2t"):
+            assert list(intervals["heads"][head][direction]) == names
+            for name, interval in intervals["heads"][head][direction].items():
+                assert interval == (None if name == "mean_rank" else pytest.approx(alone[direction][name], abs=1e-12))
                 if interval:
-                    assert interval[0] - 1e-9 <= report["results"][head][way][name] <= interval[1] + 1e-9
+                    assert interval[0] - 1e-9 <= report["results"][head][direction][name] <= interval[1] + 1e-9
         assert intervals["heads"][head]["rsum"] == pytest.approx(alone["rsum"], abs=1e-12)
 
 
@@ -62,7 +62,7 @@ def test_rsum_adds_the_k_that_were_asked_for_and_not_those_that_are_only_shown(c
     report = evaluate(EvalConfig(cache=cache_path, zero_shot=True, k=(1, 5), metrics=("R@20", RSUM)))
     results = report["results"]["zero-shot"]
     assert {"R@1", "R@5", "R@20"} <= set(results["t2i"])
-    expected = sum(results[way][f"R@{k}"] for way in ("t2i", "i2t") for k in (1, 5))
+    expected = sum(results[direction][f"R@{k}"] for direction in ("t2i", "i2t") for k in (1, 5))
     assert report["rsum"] == {"zero-shot": pytest.approx(expected)}
     low, high = report["intervals"]["heads"]["zero-shot"]["rsum"]
     assert low <= expected <= high < 4.1
@@ -95,26 +95,26 @@ def test_every_query_is_written_on_request_with_its_rank_and_best_items(run, cac
     assert len(table) == 2 * (protocol["t2i"]["queries"] + protocol["i2t"]["queries"])
     ids = set(FeatureCache(cache_path).image_ids)
     for head, directions in report["results"].items():
-        for way, metrics in directions.items():
-            rows = [row for row in table if (row["head"], row["direction"]) == (head, way)]
+        for direction, metrics in directions.items():
+            rows = [row for row in table if (row["head"], row["direction"]) == (head, direction)]
             assert np.mean([row["rank"] <= 5 for row in rows]) == pytest.approx(metrics["R@5"])
             assert np.median([row["rank"] for row in rows]) == metrics["median_rank"]
             assert all(len(row["top_ids"]) == 3 for row in rows)
             # What stands first is the query's own exactly when its rank is 1: there are no ties.
-            if way == "t2i":
+            if direction == "t2i":
                 assert all((row["top_ids"][0] == row["image"]) == (row["rank"] == 1) for row in rows)
                 assert {item for row in rows for item in row["top_ids"]} <= ids
 
 
 def test_a_long_ranking_shows_its_progress_over_all_heads(run, monkeypatch):
-    told = []
-    evaluate(EvalConfig(), on_progress=told.append)
-    assert {each.phase for each in told} == {"protocols"}
+    steps = []
+    evaluate(EvalConfig(), on_progress=steps.append)
+    assert {step.phase for step in steps} == {"protocols"}
     monkeypatch.setattr(evaluation, "_LONG", 0)
-    told.clear()
-    evaluate(EvalConfig(block=5), on_progress=told.append)
-    assert {each.phase for each in told} == {"ranking", "protocols"}
-    counts = [(each.done, each.total) for each in told if each.phase == "ranking"]
+    steps.clear()
+    evaluate(EvalConfig(block=5), on_progress=steps.append)
+    assert {step.phase for step in steps} == {"ranking", "protocols"}
+    counts = [(step.done, step.total) for step in steps if step.phase == "ranking"]
     assert counts == [(done, 24) for done in (4, 8, 12, 16, 20, 24)]
 
 

@@ -26,12 +26,12 @@ def cache(tmp_path):
     """Images with one to seven captions, and some with none."""
     counts = np.random.default_rng(3).integers(1, 8, size=60)
     counts[4::9] = 0
-    made = contents(
+    cache_contents = contents(
         captions=[f"{CAPTIONS[row % 4]} {row}" for row in range(counts.sum())],
         caption_ids=[f"c{row}" for row in range(counts.sum())],
         caption_images=np.repeat(np.arange(60), counts),
     )
-    return FeatureCache(write_cache(tmp_path / "made.h5", made))
+    return FeatureCache(write_cache(tmp_path / "made.h5", cache_contents))
 
 
 def ranked(cache, split, *, top=10):
@@ -85,9 +85,9 @@ def naive_rows(cache, split, direction, *, number=0, head="zero-shot", top=10):
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 @pytest.mark.parametrize("top", [1, 10, 1000])
 def test_a_table_equals_a_plain_loop(cache, split, direction, top):
-    made = table(cache, split, direction, number=3, head="trained", top=top)
-    assert made.column_names == NAMES
-    assert made.to_pylist() == naive_rows(cache, split, direction, number=3, head="trained", top=top)
+    ours = table(cache, split, direction, number=3, head="trained", top=top)
+    assert ours.column_names == NAMES
+    assert ours.to_pylist() == naive_rows(cache, split, direction, number=3, head="trained", top=top)
 
 
 def all_tables(cache):
@@ -109,9 +109,9 @@ def all_rows(cache):
 
 def test_parquet_is_read_back_as_it_was(cache, tmp_path):
     write_per_query(tmp_path / "out.parquet", all_tables(cache))
-    found = parquet.read_table(tmp_path / "out.parquet")
-    assert found.to_pylist() == all_rows(cache)
-    assert found.schema.field("image").type == pa.dictionary(pa.int32(), pa.string())
+    rows = parquet.read_table(tmp_path / "out.parquet")
+    assert rows.to_pylist() == all_rows(cache)
+    assert rows.schema.field("image").type == pa.dictionary(pa.int32(), pa.string())
     assert parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups == 12
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.parquet"]
 
@@ -139,27 +139,27 @@ def test_csv_is_read_back_as_it_was(cache, tmp_path, monkeypatch):
     monkeypatch.setattr("clipret.evaluation.per_query._ROW_GROUP", 7)
     write_per_query(tmp_path / "out.csv", all_tables(cache))
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    for row in found:
+        rows = list(csv.DictReader(file))
+    for row in rows:
         row |= {name: int(row[name]) for name in ("fold", "positives", "rank")}
         row |= {name: json.loads(row[name]) for name in ("ranks", "top_ids")}
         row["caption"] = row["caption"] or None
-    assert found == all_rows(cache)
+    assert rows == all_rows(cache)
 
 
 def test_of_an_iterator_one_table_is_held_at_a_time(cache, tmp_path):
-    made = table(cache, "test", "t2i")
-    weight = made.nbytes
+    one = table(cache, "test", "t2i")
+    weight = one.nbytes
 
     def tables():
         for _ in range(200):
-            yield pa.concat_tables([made]).combine_chunks()
-            held.append(pa.total_allocated_bytes() - before)
+            yield pa.concat_tables([one]).combine_chunks()
+            in_memory.append(pa.total_allocated_bytes() - before)
 
     for name in ("out.parquet", "out.csv"):
-        held, before = [], pa.total_allocated_bytes()
+        in_memory, before = [], pa.total_allocated_bytes()
         write_per_query(tmp_path / name, tables())
-        assert max(held[100:]) <= max(held[:100]) + 2 * weight
+        assert max(in_memory[100:]) <= max(in_memory[:100]) + 2 * weight
 
 
 def test_ranks_without_best_items_are_a_mistake_of_ours(cache):

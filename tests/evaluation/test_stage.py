@@ -74,7 +74,7 @@ def test_metrics_json_is_the_documented_one(run, cache_path):
         "remarks": [],
         "precision": "fp32",
         "digest": digest,
-        "best_reachable": {way: {"R@1": 1.0, "R@5": 1.0, "R@10": 1.0} for way in ("t2i", "i2t")},
+        "best_reachable": {direction: {"R@1": 1.0, "R@5": 1.0, "R@10": 1.0} for direction in ("t2i", "i2t")},
     }
     assert report["leakage"] == {"checked": True, "trained_on": 0, "images": 12}
     assert "also" not in report
@@ -92,7 +92,7 @@ def test_metrics_json_is_the_documented_one(run, cache_path):
 def test_validation_scores_are_those_of_training(run, cache_path):
     report = evaluate(EvalConfig(split="val"))
     trained = report["results"]["trained"]
-    rsum = sum(trained[way][f"R@{k}"] for way in ("t2i", "i2t") for k in (1, 5, 10))
+    rsum = sum(trained[direction][f"R@{k}"] for direction in ("t2i", "i2t") for k in (1, 5, 10))
     with Path(run, "history.csv").open(newline="") as file:
         scores = [float(row["val_rsum"]) for row in csv.DictReader(file)]
     assert rsum == pytest.approx(max(scores), abs=1e-5)
@@ -152,7 +152,7 @@ def test_a_cache_that_was_moved_is_asked_for(run, cache_path):
     with pytest.raises(CacheError) as caught:
         evaluate(EvalConfig())
     assert str(caught.value) == (
-        f"there is no cache at {cache_path}, where it was when {run} was trained; give its place with --cache FILE."
+        f"there is no cache at {cache_path}, where it was when {run} was trained; give its path with --cache FILE."
     )
     assert evaluate(EvalConfig(cache="moved.h5"))["run"] == run
 
@@ -184,17 +184,17 @@ def test_a_cache_that_changed_since_the_run_is_refused(run, cache_path):
 
 
 def test_unusable_images_are_left_out_with_their_captions_and_counted(tmp_path):
-    path, made = tmp_path / "made.h5", contents()
-    with open_writer(path, made) as writer:
+    path, cache_contents = tmp_path / "made.h5", contents()
+    with open_writer(path, cache_contents) as writer:
         features = np.random.default_rng(0).normal(size=(60, 24)).astype(np.float16)
         writer.write_images(0, features=features, problems={4: "broken", 0: "broken"})
-        rows = len(made.captions)
+        rows = len(cache_contents.captions)
         texts = np.random.default_rng(1).normal(size=(rows, 16)).astype(np.float16)
         writer.write_texts(0, features=texts, tokens=np.full(rows, 3))
     protocol = evaluate(EvalConfig(cache=path, zero_shot=True))["protocol"]
-    left = [row for row in np.flatnonzero(made.image_splits == 2) if row != 4]
+    left = [row for row in np.flatnonzero(cache_contents.image_splits == 2) if row != 4]
     assert (protocol["images"], protocol["images_left_out"]) == (11, 1)
-    assert protocol["captions"] == int(np.isin(made.caption_images, left).sum())
+    assert protocol["captions"] == int(np.isin(cache_contents.caption_images, left).sum())
 
 
 def test_an_empty_split_lists_what_there_is(cache_path):
@@ -246,7 +246,7 @@ def test_a_large_gallery_is_not_held_in_float32_and_measures_the_same(cache_path
     large, _ = galleries(cache_path)
     assert large.measure(head, device="cpu") == expected
     assert head.given.dtype == torch.float16
-    assert not large._held
+    assert not large._on_device
     assert isinstance(large.images, StoredRows)
 
 
@@ -260,10 +260,10 @@ def test_stored_rows_are_embedded_as_those_in_memory(cache_path, block):
 
 
 def test_a_feature_of_a_large_gallery_that_is_not_finite_is_said(tmp_path, monkeypatch):
-    path, made = tmp_path / "spoiled.h5", contents()
-    with open_writer(path, made) as writer:
+    path, cache_contents = tmp_path / "spoiled.h5", contents()
+    with open_writer(path, cache_contents) as writer:
         writer.write_images(0, features=np.full((60, 24), np.nan, np.float16), problems={})
-        rows = len(made.captions)
+        rows = len(cache_contents.captions)
         writer.write_texts(0, features=np.ones((rows, 16), np.float16), tokens=np.full(rows, 3))
     monkeypatch.setattr(measurement, "_HELD_BYTES", 0)
     with pytest.raises(CacheError, match=r"features of 12 image rows are not finite, the first of row \d+;"):

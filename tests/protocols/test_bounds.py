@@ -17,7 +17,7 @@ def cache_of(path, captions, *, features=None):
     """A cache of test images with these captions each; features: of each text, equal for its image's; else noise."""
     texts = [text for own in captions for text in own]
     owners = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
-    made = contents(
+    cache_contents = contents(
         images=len(captions),
         image_ids=[str(row) for row in range(len(captions))],
         image_splits=np.full(len(captions), 2, dtype=np.uint8),
@@ -27,7 +27,7 @@ def cache_of(path, captions, *, features=None):
     )
     generator = np.random.default_rng(0)
     of_text = {text.lower(): generator.normal(size=16) for text in texts}
-    with open_writer(path, made) as writer:
+    with open_writer(path, cache_contents) as writer:
         writer.write_images(0, features=generator.normal(size=(len(captions), 24)).astype(np.float16), problems={})
         stacked = np.stack([of_text[text.lower()] for text in texts]).astype(np.float16)
         writer.write_texts(0, features=stacked, tokens=np.full(len(texts), 5))
@@ -46,12 +46,12 @@ def test_equal_texts_match_all_their_images_and_equal_naive_loops(tmp_path):
         "t2i": [(place, image) for place, text in enumerate(texts) for image in range(7) if text in sets[image]],
         "i2t": [(image, place) for image in range(7) for place, text in enumerate(texts) if text in sets[image]],
     }
-    assert {way: list(zip(*map(np.ndarray.tolist, pairs), strict=True)) for way, pairs in fold.matches.items()} == (
-        expected
-    )
+    assert {
+        direction: list(zip(*map(np.ndarray.tolist, pairs), strict=True)) for direction, pairs in fold.matches.items()
+    } == (expected)
     (plain,) = split_protocol(cache, split="test").folds
-    for way in ("t2i", "i2t"):
-        assert fold.queries(way) == plain.queries(way)
+    for direction in ("t2i", "i2t"):
+        assert fold.queries(direction) == plain.queries(direction)
 
 
 def test_the_best_reachable_is_that_of_all_orders(tmp_path):
@@ -80,7 +80,9 @@ def test_no_head_exceeds_what_is_said(tmp_path):
         "t2i": {"R@1": 0.25, "R@5": 1.0, "R@10": 1.0},
         "i2t": {"R@1": 0.0, "R@5": 1.0, "R@10": 1.0},
     }
-    assert all(results[way][name] <= value for way, figures in best.items() for name, value in figures.items())
+    assert all(
+        results[direction][name] <= value for direction, figures in best.items() for name, value in figures.items()
+    )
     equal = evaluate(EvalConfig(cache=cache.path, zero_shot=True, resamples=0, protocol=("split-equal-texts",)))
     assert equal["protocol"]["best_reachable"]["i2t"] == {"R@1": 1.0, "R@5": 1.0, "R@10": 1.0}
     assert equal["results"]["zero-shot"]["t2i"]["R@10"] >= results["t2i"]["R@10"]
@@ -89,7 +91,7 @@ def test_no_head_exceeds_what_is_said(tmp_path):
 def test_captions_of_their_own_bound_nothing(tmp_path):
     cache = cache_of(tmp_path / "made.h5", [["a", "a"], ["b"], ["c", "d"]])
     best = best_reachable(cache, split_protocol(cache, split="test"), k=K)
-    assert best == {way: {f"R@{cut}": 1.0 for cut in K} for way in ("t2i", "i2t")}
+    assert best == {direction: {f"R@{cut}": 1.0 for cut in K} for direction in ("t2i", "i2t")}
 
 
 def test_matches_of_another_truth_have_no_bound(tmp_path):
@@ -106,7 +108,7 @@ def test_so_many_pairs_that_they_cannot_be_ranked_are_refused(tmp_path, monkeypa
         make_protocol(cache, "split-equal-texts")
     assert str(caught.value) == (
         f"--protocol split-equal-texts: captions of {cache.path} that are the same text make 22 matching pairs, over "
-        f"20; so few different texts make no retrieval test: choose --protocol split."
+        f"20; too few different texts for a retrieval test; choose --protocol split."
     )
 
 

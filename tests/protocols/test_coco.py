@@ -58,11 +58,11 @@ def karpathy_contents(package, *, dataset: str):
     )
 
 
-def write_related(package, path, made) -> FeatureCache:
+def write_related(package, path, cache_contents) -> FeatureCache:
     """A cache in which images that match the same captions are alike, and a caption is its image with noise."""
     generator = np.random.default_rng(0)
-    own = generator.normal(size=(len(made.image_ids), WIDTH))
-    rows = {int(number): row for row, number in enumerate(made.image_ids)}
+    own = generator.normal(size=(len(cache_contents.image_ids), WIDTH))
+    rows = {int(number): row for row, number in enumerate(cache_contents.image_ids)}
     owners = {caption: listed[0] for caption, listed in package.coco_gts["t2i"].items()}
     pairs = {(owners[caption], image) for caption, listed in package.eccv_gts["t2i"].items() for image in listed}
     for image, listed in package.eccv_gts["i2t"].items():
@@ -72,9 +72,11 @@ def write_related(package, path, made) -> FeatureCache:
     np.add.at(images, left, 0.5 * own[right])
     np.add.at(images, right, 0.5 * own[left])
     images /= np.linalg.norm(images, axis=1, keepdims=True) / WIDTH**0.5
-    noise = generator.uniform(0.3, 3, size=(len(made.captions), 1)) * generator.normal(size=(len(made.captions), WIDTH))
-    texts = images[made.caption_images] + noise
-    with open_writer(path, made) as writer:
+    noise = generator.uniform(0.3, 3, size=(len(cache_contents.captions), 1)) * generator.normal(
+        size=(len(cache_contents.captions), WIDTH)
+    )
+    texts = images[cache_contents.caption_images] + noise
+    with open_writer(path, cache_contents) as writer:
         writer.write_images(0, features=images.astype(np.float32), problems={})
         writer.write_texts(0, features=texts.astype(np.float32), tokens=np.full(len(texts), 5))
     return FeatureCache(path)
@@ -114,15 +116,15 @@ class Lists:
     @staticmethod
     def _lists(asking, queries, gallery, items, *, matching, best) -> dict:
         place = {item: position for position, item in enumerate(items.tolist())}
-        found = {}
+        ours = {}
         for start in range(0, len(queries), 500):
             some = queries[start : start + 500].tolist()
             scores = asking[start : start + 500] @ gallery.T
             for row, query in enumerate(some):
                 scores[row, [place[item] for item in matching.get(query, ()) if item in place]] -= TIE_TOLERANCE
             order = scores.topk(best, dim=1).indices.numpy()
-            found |= dict(zip(some, items[order].tolist(), strict=True))
-        return found
+            ours |= dict(zip(some, items[order].tolist(), strict=True))
+        return ours
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def measured_by(cache, *names):
 @pytest.mark.ci
 def test_recall_of_5k_1k_and_cxc_equals_the_packages_own(package, cache, lists):
     """Both directions, to 1e-12."""
-    found = measured_by(cache, "coco-karpathy-5k-first5", "coco-karpathy-1k", "coco-karpathy-cxc")
+    ours = measured_by(cache, "coco-karpathy-5k-first5", "coco-karpathy-1k", "coco-karpathy-cxc")
     # The 1K protocol looks for its 1,000 images and 5,000 captions in these lists.
     own = lists.best(package.coco_gts, images=200, captions=500)
     cxc = lists.best(package.cxc_gts, images=10, captions=10)
@@ -149,13 +151,13 @@ def test_recall_of_5k_1k_and_cxc_equals_the_packages_own(package, cache, lists):
     }
     for name, (ranked, prefix) in theirs.items():
         expected = package.compute_all_metrics(ranked["i2t"], ranked["t2i"], target_metrics=(f"{prefix}_recalls",))
-        assert found[name]["protocol"]["remarks"] == []
+        assert ours[name]["protocol"]["remarks"] == []
         for k in (1, 5, 10):
-            for way in ("t2i", "i2t"):
-                value = expected[f"{prefix}_r{k}"][way]
+            for direction in ("t2i", "i2t"):
+                value = expected[f"{prefix}_r{k}"][direction]
                 assert 0.1 < value < 0.99
-                assert found[name]["results"]["zero-shot"][way][f"R@{k}"] == pytest.approx(value, abs=1e-12)
-    sizes = {name: [measured["protocol"][way] for way in ("t2i", "i2t")] for name, measured in found.items()}
+                assert ours[name]["results"]["zero-shot"][direction][f"R@{k}"] == pytest.approx(value, abs=1e-12)
+    sizes = {name: [measured["protocol"][direction] for direction in ("t2i", "i2t")] for name, measured in ours.items()}
     assert sizes == {
         "coco-karpathy-5k-first5": [{"queries": 25_000, "gallery": 5000}, {"queries": 5000, "gallery": 25_000}],
         "coco-karpathy-1k": [{"queries": 25_000, "gallery": 1000}, {"queries": 5000, "gallery": 5000}],
@@ -171,7 +173,8 @@ def test_eccv_caption_equals_the_packages_own_but_for_two_captions_that_cannot_b
 ):
     measured = measured_by(cache, "coco-karpathy-eccv")["coco-karpathy-eccv"]
     ours = {
-        way: {name: values[name] for name in ECCV.values()} for way, values in measured["results"]["zero-shot"].items()
+        direction: {name: values[name] for name in ECCV.values()}
+        for direction, values in measured["results"]["zero-shot"].items()
     }
     ranked = lists.best(package.eccv_gts, images=19, captions=48)
     whole = package.compute_all_metrics(ranked["i2t"], ranked["t2i"], target_metrics=tuple(ECCV))
@@ -211,13 +214,15 @@ def test_matches_of_the_gallery_are_the_packages_own(package, cache, truth):
     assert set(captions) == set(package.coco_ids.tolist())
     assert images == karpathy_test_ids(otherwise="")
     sides = {"t2i": (captions, images), "i2t": (images, captions)}
-    for way, (asking, gallery) in sides.items():
-        queries, items = fold.matches[way]
-        found = {(asking[query], gallery[item]) for query, item in zip(queries, items, strict=True)}
-        expected = {(query, item) for query, listed in getattr(package, f"{truth}_gts")[way].items() for item in listed}
-        lost = set(UNREACHABLE.items()) if (truth, way) == ("eccv", "i2t") else set()
-        assert len(found) == len(queries)
-        assert found == expected - lost
+    for direction, (asking, gallery) in sides.items():
+        queries, items = fold.matches[direction]
+        ours = {(asking[query], gallery[item]) for query, item in zip(queries, items, strict=True)}
+        expected = {
+            (query, item) for query, listed in getattr(package, f"{truth}_gts")[direction].items() for item in listed
+        }
+        lost = set(UNREACHABLE.items()) if (truth, direction) == ("eccv", "i2t") else set()
+        assert len(ours) == len(queries)
+        assert ours == expected - lost
         assert lost <= expected
 
 
@@ -230,8 +235,8 @@ def test_ids_are_read_as_the_package_reads_them(package):
     # An early annotation of captions_val2014.json and captions_val2017.json.
     assert captions[38] == 179765
     for truth, theirs in (("cxc", package.cxc_gts), ("eccv", package.eccv_gts)):
-        for way, pairs in matching_ids(truth, otherwise="").items():
-            assert pairs == [(query, item) for query, items in theirs[way].items() for item in items]
+        for direction, pairs in matching_ids(truth, otherwise="").items():
+            assert pairs == [(query, item) for query, items in theirs[direction].items() for item in items]
 
 
 def test_all_captions_of_5k_are_those_of_the_literature(cache):

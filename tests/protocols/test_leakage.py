@@ -16,14 +16,14 @@ TRAIN, VAL, TEST, RESTVAL = range(4)
 
 def cache_of(path, files, *, digests=None, splits=(0, 0, 0, 1, 2), dataset="made", ids=None):
     """A cache with one image a file; digests are those of other bytes for every file unless they are given."""
-    made = contents(
+    cache_contents = contents(
         images=len(files),
         image_ids=ids or [f"{dataset} {name}" for name in files],
         image_files=list(files),
         image_splits=np.resize(np.array(splits, dtype=np.uint8), len(files)),
         inputs={**contents().inputs, "dataset": dataset},
     )
-    return FeatureCache(write_cache(path, made, digests=digests))
+    return FeatureCache(write_cache(path, cache_contents, digests=digests))
 
 
 def of_bytes(path, contents_of, *, splits, prefix="p"):
@@ -49,12 +49,12 @@ def test_a_coco_image_is_one_image_under_both_years_names_and_in_every_data_set(
         ("my-photos", "some/folder/000000391895.jpg", "some/folder/000000391895.jpg"),
         ("shards", "x.tar/000000391895.jpg", "000000391895"),
     ]
-    found = [
+    coco_keys = [
         keys(cache_of(tmp_path / f"{row}.h5", [file], ids=[number], splits=(2,), dataset=dataset))[0, 1]
         for row, (dataset, file, number) in enumerate(names)
     ]
-    assert len(set(found)) == 1
-    assert found[0] != 0
+    assert len(set(coco_keys)) == 1
+    assert coco_keys[0] != 0
 
 
 def test_of_no_coco_image_the_name_is_a_key(tmp_path):
@@ -63,9 +63,9 @@ def test_of_no_coco_image_the_name_is_a_key(tmp_path):
 
 
 def test_a_head_keeps_each_key_once_and_nothing_of_images_that_it_could_not_know_again():
-    known = np.array([[5, 0], [3, 7], [5, 0]], dtype=np.uint64)
-    assert training_keys(known).tolist() == [3, 5, 7]
-    assert training_keys(np.vstack([known, np.zeros((1, 2), dtype=np.uint64)])) is None
+    of_images = np.array([[5, 0], [3, 7], [5, 0]], dtype=np.uint64)
+    assert training_keys(of_images).tolist() == [3, 5, 7]
+    assert training_keys(np.vstack([of_images, np.zeros((1, 2), dtype=np.uint64)])) is None
 
 
 def test_an_image_of_which_nothing_is_known_is_not_one_that_was_trained_on():
@@ -101,7 +101,7 @@ def test_images_trained_on_under_their_2017_names_are_refused_under_their_2014_n
     other = {"dataset": "coco-karpathy", "ids": [str(n) for n in ids]}
     karpathy = cache_of(tmp_path / "karpathy.h5", files, splits=(2,), **other)
     assert refusal(evaluate, EvalConfig(head=run, cache=karpathy.path)) == (
-        f"7 of the 10 test images were trained on by {run}: figures on them say nothing of new images. Measure on "
+        f"7 of the 10 test images were trained on by {run}: figures on them say nothing about new images. Measure on "
         "images held out from it, or see the figures all the same with --allow-leak."
     )
     report = evaluate(EvalConfig(head=run, cache=karpathy.path, allow_leak=True))
@@ -190,7 +190,7 @@ def test_the_same_files_under_another_tables_name_and_other_names_are_refused(tm
     second = of_bytes(tmp_path / "second.h5", [3, 100, 0, 101], splits=[TEST], prefix="q")
     run = trained_on(first, tmp_path)["run"]
     assert refusal(evaluate, EvalConfig(head=run, cache=second.path)) == (
-        f"2 of the 4 test images were trained on by {run}: figures on them say nothing of new images. Measure on "
+        f"2 of the 4 test images were trained on by {run}: figures on them say nothing about new images. Measure on "
         "images held out from it, or see the figures all the same with --allow-leak."
     )
     assert refusal(find_failures, FailuresConfig(head=run, cache=second.path)).startswith("2 of the 4 test images")
@@ -198,8 +198,8 @@ def test_the_same_files_under_another_tables_name_and_other_names_are_refused(tm
 
 def test_other_files_under_the_same_names_are_measured(tmp_path):
     first = of_bytes(tmp_path / "first.h5", range(12), splits=[TRAIN] * 8 + [VAL] * 4)
-    made = {"files": first.image_files, "ids": first.image_ids, "dataset": "first", "splits": (TEST,)}
-    other = cache_of(tmp_path / "other.h5", digests=digests_of(f"other {row}" for row in range(12)), **made)
+    names = {"files": first.image_files, "ids": first.image_ids, "dataset": "first", "splits": (TEST,)}
+    other = cache_of(tmp_path / "other.h5", digests=digests_of(f"other {row}" for row in range(12)), **names)
     run = trained_on(first, tmp_path)["run"]
     assert evaluate(EvalConfig(head=run, cache=other.path))["leakage"] == {
         "checked": True,
@@ -233,7 +233,7 @@ def test_byte_copies_of_training_images_are_refused_and_the_way_out_is_named(cop
         "byte for byte; --drop-cross-split-duplicates leaves those of train out"
     ]
     assert refusal(evaluate, EvalConfig(head=result["run"])) == (
-        f"3 of the 6 test images were trained on by {result['run']}: figures on them say nothing of new images. The "
+        f"3 of the 6 test images were trained on by {result['run']}: figures on them say nothing about new images. The "
         "train split has images of test: train again with --drop-cross-split-duplicates, which leaves them out, or see "
         "the figures all the same with --allow-leak."
     )

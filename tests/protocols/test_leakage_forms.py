@@ -90,8 +90,8 @@ def test_the_same_files_under_other_names_are_refused_in_whatever_form_they_come
     status, _, err = run(capsys, "eval", "--head", head, "--cache", work("second", other, renamed))
     assert (status, err) == (
         1,
-        "error: 2 of the 3 test images were trained on by runs/r: figures on them say nothing of new images. Measure "
-        "on images held out from it, or see the figures all the same with --allow-leak.\n",
+        "error: 2 of the 3 test images were trained on by runs/r: figures on them say nothing about new images. "
+        "Measure on images held out from it, or see the figures all the same with --allow-leak.\n",
     )
     lone = tmp_path / "somewhere" / "h.safetensors"
     lone.parent.mkdir()
@@ -137,7 +137,7 @@ def test_byte_copies_are_said_refused_and_left_out_when_that_is_asked_for(work, 
     status, _, err = run(capsys, "eval", "--head", head)
     assert (status, err) == (
         1,
-        "error: 2 of the 3 test images were trained on by runs/r: figures on them say nothing of new images. The "
+        "error: 2 of the 3 test images were trained on by runs/r: figures on them say nothing about new images. The "
         "train split has images of test: train again with --drop-cross-split-duplicates, which leaves them out, or see "
         "the figures all the same with --allow-leak.\n",
     )
@@ -183,5 +183,5 @@ def test_scans_of_sixteen_bits_are_said_to_be_of_one_colour(work, capsys, tmp_pa
         "images": 2,
         "first": "scans files/test/a.png",
     }
-    found = json.loads(run(capsys, "check", "--dataset", "scans.csv", "--json")[1])
-    assert found["single_colour"] == {"images": 2, "first": "scans files/test/a.png"}
+    leakage = json.loads(run(capsys, "check", "--dataset", "scans.csv", "--json")[1])
+    assert leakage["single_colour"] == {"images": 2, "first": "scans files/test/a.png"}

@@ -19,7 +19,7 @@ def cache_of(tmp_path, dataset: str, *, unusable: tuple[int, ...] = (), **inputs
     """Six images, the last four of them test, with 4 to 7 captions; captions of image 2 come last."""
     owners = np.repeat(np.arange(6), CAPTIONS)
     owners = np.concatenate([owners[owners != 2], owners[owners == 2]])
-    made = contents(
+    cache_contents = contents(
         images=6,
         image_ids=[str(10 * row) for row in range(6)],
         image_splits=np.array([0, 1, 2, 2, 2, 2], dtype=np.uint8),
@@ -30,7 +30,7 @@ def cache_of(tmp_path, dataset: str, *, unusable: tuple[int, ...] = (), **inputs
     )
     path = tmp_path / f"{dataset}.h5"
     generator = np.random.default_rng(0)
-    with open_writer(path, made) as writer:
+    with open_writer(path, cache_contents) as writer:
         features = generator.normal(size=(6, 24)).astype(np.float16)
         writer.write_images(0, features=features, problems=dict.fromkeys(unusable, "empty file"))
         texts = generator.normal(size=(len(owners), 16)).astype(np.float16)
@@ -123,7 +123,7 @@ def test_an_unusable_image_is_left_out_and_counted(tmp_path):
             "needs a cache of data set 'flickr30k', {path} is of 'flickr30k-hash'; extract one with: clipret extract "
             "--dataset flickr30k",
         ),
-        ("coco", "coco-karpathy-5k", "needs 5,000 images, {path} has 0 of them; extract COCO whole."),
+        ("coco", "coco-karpathy-5k", "needs 5,000 images, {path} has 0 of them; extract all of COCO."),
     ],
 )
 def test_a_cache_without_the_protocols_images_is_refused(tmp_path, dataset, name, message):
@@ -178,7 +178,7 @@ def test_metrics_of_several_galleries_are_their_mean(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def known(monkeypatch):
+def karpathy(monkeypatch):
     """Ground truth of the six images: captions 0 to 3 of each are known, and some match other images too.
 
     Returns how to set the matching pairs, as caption -> images and image -> captions.
@@ -191,8 +191,8 @@ def known(monkeypatch):
 
     def set_pairs(t2i, i2t):
         pairs = {
-            way: [(query, item) for query, items in listed.items() for item in items]
-            for way, listed in {"t2i": t2i, "i2t": i2t}.items()
+            direction: [(query, item) for query, items in listed.items() for item in items]
+            for direction, listed in {"t2i": t2i, "i2t": i2t}.items()
         }
         monkeypatch.setattr(protocol_matches, "matching_ids", lambda truth, *, otherwise: pairs)
         return own
@@ -208,18 +208,18 @@ def matches_by_id(cache, fold):
     )
     sides = {"t2i": (captions, images), "i2t": (images, captions)}
     return {
-        way: [(asking[query], items[item]) for query, item in zip(*fold.matches[way], strict=True)]
-        for way, (asking, items) in sides.items()
+        direction: [(asking[query], items[item]) for query, item in zip(*fold.matches[direction], strict=True)]
+        for direction, (asking, items) in sides.items()
     }
 
 
 @pytest.mark.parametrize("name", ["coco-karpathy-cxc", "coco-karpathy-eccv"])
-def test_known_pairs_are_matches_and_all_known_captions_the_gallery(tmp_path, known, name):
+def test_known_pairs_are_matches_and_all_known_captions_the_gallery(tmp_path, karpathy, name):
     cache = cache_of(tmp_path, "coco-karpathy")
     # Images 20 to 50 are the test split: image 10 and what is of it are not in the gallery, nor is caption 999.
     of_3 = np.flatnonzero(cache.caption_images == 3)[:5].tolist()
     of_1 = int(np.flatnonzero(cache.caption_images == 1)[0])
-    own = known(
+    own = karpathy(
         t2i={of_3[0]: [50, 30], of_3[1]: [10, 20], of_3[2]: [10], of_1: [20], of_3[4]: [30]},
         i2t={50: [of_3[1], 999, of_3[0]], 20: [of_1], 10: [of_3[0]], 30: [of_3[3], of_3[4]]},
     )
@@ -237,10 +237,10 @@ def test_known_pairs_are_matches_and_all_known_captions_the_gallery(tmp_path, kn
     assert described["remarks"] == ["4 images where the protocol has 5,000"]
 
 
-def test_pairs_with_an_unusable_image_are_left_out(tmp_path, known):
+def test_pairs_with_an_unusable_image_are_left_out(tmp_path, karpathy):
     cache = cache_of(tmp_path, "coco-karpathy", unusable=(3,))
     captions = [int(np.flatnonzero(cache.caption_images == image)[0]) for image in (2, 3, 4)]
-    known(
+    karpathy(
         t2i={captions[0]: [20, 30], captions[1]: [30, 40], captions[2]: [30]},
         i2t={30: [captions[0]], 20: captions, 40: [captions[1]]},
     )
@@ -252,9 +252,9 @@ def test_pairs_with_an_unusable_image_are_left_out(tmp_path, known):
     assert (protocol.left_out, protocol.describe()["t2i"]["queries"]) == (1, 1)
 
 
-def test_a_caption_counts_as_known_by_its_image_too(tmp_path, known):
+def test_a_caption_counts_as_known_by_its_image_too(tmp_path, karpathy):
     cache = cache_of(tmp_path, "coco-karpathy")
-    own = known(t2i={}, i2t={})
+    own = karpathy(t2i={}, i2t={})
     known_rows = np.flatnonzero(protocol_matches.known_captions(cache)).tolist()
     assert known_rows == sorted(caption for listed in own.values() for caption in listed)
     cache.image_ids[3] = "31"
@@ -262,11 +262,11 @@ def test_a_caption_counts_as_known_by_its_image_too(tmp_path, known):
     assert known_rows == sorted(caption for image, listed in own.items() for caption in listed if image != 3)
 
 
-@pytest.mark.parametrize("way", ["t2i", "i2t"])
-def test_a_gallery_in_which_nothing_asks_is_refused(tmp_path, known, way):
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_a_gallery_in_which_nothing_asks_is_refused(tmp_path, karpathy, direction):
     cache = cache_of(tmp_path, "coco-karpathy")
     caption = int(np.flatnonzero(cache.caption_images == 3)[0])
-    known(**({"t2i": {caption: [30]}, "i2t": {30: [caption]}} | {way: {}}))
+    karpathy(**({"t2i": {caption: [30]}, "i2t": {30: [caption]}} | {direction: {}}))
     with pytest.raises(UsageError) as caught:
         make_protocol(cache, "coco-karpathy-eccv")
     assert str(caught.value) == (
@@ -274,11 +274,11 @@ def test_a_gallery_in_which_nothing_asks_is_refused(tmp_path, known, way):
     )
 
 
-def test_the_same_gallery_with_other_matches_asks_other_questions(tmp_path, known):
+def test_the_same_gallery_with_other_matches_asks_other_questions(tmp_path, karpathy):
     cache = cache_of(tmp_path, "coco-karpathy")
     caption = int(np.flatnonzero(cache.caption_images == 3)[0])
     digests = set()
     for image in (30, 40):
-        known(t2i={caption: [image]}, i2t={30: [caption]})
+        karpathy(t2i={caption: [image]}, i2t={30: [caption]})
         digests.add(protocol_digest(cache, make_protocol(cache, "coco-karpathy-cxc")))
     assert len(digests) == 2

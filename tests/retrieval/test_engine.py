@@ -59,30 +59,30 @@ def close_unit_vectors(generator, count):
 
 def random_matches(generator, images, captions, *, most):
     """Pairs of each direction by itself: up to `most` of a query, and queries that have none."""
-    found = {}
-    for way, (asking, gallery) in {"t2i": (captions, images), "i2t": (images, captions)}.items():
+    pairs_of = {}
+    for direction, (asking, gallery) in {"t2i": (captions, images), "i2t": (images, captions)}.items():
         pairs = [
             (query, item)
             for query in range(asking)
             for item in generator.choice(gallery, size=generator.integers(0, min(most, gallery) + 1), replace=False)
         ]
-        found[way] = tuple(np.array(generator.permutation(pairs or [(0, 0)])).T)
-    return found
+        pairs_of[direction] = tuple(np.array(generator.permutation(pairs or [(0, 0)])).T)
+    return pairs_of
 
 
 def check(images, texts, pairs, **settings):
     """Ranks equal the naive ones in both directions."""
     owners = np.zeros(len(texts), dtype=np.int64)
-    found = rank(images, texts, matches=Matches.of(owners, images=len(images), matches=pairs), **settings)
+    ranked = rank(images, texts, matches=Matches.of(owners, images=len(images), matches=pairs), **settings)
     scores = (texts.double() @ images.double().T).numpy()
-    for way, matrix in {"t2i": scores, "i2t": scores.T}.items():
-        asking = np.unique(pairs[way][0])
-        positives = [pairs[way][1][pairs[way][0] == query].tolist() for query in asking]
-        np.testing.assert_array_equal(found[way].rows, asking)
-        np.testing.assert_array_equal(found[way].positives, [len(own) for own in positives])
-        np.testing.assert_array_equal(found[way].ranks, naive_ranks(matrix[asking], positives))
-        assert found[way].gallery == matrix.shape[1]
-    return found
+    for direction, matrix in {"t2i": scores, "i2t": scores.T}.items():
+        asking = np.unique(pairs[direction][0])
+        positives = [pairs[direction][1][pairs[direction][0] == query].tolist() for query in asking]
+        np.testing.assert_array_equal(ranked[direction].rows, asking)
+        np.testing.assert_array_equal(ranked[direction].positives, [len(own) for own in positives])
+        np.testing.assert_array_equal(ranked[direction].ranks, naive_ranks(matrix[asking], positives))
+        assert ranked[direction].gallery == matrix.shape[1]
+    return ranked
 
 
 def own_pairs(owners):
@@ -114,8 +114,8 @@ def test_any_number_of_matching_items_in_either_direction(seed, most, vectors):
 
 @pytest.mark.usefixtures("counting")
 def test_a_single_image_and_a_single_caption():
-    found = check(torch.eye(1, 3), torch.eye(1, 3), own_pairs(np.array([0])))
-    assert found["t2i"].ranks == found["i2t"].ranks == [1]
+    ranked = check(torch.eye(1, 3), torch.eye(1, 3), own_pairs(np.array([0])))
+    assert ranked["t2i"].ranks == ranked["i2t"].ranks == [1]
 
 
 def test_a_whole_tile_and_more_equals_the_same_by_torch(monkeypatch):
@@ -129,20 +129,20 @@ def test_a_whole_tile_and_more_equals_the_same_by_torch(monkeypatch):
     by_torch = rank_captions(images, texts, caption_images=owners)
     exact = (texts.double() @ images.double().T).numpy()
     some = generator.choice(8800, size=200, replace=False)
-    for found in (ours, by_torch):
-        np.testing.assert_array_equal(found["t2i"].ranks[some], naive_ranks(exact[some], owners[some, None]))
-    for way in ours:
-        np.testing.assert_array_equal(ours[way].ranks, by_torch[way].ranks)
+    for ranked in (ours, by_torch):
+        np.testing.assert_array_equal(ranked["t2i"].ranks[some], naive_ranks(exact[some], owners[some, None]))
+    for direction in ours:
+        np.testing.assert_array_equal(ours[direction].ranks, by_torch[direction].ranks)
 
 
 @pytest.mark.usefixtures("counting")
 def test_an_image_without_caption_is_ranked_but_asks_nothing():
     images = torch.eye(3)
-    found = rank_captions(images, images[[0, 2]], caption_images=np.array([0, 2]))
-    assert found["t2i"].gallery == 3
-    assert found["i2t"].queries == 2
-    np.testing.assert_array_equal(found["i2t"].rows, [0, 2])
-    np.testing.assert_array_equal(found["i2t"].ranks, [1, 1])
+    ranked = rank_captions(images, images[[0, 2]], caption_images=np.array([0, 2]))
+    assert ranked["t2i"].gallery == 3
+    assert ranked["i2t"].queries == 2
+    np.testing.assert_array_equal(ranked["i2t"].rows, [0, 2])
+    np.testing.assert_array_equal(ranked["i2t"].ranks, [1, 1])
 
 
 def duplicated(generator, count, width=512):
@@ -161,8 +161,8 @@ def test_duplicates_tie_whatever_tile_they_fall_in(block, captions_at_once, monk
     """Each of a pair of equals stands behind the other: their ranks are equal, in both directions."""
     monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", captions_at_once)
     images, texts = duplicated(np.random.default_rng(3), 90)
-    found = rank_captions(images, texts, caption_images=np.arange(90), block=block)
-    for ranks in found.values():
+    ranked = rank_captions(images, texts, caption_images=np.arange(90), block=block)
+    for ranks in ranked.values():
         np.testing.assert_array_equal(ranks.ranks, np.repeat([2, 1, 2], 30))
 
 
@@ -172,8 +172,8 @@ def test_embeddings_of_equal_captions_that_differ_in_their_last_bits_tie():
     images, texts = duplicated(np.random.default_rng(4), 90)
     texts[60:] = torch.nextafter(texts[60:], torch.zeros(()))
     images[60:] = torch.nextafter(images[60:], torch.zeros(()))
-    found = rank_captions(images, texts, caption_images=np.arange(90), block=16)
-    for ranks in found.values():
+    ranked = rank_captions(images, texts, caption_images=np.arange(90), block=16)
+    for ranks in ranked.values():
         assert (ranks.ranks[:30] == 2).all()
         assert (ranks.ranks[60:] == 2).all()
 
@@ -194,8 +194,8 @@ def test_what_float32_can_hardly_tell_apart_is_decided_in_float64(distance, expe
     """float32 has steps of 3e-8 to 6e-8 here, so that nine and eleven tenths of the tolerance can be told apart."""
     images, texts = at_distance(distance)
     pairs = {"t2i": (np.array([0, 1]), np.array([0, 0])), "i2t": (np.array([0]), np.array([0]))}
-    found = check(images, texts, pairs)
-    assert found["i2t"].ranks == [expected]
+    ranked = check(images, texts, pairs)
+    assert ranked["i2t"].ranks == [expected]
 
 
 @pytest.mark.usefixtures("counting")
@@ -216,13 +216,13 @@ def test_scores_within_the_slack_are_looked_at_again_and_not_trusted(monkeypatch
 
 def alike(generator, kind, *, rows, width):
     """Unit vectors whose products have terms that are alike, so that rounding errors in float32 add up."""
-    made = {
+    kinds = {
         "normal": lambda: generator.normal(size=(rows, width)),
         "constant": lambda: np.ones((rows, width)),
         "signs": lambda: generator.choice([-1.0, 1.0], size=(rows, width)),
         "whole numbers": lambda: generator.integers(1, 10, size=(rows, width)),
     }
-    return unit(made[kind]())
+    return unit(kinds[kind]())
 
 
 @pytest.mark.usefixtures("counting")
@@ -232,8 +232,8 @@ def test_equal_embeddings_tie_also_where_float32_sums_them_badly(kind, width):
     generator = np.random.default_rng(0)
     images = alike(generator, kind, rows=60, width=width)
     images = torch.cat([images, images])
-    found = check(images, images.clone(), own_pairs(np.arange(120)))
-    for ranks in found.values():
+    ranked = check(images, images.clone(), own_pairs(np.arange(120)))
+    for ranks in ranked.values():
         assert (ranks.ranks >= 2).all()
         if kind == "constant":
             assert (ranks.ranks == 120).all()
@@ -252,9 +252,9 @@ def test_products_in_float32_are_off_by_less_than_the_slack(kind, width):
 @pytest.mark.usefixtures("counting")
 def test_constant_embeddings_rank_last():
     same = unit(np.ones((10, 4)))
-    found = rank_captions(same, same, caption_images=np.arange(10))
-    assert (found["t2i"].ranks == 10).all()
-    assert (found["i2t"].ranks == 10).all()
+    ranked = rank_captions(same, same, caption_images=np.arange(10))
+    assert (ranked["t2i"].ranks == 10).all()
+    assert (ranked["i2t"].ranks == 10).all()
 
 
 @pytest.mark.usefixtures("counting")
@@ -262,11 +262,11 @@ def test_constant_embeddings_rank_last():
 def test_nan_embeddings_never_score_well(side):
     images, texts = torch.eye(5), torch.eye(5)
     (images if side == "image" else texts)[2] = torch.nan
-    found = check(images, texts, own_pairs(np.arange(5)))
-    assert found["t2i"].ranks[2] >= 5
-    assert found["i2t"].ranks[2] >= 5
+    ranked = check(images, texts, own_pairs(np.arange(5)))
+    assert ranked["t2i"].ranks[2] >= 5
+    assert ranked["i2t"].ranks[2] >= 5
     # The NaN stands before what matches the others, too.
-    assert (found["t2i" if side == "image" else "i2t"].ranks[[0, 1, 3, 4]] == 2).all()
+    assert (ranked["t2i" if side == "image" else "i2t"].ranks[[0, 1, 3, 4]] == 2).all()
 
 
 @pytest.mark.usefixtures("counting")
@@ -286,25 +286,25 @@ def test_the_best_items_are_those_of_a_stable_sort(vectors, top, block):
     generator = np.random.default_rng(top)
     owners = uneven_captions(generator, 20)
     images, texts = vectors(generator, 20), vectors(generator, len(owners))
-    found = rank_captions(images, texts, caption_images=owners, block=block, top=top)
+    ranked = rank_captions(images, texts, caption_images=owners, block=block, top=top)
     # In float32 as the engine's: exact for the tied ones, and no two of the others are as close.
     scores = (texts @ images.T).numpy()
-    for way, matrix in {"t2i": scores, "i2t": scores.T}.items():
-        np.testing.assert_array_equal(found[way].top, np.argsort(-matrix, axis=1, kind="stable")[:, :top])
+    for direction, matrix in {"t2i": scores, "i2t": scores.T}.items():
+        np.testing.assert_array_equal(ranked[direction].top, np.argsort(-matrix, axis=1, kind="stable")[:, :top])
 
 
 @pytest.mark.usefixtures("counting")
 def test_a_nan_is_the_best_item_of_all():
     images, texts = torch.eye(5), torch.eye(5)
     images[3] = torch.nan
-    found = rank_captions(images, texts, caption_images=np.arange(5), top=2)
-    assert (found["t2i"].top[:, 0] == 3).all()
-    np.testing.assert_array_equal(found["t2i"].top[[0, 1, 2, 4], 1], [0, 1, 2, 4])
+    ranked = rank_captions(images, texts, caption_images=np.arange(5), top=2)
+    assert (ranked["t2i"].top[:, 0] == 3).all()
+    np.testing.assert_array_equal(ranked["t2i"].top[[0, 1, 2, 4], 1], [0, 1, 2, 4])
 
 
 def test_best_items_are_not_kept_unless_asked_for():
-    found = rank_captions(torch.eye(3), torch.eye(3), caption_images=np.arange(3))
-    assert found["t2i"].top is found["i2t"].top is None
+    ranked = rank_captions(torch.eye(3), torch.eye(3), caption_images=np.arange(3))
+    assert ranked["t2i"].top is ranked["i2t"].top is None
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
@@ -312,7 +312,7 @@ def test_a_lower_precision_rounds_the_embeddings_and_ranks_them_as_exactly(preci
     generator = np.random.default_rng(5)
     owners = uneven_captions(generator, 60)
     images, texts = (unit(generator.normal(size=(count, 64))) for count in (60, len(owners)))
-    found = rank_captions(images, texts, caption_images=owners, precision=precision)
+    ranked = rank_captions(images, texts, caption_images=owners, precision=precision)
     bits = {"tf32": 10, "bf16": 7}[precision]
     coarse = []
     for side in (images, texts):
@@ -320,18 +320,18 @@ def test_a_lower_precision_rounds_the_embeddings_and_ranks_them_as_exactly(preci
         coarse.append(torch.tensor(np.ldexp(np.rint(np.ldexp(mantissa, bits + 1)), exponent - bits - 1)))
     expected = rank_captions(*coarse, caption_images=owners)
     assert not torch.equal(coarse[0], images)
-    for way in found:
-        np.testing.assert_array_equal(found[way].ranks, expected[way].ranks)
+    for direction in ranked:
+        np.testing.assert_array_equal(ranked[direction].ranks, expected[direction].ranks)
 
 
 @pytest.mark.usefixtures("counting")
 def test_progress_counts_images_up_to_all_of_them():
-    told = []
+    reports = []
     images = random_unit_vectors(np.random.default_rng(0), 20)
-    rank_captions(images, images, caption_images=np.arange(20), block=6, on_progress=told.append)
-    assert {each.phase for each in told} == {"ranking"}
-    assert [each.done for each in told] == sorted(each.done for each in told)
-    assert (told[-1].done, told[-1].total) == (20, 20)
+    rank_captions(images, images, caption_images=np.arange(20), block=6, on_progress=reports.append)
+    assert {report.phase for report in reports} == {"ranking"}
+    assert [report.done for report in reports] == sorted(report.done for report in reports)
+    assert (reports[-1].done, reports[-1].total) == (20, 20)
 
 
 def test_an_interruption_ends_the_threads_and_leaves_torch_its_own(monkeypatch):
@@ -382,5 +382,5 @@ def test_an_error_in_a_thread_is_not_hidden_by_the_next_tile(monkeypatch):
 def test_a_nan_of_any_bits_stays_one_at_every_precision(precision):
     images = torch.eye(5)
     images[2] = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
-    found = rank_captions(images, torch.eye(5), caption_images=np.arange(5), precision=precision)
-    assert found["t2i"].ranks.tolist() == [2, 2, 5, 2, 2]
+    ranked = rank_captions(images, torch.eye(5), caption_images=np.arange(5), precision=precision)
+    assert ranked["t2i"].ranks.tolist() == [2, 2, 5, 2, 2]

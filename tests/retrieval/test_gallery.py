@@ -15,15 +15,16 @@ from tests.conftest import contents
 
 def write(path, *, scale=1.0, row=None, projection=1.0, dtype="float32"):
     """A cache of which the image features, of one row or of all, are so many times as large."""
-    made = contents(dtype=dtype)
+    cache_contents = contents(dtype=dtype)
     projections = {
-        name: values * projection if name == "image/weight" else values for name, values in made.projections.items()
+        name: values * projection if name == "image/weight" else values
+        for name, values in cache_contents.projections.items()
     }
-    made = contents(dtype=dtype, projections=projections)
+    cache_contents = contents(dtype=dtype, projections=projections)
     images = np.random.default_rng(0).normal(size=(60, 24))
     images[slice(None) if row is None else row] *= scale
-    texts = np.random.default_rng(1).normal(size=(len(made.captions), 16))
-    with open_writer(path, made) as writer:
+    texts = np.random.default_rng(1).normal(size=(len(cache_contents.captions), 16))
+    with open_writer(path, cache_contents) as writer:
         writer.write_images(0, features=images, problems={})
         writer.write_texts(0, features=texts, tokens=np.full(len(texts), 3))
     return path
@@ -51,41 +52,41 @@ def test_features_that_overflow_are_refused_with_their_row(scale, row, tmp_path)
 
 def test_features_of_any_usual_size_and_zeros_are_measured(tmp_path):
     for number, scale in enumerate((1e-6, 1.0, 1e6)):
-        cache, _, found = gallery(write(tmp_path / f"{number}.h5", scale=scale))
-        assert found.measure(LinearHead(cache.projections), device="cpu")
-    cache, _, found = gallery(write(tmp_path / "zero.h5", scale=0.0, row=8))
-    assert found.measure(LinearHead(cache.projections), device="cpu")
+        cache, _, whole = gallery(write(tmp_path / f"{number}.h5", scale=scale))
+        assert whole.measure(LinearHead(cache.projections), device="cpu")
+    cache, _, whole = gallery(write(tmp_path / "zero.h5", scale=0.0, row=8))
+    assert whole.measure(LinearHead(cache.projections), device="cpu")
 
 
 def test_a_head_that_overflows_is_refused_with_the_row(tmp_path):
-    cache, fold, found = gallery(write(tmp_path / "made.h5", scale=1e13, row=8))
+    cache, fold, whole = gallery(write(tmp_path / "made.h5", scale=1e13, row=8))
     head = LinearHead({**cache.projections, "image/weight": cache.projections["image/weight"] * 1e8})
     with pytest.raises(HeadError) as caught:
-        found.measure(head, device="cpu")
+        whole.measure(head, device="cpu")
     assert 8 in fold.image_rows
     assert str(caught.value).startswith(
-        "the embedding of image row 8 has no length in float32: its features, or the head's weights, are too large or "
-        "too small (up to "
+        "the embedding of image row 8 overflows or underflows in float32: its features, or the head's weights, are too "
+        "large or too small (up to "
     )
 
 
 def test_a_large_gallery_is_looked_at_as_well(tmp_path, monkeypatch):
     monkeypatch.setattr("clipret.retrieval.gallery._HELD_BYTES", 0)
     monkeypatch.setattr("clipret.retrieval.gallery._BLOCK", 5)
-    cache, _, found = gallery(write(tmp_path / "made.h5", scale=1e13, row=8))
+    cache, _, whole = gallery(write(tmp_path / "made.h5", scale=1e13, row=8))
     head = LinearHead({**cache.projections, "image/weight": cache.projections["image/weight"] * 1e8})
-    with pytest.raises(HeadError, match="the embedding of image row 8 has no length"):
-        found.measure(head, device="cpu")
+    with pytest.raises(HeadError, match="the embedding of image row 8 overflows or underflows"):
+        whole.measure(head, device="cpu")
 
 
 def test_an_adapter_that_is_zero_by_itself_is_measured(tmp_path):
-    cache, _, found = gallery(write(tmp_path / "made.h5"))
+    cache, _, whole = gallery(write(tmp_path / "made.h5"))
     width = cache.projections["text/weight"].shape[1]
     added = {"image_down": torch.ones(width, 4), "image_up": torch.zeros(4, width)}
-    assert found.measure(AdapterHead({**cache.projections, **added}, ratio=1.0), device="cpu")
+    assert whole.measure(AdapterHead({**cache.projections, **added}, ratio=1.0), device="cpu")
 
 
 def test_training_on_a_projection_that_overflows_is_one_line(tmp_path):
     path = write(tmp_path / "made.h5", scale=1e12, projection=1e12)
-    with pytest.raises(HeadError, match="the embedding of image row 3 has no length in float32"):
+    with pytest.raises(HeadError, match="the embedding of image row 3 overflows or underflows in float32"):
         train(TrainConfig(path, runs_dir=tmp_path / "runs"))

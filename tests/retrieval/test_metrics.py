@@ -47,18 +47,18 @@ def make_case(seed):
     ]
     scores = {"t2i": (sides[1] @ sides[0].T).numpy(), "i2t": (sides[0] @ sides[1].T).numpy()}
     pairs, rankings = {}, {}
-    for way, matrix in scores.items():
+    for direction, matrix in scores.items():
         asking, gallery = matrix.shape
         matching = generator.random((asking, gallery)) < generator.uniform(0.05, 0.9)
         # Now and then a query asks nothing, though never all of them.
         matching[0, generator.integers(gallery)] = True
-        pairs[way] = np.nonzero(matching)
+        pairs[direction] = np.nonzero(matching)
         # Where scores tie, what matches comes last.
         orders = [
             sorted(range(gallery), key=lambda item: (-row[item], own[item]))
             for row, own in zip(matrix, matching, strict=True)
         ]
-        rankings[way] = [own[order].tolist() for own, order in zip(matching, orders, strict=True) if own.any()]
+        rankings[direction] = [own[order].tolist() for own, order in zip(matching, orders, strict=True) if own.any()]
     matches = Matches.of(np.zeros(captions, dtype=np.int64), images=images, matches=pairs)
     return rank(*sides, matches=matches), rankings
 
@@ -66,14 +66,14 @@ def make_case(seed):
 @pytest.fixture(scope="module")
 def cases():
     """(our Ranks, rankings) of both directions of all cases."""
-    made = [make_case(seed) for seed in range(CASES)]
-    return [(ranks[way], rankings[way]) for ranks, rankings in made for way in ("t2i", "i2t")]
+    both = [make_case(seed) for seed in range(CASES)]
+    return [(ranks[direction], rankings[direction]) for ranks, rankings in both for direction in ("t2i", "i2t")]
 
 
 @pytest.fixture(scope="module")
 def theirs(cases):
     """ranx's name of a metric -> its values of all queries of all cases, one after another."""
-    rankings = [ranking for _, found in cases for ranking in found]
+    rankings = [ranking for _, of_case in cases for ranking in of_case]
     names = {query: f"{query:06}" for query in range(len(rankings))}
     qrels = {
         names[query]: {str(item): 1 for item, own in enumerate(ranking) if own}
@@ -104,14 +104,14 @@ def naive(ranking, name, cut=None):
     """A metric of one ranking, by its definition."""
     matching = sum(ranking)
     within = matching if name == "mAP@R" else cut
-    found, total, first = 0, 0.0, None
+    hits, total, first = 0, 0.0, None
     for place, own in enumerate(ranking, start=1):
         if own:
             first = first or place
         if own and (within is None or place <= within):
-            found += 1
-            total += found / place
-    divisors = {"mAP": lambda: min(cut, matching), "mAP_hits": lambda: max(found, 1), "mAP@R": lambda: matching}
+            hits += 1
+            total += hits / place
+    divisors = {"mAP": lambda: min(cut, matching), "mAP_hits": lambda: max(hits, 1), "mAP@R": lambda: matching}
     return first if name in ("mean_rank", "median_rank") else total / divisors[name]()
 
 
@@ -132,8 +132,8 @@ def test_ties_count_against_us_in_the_ranks_that_are_measured():
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", ["R", "mAP_all", "recall", "nDCG"])
 def test_metrics_with_a_k_equal_those_of_ranx(cases, theirs, name, cut):
-    found = ours(cases, f"{name}@{cut}", k=(cut,), families=(name,))
-    np.testing.assert_allclose(found, theirs[f"{THEIRS[name]}@{cut}"], rtol=0, atol=1e-12)
+    values = ours(cases, f"{name}@{cut}", k=(cut,), families=(name,))
+    np.testing.assert_allclose(values, theirs[f"{THEIRS[name]}@{cut}"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["MRR", "R-Precision"])
@@ -143,16 +143,16 @@ def test_metrics_without_a_k_equal_those_of_ranx(cases, theirs, name):
 
 def test_at_full_length_both_map_and_map_all_are_average_precision(cases, theirs):
     for name in ("mAP", "mAP_all", "mAP_hits"):
-        found = ours(cases, f"{name}@1000", k=(1000,), families=(name,))
-        np.testing.assert_allclose(found, theirs["map"], rtol=0, atol=1e-12)
+        values = ours(cases, f"{name}@1000", k=(1000,), families=(name,))
+        np.testing.assert_allclose(values, theirs["map"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", ["mAP", "mAP_hits"])
 def test_map_at_k_by_our_divisors_equals_a_loop(cases, name, cut):
     expected = [naive(ranking, name, cut) for _, rankings in cases for ranking in rankings]
-    found = ours(cases, f"{name}@{cut}", k=(cut,), families=(name,))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    values = ours(cases, f"{name}@{cut}", k=(cut,), families=(name,))
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["mAP@R", "mean_rank", "median_rank"])

@@ -30,12 +30,12 @@ def make_case(seed):
     images = generator.normal(size=(count, 16))
     owners = generator.permutation(np.repeat(np.arange(count), generator.integers(5, 8, size=count)))
     texts = images[owners] + generator.uniform(0.5, 3) * generator.normal(size=(len(owners), 16))
-    chosen, taken = [], [0] * count
+    kept, taken = [], [0] * count
     for row, owner in enumerate(owners):
         if taken[owner] < CAPTIONS:
-            chosen.append(row)
+            kept.append(row)
             taken[owner] += 1
-    return unit(images), unit(texts[chosen]), owners[chosen]
+    return unit(images), unit(texts[kept]), owners[kept]
 
 
 def reference_metrics(scores, matching, k):
@@ -61,12 +61,14 @@ def measure_both(seed):
     # Its sort has no rule for ties; with what matches lowered by our tolerance it has ours.
     scores = scores - TIE_TOLERANCE * matching
     sides = {"t2i": (scores, matching), "i2t": (scores.T, matching.T)}
-    expected = {way: {} for way in sides}
-    for way, side in sides.items():
+    expected = {direction: {} for direction in sides}
+    for direction, side in sides.items():
         for k in CUTS:
-            expected[way] |= reference_metrics(*side, k)
+            expected[direction] |= reference_metrics(*side, k)
     ranks = rank_captions(images, texts, caption_images=owners)
-    return {way: summarise(found, k=CUTS, families=("R", "mAP_hits")) for way, found in ranks.items()}, expected
+    return {
+        direction: summarise(ranked, k=CUTS, families=("R", "mAP_hits")) for direction, ranked in ranks.items()
+    }, expected
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +78,11 @@ def measured():
 
 @pytest.mark.parametrize("k", CUTS)
 @pytest.mark.parametrize("name", ["R", "mAP_hits"])
-@pytest.mark.parametrize("way", ["t2i", "i2t"])
-def test_both_metrics_equal_the_references_formulas(measured, way, name, k):
-    found, expected = ([side[way][f"{name}@{k}"] for side in sides] for sides in zip(*measured, strict=True))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-    assert 0.1 < fmean(found) < 0.99
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_both_metrics_equal_the_references_formulas(measured, direction, name, k):
+    ranked, expected = ([side[direction][f"{name}@{k}"] for side in sides] for sides in zip(*measured, strict=True))
+    np.testing.assert_allclose(ranked, expected, rtol=0, atol=1e-12)
+    assert 0.1 < fmean(ranked) < 0.99
 
 
 def test_at_one_its_map_is_recall(measured):
@@ -117,5 +119,5 @@ def test_a_late_find_lowers_its_map_and_not_ours():
     assert ranks.ranks[: ranks.offsets[1]].tolist() == [1, 6]
     late = (1 + 2 / 6) / 2
     expected = {"mAP@5": 1 / 2, "mAP@10": late, "mAP_hits@5": 1.0, "mAP_hits@10": late}
-    found = per_query(ranks, k=(5, 10), families=("mAP", "mAP_hits"))
-    assert {name: values[0] for name, values in found.items()} == pytest.approx(expected, abs=1e-12)
+    ranked = per_query(ranks, k=(5, 10), families=("mAP", "mAP_hits"))
+    assert {name: values[0] for name, values in ranked.items()} == pytest.approx(expected, abs=1e-12)

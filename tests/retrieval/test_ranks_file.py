@@ -20,7 +20,7 @@ from clipret.retrieval.ranks_file import (
 )
 
 
-def made(*, folds=2, heads=("zero-shot", "wise-ft 0.5", "trained")):
+def make_rankings(*, folds=2, heads=("zero-shot", "wise-ft 0.5", "trained")):
     generator = np.random.default_rng(0)
 
     def drawn(offsets, images):
@@ -49,22 +49,22 @@ def made(*, folds=2, heads=("zero-shot", "wise-ft 0.5", "trained")):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    rankings, path = made(), tmp_path / "ranks.safetensors"
+    rankings, path = make_rankings(), tmp_path / "ranks.safetensors"
     write_rankings(path, rankings)
-    found = read_rankings(path)
-    assert (found.cache, found.trained) == (rankings.cache, rankings.trained)
-    assert len(found.protocols) == 2
-    for written, read in zip(rankings.protocols, found.protocols, strict=True):
+    again = read_rankings(path)
+    assert (again.cache, again.trained) == (rankings.cache, rankings.trained)
+    assert len(again.protocols) == 2
+    for written, read in zip(rankings.protocols, again.protocols, strict=True):
         assert (read.protocol, read.leakage) == (written.protocol, written.leakage)
         assert list(read.heads) == list(written.heads)
         for head, directions in written.heads.items():
-            for way, folds in directions.items():
-                for before, after in zip(folds, read.heads[head][way], strict=True):
+            for direction, folds in directions.items():
+                for before, after in zip(folds, read.heads[head][direction], strict=True):
                     np.testing.assert_array_equal(after.ranks, before.ranks)
                     np.testing.assert_array_equal(after.offsets, before.offsets)
                     np.testing.assert_array_equal(after.images, before.images)
                     assert after.gallery == before.gallery
-    assert [each.name for each in tmp_path.iterdir()] == ["ranks.safetensors"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ranks.safetensors"]
 
 
 def test_ranks_stand_beside_their_metrics(tmp_path):
@@ -84,7 +84,7 @@ def test_no_file_is_left_to_the_caller(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("text", "reason"),
     [
         ("[]", "it is a list; expected an object"),
         ("{}", "it is of format null; this clipret reads format 2"),
@@ -94,9 +94,9 @@ def test_no_file_is_left_to_the_caller(tmp_path):
         ("x", "it is not JSON: Expecting value, line 1, column 1"),
     ],
 )
-def test_a_file_of_another_kind_or_format_says_what_to_do(tmp_path, told, reason):
+def test_a_file_of_another_kind_or_format_says_what_to_do(tmp_path, text, reason):
     path = tmp_path / "ranks.safetensors"
-    save_file({"x": np.zeros(1)}, path, metadata={"clipret": told})
+    save_file({"x": np.zeros(1)}, path, metadata={"clipret": text})
     assert error_of(path) == f"{path} cannot be read: {reason}; measure again with: clipret eval"
 
 
@@ -113,13 +113,13 @@ def test_what_is_no_such_file_says_what_to_do(tmp_path):
 
 def changed(path, edit):
     """Write ranks that `edit` changes what is told and the tensors of, with the checksum that then is right."""
-    write_rankings(path, made())
+    write_rankings(path, make_rankings())
     with safe_open(path, framework="numpy") as file:
         about = json.loads(file.metadata()["clipret"])
         tensors = {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
     edit(about, tensors)
-    told = json.dumps(about, ensure_ascii=False)
-    save_file(tensors, path, metadata={"clipret": told, "sha256": _digest(told, tensors)})
+    text = json.dumps(about, ensure_ascii=False)
+    save_file(tensors, path, metadata={"clipret": text, "sha256": _digest(text, tensors)})
 
 
 def set_protocol(**values):
@@ -145,11 +145,11 @@ CONTRADICTIONS = {
     ),
     "no protocols": (
         lambda about, tensors: about.update(protocols=[]),
-        "protocols is a list of none, or of one twice",
+        "protocols is empty, or names one twice",
     ),
     "a protocol twice": (
         lambda about, tensors: about["protocols"][0]["protocol"].update(name="a"),
-        "protocols is a list of none, or of one twice",
+        "protocols is empty, or names one twice",
     ),
     "more folds than there can be": (
         set_protocol(folds=10**18),
@@ -181,7 +181,7 @@ CONTRADICTIONS = {
         lambda about, tensors: tensors.update(
             {"0/0/i2t/ranks/zero-shot": tensors["0/0/i2t/ranks/zero-shot"][::-1].copy()}
         ),
-        "é i2t zero-shot has ranks that do not rise within a query",
+        "é i2t zero-shot has ranks that are not ascending within a query",
     ),
     "ranks of another type": (
         put("0/0/t2i/ranks/trained", [1.0], np.float32),
@@ -189,23 +189,23 @@ CONTRADICTIONS = {
     ),
     "a rank too many": (
         put("0/0/t2i/ranks/trained", [1] * 99),
-        "0/0/t2i has images, offsets, gallery and ranks whose shapes do not go together",
+        "0/0/t2i has images, offsets, gallery and ranks whose shapes do not match",
     ),
     "offsets that do not begin at 0": (
         lambda about, tensors: tensors["0/0/t2i/offsets"].__setitem__(0, 1),
-        "é t2i zero-shot has offsets that do not part its ranks by query",
+        "é t2i zero-shot has offsets that do not split its ranks into queries",
     ),
     "a query of no ranks": (
         lambda about, tensors: tensors["0/0/t2i/offsets"].__setitem__(1, 0),
-        "é t2i zero-shot has offsets that do not part its ranks by query",
+        "é t2i zero-shot has offsets that do not split its ranks into queries",
     ),
     "an image that is not there": (
         lambda about, tensors: tensors["0/0/t2i/images"].__setitem__(0, 9),
-        "é t2i zero-shot has queries of images that are not there",
+        "é t2i zero-shot has queries of images outside its gallery",
     ),
     "an image before the first": (
         lambda about, tensors: tensors["0/0/i2t/images"].__setitem__(0, -1),
-        "é i2t zero-shot has queries of images that are not there",
+        "é i2t zero-shot has queries of images outside its gallery",
     ),
     "other counts than are told": (
         lambda about, tensors: about["protocols"][0]["protocol"]["t2i"].update(queries=3),
@@ -234,14 +234,14 @@ def test_a_changed_file_with_nothing_changed_is_read(tmp_path):
 
 def test_a_file_that_lost_its_end_is_refused(tmp_path):
     path = tmp_path / "ranks.safetensors"
-    write_rankings(path, made())
+    write_rankings(path, make_rankings())
     path.write_bytes(path.read_bytes()[:-10])
     assert "cannot be read" in error_of(path)
 
 
 def test_a_bit_that_turned_in_the_ranks_is_refused(tmp_path):
     path = tmp_path / "ranks.safetensors"
-    write_rankings(path, made())
+    write_rankings(path, make_rankings())
     whole = path.read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")
     for place in np.random.default_rng(0).choice(np.arange(start, len(whole)), 50, replace=False):
@@ -253,7 +253,7 @@ def test_a_bit_that_turned_in_the_ranks_is_refused(tmp_path):
 
 def test_what_is_told_beside_the_ranks_is_not_to_be_edited(tmp_path):
     path = tmp_path / "ranks.safetensors"
-    write_rankings(path, made())
+    write_rankings(path, make_rankings())
     whole = path.read_bytes()
     for before, after in ((b"ViT-B/32", b"ViT-B/16"), (b"zero-shot", b"zero-shop"), (b"runs/a", b"runs/b")):
         assert before in whole

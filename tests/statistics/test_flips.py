@@ -24,21 +24,24 @@ def exchanged(ours, theirs, *, signs):
     for own, other in ((ours, theirs), (theirs, ours)):
         folds, start = [], 0
         for fold in range(len(own["t2i"])):
-            images = np.unique(np.concatenate([own[way][fold].images for way in ("t2i", "i2t")]))
+            images = np.unique(np.concatenate([own[direction][fold].images for direction in ("t2i", "i2t")]))
             flipped = dict(zip(images, signs[start:] < 0, strict=False))
             start += len(images)
             metrics = {}
-            for way in ("t2i", "i2t"):
-                values = [per_query(head[way][fold], k=K) for head in (own, other)]
+            for direction in ("t2i", "i2t"):
+                values = [per_query(head[direction][fold], k=K) for head in (own, other)]
                 for name in values[0]:
                     mine = [
-                        values[int(flipped[image])][name][query] for query, image in enumerate(own[way][fold].images)
+                        values[int(flipped[image])][name][query]
+                        for query, image in enumerate(own[direction][fold].images)
                     ]
-                    metrics[way, name] = np.median(mine) if name == "median_rank" else np.mean(mine)
+                    metrics[direction, name] = np.median(mine) if name == "median_rank" else np.mean(mine)
             folds.append(metrics)
         mean = {name: np.mean([metrics[name] for metrics in folds]) for name in folds[0]}
-        rsum = sum(mean[way, f"R@{cut}"] for way in ("t2i", "i2t") for cut in K)
-        both.append([rsum if way is None else mean[("t2i", "i2t")[way], name] for way, name in COLUMNS])
+        rsum = sum(mean[direction, f"R@{cut}"] for direction in ("t2i", "i2t") for cut in K)
+        both.append(
+            [rsum if direction is None else mean[("t2i", "i2t")[direction], name] for direction, name in COLUMNS]
+        )
     return np.array(both[0]) - both[1]
 
 
@@ -97,10 +100,10 @@ def test_the_interval_has_the_differences_that_the_same_flips_do_not_refuse():
             assert p_value(end - outwards, place) > 1 - level
 
 
-@pytest.mark.parametrize("held", [300, 4000])
-def test_the_block_size_decides_nothing(held, monkeypatch):
+@pytest.mark.parametrize("block", [300, 4000])
+def test_the_block_size_decides_nothing(block, monkeypatch):
     expected = flip_heads(drawn_heads(), [(0, 1), (1, 2)], flips=500)
-    monkeypatch.setattr(flips, "_HELD_SIGNS", held)
+    monkeypatch.setattr(flips, "_HELD_SIGNS", block)
     for estimated, before in zip(flip_heads(drawn_heads(), [(0, 1), (1, 2)], flips=500), expected, strict=True):
         assert estimated.p.tolist() == before.p.tolist()
         assert estimated.low == pytest.approx(before.low, abs=1e-12, nan_ok=True)
@@ -138,7 +141,10 @@ def test_heads_that_got_the_same_differ_by_no_more_than_an_image_or_two():
 
 
 def test_of_too_few_images_or_flips_the_interval_is_all_there_is():
-    heads = [{way: (best_ranks(ranks, images=range(3)),) for way in ("t2i", "i2t")} for ranks in ([1, 1, 1], [2, 2, 2])]
+    heads = [
+        {direction: (best_ranks(ranks, images=range(3)),) for direction in ("t2i", "i2t")}
+        for ranks in ([1, 1, 1], [2, 2, 2])
+    ]
     columns = ((0, "R@1"), (None, "rsum"))
     for settings in ({"flips": 999}, {"flips": 100, "level": 0.999}):
         (estimated,) = flip_heads(heads, [(0, 1)], columns=columns, k=(1,), families=("R",), **settings)
@@ -174,7 +180,7 @@ def differences_found(*, gain, datasets, clustered=True):
         for more in (gain, 0.0):
             texts, images = difficult(generator, difficulty=difficulty, owners=owners, gain=more)
             rankings = {"t2i": best_ranks(texts, images=asked_by), "i2t": best_ranks(images, images=range(100))}
-            heads.append({way: (found,) for way, found in rankings.items()})
+            heads.append({direction: (of_direction,) for direction, of_direction in rankings.items()})
         families = ("R", "MRR", "median_rank")
         (estimated,) = flip_heads(heads, [(0, 1)], columns=columns, k=cuts, families=families, seed=seed)
         shown += estimated.p <= 0.05

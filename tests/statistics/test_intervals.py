@@ -36,13 +36,13 @@ def evidence_of(*heads, names=("R@1", "R@3", "MRR", "rsum"), k=K):
 
 def alike(ranks, *, images):
     """A head that has the same ranks in both directions."""
-    return {way: (best_ranks(ranks, images=images),) for way in ("t2i", "i2t")}
+    return {direction: (best_ranks(ranks, images=images),) for direction in ("t2i", "i2t")}
 
 
-def naive_parts(head, fold, way, name):
+def naive_parts(head, fold, direction, name):
     """What each image of a fold has of a metric: sums over its queries, and their numbers."""
     asking = np.unique(np.concatenate([head[direction][fold].images for direction in ("t2i", "i2t")]))
-    images, values = head[way][fold].images, per_query(head[way][fold], k=K)[name]
+    images, values = head[direction][fold].images, per_query(head[direction][fold], k=K)[name]
     sums = np.array([values[images == image].sum() for image in asking])
     return sums, np.array([(images == image).sum() for image in asking])
 
@@ -61,18 +61,19 @@ def test_the_variance_is_that_of_ratios_over_images_in_each_fold():
     expected = {}
     for fold in (0, 1):
         around = {}
-        for way in ("t2i", "i2t"):
+        for direction in ("t2i", "i2t"):
             for name in ("R@1", "R@3", "MRR"):
-                sums, counts = naive_parts(head, fold, way, name)
+                sums, counts = naive_parts(head, fold, direction, name)
                 # Two folds, each for a half of the figure.
-                around[way, name] = (sums - sums.sum() / counts.sum() * counts) / counts.sum() / 2
-        around[None, "rsum"] = sum(around[way, f"R@{cut}"] for way in ("t2i", "i2t") for cut in K)
+                around[direction, name] = (sums - sums.sum() / counts.sum() * counts) / counts.sum() / 2
+        around[None, "rsum"] = sum(around[direction, f"R@{cut}"] for direction in ("t2i", "i2t") for cut in K)
         for column, parts in around.items():
             expected[column] = expected.get(column, 0) + (parts**2).sum() * len(parts) / (len(parts) - 1)
     evidence = evidence_of(head)
     variances = nested(evidence.variance(np.ones(1)), evidence.columns)
-    for (way, name), variance in expected.items():
-        assert (variances if way is None else variances[way])[name] == pytest.approx(variance), (way, name)
+    for (direction, name), variance in expected.items():
+        measured = (variances if direction is None else variances[direction])[name]
+        assert measured == pytest.approx(variance), (direction, name)
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])
@@ -118,8 +119,11 @@ def test_captions_that_are_hit_together_count_as_one_and_others_by_themselves():
 
 def test_images_that_ask_nothing_tell_nothing():
     head = two_folds(3)
-    apart = {way: tuple(replace(fold, images=10 * fold.images + 7) for fold in folds) for way, folds in head.items()}
-    first, second = (effective_images(evidence_of(each), np.ones(1)).tolist() for each in (head, apart))
+    apart = {
+        direction: tuple(replace(fold, images=10 * fold.images + 7) for fold in folds)
+        for direction, folds in head.items()
+    }
+    first, second = (effective_images(evidence_of(other), np.ones(1)).tolist() for other in (head, apart))
     assert first == second
 
 
@@ -164,7 +168,7 @@ def test_weighted_medians_equal_those_of_repeated_values(seed):
     np.minimum.at(lowest, owners, values)
     weights[:3, lowest > 100] = 0
     weights[3:6, lowest < 900] = 0
-    found = weighted_medians(weights.astype(float), values, owners=owners)
-    for row, median in zip(weights, found, strict=True):
+    medians = weighted_medians(weights.astype(float), values, owners=owners)
+    for row, median in zip(weights, medians, strict=True):
         repeated = np.repeat(values, row[owners])
         assert (np.isnan(median) and not len(repeated)) or median == np.median(repeated)

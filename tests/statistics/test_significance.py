@@ -14,7 +14,7 @@ def heads_of(*shares, columns=COLUMNS):
     """Heads that are right on these shares of the images, and second on all others."""
     order = np.random.default_rng(0).permutation(IMAGES)
     ranks = [np.where(order < round(share * IMAGES), 1, 2) for share in shares]
-    heads = [{way: (best_ranks(each, images=range(IMAGES)),) for way in ("t2i", "i2t")} for each in ranks]
+    heads = [{direction: (best_ranks(first, images=range(IMAGES)),) for direction in ("t2i", "i2t")} for first in ranks]
     return Evidence(tabulate(heads, k=(1,), families=("R", "MRR", "median_rank", "mean_rank")), columns, k=(1,))
 
 

@@ -45,7 +45,7 @@ class Contender:
 
     def ranked(self, protocol: str) -> ProtocolRankings:
         """By the protocol of that name."""
-        return next(found for found in self.rankings.protocols if found.protocol["name"] == protocol)
+        return next(ranked for ranked in self.rankings.protocols if ranked.protocol["name"] == protocol)
 
     @property
     def command(self) -> str:
@@ -61,17 +61,17 @@ def read_contenders(words: tuple[str, ...]) -> list[Contender]:
     """Raises RunError when a word is no run that was measured, or UsageError when two are the same."""
     read = {word: _read(word) for word in dict.fromkeys(words) if word != ZERO_SHOT}
     first = next(iter(read.values()), None)
-    found = []
+    contenders = []
     for word in words:
         if word == ZERO_SHOT and first is not None:
-            found.append(Contender(word, first.ranks, ZERO_SHOT, first.rankings))
+            contenders.append(Contender(word, first.ranks, ZERO_SHOT, first.rankings))
         elif word == ZERO_SHOT:
-            raise UsageError(f"{ZERO_SHOT} is there twice and no run; give at least one run to compare it with.")
+            raise UsageError(f"only `{ZERO_SHOT}` was given; name at least one run to compare it with.")
         else:
-            found.append(read[word])
-    for earlier, later in combinations(found, 2):
+            contenders.append(read[word])
+    for earlier, later in combinations(contenders, 2):
         _refuse_same(earlier, later)
-    return found
+    return contenders
 
 
 def choose_protocol(contenders: list[Contender], name: str | None) -> str:
@@ -79,29 +79,29 @@ def choose_protocol(contenders: list[Contender], name: str | None) -> str:
 
     Raises UsageError, naming the first difference.
     """
-    measured = [[found.protocol["name"] for found in each.rankings.protocols] for each in contenders]
+    measured = [[ranked.protocol["name"] for ranked in contender.rankings.protocols] for contender in contenders]
     wanted = [name] if name else measured[0]
     shared = [candidate for candidate in wanted if all(candidate in names for names in measured)]
     if not shared:
         lacking = next(place for place, names in enumerate(measured) if wanted[0] not in names)
-        told = f"measured by {', '.join(measured[lacking])}"
+        measurement = f"measured by {', '.join(measured[lacking])}"
         if name is None:
-            told += f", {contenders[0].word} by {', '.join(measured[0])}"
+            measurement += f", {contenders[0].word} by {', '.join(measured[0])}"
         raise UsageError(
-            f"{contenders[lacking].word} was {told}; measure it the same way with: "
+            f"{contenders[lacking].word} was {measurement}; measure it the same way with: "
             f"{contenders[lacking].command} --protocol {wanted[0]}"
         )
-    questions = [each.ranked(shared[0]).protocol for each in contenders]
-    for each, other in zip(contenders[1:], questions[1:], strict=True):
-        pair = f"{contenders[0].word} and {each.word}"
+    questions = [contender.ranked(shared[0]).protocol for contender in contenders]
+    for contender, other in zip(contenders[1:], questions[1:], strict=True):
+        pair = f"{contenders[0].word} and {contender.word}"
         if other["digest"] != questions[0]["digest"]:
             raise UsageError(
-                f"{pair} were not asked the same by protocol {shared[0]}: {_difference(questions[0], other)}; "
+                f"{pair} were measured on different data by protocol {shared[0]}: {_difference(questions[0], other)}; "
                 f"measure both on the same images and captions."
             )
-        if not _same_queries(contenders[0], each, protocol=shared[0]):
+        if not _same_queries(contenders[0], contender, protocol=shared[0]):
             raise RunError(
-                f"{pair} have ranks of different queries by protocol {shared[0]}, under one digest of what was asked; "
+                f"{pair} have ranks of different queries by protocol {shared[0]} although their digests are equal; "
                 f"measure both again."
             )
         if other["precision"] != questions[0]["precision"]:
@@ -123,24 +123,24 @@ def _same_queries(first: Contender, second: Contender, *, protocol: str) -> bool
 
 
 def _read(word: str) -> Contender:
-    told, alpha = _split(word)
-    ranks = _ranks_of(told)
+    place, alpha = _split(word)
+    ranks = _ranks_of(place)
     try:
         rankings = read_rankings(ranks)
     except FileNotFoundError:
-        raise RunError(f"{told} was not measured; measure it with: {_eval_command('--head', told)}") from None
+        raise RunError(f"{place} was not measured; measure it with: {_eval_command('--head', place)}") from None
     trained = rankings.trained
     measured = rankings.protocols[0].heads
     head = "trained" if trained else ZERO_SHOT
     if trained:
-        _require_as_measured(told, ranks, trained)
+        _require_as_measured(place, ranks, trained)
     if alpha is not None:
         head = wise_ft_name(alpha)
         if head not in measured:
             how = _eval_command(
-                "--head", trained.run or trained.head if trained else told, "--wise-ft", f"{alpha:.12g}"
+                "--head", trained.run or trained.head if trained else place, "--wise-ft", f"{alpha:.12g}"
             )
-            raise RunError(f"{told} was not measured as {head}; measure it with: {how}")
+            raise RunError(f"{place} was not measured as {head}; measure it with: {how}")
     if trained is None or trained.config is None:
         return Contender(word, ranks, head, rankings)
     defaults = {field.name: field.default for field in fields(TrainConfig)}
@@ -158,18 +158,18 @@ def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
         return
     if head_digest(head) != trained.sha256:
         raise RunError(
-            f"{word} was trained on since it was measured; measure it again with: "
+            f"{word} was trained further after it was measured; measure it again with: "
             f"{_eval_command('--head', str(ranks.parent))}"
         )
 
 
 def _split(word: str) -> tuple[str, float | None]:
     """A run's word and alpha of RUN@ALPHA; of any other word, that word and None."""
-    told = None if Path(word).exists() else _BETWEEN.fullmatch(word)
-    if told is None:
+    match = None if Path(word).exists() else _BETWEEN.fullmatch(word)
+    if match is None:
         return word, None
     try:
-        return told["run"], float(told["alpha"])
+        return match["run"], float(match["alpha"])
     except ValueError:
         return word, None
 
@@ -201,8 +201,8 @@ def _ranks_of(word: str) -> Path:
 def _ranks_in(folder: Path) -> Path:
     if not (folder / runs.CONFIG).exists() and not (folder / runs.RANKS).exists():
         inside = next((entry.parent for entry in sorted(folder.glob(f"*/{runs.CONFIG}"))), None)
-        told = f", such as {inside}" if inside else f", a file that eval wrote, or {ZERO_SHOT}"
-        raise RunError(f"{folder} is not a run: it has no {runs.CONFIG}; expected the folder of a run{told}.")
+        example = f", such as {inside}" if inside else f", a file that eval wrote, or {ZERO_SHOT}"
+        raise RunError(f"{folder} is not a run: it has no {runs.CONFIG}; expected the folder of a run{example}.")
     if not (folder / runs.RANKS).exists() and not (folder / runs.HEAD).exists():
         raise RunError(
             f"{folder} has neither ranks nor a head: a sweep keeps the best heads and measures the best one; give it "
@@ -223,14 +223,15 @@ def _report(path: Path) -> dict:
 
 
 def _refuse_same(earlier: Contender, later: Contender) -> None:
+    if earlier.word == later.word:
+        raise UsageError(f"{earlier.word} was given twice; give it once.")
     if (earlier.ranks.resolve(), earlier.head) == (later.ranks.resolve(), later.head):
-        told = f"{earlier.word} is" if earlier.word == later.word else f"{earlier.word} and {later.word} are"
-        raise UsageError(f"{told} the same head twice; give each once.")
+        raise UsageError(f"{earlier.word} and {later.word} are the same head; give one of them.")
 
 
 def _difference(ours: dict, theirs: dict) -> str:
-    told = [("split", "{}"), ("images", "{:,} images"), ("captions", "{:,} captions"), ("folds", "{} galleries")]
-    for name, words in told:
+    formats = [("split", "{}"), ("images", "{:,} images"), ("captions", "{:,} captions"), ("folds", "{} galleries")]
+    for name, words in formats:
         if ours[name] != theirs[name]:
             return f"{words.format(ours[name])} and {words.format(theirs[name])}"
     return f"{ours['images']:,} images and {ours['captions']:,} captions each, but not the same ones"

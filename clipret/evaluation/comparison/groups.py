@@ -1,4 +1,4 @@
-"""What is compared, put together: heads that differ in nothing but their seeds, and a name that tells them apart."""
+"""What is compared, put together: heads that differ only in their seeds, and a name that tells them apart."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ _MOST_SETTINGS = 3
 
 @dataclass(frozen=True)
 class Group:
-    """Heads that differ in nothing but their seeds.
+    """Heads that differ only in their seeds.
 
     label    shortest settings that tell it from the other groups, or the name of a run
     """
@@ -31,8 +31,8 @@ def make_groups(contenders: list[Contender]) -> list[Group]:
     Raises UsageError when two members have the same seed, or when there is but one group.
     """
     pooled: dict[str, list[Contender]] = {}
-    for each in contenders:
-        pooled.setdefault(_key(each), []).append(each)
+    for contender in contenders:
+        pooled.setdefault(_key(contender), []).append(contender)
     for members in pooled.values():
         for earlier, later in combinations(members, 2):
             if earlier.seed == later.seed:
@@ -43,23 +43,23 @@ def make_groups(contenders: list[Contender]) -> list[Group]:
     groups = list(pooled.values())
     if len(groups) == 1:
         raise UsageError(
-            f"{', '.join(each.word for each in contenders)} differ in nothing but their seeds; "
-            f"give something to compare them with, such as {ZERO_SHOT}."
+            f"{', '.join(contender.word for contender in contenders)} differ only in their seeds; "
+            f"add something to compare them with, such as {ZERO_SHOT}."
         )
     return [Group(label, tuple(members)) for label, members in zip(_labels(groups), groups, strict=True)]
 
 
-def _key(each: Contender) -> str:
-    if each.settings is None:
-        return str((each.ranks.resolve(), each.head))
-    measured = each.rankings.cache
-    trained_on = each.rankings.trained.fingerprint
-    return json.dumps([each.settings, trained_on, measured["fingerprint"], measured["model"]], sort_keys=True)
+def _key(contender: Contender) -> str:
+    if contender.settings is None:
+        return str((contender.ranks.resolve(), contender.head))
+    measured = contender.rankings.cache
+    trained_on = contender.rankings.trained.fingerprint
+    return json.dumps([contender.settings, trained_on, measured["fingerprint"], measured["model"]], sort_keys=True)
 
 
 def _labels(groups: list[list[Contender]]) -> list[str]:
     """Settings where they tell groups apart; else names, and where these do not, the words that were given."""
-    labels = [told or _name(members) for told, members in zip(_settings_told(groups), groups, strict=True)]
+    labels = [settings or _name(members) for settings, members in zip(_settings_told(groups), groups, strict=True)]
     for name in (_name, lambda members: members[0].word):
         counted = Counter(labels)
         labels = [
@@ -80,18 +80,19 @@ def _name(members: list[Contender]) -> str:
 def _settings_told(groups: list[list[Contender]]) -> list[str | None]:
     """The fewest settings that tell all groups that have some from each other; None where that takes too many."""
     firsts = [members[0] for members in groups]
-    known = [
-        {"loss": None, "head": None, "lr": None, **each.settings, "model": each.rankings.cache["model"]}
-        for each in firsts
-        if each.settings is not None
+    settings = [
+        {"loss": None, "head": None, "lr": None, **member.settings, "model": member.rankings.cache["model"]}
+        for member in firsts
+        if member.settings is not None
     ]
-    differing = [name for name in (known[0] if known else ()) if len({str(each[name]) for each in known}) > 1]
+    names = settings[0] if settings else ()
+    differing = [name for name in names if len({str(of_group[name]) for of_group in settings}) > 1]
     for size in range(1, _MOST_SETTINGS + 1):
-        for chosen in combinations(differing, size):
-            told = [" ".join(f"{name}={_setting(each[name])}" for name in chosen) for each in known]
-            if len(set(told)) == len(known):
-                labels = iter(told)
-                return [next(labels) if each.settings is not None else None for each in firsts]
+        for names in combinations(differing, size):
+            labels = [" ".join(f"{name}={_setting(of_group[name])}" for name in names) for of_group in settings]
+            if len(set(labels)) == len(settings):
+                remaining = iter(labels)
+                return [next(remaining) if member.settings is not None else None for member in firsts]
     return [None] * len(firsts)
 
 

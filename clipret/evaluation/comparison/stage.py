@@ -128,13 +128,13 @@ def _pairs(sides: list[tuple[dict, dict]], contrasts: list[Estimate], evidence: 
     rows = []
     for (first, second), tested, corrected in zip(sides, contrasts, adjusted.tolist(), strict=True):
         figures = zip(tested.value.tolist(), intervals_of(tested), tested.p.tolist(), corrected, strict=True)
-        for (way, name), (difference, interval, p, p_holm) in zip(evidence.columns, figures, strict=True):
+        for (direction, name), (difference, interval, p, p_holm) in zip(evidence.columns, figures, strict=True):
             rows.append(
                 {
                     "a": first["name"],
                     "b": second["name"],
                     "metric": name,
-                    "direction": None if way is None else DIRECTIONS[way],
+                    "direction": None if direction is None else DIRECTIONS[direction],
                     "difference": difference,
                     "interval": interval,
                     "p": None if isnan(p) else p,
@@ -154,17 +154,17 @@ def _verdict(metric: str, difference: float, p_holm: float, *, alpha: float) -> 
 
 def _remarks(every: list[Contender], protocol: dict) -> list[str]:
     remarks = []
-    for each in every:
-        trained = each.rankings.trained
-        if each.head != ZERO_SHOT and trained.finished is False:
-            remarks.append(f"{each.word} was unfinished when it was measured")
-        leakage = each.ranked(protocol["name"]).leakage if each.head != ZERO_SHOT else None
+    for contender in every:
+        trained = contender.rankings.trained
+        if contender.head != ZERO_SHOT and trained.finished is False:
+            remarks.append(f"{contender.word} was unfinished when it was measured")
+        leakage = contender.ranked(protocol["name"]).leakage if contender.head != ZERO_SHOT else None
         if leakage and leakage["trained_on"]:
             remarks.append(
-                f"LEAK: {each.word} was trained on {leakage['trained_on']:,} of these {leakage['images']:,} images"
+                f"LEAK: {contender.word} was trained on {leakage['trained_on']:,} of these {leakage['images']:,} images"
             )
-        elif each.head != ZERO_SHOT and not (leakage and leakage["checked"]):
-            remarks.append(f"whether {each.word} was trained on these images was not checked")
+        elif contender.head != ZERO_SHOT and not (leakage and leakage["checked"]):
+            remarks.append(f"whether {contender.word} was trained on these images was not checked")
     if protocol["remarks"]:
         remarks.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
     return remarks

@@ -71,8 +71,8 @@ def explain(measured: Measured, *, tolerance: float) -> list[str]:
         *_of_the_differences(measured, tolerance=tolerance),
     ]
     return reasons or [
-        f"nothing that {measured.cache.path} records explains it; clipret verify {measured.cache.path} --sample 20 "
-        f"encodes some of it again"
+        f"nothing recorded in {measured.cache.path} explains it; clipret verify {measured.cache.path} --sample 20 "
+        f"encodes a sample again"
     ]
 
 
@@ -82,7 +82,8 @@ def _of_the_features(measured: Measured) -> list[str]:
     if measured.recognised.by != "weights":
         reasons.append(
             f"the weights ({inputs['weights_sha256'][:12]}) are not OpenAI's of {model.name} ({model.sha256[:12]}); "
-            f"they were computed with QuickGELU, as OpenAI's are trained, and weights trained with GELU lose by that"
+            f"they were computed with QuickGELU, as OpenAI's are trained, which lowers the figures of weights trained "
+            f"with GELU"
         )
     if inputs["preprocessing"] != f"clip {model.side} px":
         reasons.append(
@@ -142,9 +143,7 @@ def _of_other_rows(measured: Measured, *, tolerance: float) -> list[str]:
     if not fits:
         return []
     distance, name = min(fits)
-    return [
-        f"all figures are within {distance:.2f} points of another row, {name}: are model, split and head what they say?"
-    ]
+    return [f"all figures are within {distance:.2f} points of another row, {name}: check model, split and head"]
 
 
 def _of_the_differences(measured: Measured, *, tolerance: float) -> list[str]:
@@ -153,13 +152,14 @@ def _of_the_differences(measured: Measured, *, tolerance: float) -> list[str]:
         reasons.append(source.remark)
     if measured.run is None and all(figure.difference < 0 for figure in figures):
         reasons.append(
-            f"all {len(figures)} figures are lower, which weights, activation, preprocessing or decoding that are not "
-            f"CLIP's do"
+            f"all {len(figures)} figures are lower, as with weights, activation, preprocessing or decoding other than "
+            f"CLIP's"
         )
     if all(figure.difference > 0 for figure in figures):
         reasons.append(
-            f"all {len(figures)} figures are higher, which a smaller gallery or a model that saw these images does"
+            f"all {len(figures)} figures are higher, as with a smaller gallery or a model that was trained on these "
+            f"images"
         )
     if {figure.direction for figure in figures if not figure.within} == {DIRECTIONS[0]}:
-        reasons.append("only i2t is outside, where it counts how many captions an image has; in t2i it hardly does")
+        reasons.append("only i2t is outside, where the number of captions per image matters; in t2i it hardly does")
     return reasons

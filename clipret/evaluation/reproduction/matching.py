@@ -99,10 +99,10 @@ def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -
     Raises RunError when the run's list of images cannot be read.
     """
     protocols = _Protocols(cache)
-    found = [_match(row, cache, model=model, run=run, protocols=protocols) for row in published_rows()]
+    results = [_match(row, cache, model=model, run=run, protocols=protocols) for row in published_rows()]
     return (
-        [each for each in found if isinstance(each, Match)],
-        [each for each in found if isinstance(each, Unmatched)],
+        [result for result in results if isinstance(result, Match)],
+        [result for result in results if isinstance(result, Unmatched)],
     )
 
 
@@ -150,18 +150,18 @@ def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedMode
     if row.model != model.name:
         return f"the cache is of model {model.name}"
     for setting in ("prompt", "caption_clean"):
-        held, wanted = cache.inputs[setting], getattr(row, setting)
-        if held != wanted:
-            return f"the cache has {setting.replace('_', ' ')} '{held}', the row '{wanted}'"
+        value, wanted = cache.inputs[setting], getattr(row, setting)
+        if value != wanted:
+            return f"the cache has {setting.replace('_', ' ')} '{value}', the row '{wanted}'"
     return None
 
 
 def _other_run(row: PublishedRow, run: Run | None) -> str | None:
     """Why the row is not of this run."""
     if run is None:
-        return "it is of a trained head, and none is given with --head"
-    held, wanted = ([settings.get(name) for name in ("loss", "head")] for settings in (run.settings, row.training))
-    if held == wanted:
+        return "it needs a trained head; give one with --head"
+    ours, wanted = ([settings.get(name) for name in ("loss", "head")] for settings in (run.settings, row.training))
+    if ours == wanted:
         return None
-    (loss, head), (row_loss, row_head) = held, wanted
+    (loss, head), (row_loss, row_head) = ours, wanted
     return f"{run.folder} is of loss {loss} and head {head}, the row of loss {row_loss} and head {row_head}"

@@ -82,8 +82,8 @@ class PublishedRow:
         if self.protocol is None:
             return None
         extraction = self.extraction()
-        made = to_command("extract", extraction)
-        return made if self.method == ZERO_SHOT else f"{made}; {self.training_command(extraction.cache)}"
+        extract = to_command("extract", extraction)
+        return extract if self.method == ZERO_SHOT else f"{extract}; {self.training_command(extraction.cache)}"
 
     @property
     def contradiction(self) -> str:

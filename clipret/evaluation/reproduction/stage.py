@@ -67,7 +67,7 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
         "tolerance": config.tolerance,
         "protocols": {match.row.protocol: match.protocol.describe() for match in matches},
         "rows": rows,
-        "unmatched": [{**describe_row(each.row), "reason": each.reason, "needs": each.needs} for each in others],
+        "unmatched": [{**describe_row(other.row), "reason": other.reason, "needs": other.needs} for other in others],
         "compared": sum(len(row["figures"]) for row in rows),
         "outside": sum(not figure["within"] for row in rows for figure in row["figures"]),
         "passed": all(row["passed"] for row in rows),
@@ -102,12 +102,12 @@ def _about(cache: FeatureCache, recognised: Recognised) -> dict:
 def _no_row(cache: FeatureCache, recognised: Recognised, others: list[Unmatched]) -> str:
     inputs, model = cache.inputs, recognised.model.name
     wanted = dict.fromkeys(
-        f"{each.row.protocol}" + (f" with prompt '{each.row.prompt}'" if each.row.prompt != "{}" else "")
-        for each in others
-        if each.row.model == model and each.row.method == ZERO_SHOT and each.row.protocol
+        f"{other.row.protocol}" + (f" with prompt '{other.row.prompt}'" if other.row.prompt != "{}" else "")
+        for other in others
+        if other.row.model == model and other.row.method == ZERO_SHOT and other.row.protocol
     )
     return (
-        f"no published figure of {model} is of what {cache.path} holds: data set '{inputs['dataset']}', prompt "
+        f"no published figure of {model} matches {cache.path}: data set '{inputs['dataset']}', prompt "
         f"'{inputs['prompt']}', caption clean '{inputs['caption_clean']}'; there are figures by protocol "
         f"{', '.join(wanted)}; clipret reproduce --list shows them and the cache that each needs."
     )

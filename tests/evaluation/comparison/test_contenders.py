@@ -21,7 +21,7 @@ def head(seed=0, images=6):
     return random_head(np.random.default_rng(seed), counts=np.full(images, 2))
 
 
-def made(folder, **config):
+def make_run(folder, **config):
     """A run of these settings."""
     return write_run(Path(folder), head(1), head(0), config=config)
 
@@ -31,29 +31,29 @@ def labels(*words):
 
 
 def test_a_run_is_named_by_its_folder_its_head_or_a_file_of_its():
-    made("runs/a")
+    make_run("runs/a")
     for word in ("runs/a", "runs/a/", "runs/a/head.safetensors", "runs/a/metrics.json", "runs/a/ranks.safetensors"):
-        (found,) = read_contenders((word,))
-        assert (found.word, found.head, found.seed) == (word, "trained", 0)
-        assert found.ranks == Path("runs/a/ranks.safetensors")
-        assert found.settings["loss"] == "margin"
-        assert found.command == "clipret eval --head runs/a"
+        (contenders,) = read_contenders((word,))
+        assert (contenders.word, contenders.head, contenders.seed) == (word, "trained", 0)
+        assert contenders.ranks == Path("runs/a/ranks.safetensors")
+        assert contenders.settings["loss"] == "margin"
+        assert contenders.command == "clipret eval --head runs/a"
 
 
 def test_ranks_elsewhere_have_the_settings_of_the_run_that_was_measured_whatever_run_is_there():
     settings = to_dict(TrainConfig(cache="c.h5", loss="infonce", seed=3))
     heads = {"zero-shot": head(0), "trained": head(1)}
-    made("runs/a", loss="triplet")
+    make_run("runs/a", loss="triplet")
     for folder in (Path("told"), Path("runs/a")):
         write_measured(folder, [(described(head()), heads)], metrics="val.json", run="runs/gone", config=settings)
         for word in (f"{folder}/val.json", f"{folder}/val.ranks.safetensors"):
-            (found,) = read_contenders((word,))
-            assert found.ranks == folder / "val.ranks.safetensors"
-            assert (found.settings["loss"], found.seed) == ("infonce", 3)
+            (contenders,) = read_contenders((word,))
+            assert contenders.ranks == folder / "val.ranks.safetensors"
+            assert (contenders.settings["loss"], contenders.seed) == ("infonce", 3)
 
 
 def test_a_head_that_was_trained_on_since_it_was_measured_is_refused():
-    made("runs/a")
+    make_run("runs/a")
     path, ranks = Path("runs/a/head.safetensors"), Path("runs/a/ranks.safetensors")
     path.write_bytes(b"measured")
     rankings = read_rankings(ranks)
@@ -65,30 +65,30 @@ def test_a_head_that_was_trained_on_since_it_was_measured_is_refused():
         with pytest.raises(RunError) as caught:
             read_contenders((word,))
         assert str(caught.value) == (
-            f"{word} was trained on since it was measured; measure it again with: clipret eval --head runs/a"
+            f"{word} was trained further after it was measured; measure it again with: clipret eval --head runs/a"
         )
 
 
 def test_a_file_of_zero_shot_alone_is_zero_shot_and_has_no_settings():
     write_measured(Path("told"), [(described(head()), {"zero-shot": head()})], metrics="clip.json")
-    (found,) = read_contenders(("told/clip.json",))
-    assert (found.head, found.settings, found.seed) == ("zero-shot", None, None)
-    assert found.command == "clipret eval --zero-shot --cache c.h5"
+    (contenders,) = read_contenders(("told/clip.json",))
+    assert (contenders.head, contenders.settings, contenders.seed) == ("zero-shot", None, None)
+    assert contenders.command == "clipret eval --zero-shot --cache c.h5"
 
 
 def test_ranks_without_metrics_or_a_run_are_enough():
-    made("runs/a")
+    make_run("runs/a")
     Path("runs/a/metrics.json").unlink()
     Path("runs/a/config.json").unlink()
-    (found,) = read_contenders(("runs/a/ranks.safetensors",))
-    assert (found.head, found.seed, found.settings["loss"]) == ("trained", 0, "margin")
+    (contenders,) = read_contenders(("runs/a/ranks.safetensors",))
+    assert (contenders.head, contenders.seed, contenders.settings["loss"]) == ("trained", 0, "margin")
 
 
 def test_zero_shot_is_that_of_the_first_other_one():
-    made("runs/a")
-    made("runs/b", lr=1e-3)
-    found = read_contenders(("zero-shot", "runs/b", "runs/a"))
-    assert [(each.word, each.ranks.parent.name, each.head) for each in found] == [
+    make_run("runs/a")
+    make_run("runs/b", lr=1e-3)
+    contenders = read_contenders(("zero-shot", "runs/b", "runs/a"))
+    assert [(contender.word, contender.ranks.parent.name, contender.head) for contender in contenders] == [
         ("zero-shot", "b", "zero-shot"),
         ("runs/b", "b", "trained"),
         ("runs/a", "a", "trained"),
@@ -99,11 +99,12 @@ def test_a_head_between_zero_shot_and_trained_is_named_by_its_alpha():
     for folder, seed in (("runs/a", 0), ("runs/b", 1)):
         write_run(Path(folder), head(1), head(0), between={"wise-ft 0.5": head(2)}, config={"seed": seed})
     for word in ("runs/a@0.5", "runs/a/metrics.json@.5", "runs/a/ranks.safetensors@0.50"):
-        (found,) = read_contenders((word,))
-        assert (found.word, found.head, found.seed, found.settings["wise-ft"]) == (word, "wise-ft 0.5", 0, 0.5)
+        (contender,) = read_contenders((word,))
+        assert (contender.word, contender.head, contender.seed) == (word, "wise-ft 0.5", 0)
+        assert contender.settings["wise-ft"] == 0.5
     words = ("runs/a", "runs/a@0.5", "runs/b@0.5", "zero-shot")
     groups = make_groups(read_contenders(words))
-    assert [(group.label, [each.word for each in group.members]) for group in groups] == [
+    assert [(group.label, [contender.word for contender in group.members]) for group in groups] == [
         ("wise-ft=none", ["runs/a"]),
         ("wise-ft=0.5", ["runs/a@0.5", "runs/b@0.5"]),
         ("zero-shot", ["zero-shot"]),
@@ -111,19 +112,19 @@ def test_a_head_between_zero_shot_and_trained_is_named_by_its_alpha():
 
 
 def test_a_folder_whose_name_has_an_at_sign_is_itself():
-    made("runs/a@0.5")
-    (found,) = read_contenders(("runs/a@0.5",))
-    assert (found.head, found.settings["wise-ft"]) == ("trained", None)
+    make_run("runs/a@0.5")
+    (contenders,) = read_contenders(("runs/a@0.5",))
+    assert (contenders.head, contenders.settings["wise-ft"]) == ("trained", None)
 
 
 def test_settings_that_an_older_run_did_not_know_are_their_defaults():
-    made("runs/a", seed=1)
+    make_run("runs/a", seed=1)
     rankings = read_rankings(Path("runs/a/ranks.safetensors"))
-    known = {name: value for name, value in rankings.trained.config.items() if name not in ("ema", "warmup")}
-    older = replace(rankings, trained=replace(rankings.trained, config=known))
+    settings = {name: value for name, value in rankings.trained.config.items() if name not in ("ema", "warmup")}
+    older = replace(rankings, trained=replace(rankings.trained, config=settings))
     write_rankings(Path("runs/a/ranks.safetensors"), older)
-    made("runs/b", seed=2)
-    made("runs/c", lr=1e-3)
+    make_run("runs/b", seed=2)
+    make_run("runs/c", lr=1e-3)
     assert [len(group.members) for group in make_groups(read_contenders(("runs/a", "runs/b", "runs/c")))] == [2, 1]
 
 
@@ -168,11 +169,11 @@ def test_settings_that_an_older_run_did_not_know_are_their_defaults():
     ],
 )
 def test_what_was_not_measured_is_refused(word, message):
-    made("runs/a")
-    made("new")
+    make_run("runs/a")
+    make_run("new")
     Path("new/ranks.safetensors").unlink()
     Path("new/head.safetensors").touch()
-    made("swept")
+    make_run("swept")
     Path("swept/ranks.safetensors").unlink()
     Path("empty").mkdir()
     Path("c.h5").touch()
@@ -195,11 +196,11 @@ def test_what_was_not_measured_is_refused(word, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("runs/a", "runs/a"), "runs/a is the same head twice; give each once."),
-        (("runs/a", "runs/a/metrics.json"), "runs/a and runs/a/metrics.json are the same head twice; give each once."),
-        (("runs/a", "zero-shot", "zero-shot"), "zero-shot is the same head twice; give each once."),
-        (("runs/a@0.5", "runs/a@.5"), "runs/a@0.5 and runs/a@.5 are the same head twice; give each once."),
-        (("zero-shot", "zero-shot"), "zero-shot is there twice and no run; give at least one run to compare it with."),
+        (("runs/a", "runs/a"), "runs/a was given twice; give it once."),
+        (("runs/a", "runs/a/metrics.json"), "runs/a and runs/a/metrics.json are the same head; give one of them."),
+        (("runs/a", "zero-shot", "zero-shot"), "zero-shot was given twice; give it once."),
+        (("runs/a@0.5", "runs/a@.5"), "runs/a@0.5 and runs/a@.5 are the same head; give one of them."),
+        (("zero-shot", "zero-shot"), "only `zero-shot` was given; name at least one run to compare it with."),
     ],
 )
 def test_the_same_head_twice_is_refused(words, message):
@@ -210,11 +211,11 @@ def test_the_same_head_twice_is_refused(words, message):
 
 
 def test_runs_that_differ_in_their_seed_and_places_alone_are_one_group():
-    made("runs/a", seed=0)
-    made("runs/b", seed=1, name="b", runs_dir="elsewhere", device="cpu", features="host")
-    made("runs/c", seed=1, loss="infonce")
+    make_run("runs/a", seed=0)
+    make_run("runs/b", seed=1, name="b", runs_dir="elsewhere", device="cpu", features="host")
+    make_run("runs/c", seed=1, loss="infonce")
     groups = make_groups(read_contenders(("runs/a", "runs/c", "zero-shot", "runs/b")))
-    assert [[each.word for each in group.members] for group in groups] == [
+    assert [[contender.word for contender in group.members] for group in groups] == [
         ["runs/a", "runs/b"],
         ["runs/c"],
         ["zero-shot"],
@@ -223,9 +224,9 @@ def test_runs_that_differ_in_their_seed_and_places_alone_are_one_group():
 
 
 def test_settings_that_a_run_has_no_use_for_are_no_difference():
-    made("runs/a", loss="infonce", margin="0.3")
-    made("runs/b", loss="infonce", margin="0.1", adapter_reduction=8, seed=1)
-    made("runs/c", margin="0.3")
+    make_run("runs/a", loss="infonce", margin="0.3")
+    make_run("runs/b", loss="infonce", margin="0.1", adapter_reduction=8, seed=1)
+    make_run("runs/c", margin="0.3")
     groups = make_groups(read_contenders(("runs/a", "runs/b", "runs/c")))
     assert [len(group.members) for group in groups] == [2, 1]
     assert [group.label for group in groups] == ["loss=infonce", "loss=margin"]
@@ -233,14 +234,14 @@ def test_settings_that_a_run_has_no_use_for_are_no_difference():
 
 @pytest.mark.parametrize("about", [{"fingerprint": "0"}, {"model": "large"}])
 def test_runs_on_other_features_are_not_other_seeds(about):
-    made("runs/a", seed=0)
+    make_run("runs/a", seed=0)
     write_run(Path("runs/b"), head(1), head(0), config={"seed": 1}, cache=about)
     assert len(make_groups(read_contenders(("runs/a", "runs/b")))) == 2
 
 
 def test_the_same_seed_twice_is_refused():
     for name in ("a", "b", "c"):
-        made(f"runs/{name}", seed=int(name != "a"))
+        make_run(f"runs/{name}", seed=int(name != "a"))
     with pytest.raises(UsageError) as caught:
         make_groups(read_contenders(("runs/a", "runs/b", "runs/c", "zero-shot")))
     assert str(caught.value) == (
@@ -249,20 +250,20 @@ def test_the_same_seed_twice_is_refused():
 
 
 def test_seeds_of_one_configuration_alone_are_nothing_to_compare():
-    made("runs/a", seed=0)
-    made("runs/b", seed=1)
+    make_run("runs/a", seed=0)
+    make_run("runs/b", seed=1)
     with pytest.raises(UsageError) as caught:
         make_groups(read_contenders(("runs/a", "runs/b")))
     assert str(caught.value) == (
-        "runs/a, runs/b differ in nothing but their seeds; give something to compare them with, such as zero-shot."
+        "runs/a, runs/b differ only in their seeds; add something to compare them with, such as zero-shot."
     )
 
 
 def test_labels_are_the_fewest_settings_that_tell_the_groups_apart():
-    made("runs/a")
-    made("runs/b", loss="infonce", lr=1e-3)
-    made("runs/c", lr=1e-3, ema=0.9)
-    made("runs/d", lr=1e-3)
+    make_run("runs/a")
+    make_run("runs/b", loss="infonce", lr=1e-3)
+    make_run("runs/c", lr=1e-3, ema=0.9)
+    make_run("runs/d", lr=1e-3)
     assert labels("runs/a", "runs/b") == ["loss=margin", "loss=infonce"]
     assert labels("runs/a", "runs/b", "runs/c") == [
         "loss=margin lr=0.0001",
@@ -274,8 +275,8 @@ def test_labels_are_the_fewest_settings_that_tell_the_groups_apart():
 
 
 def test_what_has_no_settings_of_its_own_is_named_by_its_run_or_file(monkeypatch):
-    made("runs/a")
-    made("runs/b", seed=1)
+    make_run("runs/a")
+    make_run("runs/b", seed=1)
     assert labels("runs/a", "runs/b", "zero-shot") == ["a +1", "zero-shot"]
     assert labels("runs/b/metrics.json", "zero-shot") == ["b", "zero-shot"]
     for folder, seed in (("one", 0), ("two", 1)):
@@ -287,13 +288,13 @@ def test_what_has_no_settings_of_its_own_is_named_by_its_run_or_file(monkeypatch
 
 
 def test_a_model_tells_runs_apart_where_settings_do_not():
-    made("runs/a")
+    make_run("runs/a")
     write_run(Path("runs/b"), head(1), head(0), cache={"model": "large"})
     assert labels("runs/a", "runs/b") == ["model=tiny", "model=large"]
 
 
 def test_where_no_few_settings_tell_them_apart_runs_are_named():
-    made("runs/a")
+    make_run("runs/a")
     write_run(Path("runs/b"), head(1), head(0), cache={"fingerprint": "0"})
     assert labels("runs/a", "runs/b") == ["a", "b"]
 
@@ -303,11 +304,11 @@ def test_the_protocol_is_the_first_that_all_have():
     one, two = described(head(), name="coco-val2017"), described(head(), name="coco-val2017-all", digest="e")
     write_measured(Path("a"), [(one, heads), (two, heads)])
     write_measured(Path("b"), [(two, heads)])
-    found = read_contenders(("a", "b"))
-    assert choose_protocol(found, None) == "coco-val2017-all"
-    assert choose_protocol(found[:1], None) == "coco-val2017"
-    assert choose_protocol(found[:1], "coco-val2017-all") == "coco-val2017-all"
-    assert found[0].ranked("coco-val2017-all").protocol == two
+    contenders = read_contenders(("a", "b"))
+    assert choose_protocol(contenders, None) == "coco-val2017-all"
+    assert choose_protocol(contenders[:1], None) == "coco-val2017"
+    assert choose_protocol(contenders[:1], "coco-val2017-all") == "coco-val2017-all"
+    assert contenders[0].ranked("coco-val2017-all").protocol == two
 
 
 def test_the_command_that_measures_a_head_of_wise_ft_the_same_way_has_its_alpha():
@@ -345,7 +346,7 @@ def test_protocols_that_overlap_in_pairs_alone_are_refused():
     heads = {"zero-shot": head(0), "trained": head(1)}
     one, two = described(head(), name="coco-val2017"), described(head(), name="split")
     for folder, protocols in (("a", [one, two]), ("b", [one]), ("c", [two])):
-        write_measured(Path(folder), [(each, heads) for each in protocols])
+        write_measured(Path(folder), [(description, heads) for description in protocols])
     with pytest.raises(UsageError) as caught:
         choose_protocol(read_contenders(("a", "b", "c")), None)
     assert str(caught.value) == (
@@ -355,7 +356,7 @@ def test_protocols_that_overlap_in_pairs_alone_are_refused():
 
 
 def test_heads_ranked_at_other_precisions_are_refused():
-    made("runs/a")
+    make_run("runs/a")
     write_run(Path("runs/b"), head(1), head(0), description=described(head(1), precision="bf16"))
     with pytest.raises(UsageError) as caught:
         choose_protocol(read_contenders(("runs/a", "runs/b")), None)
@@ -365,7 +366,7 @@ def test_heads_ranked_at_other_precisions_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"split": "val"}, "test and val"),
         ({"images": 1005}, "6 images and 1,005 images"),
@@ -374,17 +375,17 @@ def test_heads_ranked_at_other_precisions_are_refused():
         ({}, "6 images and 12 captions each, but not the same ones"),
     ],
 )
-def test_other_questions_are_refused_with_what_differs(change, told):
-    made("runs/a")
-    made("runs/b", lr=1e-3)
-    found = read_contenders(("runs/a", "runs/b"))
-    other = found[1].rankings.protocols[0]
+def test_other_questions_are_refused_with_what_differs(change, message):
+    make_run("runs/a")
+    make_run("runs/b", lr=1e-3)
+    contenders = read_contenders(("runs/a", "runs/b"))
+    other = contenders[1].rankings.protocols[0]
     other = replace(other, protocol={**other.protocol, **change, "digest": "e"})
-    found[1] = replace(found[1], rankings=replace(found[1].rankings, protocols=(other,)))
+    contenders[1] = replace(contenders[1], rankings=replace(contenders[1].rankings, protocols=(other,)))
     with pytest.raises(UsageError) as caught:
-        choose_protocol(found, None)
+        choose_protocol(contenders, None)
     assert str(caught.value) == (
-        f"runs/a and runs/b were not asked the same by protocol split: {told}; "
+        f"runs/a and runs/b were measured on different data by protocol split: {message}; "
         f"measure both on the same images and captions."
     )
 
@@ -396,6 +397,6 @@ def test_ranks_of_other_queries_under_the_same_digest_are_refused():
     with pytest.raises(RunError) as caught:
         choose_protocol(read_contenders(("a", "b")), None)
     assert str(caught.value) == (
-        "a and b have ranks of different queries by protocol split, under one digest of what was asked; measure both "
+        "a and b have ranks of different queries by protocol split although their digests are equal; measure both "
         "again."
     )

@@ -27,7 +27,7 @@ def head(seed, spread=20):
     return random_head(np.random.default_rng(seed), counts=COUNTS, spread=spread)
 
 
-def made(name, ranked, **config):
+def make_run(name, ranked, **config):
     return write_run(Path(name), ranked, head(0), config=config)
 
 
@@ -41,20 +41,20 @@ def good(seed):
 
 
 def test_figures_intervals_and_p_values_are_those_of_the_parts():
-    made("runs/a", good(1))
-    made("runs/b", head(2), loss="infonce")
+    make_run("runs/a", good(1))
+    make_run("runs/b", head(2), loss="infonce")
     result = compared("runs/a", "runs/b", metrics=("R@1", "mAP@5", "median_rank", "rsum"), k=(1, 5), seed=3)
-    columns = (*((way, name) for way in (0, 1) for name in ("R@1", "mAP@5", "median_rank")), (None, "rsum"))
+    columns = (*((direction, name) for direction in (0, 1) for name in ("R@1", "mAP@5", "median_rank")), (None, "rsum"))
     tables = tabulate([good(1), head(2)], k=(1, 5), families=("R", "mAP", "median_rank"))
     evidence = Evidence(tables, columns, k=(1, 5))
     for place, (group, ranked) in enumerate(zip(result["groups"], (good(1), head(2)), strict=True)):
-        figures = {way: summarise(folds[0], k=(1, 5)) for way, folds in ranked.items()}
+        figures = {direction: summarise(folds[0], k=(1, 5)) for direction, folds in ranked.items()}
         intervals = nested(intervals_of(estimate(evidence, (place,), level=0.95)), columns)
-        for way in ("t2i", "i2t"):
-            assert list(group["values"][way]) == ["R@1", "mAP@5", "median_rank"]
-            for name, value in group["values"][way].items():
-                assert value == pytest.approx(figures[way][name])
-                assert group["intervals"][way][name] == pytest.approx(intervals[way][name])
+        for direction in ("t2i", "i2t"):
+            assert list(group["values"][direction]) == ["R@1", "mAP@5", "median_rank"]
+            for name, value in group["values"][direction].items():
+                assert value == pytest.approx(figures[direction][name])
+                assert group["intervals"][direction][name] == pytest.approx(intervals[direction][name])
         assert group["values"]["rsum"] == pytest.approx(rsum(figures, k=(1, 5)))
         assert group["intervals"]["rsum"] == pytest.approx(intervals["rsum"])
     (tested,) = flip_tests(evidence, [(0, 1)], flips=result["flips"], level=0.95, seed=3)
@@ -63,13 +63,13 @@ def test_figures_intervals_and_p_values_are_those_of_the_parts():
     assert [pair["interval"] for pair in result["pairs"]] == intervals_of(tested)
     assert [pair["interval"] is None for pair in result["pairs"]] == [name == "median_rank" for _, name in columns]
     assert [(pair["direction"], pair["metric"]) for pair in result["pairs"]] == [
-        (None if way is None else ("t2i", "i2t")[way], name) for way, name in columns
+        (None if direction is None else ("t2i", "i2t")[direction], name) for direction, name in columns
     ]
 
 
 def test_the_result_says_what_was_compared_and_how():
-    made("runs/a", good(1))
-    made("runs/b", head(2), loss="infonce", seed=4)
+    make_run("runs/a", good(1))
+    make_run("runs/b", head(2), loss="infonce", seed=4)
     result = compared("runs/a", "runs/b", "zero-shot", metrics=("R",), k=(1, 5), level=0.9, alpha=0.01, seed=2)
     assert {name: result[name] for name in list(result)[4:]} == {
         "k": [1, 5],
@@ -97,8 +97,8 @@ def test_the_result_says_what_was_compared_and_how():
 
 
 def test_verdicts_are_of_the_corrected_p_values_and_know_which_way_is_better():
-    made("runs/a", good(1))
-    made("runs/b", head(2), loss="infonce")
+    make_run("runs/a", good(1))
+    make_run("runs/b", head(2), loss="infonce")
     result = compared("runs/b", "runs/a", "zero-shot", metrics=("R@5", "mean_rank"), k=(1,))
     verdicts = {(pair["a"], pair["b"], pair["metric"]): pair["verdict"] for pair in result["pairs"]}
     for metric in ("R@5", "mean_rank"):
@@ -110,13 +110,13 @@ def test_verdicts_are_of_the_corrected_p_values_and_know_which_way_is_better():
 
 
 def test_enough_flips_are_made_that_the_corrected_p_values_can_be_small():
-    made("runs/a", good(1))
+    make_run("runs/a", good(1))
     result = compared("runs/a", "zero-shot", metrics=("R@1",), alpha=0.001)
     assert result["flips"] == 20_000
 
 
 def test_more_flips_than_anybody_waits_for_are_refused():
-    made("runs/a", good(1))
+    make_run("runs/a", good(1))
     with pytest.raises(UsageError) as caught:
         compared("runs/a", "zero-shot", metrics=("R@1",), alpha=1e-9)
     assert str(caught.value) == (
@@ -129,7 +129,7 @@ def test_more_flips_than_anybody_waits_for_are_refused():
 
 def test_seeds_are_averaged_and_their_spread_is_told():
     for seed in (0, 1, 2):
-        made(f"runs/{seed}", good(10 + seed), seed=seed)
+        make_run(f"runs/{seed}", good(10 + seed), seed=seed)
     result = compared("runs/0", "runs/1", "runs/2", "zero-shot", metrics=("R@1", "rsum"), k=(1, 5))
     pooled, zero_shot = result["groups"]
     values = [summarise(good(10 + seed)["t2i"][0], k=(1,))["R@1"] for seed in (0, 1, 2)]
@@ -144,9 +144,9 @@ def test_seeds_are_averaged_and_their_spread_is_told():
 
 
 def test_pairs_without_seeds_are_flipped_beside_pairs_that_have_some():
-    made("runs/0", good(1), seed=0)
-    made("runs/1", good(2), seed=1)
-    made("runs/b", head(3), loss="infonce")
+    make_run("runs/0", good(1), seed=0)
+    make_run("runs/1", good(2), seed=1)
+    make_run("runs/b", head(3), loss="infonce")
     both = compared("runs/0", "runs/1", "runs/b", "zero-shot", metrics=("R@1",))
     alone = compared("runs/b", "zero-shot", metrics=("R@1",))
     assert both["flips"] == 1200
@@ -160,9 +160,9 @@ def test_intervals_of_seeds_stay_within_what_a_metric_can_be():
     images = np.arange(30)
     for seed, wrong in enumerate((0, 15)):
         ranks = np.where(images < wrong, 3, 1)
-        ranked = {way: (best_ranks(ranks, images=images),) for way in ("t2i", "i2t")}
+        ranked = {direction: (best_ranks(ranks, images=images),) for direction in ("t2i", "i2t")}
         write_run(Path(f"runs/{seed}"), ranked, ranked, config={"seed": seed})
-    ranked = {way: (best_ranks(np.full(30, 2), images=images),) for way in ("t2i", "i2t")}
+    ranked = {direction: (best_ranks(np.full(30, 2), images=images),) for direction in ("t2i", "i2t")}
     write_run(Path("runs/b"), ranked, ranked, config={"lr": 1e-3})
     result = compared("runs/0", "runs/1", "runs/b", metrics=("R@1", "mean_rank", "rsum"), k=(1,))
     intervals = result["groups"][0]["intervals"]
@@ -175,7 +175,7 @@ def test_intervals_of_seeds_stay_within_what_a_metric_can_be():
 def test_what_has_no_test_is_in_no_family_and_no_verdict():
     """A median rank over several seeds."""
     for seed in (0, 1):
-        made(f"runs/{seed}", good(10 + seed), seed=seed)
+        make_run(f"runs/{seed}", good(10 + seed), seed=seed)
     result = compared("runs/0", "runs/1", "zero-shot", metrics=("R@1", "median_rank"), k=(1,))
     recall, median = result["pairs"][:2]
     assert result["family"] == 2
@@ -196,7 +196,8 @@ def test_one_run_is_taken_to_vary_over_seeds_as_the_group_beside_it_and_zero_sho
     images = np.arange(60)
 
     def right(number):
-        return {way: (best_ranks(np.where(images < number, 1, 2), images=images),) for way in ("t2i", "i2t")}
+        ranks = best_ranks(np.where(images < number, 1, 2), images=images)
+        return dict.fromkeys(("t2i", "i2t"), (ranks,))
 
     for seed, number in enumerate((26, 30, 34)):
         write_run(Path(f"runs/{seed}"), right(number), right(10), config={"seed": seed})
@@ -212,9 +213,9 @@ def test_one_run_is_taken_to_vary_over_seeds_as_the_group_beside_it_and_zero_sho
 
 def test_intervals_leave_0_out_where_p_says_so():
     for seed in (0, 1):
-        made(f"runs/{seed}", good(10 + seed), seed=seed)
-    made("runs/a", good(1), lr=1e-3)
-    made("runs/b", head(2), loss="infonce")
+        make_run(f"runs/{seed}", good(10 + seed), seed=seed)
+    make_run("runs/a", good(1), lr=1e-3)
+    make_run("runs/b", head(2), loss="infonce")
     result = compared("runs/0", "runs/1", "runs/a", "runs/b", "zero-shot", metrics=("R", "MRR", "rsum"))
     assert {pair["p"] <= 0.05 for pair in result["pairs"]} == {True, False}
     for pair in result["pairs"]:
@@ -234,14 +235,14 @@ def test_several_galleries_are_averaged():
 
 
 def test_the_seed_decides_the_result():
-    made("runs/a", head(1))
+    make_run("runs/a", head(1))
     first, again, other = (compared("runs/a", "zero-shot", seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first["pairs"][0]["interval"] != other["pairs"][0]["interval"]
 
 
 def test_a_run_that_was_unfinished_is_compared_with_a_remark():
-    made("runs/a", good(1))
+    make_run("runs/a", good(1))
     path = Path("runs/a/ranks.safetensors")
     rankings = read_rankings(path)
     write_rankings(path, replace(rankings, trained=replace(rankings.trained, finished=False)))
@@ -266,11 +267,11 @@ def test_runs_that_saw_the_images_are_compared_with_a_remark():
 
 
 def test_progress_is_told_of_flips():
-    made("runs/a", good(1))
-    told = []
+    make_run("runs/a", good(1))
+    steps = []
     config = CompareConfig(runs=("runs/a", "zero-shot"), permutations=5000)
-    compare(config, on_progress=told.append)
-    assert [(each.phase, each.done, each.total) for each in told] == [("flips", 5000, 5000)]
+    compare(config, on_progress=steps.append)
+    assert [(step.phase, step.done, step.total) for step in steps] == [("flips", 5000, 5000)]
 
 
 @pytest.mark.parametrize(

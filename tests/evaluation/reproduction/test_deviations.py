@@ -42,27 +42,27 @@ def explanations(path, rows, publish, **config):
 def test_without_a_known_reason_it_says_how_to_look_further(flickr, publish):
     row = changed(ROWS[FLICKR], off(MEASURED, {("t2i", "R@1"): 3, ("i2t", "R@1"): -1}))
     assert explanations(flickr, [row], publish) == [
-        f"nothing that {flickr} records explains it; clipret verify {flickr} --sample 20 encodes some of it again"
+        f"nothing recorded in {flickr} explains it; clipret verify {flickr} --sample 20 encodes a sample again"
     ]
 
 
 def test_signs_spread_and_another_row_are_hints(flickr, publish):
-    below = {(way, name): -0.7 for way in MEASURED for name in MEASURED[way]}
+    below = {(direction, name): -0.7 for direction in MEASURED for name in MEASURED[direction]}
     row = changed(ROWS[FLICKR], off(MEASURED, below))
     twin = changed(ROWS["open_clip ViT-B/16 zero-shot, flickr30k-karpathy-1k"], off(MEASURED, {("i2t", "R@5"): 0.25}))
     assert explanations(flickr, [row, twin], publish) == [
-        "all figures are within 0.25 points of another row, open_clip ViT-B/16 zero-shot, flickr30k-karpathy-1k: are "
-        "model, split and head what they say?",
+        "all figures are within 0.25 points of another row, open_clip ViT-B/16 zero-shot, flickr30k-karpathy-1k: check "
+        "model, split and head",
         "CLIP_benchmark's own table of the same models differs from these by up to 0.4 points",
-        "all 6 figures are lower, which weights, activation, preprocessing or decoding that are not CLIP's do",
+        "all 6 figures are lower, as with weights, activation, preprocessing or decoding other than CLIP's",
     ]
-    above = {(way, name): 2.5 for way in MEASURED for name in MEASURED[way]}
+    above = {(direction, name): 2.5 for direction in MEASURED for name in MEASURED[direction]}
     assert explanations(flickr, [changed(ROWS[FLICKR], off(MEASURED, above))], publish) == [
-        "all 6 figures are higher, which a smaller gallery or a model that saw these images does"
+        "all 6 figures are higher, as with a smaller gallery or a model that was trained on these images"
     ]
     row = changed(ROWS[FLICKR], off(MEASURED, {("i2t", "R@5"): 2.5}))
     assert explanations(flickr, [row], publish) == [
-        "only i2t is outside, where it counts how many captions an image has; in t2i it hardly does"
+        "only i2t is outside, where the number of captions per image matters; in t2i it hardly does"
     ]
 
 
@@ -70,10 +70,10 @@ def test_another_row_that_lacks_some_of_the_metrics_is_no_hint(flickr, publish):
     row = changed(ROWS[FLICKR], off(MEASURED, {("t2i", "R@1"): 3, ("i2t", "R@1"): -1}))
     few = changed(
         ROWS[FLICKR],
-        {way: {"R@10": 90.0} for way in MEASURED},
+        {direction: {"R@10": 90.0} for direction in MEASURED},
         source=ROWS["reference ViT-B/32 zero-shot, coco-val2017"].source,
     )
-    assert explanations(flickr, [row, few], publish)[0].startswith("nothing that ")
+    assert explanations(flickr, [row, few], publish)[0].startswith("nothing recorded in ")
 
 
 def test_settings_of_the_cache_that_are_not_the_usual_ones_are_named(small, publish):
@@ -92,11 +92,11 @@ def test_settings_of_the_cache_that_are_not_the_usual_ones_are_named(small, publ
         unusable=(2,),
         tokens=tokens,
     )
-    figures = {way: {"R@1": 1.0, "R@5": 100.0} for way in ("i2t", "t2i")}
+    figures = {direction: {"R@1": 1.0, "R@5": 100.0} for direction in ("i2t", "t2i")}
     row = changed(ROWS["reference ViT-B/32 zero-shot, coco-val2017"], figures, remark="what the row remarks")
     assert explanations(path, [row], publish) == [
         "the weights (abababababab) are not OpenAI's of ViT-B/32 (40d365715913); they were computed with QuickGELU, as "
-        "OpenAI's are trained, and weights trained with GELU lose by that",
+        "OpenAI's are trained, which lowers the figures of weights trained with GELU",
         "preprocessing is 'clip 64 px' where that of ViT-B/32 is clip's own (bicubic, with antialiasing, centre crop) "
         "to 224 px",
         "images were decoded 'fast, by nvJPEG', whose features have cosine 0.9987 to exact ones; extract with --decode "
@@ -116,26 +116,26 @@ def test_settings_of_the_cache_that_are_not_the_usual_ones_are_named(small, publ
 def test_the_encoders_rounding_is_named_where_it_may_be_enough(small, publish, precision, difference, named):
     path = small("coco", precision=precision)
     row = ROWS["reference ViT-B/32 zero-shot, coco-val2017"]
-    publish(changed(row, {way: {"R@1": 50.0} for way in ("i2t", "t2i")}))
-    ours = {way: {} for way in ("i2t", "t2i")}
+    publish(changed(row, {direction: {"R@1": 50.0} for direction in ("i2t", "t2i")}))
+    ours = {direction: {} for direction in ("i2t", "t2i")}
     for figure in reproduce(ReproduceConfig(cache=path))["rows"][0]["figures"]:
         ours[figure["direction"]][figure["metric"]] = figure["ours"] + difference
-    found = explanations(path, [changed(row, ours)], publish)
-    assert found.count(f"features were computed in {precision}; extract with --precision fp32") == named
+    reasons = explanations(path, [changed(row, ours)], publish)
+    assert reasons.count(f"features were computed in {precision}; extract with --precision fp32") == named
 
 
 def test_decoding_without_a_measurement_is_named_all_the_same(small, publish):
     path = small("coco", decode="fast, JPEGs at a smaller scale", about={"decoding": None})
-    row = changed(ROWS["reference ViT-B/32 zero-shot, coco-val2017"], {way: {"R@1": 0.1} for way in ("i2t", "t2i")})
-    found = explanations(path, [row], publish)
-    assert found[0] == "images were decoded 'fast, JPEGs at a smaller scale'; extract with --decode exact"
+    row = changed(ROWS["reference ViT-B/32 zero-shot, coco-val2017"], {key: {"R@1": 0.1} for key in ("i2t", "t2i")})
+    reasons = explanations(path, [row], publish)
+    assert reasons[0] == "images were decoded 'fast, JPEGs at a smaller scale'; extract with --decode exact"
 
 
 def test_a_run_of_other_settings_and_unknown_images_is_a_hint(small, publish):
     path = small("coco")
     run = trained(path, lr=1e-2, batch_size=8)
     keep_keys(run / "head.safetensors", None)
-    row = changed(ROWS["reference ViT-B/32 margin, coco-val2017"], {way: {"R@1": 0.1} for way in ("i2t", "t2i")})
+    row = changed(ROWS["reference ViT-B/32 margin, coco-val2017"], {key: {"R@1": 0.1} for key in ("i2t", "t2i")})
     publish(row)
     report = reproduce(ReproduceConfig(cache=path, head=run))
     assert report["rows"][0]["explanations"] == [
@@ -144,5 +144,5 @@ def test_a_run_of_other_settings_and_unknown_images_is_a_hint(small, publish):
         f"(published: 0.0001)",
         f"whether {run} was trained on these images was not checked",
         "one training, of batch size 32, whose seed and number of epochs are not told",
-        "all 2 figures are higher, which a smaller gallery or a model that saw these images does",
+        "all 2 figures are higher, as with a smaller gallery or a model that was trained on these images",
     ]

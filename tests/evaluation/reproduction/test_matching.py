@@ -27,7 +27,7 @@ def small(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "weights", "found"),
+    ("model", "weights", "recognised_by"),
     [
         ("/here/copy.pt", WEIGHTS, ("ViT-B/32", "weights")),
         ("ViT-L/14@336px", "ab" * 32, ("ViT-L/14@336px", "name")),
@@ -35,9 +35,9 @@ def small(tmp_path):
         ("vit-b-32.pt", "ab" * 32, ("ViT-B/32", "file")),
     ],
 )
-def test_a_model_is_known_by_its_weights_its_name_or_its_file(small, model, weights, found):
-    known = matching.recognise(FeatureCache(small("coco", model=model, weights_sha256=weights)))
-    assert (known.model.name, known.by) == found
+def test_a_model_is_known_by_its_weights_its_name_or_its_file(small, model, weights, recognised_by):
+    karpathy = matching.recognise(FeatureCache(small("coco", model=model, weights_sha256=weights)))
+    assert (karpathy.model.name, karpathy.by) == recognised_by
 
 
 def test_a_model_that_nobody_published_is_refused(small):
@@ -52,7 +52,7 @@ def test_a_model_that_nobody_published_is_refused(small):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "changes", "held"),
+    ("dataset", "changes", "inputs"),
     [
         ("shop", {}, "data set 'shop', prompt '{}', caption clean 'none'"),
         (
@@ -62,19 +62,19 @@ def test_a_model_that_nobody_published_is_refused(small):
         ),
     ],
 )
-def test_a_cache_that_no_row_is_of_is_refused_with_what_there_is(small, dataset, changes, held):
+def test_a_cache_that_no_row_is_of_is_refused_with_what_there_is(small, dataset, changes, inputs):
     path = small(dataset, **changes)
     with pytest.raises(UsageError) as caught:
         reproduce(ReproduceConfig(cache=path))
     assert str(caught.value) == (
-        f"no published figure of ViT-B/32 is of what {path} holds: {held}; there are figures by protocol "
+        f"no published figure of ViT-B/32 matches {path}: {inputs}; there are figures by protocol "
         f"coco-karpathy-5k, flickr30k-karpathy-1k, coco-val2017; clipret reproduce --list shows them and the cache "
         f"that each needs."
     )
 
 
 def test_a_row_with_a_prompt_is_of_a_cache_with_that_prompt(small, publish):
-    figures = {way: {"R@1": 50.0} for way in ("i2t", "t2i")}
+    figures = {direction: {"R@1": 50.0} for direction in ("i2t", "t2i")}
     paper = changed(ROWS["CLIP paper ViT-L/14@336px zero-shot, coco-karpathy-5k"], figures, model="ViT-B/32")
     raw = changed(ROWS["open_clip ViT-B/32 zero-shot, coco-karpathy-5k"], figures)
     publish(paper, raw)
@@ -113,11 +113,12 @@ def test_a_cache_of_part_of_coco_says_what_it_lacks(small):
     path = small("coco")
     reasons = {row["name"]: row["reason"] for row in reproduce(ReproduceConfig(cache=path))["unmatched"]}
     assert reasons["open_clip ViT-B/32 zero-shot, coco-karpathy-5k"] == (
-        f"needs 5,000 images, {path} has 0 of them; extract COCO whole"
+        f"needs 5,000 images, {path} has 0 of them; extract all of COCO"
     )
     bare = small("flickr30k", name="bare.h5", unusable=tuple(range(0, 24, 2)))
-    found = matching.match_rows(FeatureCache(bare), model=matching.recognise(FeatureCache(bare)).model, run=None)
-    reasons = {each.row.name: each.reason for each in found[1]}
+    cache = FeatureCache(bare)
+    _, unmatched = matching.match_rows(cache, model=matching.recognise(cache).model, run=None)
+    reasons = {other.row.name: other.reason for other in unmatched}
     assert reasons[FLICKR] == f"{bare} has too few usable images and captions for it"
 
 
@@ -136,9 +137,7 @@ def test_without_the_package_of_the_ids_its_rows_say_so(small, monkeypatch):
 def test_without_a_head_fine_tuned_rows_are_not_compared(small):
     report = reproduce(ReproduceConfig(cache=small("coco"), tolerance=100))
     reasons = {row["name"]: row["reason"] for row in report["unmatched"]}
-    assert (
-        reasons["reference ViT-B/32 margin, coco-val2017"] == "it is of a trained head, and none is given with --head"
-    )
+    assert reasons["reference ViT-B/32 margin, coco-val2017"] == "it needs a trained head; give one with --head"
 
 
 def test_a_head_that_saw_the_images_is_not_compared(small):

@@ -49,16 +49,16 @@ def measured_by_evaluate(path, protocol, *, head=None, metrics=("R@1", "R@5", "R
         cache=path, protocol=(protocol,), head=head, zero_shot=head is None, out=path.with_suffix(".json")
     )
     results = evaluate(config)["results"]["trained" if head else "zero-shot"]
-    return {way: {name: 100 * results[way][name] for name in metrics} for way in ("i2t", "t2i")}
+    return {direction: {name: 100 * results[direction][name] for name in metrics} for direction in ("i2t", "t2i")}
 
 
 def test_figures_that_are_published_pass(flickr, publish):
     publish(changed(ROWS[FLICKR], MEASURED))
     report = reproduce(ReproduceConfig(cache=flickr))
     (row,) = report["rows"]
-    found = {way: {} for way in MEASURED}
+    figures = {direction: {} for direction in MEASURED}
     for figure in row["figures"]:
-        found[figure["direction"]][figure["metric"]] = figure["ours"]
+        figures[figure["direction"]][figure["metric"]] = figure["ours"]
         assert figure == {
             "direction": figure["direction"],
             "metric": figure["metric"],
@@ -67,7 +67,9 @@ def test_figures_that_are_published_pass(flickr, publish):
             "difference": pytest.approx(0, abs=1e-9),
             "within": True,
         }
-    assert {way: set(metrics) for way, metrics in found.items()} == {way: set(MEASURED[way]) for way in MEASURED}
+    assert {direction: set(metrics) for direction, metrics in figures.items()} == {
+        direction: set(metrics) for direction, metrics in MEASURED.items()
+    }
     assert (row["passed"], row["explanations"], row["name"]) == (True, [], FLICKR)
     assert (report["passed"], report["compared"], report["outside"], report["unmatched"]) == (True, 6, 0, [])
     assert report["protocols"]["flickr30k-karpathy-1k"]["captions"] == 5000
@@ -111,7 +113,7 @@ def test_all_of_karpathys_captions_are_measured_exactly(tmp_path, publish):
         # A caption's own score may be rounded in another way here.
         above += np.sum(scores > best + 1e-12, axis=0)
     ranks = {"i2t": above, "t2i": np.concatenate(t2i)}
-    expected = {way: {f"R@{k}": 100 * np.mean(rank < k) for k in (1, 5, 10)} for way, rank in ranks.items()}
+    expected = {direction: {f"R@{k}": 100 * np.mean(rank < k) for k in (1, 5, 10)} for direction, rank in ranks.items()}
     publish(changed(ROWS["open_clip ViT-B/32 zero-shot, coco-karpathy-5k"], expected))
     report = reproduce(ReproduceConfig(cache=path, tolerance=1e-6))
     assert report["passed"]
@@ -134,11 +136,11 @@ def test_a_protocol_is_measured_once_however_many_rows_are_of_it(flickr, publish
     row, calls, reports = changed(ROWS[FLICKR], MEASURED), [], []
     rank = measurement.Gallery.rank
     monkeypatch.setattr(measurement.Gallery, "rank", lambda *words, **named: calls.append(1) or rank(*words, **named))
-    mean = {way: {"nDCG@10": 1.0, "R@1": MEASURED[way]["R@1"]} for way in MEASURED}
+    mean = {direction: {"nDCG@10": 1.0, "R@1": MEASURED[direction]["R@1"]} for direction in MEASURED}
     publish(row, changed(row, mean, source=ROWS["reference ViT-B/32 zero-shot, coco-val2017"].source))
     report = reproduce(ReproduceConfig(cache=flickr), on_progress=reports.append)
     assert (len(calls), len(report["rows"])) == (1, 2)
-    assert [(each.phase, each.done, each.total) for each in reports] == [("protocols", 1, 1)]
+    assert [(step.phase, step.done, step.total) for step in reports] == [("protocols", 1, 1)]
     assert [(figure["metric"], figure["within"]) for figure in report["rows"][1]["figures"]] == [
         *(("nDCG@10", False), ("R@1", True)),
         *(("nDCG@10", False), ("R@1", True)),
@@ -163,14 +165,14 @@ def test_map_is_divided_as_the_row_says(small, publish):
     unit = [cache.image_features[fold.image_rows], cache.text_features[fold.text_rows]]
     unit = [rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True) for rows in unit]
     expected = {}
-    for way, asking, gallery in (("i2t", *unit), ("t2i", *unit[::-1])):
+    for direction, asking, gallery in (("i2t", *unit), ("t2i", *unit[::-1])):
         values = []
         for query, scores in enumerate(asking @ gallery.T):
             order = np.argsort(-scores)[:10]
-            owners = fold.caption_images[order] if way == "i2t" else order
-            hits = owners == (query if way == "i2t" else fold.caption_images[query])
+            owners = fold.caption_images[order] if direction == "i2t" else order
+            hits = owners == (query if direction == "i2t" else fold.caption_images[query])
             values.append(np.sum(np.cumsum(hits)[hits] / (1 + np.flatnonzero(hits))) / max(1, hits.sum()))
-        expected[way] = {"mAP_hits@10": 100 * np.mean(values)}
+        expected[direction] = {"mAP_hits@10": 100 * np.mean(values)}
     publish(changed(ROWS["reference ViT-B/32 zero-shot, coco-val2017"], expected))
     assert reproduce(ReproduceConfig(cache=path, tolerance=1e-6))["passed"]
 
