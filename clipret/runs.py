@@ -1,6 +1,8 @@
 """Run folders: where one training keeps its config, head, history and metrics; files that users name for results."""
 
 import contextlib
+import csv
+import io
 import re
 import shlex
 import shutil
@@ -12,7 +14,7 @@ from typing import Any
 from filelock import Timeout
 
 from clipret.errors import RunError, UsageError
-from clipret.machine.files import UNFINISHED, replaced
+from clipret.machine.files import UNFINISHED, read_file, replaced
 from clipret.machine.files import locked as file_locked
 from clipret.machine.records import AtLeast, Each, RecordError, read_record, record_text
 
@@ -41,6 +43,33 @@ _RESULT_FORM = {
     "remarks": [str],
     "seconds": float,
 }
+_MEASURED_FORM = {
+    "run": (str, None),
+    "head": (str, None),
+    "cache": {"path": str},
+    "protocol": {"name": str, "split": str},
+}
+_METRICS_FORM = {
+    "results": Each({"t2i": Each(float), "i2t": Each(float)}),
+    "rsum": Each(float),
+    **_MEASURED_FORM,
+}
+_QUERIES_FORM = [{"ranks": Each(AtLeast(1)), "expected": [Each(Any)], "retrieved": [Each(Any)]}]
+_FAILURES_FORM = {
+    "directions": Each(
+        {
+            "queries": AtLeast(0),
+            "worst": _QUERIES_FORM,
+            "changed": ({"most_improved": _QUERIES_FORM, "most_worsened": _QUERIES_FORM}, None),
+            "hubs": Each({"largest": [{"counts": Each(AtLeast(0))}]}),
+            "breakdown": Each({"bins": [{"queries": AtLeast(0)}]}),
+        }
+    ),
+    "heads": [str],
+    "top": AtLeast(1),
+    **_MEASURED_FORM,
+}
+_MOST_HISTORY = 1 << 28
 
 
 def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
@@ -175,6 +204,78 @@ def read_settings(path: Path) -> dict:
         raise RunError(f"there is no {path}; expected the {CONFIG} of a run.") from None
     except (OSError, RecordError) as error:
         raise RunError(f"{path} cannot be read: {reason(error)}; train the run again with this clipret.") from None
+
+
+def read_metrics(path: Path) -> dict:
+    """What clipret eval wrote: a run's metrics.json by the run's folder, or another file of its.
+
+    Raises RunError when it is missing or is another file.
+    """
+    file = path / METRICS if path.is_dir() else path
+    if not file.exists():
+        raise RunError(f"there is no {file}; measure the run with: clipret eval --head {shlex.quote(str(file.parent))}")
+    try:
+        return read_record(file, _METRICS_FORM)
+    except (OSError, RecordError) as error:
+        expected = "expected a run's folder, or a metrics.json"
+        raise RunError(f"{file} is not what clipret eval writes: {reason(error)}; {expected}.") from None
+
+
+def read_failures(path: Path) -> dict:
+    """What clipret failures wrote: a run's failures.json (errors.json, in an old run) by its folder, or another file.
+
+    Raises RunError when it is missing or is another file.
+    """
+    old = path / _OLD_FAILURES
+    file = path
+    if path.is_dir():
+        file = path / FAILURES if (path / FAILURES).exists() or not old.exists() else old
+    command = f"clipret failures --head {shlex.quote(str(file.parent))}"
+    if not file.exists():
+        raise RunError(f"there is no {file}; write it with: {command}")
+    try:
+        return read_record(file, _FAILURES_FORM)
+    except (OSError, RecordError) as error:
+        raise RunError(
+            f"{file} is not what clipret failures writes: {reason(error)}; write it again with: {command}"
+        ) from None
+
+
+def read_history(run: Path) -> list[dict[str, float | int | None]]:
+    """A run's history.csv: a dict an epoch, from 0 on, of numbers by column; None where an epoch has no such number.
+
+    Raises RunError when it is missing, or is not one.
+    """
+    path = run / HISTORY
+    try:
+        lines = history_lines(path)
+        return [
+            {name: _number(name, text, epoch=epoch) for name, text in line.items()} for epoch, line in enumerate(lines)
+        ]
+    except FileNotFoundError:
+        raise RunError(f"there is no {path}; training stopped before it saved an epoch, or this is no run.") from None
+    except (OSError, RecordError) as error:
+        raise RunError(f"{path} cannot be read: {reason(error)}; expected what clipret train writes.") from None
+
+
+def history_lines(path: Path) -> list[dict[str, str]]:
+    """The lines of a history.csv, an epoch each, as text. Raises OSError, and RecordError when it is not one."""
+    content = read_file(path, most=_MOST_HISTORY)
+    try:
+        lines = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"it is no CSV file ({error})") from None
+    whole = all(None not in line and None not in line.values() for line in lines)
+    if not whole or any(line.get("epoch") != str(epoch) for epoch, line in enumerate(lines)):
+        raise RecordError("it has not one line for each of its epochs")
+    return lines
+
+
+def _number(name: str, text: str, *, epoch: int) -> float | int | None:
+    try:
+        return epoch if name == "epoch" else float(text) if text else None
+    except ValueError:
+        raise RecordError(f"{name} of epoch {epoch} is '{text}'; expected a number") from None
 
 
 def reason(error: Exception) -> str:
