@@ -1,6 +1,8 @@
-"""Run folders: where one training keeps its config, head, history and metrics; files that users name for results."""
+"""The folder of a run (config, head, history, metrics, failures): names, locks, readers; and checks of output paths."""
 
 import contextlib
+import csv
+import io
 import re
 import shlex
 import shutil
@@ -12,7 +14,7 @@ from typing import Any
 from filelock import Timeout
 
 from clipret.errors import RunError, UsageError
-from clipret.machine.files import UNFINISHED, replaced
+from clipret.machine.files import UNFINISHED, read_file, replaced
 from clipret.machine.files import locked as file_locked
 from clipret.machine.records import AtLeast, Each, RecordError, read_record, record_text
 
@@ -24,10 +26,10 @@ FORMAT = 1
 _LOCK = ".lock"
 # What failures.json was called; runs of then still have one.
 _OLD_FAILURES = "errors.json"
-# What features and heads are kept in, and the records of runs and sweeps: lost with one wrong word.
+# Features, heads and the records of runs and sweeps: one wrong --out would overwrite them.
 _KEPT = (".h5", ".hdf5", ".npy", ".safetensors")
 _RECORDS = (CONFIG, RESULT, HISTORY, METRICS, FAILURES, _OLD_FAILURES, *SWEEP)
-# What is used of a run's config.json: the settings are looked at when they are made a TrainConfig.
+# The settings in config.json are checked later, when a TrainConfig is made of them.
 _CONFIG_FORM = {"format": int, "config": Each(Any), "cache": {"path": str, "fingerprint": str}}
 _RESULT_FORM = {
     "cache": str,
@@ -41,14 +43,41 @@ _RESULT_FORM = {
     "remarks": [str],
     "seconds": float,
 }
+_MEASURED_FORM = {
+    "run": (str, None),
+    "head": (str, None),
+    "cache": {"path": str},
+    "protocol": {"name": str, "split": str},
+}
+_METRICS_FORM = {
+    "results": Each({"t2i": Each(float), "i2t": Each(float)}),
+    "rsum": Each(float),
+    **_MEASURED_FORM,
+}
+_QUERIES_FORM = [{"ranks": Each(AtLeast(1)), "expected": [Each(Any)], "retrieved": [Each(Any)]}]
+_FAILURES_FORM = {
+    "directions": Each(
+        {
+            "queries": AtLeast(0),
+            "worst": _QUERIES_FORM,
+            "changed": ({"most_improved": _QUERIES_FORM, "most_worsened": _QUERIES_FORM}, None),
+            "hubs": Each({"largest": [{"counts": Each(AtLeast(0))}]}),
+            "breakdown": Each({"bins": [{"queries": AtLeast(0)}]}),
+        }
+    ),
+    "heads": [str],
+    "top": AtLeast(1),
+    **_MEASURED_FORM,
+}
+_MOST_HISTORY = 1 << 28
 
 
 def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
     """Make a new run's folder and return it.
 
-    name  of the folder, which may be there if there is nothing in it; None: the next free number and `kind`, such as
+    name  of the folder, which may exist if it is empty; None: the next free number and `kind`, such as
           0001-margin-linear
-    kind  loss and head in words
+    kind  loss and head, as in margin-linear
 
     Raises RunError when a run of that name exists or the folder cannot be made.
     """
@@ -60,7 +89,7 @@ def make_run(runs_dir: Path, *, name: str | None, kind: str) -> Path:
             run = runs_dir / name
             run.mkdir(exist_ok=is_empty(run))
             return run
-        # Two trainings may start at once: who loses the race for a number takes the next.
+        # Two trainings may start at once: the one that loses the race takes the next number.
         while True:
             taken = [int(match[1]) for path in runs_dir.iterdir() if (match := re.match(r"(\d{4,})-", path.name))]
             try:
@@ -89,42 +118,42 @@ def newest_run(runs_dir: Path) -> Path:
 
 
 def is_taken(run: Path) -> RunError:
-    """The error of a run's name that another run has."""
+    """The error for a name that another run has."""
     return RunError(f"{run} exists already; give another --name, or delete it.")
 
 
 def not_begun(run: Path, error: OSError) -> RunError:
-    """The error of a run or a sweep whose first record cannot be written; there is nothing to go on with."""
+    """The error for a run or a sweep whose first file cannot be written; there is nothing to resume."""
     return RunError(
-        f"cannot write {run}: {error.strerror or error}; nothing was trained yet. Once that is mended, start again "
-        f"with the same command."
+        f"cannot write {run}: {error.strerror or error}; nothing was trained yet. Fix that, then run the "
+        f"same command again."
     )
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a folder is a sweep's."""
+    """Whether the folder is a sweep."""
     return (folder / SWEEP[0]).exists()
 
 
 def named(folder: Path | str) -> Path:
-    """The folder of a run or a sweep, by a path that ends with its name: the whole one, where it is given by dots."""
+    """The folder of a run or a sweep as a path that ends with its name: `.` and `..` are resolved."""
     path = Path(folder)
     return path if path.name not in ("", "..") else path.resolve()
 
 
 def is_empty(run: Path) -> bool:
-    """Whether a run's folder holds nothing that was written to its end: whoever made it was stopped at once."""
+    """Whether a run's folder has no finished file: its training was stopped at the very start."""
     return run.is_dir() and all(path.name == _LOCK or path.suffix == UNFINISHED for path in run.iterdir())
 
 
 def discard(run: Path) -> None:
-    """Remove the folder of a run that could not be begun, so that its name is free again."""
+    """Remove the folder of a run that could not start, so that its name is free again."""
     shutil.rmtree(run, ignore_errors=True)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, this process alone works on the run or the sweep of this folder; nothing of it is left behind.
+    """Hold the lock of a run or a sweep: no other process trains it meanwhile. The lock file is removed afterwards.
 
     Raises RunError when another process does, or when the folder cannot be written.
     """
@@ -141,14 +170,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON atomically: a reader sees the old file or the whole new one."""
+    """Write JSON atomically: a reader sees the old file or the complete new one."""
     with replaced(path) as unfinished:
         unfinished.write_text(record_text(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_result(run: Path) -> dict | None:
-    """What training of this run came to; None when it is not complete. Raises RunError when it cannot be read."""
-    path = run / RESULT
+def read_result(run: Path | str) -> dict | None:
+    """The result of a run's training (result.json and `run`); None when the training is not complete.
+
+    Raises RunError when the file cannot be read.
+    """
+    path = Path(run) / RESULT
     try:
         return {**read_record(path, _RESULT_FORM), "run": str(run)}
     except FileNotFoundError:
@@ -160,15 +192,19 @@ def read_result(run: Path) -> dict | None:
         ) from None
 
 
-def read_config(run: Path) -> dict:
-    """A run's config.json. Raises RunError when it is missing or is not one."""
+def read_config(run: Path | str) -> dict:
+    """A run's config.json: `config` (settings by name), `cache` (path, fingerprint) and `format`.
+
+    Raises RunError when the file is missing or is not one.
+    """
+    run = Path(run)
     if not (run / CONFIG).exists():
         raise RunError(f"{run} is not a run: it has no {CONFIG}; expected a folder made by clipret train.")
     return read_settings(run / CONFIG)
 
 
 def read_settings(path: Path) -> dict:
-    """What a config.json says. Raises RunError when it is missing or is not one."""
+    """The content of a config.json, as read_config returns it, by the path of the file."""
     try:
         return read_record(path, _CONFIG_FORM, version=FORMAT)
     except FileNotFoundError:
@@ -177,18 +213,93 @@ def read_settings(path: Path) -> dict:
         raise RunError(f"{path} cannot be read: {reason(error)}; train the run again with this clipret.") from None
 
 
+def read_metrics(path: Path | str) -> dict:
+    """The figures that clipret eval wrote: metrics.json of a run's folder, or a file that --out named.
+
+    Raises RunError when the file is missing or is not one.
+    """
+    path = Path(path)
+    file = path / METRICS if path.is_dir() else path
+    if not file.exists():
+        raise RunError(f"there is no {file}; measure the run with: clipret eval --head {shlex.quote(str(file.parent))}")
+    try:
+        return read_record(file, _METRICS_FORM)
+    except (OSError, RecordError) as error:
+        expected = "expected a run's folder, or a metrics.json"
+        raise RunError(f"{file} is not what clipret eval writes: {reason(error)}; {expected}.") from None
+
+
+def read_failures(path: Path | str) -> dict:
+    """The report that clipret failures wrote: failures.json of a run's folder, or a file that --out named.
+
+    Of an old run, its errors.json.
+
+    Raises RunError when the file is missing or is not one.
+    """
+    file = path = Path(path)
+    old = path / _OLD_FAILURES
+    if path.is_dir():
+        file = path / FAILURES if (path / FAILURES).exists() or not old.exists() else old
+    command = f"clipret failures --head {shlex.quote(str(file.parent))}"
+    if not file.exists():
+        raise RunError(f"there is no {file}; write it with: {command}")
+    try:
+        return read_record(file, _FAILURES_FORM)
+    except (OSError, RecordError) as error:
+        raise RunError(
+            f"{file} is not what clipret failures writes: {reason(error)}; write it again with: {command}"
+        ) from None
+
+
+def read_history(run: Path | str) -> list[dict[str, float | int | None]]:
+    """A run's history.csv: for each epoch, from 0 on, a dict of column -> number, None where the cell is empty.
+
+    Raises RunError when it is missing, or is not one.
+    """
+    path = Path(run) / HISTORY
+    try:
+        lines = history_lines(path)
+        return [
+            {name: _number(name, text, epoch=epoch) for name, text in line.items()} for epoch, line in enumerate(lines)
+        ]
+    except FileNotFoundError:
+        raise RunError(f"there is no {path}; training stopped before it saved an epoch, or this is no run.") from None
+    except (OSError, RecordError) as error:
+        raise RunError(f"{path} cannot be read: {reason(error)}; expected what clipret train writes.") from None
+
+
+def history_lines(path: Path) -> list[dict[str, str]]:
+    """The lines of a history.csv, an epoch each, as text. Raises OSError, and RecordError when it is not one."""
+    content = read_file(path, most=_MOST_HISTORY)
+    try:
+        lines = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"it is no CSV file ({error})") from None
+    whole = all(None not in line and None not in line.values() for line in lines)
+    if not whole or any(line.get("epoch") != str(epoch) for epoch, line in enumerate(lines)):
+        raise RecordError("it has not one line for each of its epochs")
+    return lines
+
+
+def _number(name: str, text: str, *, epoch: int) -> float | int | None:
+    try:
+        return epoch if name == "epoch" else float(text) if text else None
+    except ValueError:
+        raise RecordError(f"{name} of epoch {epoch} is '{text}'; expected a number") from None
+
+
 def reason(error: Exception) -> str:
-    """What is wrong with a file, in words."""
+    """What is wrong with a file, as part of a sentence."""
     return (getattr(error, "strerror", None) or str(error)).removesuffix(".")
 
 
 def check_place(option: str, path: Path, *, suffixes: tuple[str, ...] = (), own: str | None = None) -> None:
-    """That a result can be written to `path`, which is what the option of that name says.
+    """Check that a result can be written to `path`, the value of the option --`option`.
 
-    suffixes  that it may have; none: any but those of caches, heads and ranks
-    own       the record of a run that is made anew, which may be replaced
+    suffixes  allowed suffixes; none: any but those of caches, heads and ranks
+    own       the file of a run that the command writes itself, and may replace
 
-    Raises UsageError: for another suffix, a folder, a file whose folder is not there, and another record of a run.
+    Raises UsageError for another suffix, a folder, a file in a folder that does not exist, and another file of a run.
     """
     if path.is_dir():
         raise UsageError(f"--{option} is '{path}', a folder; expected a file.")
@@ -204,7 +315,7 @@ def check_place(option: str, path: Path, *, suffixes: tuple[str, ...] = (), own:
 
 @contextmanager
 def written(out: Path, *, option: str = "out") -> Iterator[None]:
-    """What is done within writes to a place that an option names. Raises RunError when it cannot be written."""
+    """Turn an OSError inside the block, which writes to the path of an option, into a RunError."""
     try:
         yield
     except OSError as error:

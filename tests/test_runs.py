@@ -53,8 +53,8 @@ def full(monkeypatch, name):
 
 def full_message(run):
     return (
-        f"cannot write {run}: No space left on device; nothing was trained yet. Once that is mended, start again with "
-        f"the same command."
+        f"cannot write {run}: No space left on device; nothing was trained yet. Fix that, then run the same "
+        f"command again."
     )
 
 

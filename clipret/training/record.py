@@ -16,7 +16,7 @@ from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
 from clipret.errors import RunError
 from clipret.heads import build_head, save_head
-from clipret.machine.files import read_file, replaced
+from clipret.machine.files import replaced
 from clipret.machine.records import AtLeast, RecordError, parse_record
 from clipret.machine.tensors import TensorsError, open_tensors, write_tensors
 from clipret.retrieval.metrics import rsum
@@ -35,7 +35,6 @@ _PROGRESS_FORM = {
     "seconds": float,
 }
 # A line has some 150 bytes, and there may be a million.
-_MOST_HISTORY = 1 << 28
 
 
 class Record:
@@ -205,13 +204,11 @@ class Record:
         """The rows of history.csv up to that epoch. Raises RecordError."""
         path = self.folder / runs.HISTORY
         try:
-            text = read_file(path, most=_MOST_HISTORY).decode("utf-8")
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))[: last + 1]
-            whole = all(None not in row and None not in row.values() for row in rows) and len(rows) == last + 1
-            if not whole or any(row.get("epoch") != str(epoch) for epoch, row in enumerate(rows)):
-                raise RecordError(f"{path.name} beside it has not one line for each of its epochs")
+            rows = runs.history_lines(path)[: last + 1]
         except OSError as error:
             raise RecordError(f"{path.name} beside it cannot be read: {runs.reason(error)}") from None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise RecordError(f"{path.name} beside it is no CSV file ({error})") from None
+        except RecordError as error:
+            raise RecordError(f"{path.name} beside {error}") from None
+        if len(rows) <= last:
+            raise RecordError(f"{path.name} beside it has not one line for each of its epochs")
         return rows

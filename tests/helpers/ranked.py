@@ -74,7 +74,8 @@ def write_measured(folder: Path, protocols, *, cache=None, leakage=None, metrics
         trained = Trained(f"{run}/head.safetensors", "0" * 64, run, config, "f" * 64, finished=True)
     ranked = tuple(ProtocolRankings(description, heads, leakage) for description, heads in protocols)
     write_rankings(rankings_path(folder / metrics), Rankings(about, ranked, trained))
-    record = {"run": run, "head": trained and trained.head, "cache": about, "results": {}}
+    record = {"run": run, "head": trained and trained.head, "cache": about, "protocol": protocols[0][0]}
+    record |= {"results": {}, "rsum": {}}
     (folder / metrics).write_text(json.dumps(record))
     return folder / metrics
 

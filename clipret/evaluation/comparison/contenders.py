@@ -5,7 +5,6 @@ import shlex
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from clipret import runs
 from clipret.config import TrainConfig
@@ -13,13 +12,11 @@ from clipret.config.comparison import ZERO_SHOT
 from clipret.config.evaluation import WISE_FT, wise_ft_name
 from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
-from clipret.machine.records import Each, RecordError, read_record
 from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
 
 # What decides neither the head nor its figures.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
 # A run, and how far from CLIP's own head to its own.
-_REPORT_FORM = {"results": Each(Any), "head": (str, None), "cache": {"path": str}}
 _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 
 
@@ -213,13 +210,9 @@ def _ranks_in(folder: Path) -> Path:
 
 def _report(path: Path) -> dict:
     """What a file of eval's says. Raises RunError when it is another."""
-    expected = "expected a run's folder, or a metrics.json"
     if path.suffix != Path(runs.METRICS).suffix:
-        raise RunError(f"{path} is not what clipret eval writes; {expected}.")
-    try:
-        return read_record(path, _REPORT_FORM)
-    except (OSError, RecordError) as error:
-        raise RunError(f"{path} is not what clipret eval writes: {runs.reason(error)}; {expected}.") from None
+        raise RunError(f"{path} is not what clipret eval writes; expected a run's folder, or a metrics.json.")
+    return runs.read_metrics(path)
 
 
 def _refuse_same(earlier: Contender, later: Contender) -> None:
