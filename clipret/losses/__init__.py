@@ -39,7 +39,7 @@ class LossRow(NamedTuple):
     """Where a loss is declared, and which settings of a training it takes.
 
     module    imported when the loss is used
-    settings  names among those of TrainConfig, passed on as they are, but for two: `margin` may move during the training
+    settings  names among those of TrainConfig, passed on as they are but for two: `margin` may move during a training
               or follow the batch, and `temperature` fixes the parameter `scale`, which is learned otherwise
     """
 

@@ -9,7 +9,9 @@ from clipret.errors import UsageError
 from clipret.evaluation.reproduction.deviations import Figure, Measured, explain
 from clipret.evaluation.reproduction.matching import Match, Recognised, Run, Unmatched, find_run, match_rows, recognise
 from clipret.evaluation.reproduction.published import DIRECTIONS, ZERO_SHOT, describe_row, family_of, published_models
-from clipret.heads import Head, LinearHead, load_head
+from clipret.heads.base import Head
+from clipret.heads.files import load_head
+from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.gallery import Gallery
