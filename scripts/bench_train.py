@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from clipret.backbones import load_backbone
 from clipret.cache import CacheContents, FeatureCache, open_writer
 from clipret.config import TrainConfig
-from clipret.heads import LinearHead
+from clipret.heads.linear import LinearHead
 from clipret.machine.products import Products, keep_freed_memory
 from clipret.protocols.protocol import split_protocol
 from clipret.training import train_many

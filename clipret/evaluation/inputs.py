@@ -11,7 +11,10 @@ from clipret.config import FailuresConfig, ReproduceConfig
 from clipret.config.choices import RUNS_DIR
 from clipret.config.evaluation import EvalConfig, wise_ft_name
 from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
-from clipret.heads import Head, LinearHead, load_head, load_trained_on, wise_ft
+from clipret.heads.base import Head
+from clipret.heads.files import load_head, load_trained_on
+from clipret.heads.interpolation import wise_ft
+from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
 from clipret.protocols.bounds import best_reachable
 from clipret.protocols.leakage import check_images, is_in_train

@@ -18,7 +18,7 @@ from clipret.evaluation.inputs import (
     open_inputs,
 )
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
-from clipret.heads import Head
+from clipret.heads.base import Head
 from clipret.metrics import RSUM
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols.leakage import copies_of_training

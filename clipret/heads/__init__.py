@@ -1,23 +1,42 @@
 """Heads: the trainable map from cached features to embeddings, and their files.
 
-modules        LinearHead, CLIP's projections made trainable; AdapterHead, a residual adapter behind them
+HEADS is the table of the kinds: a new one is a file in this folder that binds HEAD to its class (base.Head says what it
+needs to have), and a row here. This module is imported with the settings, so it imports neither torch nor anything else
+of clipret.
+
+base           what every head has
+linear         CLIP's projections made trainable
+adapter        a residual adapter behind CLIP's projections
 files          safetensors, never pickle
 interpolation  wise-ft: between CLIP's own head and a trained one
 """
 
-from clipret.heads.files import load_head, load_trained_on, save_head
-from clipret.heads.interpolation import interpolate, wise_ft
-from clipret.heads.modules import AdapterHead, Head, LinearHead, build_head, parameter_names
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = [
-    "AdapterHead",
-    "Head",
-    "LinearHead",
-    "build_head",
-    "interpolate",
-    "load_head",
-    "load_trained_on",
-    "parameter_names",
-    "save_head",
-    "wise_ft",
-]
+if TYPE_CHECKING:
+    from clipret.heads.base import Head
+
+
+class HeadRow(NamedTuple):
+    """Where a kind of head is declared, and which settings of a training it takes.
+
+    module    imported when the head is used
+    settings  names among those of TrainConfig
+    inits     what it can start as, of TrainConfig's `init`
+    """
+
+    module: str
+    settings: tuple[str, ...] = ()
+    inits: tuple[str, ...] = ("clip", "random")
+
+
+HEADS: dict[str, HeadRow] = {
+    "linear": HeadRow("clipret.heads.linear", inits=("clip", "random", "procrustes", "ridge")),
+    "adapter": HeadRow("clipret.heads.adapter", settings=("adapter_reduction", "adapter_ratio", "adapter_relu")),
+}
+
+
+def load_head_kind(name: str) -> "type[Head]":
+    """The class of a kind of the table; imports its file, and torch."""
+    return importlib.import_module(HEADS[name].module).HEAD

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from clipret.heads.modules import Head
+from clipret.heads.base import Head
 
 
 def interpolate(

@@ -39,8 +39,8 @@ class LossRow(NamedTuple):
     """Where a loss is declared, and which settings of a training it takes.
 
     module    imported when the loss is used
-    settings  names among those of TrainConfig, passed on as they are, but for two: `margin` may move during training or
-              follow the batch, and `temperature` fixes the parameter `scale`, which is learned otherwise
+    settings  names among those of TrainConfig, passed on as they are but for two: `margin` may move during a training
+              or follow the batch, and `temperature` fixes the parameter `scale`, which is learned otherwise
     """
 
     module: str

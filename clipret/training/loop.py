@@ -9,7 +9,6 @@ import torch
 
 from clipret.cache import FeatureCache
 from clipret.errors import HeadError, RunError
-from clipret.heads import build_head
 from clipret.machine.products import Products
 from clipret.retrieval.gallery import Gallery
 from clipret.training.batches import Batch, plan_epoch, steps_per_epoch
@@ -20,6 +19,7 @@ from clipret.training.pairs import Pairs
 from clipret.training.record import Record
 from clipret.training.schedule import learning_rate
 from clipret.training.stack import Stack, State, head_tensors
+from clipret.training.starting import build_head
 
 _REPORT_EVERY_SECONDS = 1.0
 

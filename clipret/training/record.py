@@ -15,12 +15,13 @@ from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
 from clipret.errors import RunError
-from clipret.heads import build_head, save_head
+from clipret.heads.files import save_head
 from clipret.machine.files import replaced
 from clipret.machine.records import AtLeast, RecordError, parse_record
 from clipret.machine.tensors import TensorsError, open_tensors, write_tensors
 from clipret.retrieval.metrics import rsum
 from clipret.training.stack import State, head_tensors
+from clipret.training.starting import build_head
 from clipret.training.tracking import open_trackers
 
 # A kill costs at most as much work as this; an epoch can be done in milliseconds, and a checkpoint takes as many.

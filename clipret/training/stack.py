@@ -3,45 +3,80 @@
 Shape suffixes: S runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 
 import torch
 
 from clipret.config import TrainConfig
-from clipret.heads import parameter_names
+from clipret.heads import load_head_kind
+from clipret.heads.base import SIDES, Gradients, Tower, learning_names
 from clipret.machine.products import Products
 from clipret.machine.torch_private import choose_adamw
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
-from clipret.training.towers import Adapter, Gradients, Projection
-
-# Settings that runs trained together have in common: they decide shapes, or which operations a step is made of.
-_SHAPING = (
-    *("cache", "drop_cross_split_duplicates", "head", "train", "adapter_reduction", "adapter_ratio", "adapter_relu"),
-    *("loss", "reduction"),
-)
-_SHAPING += ("violation", "steps", "batch_size", "hard_negatives", "precision", "features", "memory_limit", "device")
-# Settings whose optimisers take the same steps.
-_PACING = ("lr", "beta1", "beta2", "eps", "weight_decay", "schedule", "epochs", "warmup", "step_epochs", "step_factor")
+from clipret.training.starting import head_settings, learning_sides
 
 State = dict[str, torch.Tensor]
 
 
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _is_automatic(margin: float | str) -> bool:
+    """A margin that comes from the batch, and not from the schedule."""
+    return isinstance(margin, str) and margin.startswith("auto")
+
+
+# Settings in which runs that are trained together may differ; in all others they have to be equal. With a function they
+# may differ where it gives the same: where all runs have a temperature, say, or none has.
+MAY_DIFFER: dict[str, Callable[[Any], Any] | None] = {
+    # The run's own folder and records, and what it keeps there.
+    **dict.fromkeys(("name", "runs_dir", "log", "keep", "patience")),
+    # Where it starts, and what it draws.
+    **dict.fromkeys(("seed", "init", "ridge")),
+    # Numbers of the loss and of the steps, one for each run.
+    **dict.fromkeys(("temperature", "clip_norm", "ema"), _is_none),
+    "margin": _is_automatic,
+    # The optimiser's, which takes runs of one pace together.
+    **dict.fromkeys(("lr", "beta1", "beta2", "eps", "weight_decay")),
+    **dict.fromkeys(("schedule", "epochs", "warmup", "step_epochs", "step_factor")),
+}
+# Those of them that leave the optimiser's steps as they are: runs that differ in nothing else have one pace.
+_PACELESS = (
+    *("name", "runs_dir", "log", "keep", "patience", "seed", "init", "ridge"),
+    *("margin", "temperature", "clip_norm", "ema"),
+)
+
+
+def _in_common(config: TrainConfig, name: str) -> Any:
+    """What has to be equal of a setting, among runs that are trained together."""
+    if name not in MAY_DIFFER:
+        return getattr(config, name)
+    rule = MAY_DIFFER[name]
+    return None if rule is None else rule(getattr(config, name))
+
+
 def shape_of(config: TrainConfig) -> tuple:
     """Equal for runs that can be trained together."""
-    optional = (config.temperature is None, config.ema is None, config.clip_norm is None)
-    # All captions of a batch's images: how many there are depends on the draw.
+    # With all captions of a batch's images, their number depends on the draw.
     alone = config.captions_per_step == "all"
-    automatic = isinstance(config.margin, str) and config.margin.startswith("auto")
-    return (*(getattr(config, name) for name in _SHAPING), *optional, automatic, config if alone else None)
+    return (*(_in_common(config, field.name) for field in fields(config)), config if alone else None)
+
+
+def _pace_of(config: TrainConfig) -> tuple:
+    """Equal for runs of a stack whose optimisers take the same steps."""
+    return tuple(getattr(config, field.name) for field in fields(config) if field.name not in _PACELESS)
 
 
 def first_state(config: TrainConfig, tensors: State, *, logit_scale: float) -> State:
-    """A run's state before its first step, from its head's tensors as heads.initial_tensors gives them."""
+    """A run's state before its first step, from its head's tensors as initial_tensors gives them."""
     state = {f"weight/{name}": _turned(tensor).clone() for name, tensor in tensors.items()}
     scalars = learned_scalars(config, logit_scale=logit_scale)
     state |= {f"scalar/{name}": torch.tensor(value) for name, value in scalars.items()}
-    learning = [f"weight/{name}" for name in parameter_names(config, tensors)] + [f"scalar/{name}" for name in scalars]
-    for name in learning:
+    names = learning_names(load_head_kind(config.head), sides=learning_sides(config), tensors=tensors)
+    for name in [*(f"weight/{name}" for name in names), *(f"scalar/{name}" for name in scalars)]:
         state |= {f"{kind}/{name}": torch.zeros_like(state[name]) for kind in ("first", "second")}
         if config.ema is not None and name.startswith("weight/"):
             state[f"average/{name}"] = state[name].clone()
@@ -55,7 +90,7 @@ def state_bytes(state: State) -> int:
 
 
 def head_tensors(state: State) -> State:
-    """The head's tensors as heads.build_head takes them, sharing memory; averages where there are some."""
+    """The head's tensors as build_head takes them, sharing memory; averages where there are some."""
     names = [name.removeprefix("weight/") for name in state if name.startswith("weight/")]
     return {name: _turned(state.get(f"average/weight/{name}", state[f"weight/{name}"])) for name in names}
 
@@ -71,7 +106,7 @@ class Stack:
         self._learning = [name.removeprefix("first/") for name in self._all if name.startswith("first/")]
         self._objective = Objective(configs, products=products, device=device)
         weights = {name[7:]: values for name, values in self._all.items() if name.startswith("weight/")}
-        self._images, self._texts = (self._tower(weights, side=side) for side in ("image", "text"))
+        self._images, self._texts = (self._tower(weights, side=side) for side in SIDES)
         self._scalars = {name[7:]: values for name, values in self._all.items() if name.startswith("scalar/")}
         self._prepare()
 
@@ -90,8 +125,8 @@ class Stack:
     def keep(self, runs: list[int]) -> "Stack":
         """A stack of these runs only."""
         states = [self.state(run) for run in runs]
-        chosen = [self.configs[run] for run in runs]
-        return Stack(chosen, states, products=self._products, device=self._device)
+        configs = [self.configs[run] for run in runs]
+        return Stack(configs, states, products=self._products, device=self._device)
 
     def margins(self, progress: list[float]) -> torch.Tensor | None:
         """(S,) of a step before which each run has done so much, 0 to 1, of its training; None: from the batch."""
@@ -123,14 +158,11 @@ class Stack:
         self._update(gradients, rates=rates)
         return pull.value
 
-    def _tower(self, weights: State, *, side: str) -> Projection | Adapter:
+    def _tower(self, weights: State, *, side: str) -> Tower:
         config = self.configs[0]
-        if f"{side}_down" in weights:
-            return Adapter(
-                weights, side=side, ratio=config.adapter_ratio, relu=config.adapter_relu, products=self._products
-            )
-        learns = f"weight/{side}_weight" in self._learning
-        return Projection(weights, side=side, learns=learns, products=self._products)
+        learns, settings = side in learning_sides(config), head_settings(config)
+        kind = load_head_kind(config.head)
+        return kind.tower(weights, side=side, learns=learns, settings=settings, products=self._products)
 
     def _prepare(self) -> None:
         """The optimiser's lists of each run, made once: a view costs as much as a small operation."""
@@ -138,7 +170,7 @@ class Stack:
         scalars = [name for name in self._learning if name.startswith("scalar/")]
         alike = {}
         for run, config in enumerate(self.configs):
-            alike.setdefault(tuple(getattr(config, name) for name in _PACING), []).append(run)
+            alike.setdefault(_pace_of(config), []).append(run)
         self._groups = []
         for runs in alike.values():
             config = self.configs[runs[0]]

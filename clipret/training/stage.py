@@ -14,7 +14,7 @@ from clipret.cache import FeatureCache
 from clipret.cache.image_keys import image_keys, split_copies
 from clipret.config import TrainConfig
 from clipret.errors import TrainingError, UsageError
-from clipret.heads import LinearHead
+from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device, require_bfloat16
 from clipret.machine.products import keep_freed_memory
 from clipret.progress import Progress, ProgressCallback, silent

@@ -1,6 +1,7 @@
-"""What a training starts from."""
+"""What a training starts from, and the head that its tensors are."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -8,26 +9,21 @@ import torch
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.errors import UsageError
-from clipret.heads.modules import PROJECTION_NAMES, LinearHead, learning_sides
+from clipret.heads import HEADS, load_head_kind
+from clipret.heads.base import SIDES, Head, Tensors, clip_tensors
+from clipret.heads.linear import LinearHead
 from clipret.protocols.protocol import split_protocol
 from clipret.retrieval.gallery import Gallery
 from clipret.retrieval.metrics import rsum
 from clipret.training.closed_form import Ridge, fit_procrustes, fit_ridge
 
-Tensors = dict[str, torch.Tensor]
-
 # Of ridge, to choose from, the nearest to CLIP's own projection first.
 RIDGE_STRENGTHS = (float("inf"), 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 _RIDGE_WITHOUT_VAL = 1.0
-
-
-class _Solution(NamedTuple):
-    tensors: Tensors
-    strength: float | None
-
-
+# What a head can start as that is a solution in closed form, which needs the training pairs.
+_SOLVED = ("procrustes", "ridge")
 # A sweep starts many runs on a cache from the same solution.
-_SOLUTIONS: WeakKeyDictionary[FeatureCache, dict[tuple, _Solution]] = WeakKeyDictionary()
+_SOLUTIONS: WeakKeyDictionary[FeatureCache, dict[tuple, Tensors]] = WeakKeyDictionary()
 
 
 def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
@@ -35,80 +31,85 @@ def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
 
     They are new, and their bits depend on the config and the cache alone. What does not learn is CLIP's own.
 
-    linear   clip: CLIP's projections
-             random: weights normal with standard deviation D^-0.5, as CLIP's own began; bias 0
-             procrustes: CLIP's image projection (with train text: the text projection), and its bias, times the
-             orthogonal matrix that takes the training embeddings nearest to those of the other side
-             ridge: each learning side's projection towards the other side's CLIP embeddings (closed_form.Ridge), of
-             the strength that config.ridge says; auto: see ridge_strength
-    adapter  CLIP's projections; down uniform within E^-0.5 either way, up 0, so that the head is CLIP's own at first;
-             with init random, up uniform within H^-0.5 either way. H is E // reduction, but at least 1
+    procrustes  CLIP's image projection (with train text: the text projection), and its bias, times the orthogonal
+                matrix that takes the training embeddings nearest to those of the other side
+    ridge       each learning side's projection towards the other side's CLIP embeddings (closed_form.Ridge), of the
+                strength that config.ridge says. auto: the one of RIDGE_STRENGTHS whose head has the highest rsum on
+                val, of equal ones the largest; the largest of all is CLIP's own head, so that none starts worse on
+                val. Without a val split it is 1
+    others      as the kind of head has them (Head.start)
 
     Raises CacheError when a training feature is not finite.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    tensors = _clip_tensors(cache)
-    if config.head == "adapter":
-        return tensors | _adapters(config, tensors, generator=generator)
-    if config.init == "random":
-        return tensors | _random_projections(config, tensors, generator=generator)
-    if config.init != "clip":
-        return {name: tensor.clone() for name, tensor in _solution(config, cache).tensors.items()}
-    return tensors
+    if config.init in _SOLVED:
+        return {name: tensor.clone() for name, tensor in _solution(config, cache).items()}
+    return load_head_kind(config.head).start(
+        clip_tensors(cache.projections),
+        init=config.init,
+        sides=learning_sides(config),
+        settings=head_settings(config),
+        generator=torch.Generator().manual_seed(config.seed),
+    )
 
 
-def ridge_strength(config: TrainConfig, cache: FeatureCache) -> float:
-    """The strength with which a head of init ridge starts: config.ridge, or, if that is auto, the best on val.
+def build_head(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) -> Head:
+    """The head that a training's tensors are, for measuring it: it shares them, and keeps no gradients.
 
-    That is the one of RIDGE_STRENGTHS whose head has the highest rsum, of equal ones the largest; the largest of all is
-    CLIP's own head, so that none starts worse on val. Without a val split the strength is 1.
+    tensors  by name, float32, on any device: those of initial_tensors, as they are now
     """
-    return _solution(config, cache).strength
+    return load_head_kind(config.head).build(tensors, settings=head_settings(config)).requires_grad_(False)
 
 
-def _solution(config: TrainConfig, cache: FeatureCache) -> _Solution:
+def head_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that the config's kind of head takes."""
+    return {name: getattr(config, name) for name in HEADS[config.head].settings}
+
+
+def learning_sides(config: TrainConfig) -> tuple[str, ...]:
+    """image, text or both."""
+    return SIDES if config.train == "both" else (config.train,)
+
+
+def _solution(config: TrainConfig, cache: FeatureCache) -> Tensors:
     key = (config.init, config.train, config.ridge, config.drop_cross_split_duplicates)
-    known = _SOLUTIONS.setdefault(cache, {})
-    if key not in known:
-        known[key] = _rotated(config, cache) if config.init == "procrustes" else _regressed(config, cache)
-    return known[key]
+    solutions = _SOLUTIONS.setdefault(cache, {})
+    if key not in solutions:
+        solutions[key] = _rotated(config, cache) if config.init == "procrustes" else _regressed(config, cache)
+    return solutions[key]
 
 
-def _rotated(config: TrainConfig, cache: FeatureCache) -> _Solution:
+def _rotated(config: TrainConfig, cache: FeatureCache) -> Tensors:
     without_copies = config.drop_cross_split_duplicates
-    tensors, rotation = _clip_tensors(cache), fit_procrustes(cache, without_copies=without_copies)
+    tensors, rotation = clip_tensors(cache.projections), fit_procrustes(cache, without_copies=without_copies)
     if config.train == "text":
         names, rotation = ("text_weight",), rotation.T
     else:
         names = tuple(name for name in ("image_weight", "image_bias") if name in tensors)
     turned = {name: tensors[name].double() @ torch.from_numpy(rotation.copy()) for name in names}
-    return _Solution(tensors | {name: tensor.float() for name, tensor in turned.items()}, None)
+    return tensors | {name: tensor.float() for name, tensor in turned.items()}
 
 
-def _regressed(config: TrainConfig, cache: FeatureCache) -> _Solution:
+def _regressed(config: TrainConfig, cache: FeatureCache) -> Tensors:
     without_copies = config.drop_cross_split_duplicates
     solvers = fit_ridge(cache, sides=learning_sides(config), without_copies=without_copies)
-    tensors = _clip_tensors(cache)
+    tensors = clip_tensors(cache.projections)
     if config.ridge != "auto":
-        return _Solution(_solve(solvers, tensors, strength=config.ridge), config.ridge)
+        return _solve(solvers, tensors, strength=config.ridge)
     gallery = _val_gallery(cache)
     if gallery is None:
-        return _Solution(_solve(solvers, tensors, strength=_RIDGE_WITHOUT_VAL), _RIDGE_WITHOUT_VAL)
-    found = []
-    for strength in RIDGE_STRENGTHS:
-        solved = _solve(solvers, tensors, strength=strength)
-        found.append((rsum(gallery.measure(LinearHead(solved), device="cpu")), _Solution(solved, strength)))
-    return max(found, key=lambda scored: scored[0])[1]
+        return _solve(solvers, tensors, strength=_RIDGE_WITHOUT_VAL)
+    solutions = (_solve(solvers, tensors, strength=strength) for strength in RIDGE_STRENGTHS)
+    return max(solutions, key=lambda solved: rsum(gallery.measure(LinearHead(solved), device="cpu")))
 
 
 def _solve(solvers: dict[str, Ridge], tensors: Tensors, *, strength: float) -> Tensors:
-    found = {}
+    solved = {}
     for side, solver in solvers.items():
         solution = torch.from_numpy(solver.solve(strength)).float()
-        found[f"{side}_weight"] = solution[: len(tensors[f"{side}_weight"])].contiguous()
+        solved[f"{side}_weight"] = solution[: len(tensors[f"{side}_weight"])].contiguous()
         if f"{side}_bias" in tensors:
-            found[f"{side}_bias"] = solution[-1].clone()
-    return tensors | found
+            solved[f"{side}_bias"] = solution[-1].clone()
+    return tensors | solved
 
 
 def _val_gallery(cache: FeatureCache) -> Gallery | None:
@@ -118,38 +119,3 @@ def _val_gallery(cache: FeatureCache) -> Gallery | None:
     except UsageError:
         return None
     return Gallery.read(cache, fold)
-
-
-def _clip_tensors(cache: FeatureCache) -> Tensors:
-    given = {name: cache.projections.get(name.replace("_", "/")) for name in PROJECTION_NAMES}
-    return {name: torch.tensor(array, dtype=torch.float32) for name, array in given.items() if array is not None}
-
-
-def _random_projections(config: TrainConfig, tensors: Tensors, *, generator: torch.Generator) -> Tensors:
-    # Both sides are drawn whichever learns, so that a side starts the same with or without the other.
-    drawn = {}
-    for side in ("image", "text"):
-        weight = tensors[f"{side}_weight"]
-        drawn[side] = torch.randn(weight.shape, generator=generator) * weight.shape[0] ** -0.5
-    found = {f"{side}_weight": drawn[side] for side in learning_sides(config)}
-    if "image_bias" in tensors and "image" in learning_sides(config):
-        found["image_bias"] = torch.zeros_like(tensors["image_bias"])
-    return found
-
-
-def _adapters(config: TrainConfig, tensors: Tensors, *, generator: torch.Generator) -> Tensors:
-    width = tensors["text_weight"].shape[1]
-    bottleneck = max(1, width // config.adapter_reduction)
-    found = {}
-    for side in ("image", "text"):
-        down, up = (
-            _uniform((rows, columns), bound=rows**-0.5, generator=generator)
-            for rows, columns in ((width, bottleneck), (bottleneck, width))
-        )
-        if side in learning_sides(config):
-            found |= {f"{side}_down": down, f"{side}_up": up if config.init == "random" else torch.zeros_like(up)}
-    return found
-
-
-def _uniform(shape: tuple[int, int], *, bound: float, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from clipret.cache import open_writer, seal
-from clipret.heads import LinearHead, save_head
+from clipret.heads.files import save_head
+from clipret.heads.linear import LinearHead
 from tests.conftest import contents, write_cache, write_coco
 from tests.helpers.own_data import make, write_shard
 
@@ -95,14 +96,14 @@ BAD_INPUTS = {
     "head for other widths": (
         "eval --head narrow.safetensors --cache made.h5",
         1,
-        "head narrow.safetensors is of other widths than the cache: it has image_weight 24x8, text_weight 16x8, the "
-        "cache needs image_weight 24x12, text_weight 16x12; use a cache of model RN50.",
+        "head narrow.safetensors does not fit the widths of the cache: it has image_weight 24x8, text_weight 16x8, "
+        "the cache needs image_weight 24x12, text_weight 16x12; use a cache of model RN50.",
     ),
     "head of another model": (
         "eval --head other.safetensors --cache made.h5",
         1,
-        "head other.safetensors was trained on features of model RN50 with weights eeeeeeeeeeee, the cache's are "
-        "abababababab; they do not fit.",
+        "head other.safetensors was trained on features of model RN50 with weights eeeeeeeeeeee; the weights of "
+        "the cache are abababababab. Use a cache of that model.",
     ),
     "missing head": (
         "eval --head gone.safetensors --cache made.h5",

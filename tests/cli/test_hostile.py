@@ -163,7 +163,7 @@ CASES = {
         head(lambda tensors: {name: tensor.double() * 1e300 for name, tensor in tensors.items()}),
         EVAL,
         1,
-        "head runs/r/head.safetensors holds values in image_weight that are not finite; train it again.",
+        "tensor image_weight of head runs/r/head.safetensors has values that are not finite; train it again.",
     ),
     "a head whose weights were changed": (
         head(lambda tensors: {name: tensor * 2 for name, tensor in tensors.items()}, checked=False),

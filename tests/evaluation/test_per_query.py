@@ -12,7 +12,7 @@ import pytest
 from clipret import FeatureCache
 from clipret.errors import RunError, UsageError
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
-from clipret.heads import LinearHead
+from clipret.heads.linear import LinearHead
 from clipret.protocols.protocol import split_protocol
 from clipret.retrieval.gallery import Gallery
 from tests.conftest import contents, write_cache

@@ -11,7 +11,7 @@ import torch
 from clipret import EvalConfig, FeatureCache, TrainConfig, evaluate, train
 from clipret.cache import open_writer
 from clipret.errors import CacheError, CacheMismatchError, RunError, UsageError
-from clipret.heads import LinearHead
+from clipret.heads.linear import LinearHead
 from clipret.protocols.protocol import protocol_digest, split_protocol
 from clipret.retrieval import gallery as measurement
 from clipret.retrieval.gallery import Gallery, StoredRows, embed

@@ -1,12 +1,15 @@
 """Files of heads: what comes back, and what is refused in which words."""
 
+import sys
+
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from clipret.errors import HeadError
-from clipret.heads import LinearHead, load_head, save_head
+from clipret.heads.files import load_head, save_head
+from clipret.heads.linear import LinearHead
 from clipret.machine.tensors import write_tensors
 from tests.conftest import contents
 from tests.helpers.adapters import adapter
@@ -32,9 +35,9 @@ def metadata_of(path):
 
 def rewrite(path, *, metadata=None, **tensors):
     """Write the file with other metadata and tensors; None takes one out."""
-    kept = {name: value for name, value in (load_file(path) | tensors).items() if value is not None}
+    tensors = {name: value for name, value in (load_file(path) | tensors).items() if value is not None}
     notes = {name: value for name, value in (metadata_of(path) | (metadata or {})).items() if value is not None}
-    write_tensors(path, kept, metadata=notes)
+    write_tensors(path, tensors, metadata=notes)
 
 
 def load(path, projections):
@@ -88,58 +91,58 @@ REFUSALS = {
     ),
     "ratio of words": (
         {"metadata": {"ratio": "half"}},
-        "head {path} is an adapter with ratio 'half' in its metadata; expected a number from 0 to 1. Train it again.",
+        "head {path} has ratio 'half' in its metadata; expected a number from 0 to 1. Train it again.",
     ),
     "ratio that is no number": (
         {"metadata": {"ratio": "nan"}},
-        "head {path} is an adapter with ratio 'nan' in its metadata; expected a number from 0 to 1. Train it again.",
+        "head {path} has ratio 'nan' in its metadata; expected a number from 0 to 1. Train it again.",
     ),
     "no ratio": (
         {"metadata": {"ratio": None}},
-        "head {path} is an adapter with ratio 'none' in its metadata; expected a number from 0 to 1. Train it again.",
+        "head {path} has ratio 'none' in its metadata; expected a number from 0 to 1. Train it again.",
     ),
     "relu in words": (
         {"metadata": {"relu": "yes"}},
-        "head {path} is an adapter with relu 'yes' in its metadata; expected true or false. Train it again.",
+        "head {path} has relu 'yes' in its metadata; expected true or false. Train it again.",
     ),
     "a third side": (
         {"metadata": {"sides": "audio"}},
-        "head {path} is an adapter with sides 'audio' in its metadata; expected both, image or text. Train it again.",
+        "head {path} has sides 'audio' in its metadata; expected both, image or text. Train it again.",
     ),
     "missing tensors": (
         {"text_up": None, "image_weight": None},
-        "head {path} is not whole: it lacks image_weight, text_up; train it again.",
+        "head {path} is incomplete: tensors image_weight, text_up are missing; train it again.",
     ),
     "extra tensors": (
         {"audio_weight": torch.zeros(2)},
-        "head {path} holds audio_weight, which this adapter head has no place for; train it again.",
+        "head {path} has tensors audio_weight, which a head of kind adapter does not have; train it again.",
     ),
     "tensors of a side that has no adapter": (
         {"metadata": {"sides": "image"}},
-        "head {path} holds text_down, text_up, which this adapter head has no place for; train it again.",
+        "head {path} has tensors text_down, text_up, which a head of kind adapter does not have; train it again.",
     ),
     "an up that does not fit its down": (
         {"image_up": torch.zeros(4, 12)},
-        "head {path} is of other widths than the cache: it has image_bias 12, image_down 12x5, image_up 4x12, "
+        "head {path} does not fit the widths of the cache: it has image_bias 12, image_down 12x5, image_up 4x12, "
         "image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12, the cache needs image_bias 12, "
         "image_down 12x5, image_up 5x12, image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12; use a "
         "cache of model made.",
     ),
     "a down of no matrix": (
         {"image_down": torch.zeros(12), "image_up": torch.zeros(1, 12)},
-        "head {path} is of other widths than the cache: it has image_bias 12, image_down 12, image_up 1x12, "
+        "head {path} does not fit the widths of the cache: it has image_bias 12, image_down 12, image_up 1x12, "
         "image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12, the cache needs image_bias 12, "
         "image_down 12x1, image_up 1x12, image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12; use a "
         "cache of model made.",
     ),
     "values that are not finite": (
         {"text_down": torch.full((12, 5), torch.inf)},
-        "head {path} holds values in text_down that are not finite; train it again.",
+        "tensor text_down of head {path} has values that are not finite; train it again.",
     ),
     "other weights": (
         {"metadata": {"weights_sha256": "e" * 64}},
-        "head {path} was trained on features of model made with weights eeeeeeeeeeee, the cache's are abababababab; "
-        "they do not fit.",
+        "head {path} was trained on features of model made with weights eeeeeeeeeeee; the weights of the cache are "
+        "abababababab. Use a cache of that model.",
     ),
 }
 
@@ -155,5 +158,64 @@ def test_a_spoiled_head_is_refused_in_its_exact_line(projections, path, changes,
 
 def test_a_bias_too_many_is_a_matter_of_widths(projections, path):
     save_head(LinearHead(projections), path=path, metadata=METADATA)
-    with pytest.raises(HeadError, match=r"of other widths than the cache: it has image_bias 12, image_weight"):
+    with pytest.raises(HeadError, match=r"does not fit the widths of the cache: it has image_bias 12, image_weight"):
         load(path, contents().projections)
+
+
+def test_a_saved_head_comes_back_bit_for_bit(projections, tmp_path):
+    head = LinearHead(projections)
+    with torch.no_grad():
+        head.image_bias += 1
+    save_head(head, path=tmp_path / "head.safetensors", metadata=METADATA)
+    loaded = load_head(tmp_path / "head.safetensors", projections=projections, weights_sha256=WEIGHTS)
+    for name, parameter in head.named_parameters():
+        assert torch.equal(parameter, dict(loaded.named_parameters())[name])
+    assert [path.name for path in tmp_path.iterdir()] == ["head.safetensors"]
+
+
+def test_a_head_for_other_widths_is_refused_with_both_shapes(projections, tmp_path):
+    path = tmp_path / "head.safetensors"
+    save_head(LinearHead(contents(dims=(24, 16, 8), bias=True).projections), path=path, metadata=METADATA)
+    with pytest.raises(HeadError, match=r"has image_bias 8, image_weight 24x8.*needs image_bias 12"):
+        load_head(path, projections=projections, weights_sha256=WEIGHTS)
+
+
+def test_a_head_for_another_models_features_is_refused(projections, tmp_path):
+    path = tmp_path / "head.safetensors"
+    save_head(LinearHead(projections), path=path, metadata=METADATA)
+    with pytest.raises(
+        HeadError, match="trained on features of model made with weights abababababab; the weights of the cache"
+    ):
+        load_head(path, projections=projections, weights_sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "there is no head at"),
+        (lambda path: path.write_text("hello"), "is not a readable safetensors file"),
+        (lambda path: path.write_bytes(b""), "is not a readable safetensors file"),
+        (lambda path: save_file({"x": torch.zeros(1)}, path), r"is not a head that this clipret reads \(kind none"),
+    ],
+)
+def test_a_file_that_is_no_head_is_one_clear_line(write, message, projections, tmp_path):
+    write(tmp_path / "head.safetensors")
+    with pytest.raises(HeadError, match=message) as caught:
+        load_head(tmp_path / "head.safetensors", projections=projections, weights_sha256=WEIGHTS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_that_is_not_finite_is_refused(projections, tmp_path):
+    head = LinearHead(projections)
+    with torch.no_grad():
+        head.text_weight[0, 0] = torch.nan
+    save_head(head, path=tmp_path / "head.safetensors", metadata=METADATA)
+    with pytest.raises(HeadError, match=r"tensor text_weight of head .* has values that are not finite"):
+        load_head(tmp_path / "head.safetensors", projections=projections, weights_sha256=WEIGHTS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are of another kind there")
+def test_a_head_can_be_read_by_whoever_can_read_other_new_files(projections, tmp_path):
+    (tmp_path / "other").touch()
+    save_head(LinearHead(projections), path=tmp_path / "head.safetensors", metadata=METADATA)
+    assert (tmp_path / "head.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -10,7 +10,10 @@ import typer
 from clipret import EvalConfig, FeatureCache, evaluate
 from clipret.cli.evaluation import evaluate as command
 from clipret.errors import UsageError
-from clipret.heads import AdapterHead, LinearHead, interpolate, save_head, wise_ft
+from clipret.heads.adapter import AdapterHead
+from clipret.heads.files import save_head
+from clipret.heads.interpolation import interpolate, wise_ft
+from clipret.heads.linear import LinearHead
 from clipret.reporting.curve import curve_sheets, without_curve
 from tests.conftest import contents
 from tests.helpers.drawing import drawn

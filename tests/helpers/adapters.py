@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from clipret.heads import AdapterHead
+from clipret.heads.adapter import AdapterHead
 
 
 def adapter(projections, *, sides=("image", "text"), ratio=0.3, relu=True):

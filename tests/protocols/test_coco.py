@@ -9,7 +9,7 @@ import pytest
 from clipret import EvalConfig, FeatureCache, evaluate
 from clipret.annotations.karpathy_ids import karpathy_test_captions, karpathy_test_ids, matching_ids
 from clipret.cache import open_writer
-from clipret.heads import LinearHead
+from clipret.heads.linear import LinearHead
 from clipret.protocols.protocol import make_protocol, protocol_digest
 from clipret.retrieval.gallery import embed
 from clipret.retrieval.ties import TIE_TOLERANCE

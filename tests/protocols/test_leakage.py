@@ -7,7 +7,7 @@ from clipret import EvalConfig, FailuresConfig, FeatureCache, TrainConfig, evalu
 from clipret.cache import open_writer
 from clipret.cache.image_keys import image_keys, split_copies
 from clipret.errors import HeadError, LeakageError, TrainingError
-from clipret.heads import load_trained_on
+from clipret.heads.files import load_trained_on
 from clipret.protocols.leakage import check_images, training_images, training_keys
 from tests.conftest import contents, digests_of, keep_keys, write_cache
 
@@ -159,7 +159,7 @@ def test_keys_of_another_form_are_refused(run_on_2017, tmp_path, kept, named):
     head = tmp_path / "runs" / "0001-margin-linear" / "head.safetensors"
     keep_keys(head, kept)
     assert refusal(evaluate, EvalConfig(head=head), error=HeadError) == (
-        f"head {head} keeps trained_on as {named}; expected U64 (images,). Train it again."
+        f"head {head} has trained_on as {named}; expected U64 (images,). Train it again."
     )
 
 

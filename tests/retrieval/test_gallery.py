@@ -7,7 +7,8 @@ import torch
 from clipret import FeatureCache, TrainConfig, train
 from clipret.cache import open_writer
 from clipret.errors import CacheError, HeadError
-from clipret.heads import AdapterHead, LinearHead
+from clipret.heads.adapter import AdapterHead
+from clipret.heads.linear import LinearHead
 from clipret.protocols.protocol import split_protocol
 from clipret.retrieval.gallery import Gallery
 from tests.conftest import contents

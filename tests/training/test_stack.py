@@ -1,11 +1,13 @@
 import itertools
+from dataclasses import fields, make_dataclass
 
 import numpy as np
 import pytest
 import torch
 
 from clipret import FeatureCache, TrainConfig
-from clipret.heads import build_head, parameter_names
+from clipret.heads import load_head_kind
+from clipret.heads.base import learning_names
 from clipret.losses import load_loss
 from clipret.machine.products import Products
 from clipret.protocols.protocol import split_protocol
@@ -13,9 +15,13 @@ from clipret.training.batches import plan_epoch
 from clipret.training.features import Features
 from clipret.training.graphs import GraphedSteps, can_be_captured
 from clipret.training.pairs import Pairs
-from clipret.training.stack import Stack, first_state, head_tensors, shape_of
-from clipret.training.starting import initial_tensors
+from clipret.training.stack import MAY_DIFFER, Stack, first_state, head_tensors, shape_of
+from clipret.training.starting import build_head, initial_tensors, learning_sides
 from tests.conftest import contents, write_cache
+
+
+def learning(config, tensors):
+    return learning_names(load_head_kind(config.head), sides=learning_sides(config), tensors=tensors)
 
 
 class Setting:
@@ -58,7 +64,7 @@ class Setting:
     def by_autograd(self, config, *, steps):
         """The same by torch's modules, autograd and AdamW: losses and the final tensors."""
         tensors = initial_tensors(config, self.cache)
-        learning = {name: tensors[name].clone().requires_grad_() for name in parameter_names(config, tensors)}
+        watched = {name: tensors[name].clone().requires_grad_() for name in learning(config, tensors)}
         scalars = {}
         if config.loss in ("infonce", "sigmoid"):
             scalars["log_scale"] = torch.tensor(np.log(10) if config.loss == "sigmoid" else 4.6).float()
@@ -68,7 +74,7 @@ class Setting:
         settings = {"betas": (config.beta1, config.beta2), "eps": config.eps, "lr": config.lr}
         optimiser = torch.optim.AdamW(
             [
-                {"params": list(learning.values()), "weight_decay": config.weight_decay},
+                {"params": list(watched.values()), "weight_decay": config.weight_decay},
                 *([{"params": list(scalars.values()), "weight_decay": 0.0}] if scalars else []),
             ],
             **settings,
@@ -79,20 +85,20 @@ class Setting:
         for batch, found in zip(
             batches[:steps], self.features.batches([b.places for b in batches[:steps]]), strict=True
         ):
-            embeddings = {side: self._embed(config, {**tensors, **learning}, side, found[side][0]) for side in found}
+            embeddings = {side: self._embed(config, {**tensors, **watched}, side, found[side][0]) for side in found}
             similarities = embeddings["text"] @ embeddings["image"].T
             positives = batch.matching(slice(None), device="cpu")[0]
             loss = autograd_loss(config, similarities, positives, scalars)
             optimiser.zero_grad()
             loss.backward()
             if config.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_([*learning.values(), *scalars.values()], config.clip_norm)
+                torch.nn.utils.clip_grad_norm_([*watched.values(), *scalars.values()], config.clip_norm)
             optimiser.step()
             with torch.no_grad():
                 if "log_scale" in scalars:
                     scalars["log_scale"].clamp_(max=float(np.log(100)))
             losses.append(loss.detach())
-        return torch.stack(losses), {**tensors, **{name: values.detach() for name, values in learning.items()}}
+        return torch.stack(losses), {**tensors, **{name: values.detach() for name, values in watched.items()}}
 
     @staticmethod
     def _embed(config, tensors, side, features):
@@ -240,3 +246,34 @@ def test_runs_are_of_one_shape_when_only_their_numbers_differ():
     assert all(shape_of(TrainConfig("x.h5", **each)) != base for each in other)
     everything = [shape_of(TrainConfig("x.h5", captions_per_step="all", seed=seed)) for seed in range(2)]
     assert everything[0] != everything[1]
+
+
+def test_a_setting_that_stacking_has_not_heard_of_has_to_be_equal():
+    """Whoever adds a setting and forgets it gets slower sweeps, never runs with the setting of another one."""
+    kind = make_dataclass("Extended", [("dropout", float, 0.0)], bases=(TrainConfig,), frozen=True)
+    assert shape_of(kind("x.h5", dropout=0.1)) == shape_of(kind("x.h5", dropout=0.1, lr=1.0))
+    assert shape_of(kind("x.h5", dropout=0.1)) != shape_of(kind("x.h5", dropout=0.2))
+
+
+def test_every_setting_that_may_differ_is_one_of_a_training():
+    names = {field.name for field in fields(TrainConfig)}
+    assert set(MAY_DIFFER) <= names
+    assert names - set(MAY_DIFFER) == {
+        *(
+            "cache",
+            "drop_cross_split_duplicates",
+            "head",
+            "train",
+            "adapter_reduction",
+            "adapter_ratio",
+            "adapter_relu",
+        ),
+        *("loss", "reduction", "violation", "hard_negatives", "steps", "batch_size", "captions_per_step", "precision"),
+        *("features", "memory_limit", "device"),
+    }
+
+
+def test_runs_whose_optimisers_step_alike_are_updated_together_and_others_are_not(setting):
+    """Two of equal numbers and one of another epsilon: two fused calls, of weights alone."""
+    stack = setting.stack(*(setting.config(seed=seed, eps=eps) for seed, eps in ((0, 1e-6), (1, 1e-6), (2, 1e-3))))
+    assert [config.eps for _, config, *_ in stack._groups] == [1e-6, 1e-3]

@@ -8,14 +8,15 @@ import torch
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.errors import CacheError
-from clipret.heads import LinearHead, build_head
+from clipret.heads.linear import LinearHead
 from clipret.protocols.protocol import split_protocol
 from clipret.retrieval.gallery import Gallery
 from clipret.retrieval.metrics import rsum
 from clipret.training import closed_form
 from clipret.training import starting as initial
-from clipret.training.starting import initial_tensors, ridge_strength
+from clipret.training.starting import build_head, initial_tensors
 from tests.conftest import contents, write_cache
+from tests.helpers.adapters import adapter
 
 
 @pytest.fixture(params=[False, True], ids=["without bias", "with bias"])
@@ -130,26 +131,26 @@ def score(cache, tensors):
     return rsum(Gallery.read(cache, fold).measure(LinearHead(tensors), device="cpu"))
 
 
-def test_ridge_auto_is_the_best_on_val_and_of_equal_ones_the_strongest(cache):
-    chosen = ridge_strength(TrainConfig(cache=cache.path, init="ridge"), cache)
-    scores = {}
-    for strength in initial.RIDGE_STRENGTHS[1:]:
-        scores[strength] = score(cache, started(cache, init="ridge", ridge=strength))
-    scores = {float("inf"): score(cache, started(cache)), **scores}
-    assert chosen == max(strength for strength in scores if scores[strength] == max(scores.values()))
-    assert score(cache, started(cache, init="ridge")) == max(scores.values())
+def assert_ridge_auto_is_the_best_on_val(cache):
+    """Of equal strengths the strongest, the first of them; infinity is CLIP's own head."""
+    heads = {ridge: started(cache, init="ridge", ridge=ridge) for ridge in initial.RIDGE_STRENGTHS[1:]}
+    heads = {float("inf"): started(cache), **heads}
+    scores = {strength: score(cache, tensors) for strength, tensors in heads.items()}
+    best = max(strength for strength in scores if scores[strength] == max(scores.values()))
     assert len(set(scores.values())) > 1
+    for name, tensor in started(cache, init="ridge").items():
+        torch.testing.assert_close(tensor, heads[best][name], rtol=0, atol=0)
+    return best
+
+
+def test_ridge_auto_is_the_best_on_val_and_of_equal_ones_the_strongest(cache):
+    assert_ridge_auto_is_the_best_on_val(cache)
 
 
 def test_ridge_auto_without_val_is_of_strength_one(tmp_path):
     cache = FeatureCache(write_cache(tmp_path / "made.h5", contents(image_splits=np.zeros(60, dtype=np.uint8))))
-    assert ridge_strength(TrainConfig(cache=cache.path, init="ridge"), cache) == 1.0
     for name, tensor in started(cache, init="ridge", ridge=1.0).items():
         assert torch.equal(tensor, started(cache, init="ridge")[name])
-
-
-def test_a_strength_that_is_given_is_taken(cache):
-    assert ridge_strength(TrainConfig(cache=cache.path, init="ridge", ridge=7), cache) == 7.0
 
 
 def test_the_strength_is_the_best_on_the_whole_of_a_large_val(tmp_path, monkeypatch):
@@ -157,12 +158,7 @@ def test_the_strength_is_the_best_on_the_whole_of_a_large_val(tmp_path, monkeypa
     monkeypatch.setattr(initial, "RIDGE_STRENGTHS", (float("inf"), 2.0, 1.9, 1.8))
     splits = np.resize(np.array([0, 1, 1, 1, 1], dtype=np.uint8), 2000)
     cache = FeatureCache(write_cache(tmp_path / "large.h5", contents(images=2000, image_splits=splits)))
-    scores = {ridge: score(cache, started(cache, init="ridge", ridge=ridge)) for ridge in initial.RIDGE_STRENGTHS[1:]}
-    scores[float("inf")] = score(cache, started(cache))
-    chosen = ridge_strength(TrainConfig(cache=cache.path, init="ridge"), cache)
-    assert chosen == 2.0
-    assert scores[chosen] == max(scores.values())
-    assert score(cache, started(cache, init="ridge")) == max(scores.values())
+    assert assert_ridge_auto_is_the_best_on_val(cache) == 2.0
 
 
 def test_a_solution_is_found_once_a_cache_and_nobodys_changes_reach_it(cache, monkeypatch):
@@ -229,3 +225,18 @@ def test_a_bottleneck_is_never_narrower_than_one(cache):
 def test_an_adapter_on_one_side_has_tensors_of_that_side_only(cache):
     found = started(cache, head="adapter", train="text")
     assert set(found) - set(started(cache)) == {"text_down", "text_up"}
+
+
+@pytest.mark.parametrize("kind", ["linear", "adapter"])
+def test_a_built_head_shares_the_tensors_that_it_is_built_of(kind):
+    projections = contents(bias=True).projections
+    tensors = {name: tensor.clone() for name, tensor in adapter(projections).tensors.items()}
+    head = build_head(TrainConfig(cache="made.h5", head=kind, adapter_ratio=0.4, adapter_relu=False), tensors)
+    features = torch.randn(3, 24)
+    before = head.embed_images(features)
+    tensors["image_weight"][0] += 1
+    assert not torch.allclose(head.embed_images(features), before)
+    assert not before.requires_grad
+    assert all(tensor.data_ptr() == tensors[name].data_ptr() for name, tensor in head.tensors.items())
+    if kind == "adapter":
+        assert (head.ratio, head.relu) == (0.4, False)

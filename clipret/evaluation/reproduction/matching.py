@@ -15,7 +15,7 @@ from clipret.evaluation.reproduction.published import (
     published_models,
     published_rows,
 )
-from clipret.heads import load_trained_on
+from clipret.heads.files import load_trained_on
 from clipret.protocols.leakage import check_images
 from clipret.protocols.protocol import Protocol, make_protocol
 

@@ -1,0 +1,204 @@
+"""A residual adapter behind CLIP's own projections.
+
+Shape suffixes are those of heads.base, and H the width of the adapter's bottleneck.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clipret.heads.base import (
+    PROJECTION_NAMES,
+    SIDES,
+    Gradients,
+    MetadataError,
+    Shapes,
+    Tensors,
+    Tower,
+    normalise_columns,
+    through_norm,
+)
+from clipret.heads.linear import LinearHead, Projection
+from clipret.machine.products import Products
+
+# Values of `relu` and `sides` in a file's metadata.
+_RELU = {"true": True, "false": False}
+_SIDES = {"both": SIDES, **{side: (side,) for side in SIDES}}
+
+
+class AdapterHead(LinearHead):
+    """A residual bottleneck adapter behind CLIP's own projection, on either side or both.
+
+        z = normalize(x W + b);  a = relu(z down);  o = relu(a up), or a up without relu
+        embedding = normalize(ratio * o + (1 - ratio) * z)
+
+    down is (E, H), up (H, E), no biases: CLIP-Adapter (Gao et al. 2021), as its reference implementation has it on the
+    image side. While up is 0 the head computes CLIP's embeddings, unless ratio is 1. The last relu's subgradient at 0
+    is taken as 1: with the usual 0, up would never move from there.
+    """
+
+    kind = "adapter"
+    names = (*PROJECTION_NAMES, "image_down", "image_up", "text_down", "text_up")
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor | np.ndarray], *, ratio: float, relu: bool = True):
+        """tensors: as of a Head, with SIDE_down and SIDE_up of the sides that have an adapter.
+
+        ratio  of the adapter's output in the embedding, 0 to 1
+        relu   whether there is a relu after `up`
+        """
+        super().__init__(tensors)
+        self.ratio, self.relu = ratio, relu
+
+    @classmethod
+    def build(cls, tensors: Mapping[str, torch.Tensor], *, settings: Mapping[str, Any]) -> "AdapterHead":
+        """As of a Head."""
+        return cls(tensors, ratio=settings["adapter_ratio"], relu=settings["adapter_relu"])
+
+    @classmethod
+    def start(
+        cls,
+        clip: Tensors,
+        *,
+        init: str,
+        sides: tuple[str, ...],
+        settings: Mapping[str, Any],
+        generator: torch.Generator,
+    ) -> Tensors:
+        """As of a Head: CLIP's projections; down uniform within E^-0.5 either way, up 0, so that the head is CLIP's own
+        at first; with init random, up uniform within H^-0.5 either way. H is E // reduction, but at least 1."""
+        width = clip["text_weight"].shape[1]
+        bottleneck = max(1, width // settings["adapter_reduction"])
+        tensors = dict(clip)
+        for side in SIDES:
+            down, up = (
+                _uniform((rows, columns), bound=rows**-0.5, generator=generator)
+                for rows, columns in ((width, bottleneck), (bottleneck, width))
+            )
+            if side in sides:
+                tensors |= {f"{side}_down": down, f"{side}_up": up if init == "random" else torch.zeros_like(up)}
+        return tensors
+
+    @classmethod
+    def learning_names(cls, side: str) -> tuple[str, ...]:
+        """As of a Head."""
+        return f"{side}_down", f"{side}_up"
+
+    @classmethod
+    def tower(
+        cls, tensors: Tensors, *, side: str, learns: bool, settings: Mapping[str, Any], products: Products
+    ) -> Tower:
+        """As of a Head."""
+        if not learns:
+            return Projection(tensors, side=side, learns=False, products=products)
+        ratio, relu = settings["adapter_ratio"], settings["adapter_relu"]
+        return Adapter(tensors, side=side, ratio=ratio, relu=relu, products=products)
+
+    @classmethod
+    def shapes(cls, projections: Mapping[str, np.ndarray], *, actual: Shapes, metadata: Mapping[str, str]) -> Shapes:
+        """As of a Head; the bottleneck is as wide as that of the file's own `down`."""
+        shapes = super().shapes(projections, actual=actual, metadata=metadata)
+        width = shapes["text_weight"][1]
+        for side in _sides(metadata):
+            down = actual.get(f"{side}_down", ())
+            bottleneck = down[1] if len(down) == 2 else 1
+            shapes |= {f"{side}_down": (width, bottleneck), f"{side}_up": (bottleneck, width)}
+        return shapes
+
+    @classmethod
+    def load(cls, tensors: Tensors, *, metadata: Mapping[str, str]) -> "AdapterHead":
+        """As of a Head."""
+        try:
+            ratio = float(metadata.get("ratio", ""))
+        except ValueError:
+            ratio = -1.0
+        if not 0 <= ratio <= 1:
+            raise MetadataError("ratio", expected="a number from 0 to 1")
+        if metadata.get("relu") not in _RELU:
+            raise MetadataError("relu", expected="true or false")
+        return cls(tensors, ratio=ratio, relu=_RELU[metadata["relu"]])
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """As of a Head: ratio, relu and sides."""
+        sides = [side for side in SIDES if getattr(self, f"{side}_down") is not None]
+        return {
+            "ratio": repr(float(self.ratio)),
+            "relu": "true" if self.relu else "false",
+            "sides": "both" if len(sides) == 2 else sides[0],
+        }
+
+    def like(self, tensors: Mapping[str, torch.Tensor | np.ndarray]) -> "AdapterHead":
+        """As of a Head."""
+        return AdapterHead(tensors, ratio=self.ratio, relu=self.relu)
+
+    def untrained(self, projections: Mapping[str, np.ndarray]) -> Tensors:
+        """As of a Head: `down` is the head's own, and `up` 0."""
+        added = {name: tensor for name, tensor in self.tensors.items() if name not in PROJECTION_NAMES}
+        start = {name: torch.zeros_like(tensor) if name.endswith("_up") else tensor for name, tensor in added.items()}
+        return super().untrained(projections) | start
+
+    def embed_images(self, features: torch.Tensor) -> torch.Tensor:
+        """As of a Head."""
+        return self._adapt(super().embed_images(features), down=self.image_down, up=self.image_up)
+
+    def embed_texts(self, features: torch.Tensor) -> torch.Tensor:
+        """As of a Head."""
+        return self._adapt(super().embed_texts(features), down=self.text_down, up=self.text_up)
+
+    def _adapt(self, embeddings: torch.Tensor, *, down: nn.Parameter | None, up: nn.Parameter | None) -> torch.Tensor:
+        if down is None:
+            return embeddings
+        raised = functional.relu(embeddings @ down) @ up
+        if self.relu:
+            raised = torch.where(raised < 0, 0, raised)
+        return functional.normalize(self.ratio * raised + (1 - self.ratio) * embeddings, dim=-1)
+
+
+class Adapter:
+    """normalize(ratio * o + (1 - ratio) * z): the Tower of a side with an adapter, z a frozen projection."""
+
+    def __init__(self, tensors: Tensors, *, side: str, ratio: float, relu: bool, products: Products):
+        """tensors: the projection's, SIDE_down (S, H, E) and SIDE_up (S, E, H)."""
+        self._projection = Projection(tensors, side=side, learns=False, products=products)
+        self._down, self._up = tensors[f"{side}_down"], tensors[f"{side}_up"]
+        self._side, self._ratio, self._relu, self._products = side, ratio, relu, products
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """As of a Tower."""
+        self._base = self._projection.forward(features)
+        self._hidden = self._products(self._down, self._base).clamp_min_(0)
+        self._raised = self._products(self._up, self._hidden)
+        mixed = self._raised.clamp_min(0) if self._relu else self._raised.clone()
+        mixed.mul_(self._ratio).add_(self._base, alpha=1 - self._ratio)
+        self._embeddings, self._norms = normalise_columns(mixed)
+        return self._embeddings
+
+    def backward(self, gradient: torch.Tensor, *, along: torch.Tensor) -> Gradients:
+        """As of a Tower. relu's subgradient at 0 is 1 for the last one, or `up`, which is 0 at the start, would never
+        move."""
+        gradient = through_norm(gradient, self._embeddings, along=along, norms=self._norms).mul_(self._ratio)
+        if self._relu:
+            gradient *= self._raised >= 0
+        up = self._products.separately(gradient, self._hidden.transpose(1, 2))
+        inner = self._products(self._up.transpose(1, 2), gradient)
+        inner *= self._hidden > 0
+        down = self._products.separately(inner, self._base.transpose(1, 2))
+        return {f"{self._side}_up": up, f"{self._side}_down": down}
+
+
+def _sides(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The sides with an adapter, by a file's metadata. Raises MetadataError."""
+    if metadata.get("sides") not in _SIDES:
+        raise MetadataError("sides", expected="both, image or text")
+    return _SIDES[metadata["sides"]]
+
+
+def _uniform(shape: tuple[int, int], *, bound: float, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)
+
+
+HEAD = AdapterHead

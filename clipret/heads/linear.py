@@ -1,0 +1,97 @@
+"""CLIP's own projections made trainable. Shape suffixes are those of heads.base."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from clipret.heads.base import SIDES, Gradients, Head, Tensors, normalise_columns, through_norm
+from clipret.machine.products import Products
+
+
+class LinearHead(Head):
+    """CLIP's own final projections, image and text, made trainable: normalize(x W + b).
+
+    Started from a cache's projections it computes exactly CLIP's embeddings.
+    """
+
+    kind = "linear"
+
+    @classmethod
+    def start(
+        cls,
+        clip: Tensors,
+        *,
+        init: str,
+        sides: tuple[str, ...],
+        settings: Mapping[str, Any],
+        generator: torch.Generator,
+    ) -> Tensors:
+        """As of a Head. random: weights normal with standard deviation D^-0.5, as CLIP's own began; bias 0."""
+        if init == "clip":
+            return clip
+        # Both sides are drawn whichever learns, so that a side starts the same with or without the other.
+        drawn = {}
+        for side in SIDES:
+            weight = clip[f"{side}_weight"]
+            drawn[f"{side}_weight"] = torch.randn(weight.shape, generator=generator) * weight.shape[0] ** -0.5
+            if f"{side}_bias" in clip:
+                drawn[f"{side}_bias"] = torch.zeros_like(clip[f"{side}_bias"])
+        return {name: drawn[name] if name.partition("_")[0] in sides else tensor for name, tensor in clip.items()}
+
+    @classmethod
+    def learning_names(cls, side: str) -> tuple[str, ...]:
+        """As of a Head."""
+        return f"{side}_weight", f"{side}_bias"
+
+    @classmethod
+    def tower(
+        cls, tensors: Tensors, *, side: str, learns: bool, settings: Mapping[str, Any], products: Products
+    ) -> "Projection":
+        """As of a Head."""
+        return Projection(tensors, side=side, learns=learns, products=products)
+
+    def embed_images(self, features: torch.Tensor) -> torch.Tensor:
+        """As of a Head."""
+        return _project(features, self.image_weight, bias=self.image_bias)
+
+    def embed_texts(self, features: torch.Tensor) -> torch.Tensor:
+        """As of a Head."""
+        return _project(features, self.text_weight, bias=None)
+
+
+class Projection:
+    """normalize(W x + b): the Tower of a linear head, and what an adapter stands behind."""
+
+    def __init__(self, tensors: Tensors, *, side: str, learns: bool, products: Products):
+        """tensors: SIDE_weight (S, E, D) and perhaps SIDE_bias (S, E), updated in place by the optimiser."""
+        self._weight, self._bias = tensors[f"{side}_weight"], tensors.get(f"{side}_bias")
+        self._side, self._learns, self._products = side, learns, products
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """As of a Tower."""
+        projected = self._products(self._weight, features.transpose(1, 2))
+        if self._bias is not None:
+            projected += self._bias[:, :, None]
+        self._features = features
+        self._embeddings, self._norms = normalise_columns(projected)
+        return self._embeddings
+
+    def backward(self, gradient: torch.Tensor, *, along: torch.Tensor) -> Gradients:
+        """As of a Tower."""
+        if not self._learns:
+            return {}
+        gradient = through_norm(gradient, self._embeddings, along=along, norms=self._norms)
+        gradients = {f"{self._side}_weight": self._products.separately(gradient, self._features)}
+        if self._bias is not None:
+            gradients[f"{self._side}_bias"] = gradient.sum(2).unbind()
+        return gradients
+
+
+def _project(features: torch.Tensor, weight: torch.Tensor, *, bias: torch.Tensor | None) -> torch.Tensor:
+    projected = features.to(weight.dtype) @ weight
+    return functional.normalize(projected if bias is None else projected + bias, dim=-1)
+
+
+HEAD = LinearHead
