@@ -39,7 +39,7 @@ format: .venv/test ## Format the code
 
 docs: .venv/test ## Build the manual into build/site
 	$(BIN)/python scripts/docs_pages.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 extract: .venv/demo ## Stage 1: check DATASET, then its features with MODEL, to CACHE
 	$(if $(DOWNLOAD),$(BIN)/clipret download $(DATASET) $(if $(ROOT),--root $(ROOT)))

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import typer
+from docstring_lists import with_lists
 
 import clipret
 from clipret.cli import app
-from docstring_lists import with_lists
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NOTE = "<!-- Written by scripts/docs_pages.py; `make docs` writes it again. -->"

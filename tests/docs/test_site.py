@@ -37,7 +37,9 @@ def test_the_page_of_commands_has_every_option_with_its_help(docs_pages):
 
 
 def test_columns_of_a_docstring_become_a_list(docs_pages):
-    text = "What it does.\n\n    lr       the rate\n    a, b     two of them,\n             on two lines\n\nThe end:\n\n    x = 1\n"
+    text = (
+        "What it does.\n\n    lr    the rate\n    a, b  two of them,\n          on two lines\n\nThe end:\n\n    x = 1\n"
+    )
     expected = "What it does.\n\n- `lr`: the rate\n- `a, b`: two of them, on two lines\n\nThe end:\n\n    x = 1"
     assert docs_pages.with_lists(text) == expected
 
