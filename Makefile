@@ -12,7 +12,7 @@ BIN := .venv/bin
 BENCHMARKS := $(patsubst scripts/bench_%.py,bench-%,$(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format extract train eval bench $(BENCHMARKS) coverage clean
+.PHONY: help demo test lint format docs extract train eval bench $(BENCHMARKS) coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ lint: .venv/test ## Check style and formatting
 format: .venv/test ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/test ## Build the manual into build/site
+	$(BIN)/python scripts/docs_pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 extract: .venv/demo ## Stage 1: check DATASET, then its features with MODEL, to CACHE
 	$(if $(DOWNLOAD),$(BIN)/clipret download $(DATASET) $(if $(ROOT),--root $(ROOT)))

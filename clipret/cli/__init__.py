@@ -13,7 +13,7 @@ from clipret.errors import ClipretError
 # Typer keeps click's error classes under names that moved between its versions; BadParameter's bases did not.
 _UsageFault = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
 for command in (
     data.download,
     data.check,
