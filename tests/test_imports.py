@@ -44,7 +44,7 @@ GROUND = {
     "errors.py": (),
     "progress.py": (),
     # The tables of what can be named, which are light.
-    "config/*": ("config/*", "errors.py", "losses/__init__.py", "metrics/*"),
+    "config/*": ("config/*", "errors.py", "heads/__init__.py", "losses/__init__.py", "metrics/*"),
     "losses/*": ("losses/*", "errors.py"),
     "metrics/*": ("metrics/*", "errors.py"),
     "machine/*": ("machine/*", "errors.py"),

@@ -25,7 +25,6 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DECODINGS = ("exact", "fast")
 # What fast decoding is on the CPU and on a GPU, as a cache records it.
 FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJPEG"}
-HEADS = ("linear", "adapter")
 SIDES = ("both", "image", "text")
 INITS = ("clip", "random", "procrustes", "ridge")
 REDUCTIONS = ("balanced", "mean")

@@ -9,7 +9,6 @@ from clipret.config import shared
 from clipret.config.checks import above
 from clipret.config.choices import (
     CAPTIONS_PER_STEP,
-    HEADS,
     INITS,
     KEEPS,
     PLACEMENTS,
@@ -23,6 +22,7 @@ from clipret.config.choices import (
 from clipret.config.margins import Margin
 from clipret.config.settings import check, documented, is_none, setting, settings_of
 from clipret.errors import UsageError
+from clipret.heads import HEADS
 from clipret.losses import LOSSES
 
 _HEAD, _LOSS, _STEPS, _MACHINE = "Head", "Loss", "Steps", "Machine"
@@ -35,6 +35,11 @@ def _losses_with(name: str) -> tuple[str, ...]:
 
 def _of_losses(name: str) -> str:
     return f"Of {' and '.join(_losses_with(name))}"
+
+
+def _heads_with(name: str) -> tuple[str, ...]:
+    """The kinds of head that take a setting."""
+    return tuple(head for head, row in HEADS.items() if name in row.settings)
 
 
 def _is_automatic(margin: float | str) -> bool:
@@ -59,7 +64,13 @@ class TrainConfig:
     drop_cross_split_duplicates: bool = setting(
         False, "Leave out training images that equal val or test images, byte for byte."
     )
-    head: str = setting("linear", "Kind of head: linear, or adapter behind CLIP's own.", panel=_HEAD, choices=HEADS)
+    head: str = setting(
+        "linear",
+        f"Kind of head: {', '.join(HEADS)}, or your own, FILE.py:NAME.",
+        panel=_HEAD,
+        choices=tuple(HEADS),
+        or_file=True,
+    )
     train: str = setting("both", "Side that learns: both, image or text.", panel=_HEAD, choices=SIDES)
     init: str = setting(
         "clip",
@@ -81,7 +92,7 @@ class TrainConfig:
         panel=_HEAD,
         at_least=1,
         at_most=1_000_000,
-        used_with=("head", ("adapter",)),
+        used_with=("head", _heads_with("adapter_reduction")),
     )
     adapter_ratio: float = setting(
         0.2,
@@ -89,10 +100,10 @@ class TrainConfig:
         panel=_HEAD,
         at_least=0,
         below=1,
-        used_with=("head", ("adapter",)),
+        used_with=("head", _heads_with("adapter_ratio")),
     )
     adapter_relu: bool = setting(
-        True, "Whether the adapter ends in a ReLU.", panel=_HEAD, used_with=("head", ("adapter",))
+        True, "Whether the adapter ends in a ReLU.", panel=_HEAD, used_with=("head", _heads_with("adapter_relu"))
     )
     loss: str = setting(
         "margin",
@@ -248,11 +259,9 @@ class TrainConfig:
         object.__setattr__(self, "log", tuple(dict.fromkeys(self.log)))
         if self.name is not None and (not self.name or {"/", "\0"} & set(self.name) or self.name in (".", "..")):
             raise UsageError(f"--name is '{self.name}'; expected the name of one folder, made below {self.runs_dir}/.")
-        if self.head == "adapter" and self.init in ("procrustes", "ridge"):
-            raise UsageError(
-                f"--init is '{self.init}', which is a projection; an adapter stands behind CLIP's own: use --head "
-                f"linear."
-            )
+        if self.head in HEADS and self.init not in HEADS[self.head].inits:
+            heads = [name for name, row in HEADS.items() if self.init in row.inits]
+            raise UsageError(f"--init {self.init} is for --head {' or '.join(heads)}; the head is {self.head}.")
         if self.ridge != "auto":
             above("ridge", self.ridge, low=0, at_most=1e12)
         losses = _losses_with("temperature")

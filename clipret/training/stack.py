@@ -3,13 +3,14 @@
 Shape suffixes: S runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import torch
 
 from clipret.config import TrainConfig
+from clipret.config.settings import settings_of
 from clipret.heads import load_head_kind
 from clipret.heads.base import SIDES, Gradients, Tower, learning_names
 from clipret.machine.products import Products
@@ -20,30 +21,7 @@ from clipret.training.starting import head_settings, learning_sides
 State = dict[str, torch.Tensor]
 
 
-def _is_none(value: Any) -> bool:
-    return value is None
-
-
-def _is_automatic(margin: float | str) -> bool:
-    """A margin that comes from the batch, and not from the schedule."""
-    return isinstance(margin, str) and margin.startswith("auto")
-
-
-# Settings in which runs that are trained together may differ; in all others they have to be equal. With a function they
-# may differ where it gives the same: where all runs have a temperature, say, or none has.
-MAY_DIFFER: dict[str, Callable[[Any], Any] | None] = {
-    # The run's own folder and records, and what it keeps there.
-    **dict.fromkeys(("name", "runs_dir", "log", "keep", "patience")),
-    # Where it starts, and what it draws.
-    **dict.fromkeys(("seed", "init", "ridge")),
-    # Numbers of the loss and of the steps, one for each run.
-    **dict.fromkeys(("temperature", "clip_norm", "ema"), _is_none),
-    "margin": _is_automatic,
-    # The optimiser's, which takes runs of one pace together.
-    **dict.fromkeys(("lr", "beta1", "beta2", "eps", "weight_decay")),
-    **dict.fromkeys(("schedule", "epochs", "warmup", "step_epochs", "step_factor")),
-}
-# Those of them that leave the optimiser's steps as they are: runs that differ in nothing else have one pace.
+# Settings that leave the optimiser's steps as they are: runs that differ in nothing else have one pace.
 _PACELESS = (
     *("name", "runs_dir", "log", "keep", "patience", "seed", "init", "ridge"),
     *("margin", "temperature", "clip_norm", "ema"),
@@ -51,11 +29,12 @@ _PACELESS = (
 
 
 def _in_common(config: TrainConfig, name: str) -> Any:
-    """What has to be equal of a setting, among runs that are trained together."""
-    if name not in MAY_DIFFER:
-        return getattr(config, name)
-    rule = MAY_DIFFER[name]
-    return None if rule is None else rule(getattr(config, name))
+    """What of a setting must be equal among runs that are trained together: all, unless its field says otherwise."""
+    rules = settings_of(type(config))
+    may_differ = rules[name].may_differ if name in rules else False
+    if may_differ is True:
+        return None
+    return may_differ(getattr(config, name)) if may_differ else getattr(config, name)
 
 
 def shape_of(config: TrainConfig) -> tuple:

@@ -172,7 +172,7 @@ BAD_INPUTS = {
     "adapter from a projection": (
         "train --cache made.h5 --head adapter --init ridge",
         2,
-        "--init is 'ridge', which is a projection; an adapter stands behind CLIP's own: use --head linear.",
+        "--init ridge is for --head linear; the head is adapter.",
     ),
     "adapter that is nothing else": (
         "train --cache made.h5 --head adapter --adapter-ratio 1",
