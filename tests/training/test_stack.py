@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clipret import FeatureCache, TrainConfig
+from clipret.config.settings import settings_of
 from clipret.heads import load_head_kind
 from clipret.heads.base import learning_names
 from clipret.losses import load_loss
