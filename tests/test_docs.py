@@ -22,7 +22,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DATA = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8")
 # What the commands that need data which is not here come to.
 NOT_HERE = (
-    "COCO 2017 is not whole at",
+    "COCO 2017 at",
     "Karpathy's split needs",
     "there are no captions of Flickr30k",
     "there is no cache at",
