@@ -6,7 +6,7 @@ Layout, format 1 (N images, M captions, D feature widths, E embedding width):
     /image/sha256 (N, 2, 32) of the image files  /image/single_colour (N, 2), whether the encoder sees one colour only
     /text/features (M, D_text)    /text/id /text/caption /text/image /text/state /text/checksum (M,)
     /text/tokens (M, 2)
-    /image/micro_batch /text/micro_batch (2,), the rows that want of memory cut batches into; 0: none
+    /image/micro_batch /text/micro_batch (2,), rows of a micro-batch after running out of memory; 0: none
     /projection/image/weight (D_image, E)  /projection/image/bias (E,), ResNets only
     /projection/text/weight (D_text, E)    /projection/logit_scale ()
     attributes: format, fingerprint, inputs (JSON, what the fingerprint is made of), about (JSON, everything else)

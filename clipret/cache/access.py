@@ -34,7 +34,7 @@ def explained(path: Path) -> Iterator[None]:
         if isinstance(error, (FileExistsError, NotADirectoryError)):
             reason = f"{path.parent} is not a folder"
         raise CacheError(
-            f"cannot write {path}: {reason}. Finished rows are kept; once that is mended the same command goes on."
+            f"cannot write {path}: {reason}. Finished rows are kept; once that is fixed, the same command continues."
         ) from error
 
 

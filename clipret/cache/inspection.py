@@ -20,7 +20,7 @@ def inspect_cache(path: Path | str) -> dict:
         images    in all, done, todo, unusable, width
         captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
         truncated caption row -> id and tokens, of the captions that were too long for the model
-        micro_batch  image, text: rows at once that want of memory forced the encoder to; 0: none
+        micro_batch  image, text: rows encoded at once after running out of memory; 0: none
         per_image captions of an image: min, mean, max
         splits    name -> images and captions
         problems  image row -> file and reason, of the images that could not be read

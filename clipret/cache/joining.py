@@ -99,7 +99,7 @@ def _open_shards(path: Path, contents: CacheContents, *, parts: list[Part]) -> I
         if len(sizes) > 1:
             raise CacheMismatchError(
                 f"the shards in {shards_folder(path)} were made with batch sizes {', '.join(map(str, sorted(sizes)))}, "
-                f"which give features other bits; delete the folder and extract again."
+                f"which changes the last bits of the features; delete the folder and extract again."
             )
         yield _Shards(path, contents, parts=parts, writers=writers)
 

@@ -38,7 +38,7 @@ class FeatureCache:
     inputs, about   what decided the features, and what else was recorded
     fingerprint     sha256 over format and inputs
     checksums       image, text -> (N,), (M,) uint32, of every row; 0: not written
-    micro_batch     image, text -> the smallest number of rows that want of memory cut batches into; 0: none
+    micro_batch     image, text -> the smallest micro-batch, in rows, after running out of memory; 0: none
     """
 
     def __init__(self, path: Path | str, *, allow_incomplete: bool = False):
@@ -252,7 +252,7 @@ class FeatureCache:
             return self._raw.read(name, np.arange(self._places[name].shape[0]) if rows is None else rows)
         except OSError as error:
             raise CacheError(
-                f"{self.path} cannot be read any more: {error.strerror or error}. See what became of it with: "
+                f"{self.path} cannot be read any more: {error.strerror or error}. Check it with: "
                 f"clipret verify {self.path}"
             ) from error
 

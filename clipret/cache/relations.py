@@ -47,10 +47,10 @@ def _wrong_rows(cache) -> Iterator[str]:
         what = "images" if side == "image" else "captions"
         never = np.flatnonzero((states == DONE) & (cache.checksums[side] == 0))
         if len(never):
-            yield f"{len(never)} {what} are called done, and never were written, the first of row {never[0]}"
+            yield f"{len(never)} {what} are marked done but were never written, the first of row {never[0]}"
     untold = np.flatnonzero((cache.text_states == DONE) & (cache.tokens == 0))
     if len(untold):
-        yield f"/text/tokens: {len(untold)} captions that are done have none, the first of row {untold[0]}"
+        yield f"/text/tokens: {len(untold)} finished captions have no token count, the first of row {untold[0]}"
     unusable = np.flatnonzero((cache.image_states == UNUSABLE) & (cache.checksums["image"] != 0))
     bad = unusable[cache.stored("image", unusable).mismatches()].tolist()
     if bad:

@@ -152,7 +152,7 @@ def _wrong_array(file: h5py.File, name: str, *, array: Array, size: int, symbols
     offset, stored = dataset.id.get_offset(), dataset.id.get_storage_size()
     needed = (_REFERENCE_BYTES if kind == TEXT else dataset.dtype.itemsize) * dataset.size
     if needed and (offset is None or stored != needed or offset + needed > size):
-        return [f"is said to have {shape[0] if shape else 1:,} rows, which the file does not have room for"]
+        return [f"declares {shape[0] if shape else 1:,} rows, more than fit in the file"]
     return []
 
 
@@ -188,7 +188,7 @@ def read_attributes(file: h5py.File, *, shard: bool) -> Attributes | list[str]:
         except KeyError:
             faults.append(f"attribute {name} is missing")
         except (ValueError, TypeError, RecursionError):
-            faults.append(f"attribute {name} is not legible")
+            faults.append(f"attribute {name} is not readable")
     if faults:
         return faults
     if values["format"] != (SHARD_FORMAT if shard else FORMAT):

@@ -129,14 +129,14 @@ def _record(path: Path, descriptor: int, size: int) -> dict:
         record = json.loads(body)
         version = record["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise CacheDamagedError(path, ["its first block is not legible"]) from None
+        raise CacheDamagedError(path, ["its first block is not readable"]) from None
     if version != FORMAT:
         raise CacheFormatError(
             f"{path} is a cache of format {version}, this clipret reads format {FORMAT}; extract it again, or use the "
-            f"clipret that wrote it."
+            f"clipret version that wrote it."
         )
     if not _is_whole(record):
-        raise CacheDamagedError(path, ["its first block is not legible"])
+        raise CacheDamagedError(path, ["its first block is not readable"])
     return record
 
 

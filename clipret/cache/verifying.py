@@ -42,7 +42,7 @@ def check_texts(cache: FeatureCache) -> list[str]:
     faults = []
     repeated = len(cache.image_ids) - len(set(cache.image_ids))
     if repeated:
-        faults.append(f"/image/id: {repeated} ids stand for more than one image")
+        faults.append(f"/image/id: {repeated} ids are used by more than one image")
     # Caches that a script made of its own arrays have none.
     recorded = cache.inputs.get("annotation_sha256")
     if recorded is not None and recorded != cache.annotations.annotation_sha256:

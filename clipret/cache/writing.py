@@ -139,11 +139,11 @@ class CacheWriter:
             self.sync()
 
     def micro_batch(self, side: str) -> int:
-        """The smallest number of rows that want of memory cut batches into, by any process so far; 0: none."""
+        """The smallest micro-batch, in rows, that any process used after running out of memory; 0: none."""
         return int(self._load(side, "micro_batch", _BOTH)[0])
 
     def note_micro_batch(self, side: str, size: int) -> None:
-        """Record that want of memory cut batches into pieces of `size` rows; the smallest is kept."""
+        """Record that batches were cut into pieces of `size` rows after running out of memory; the smallest is kept."""
         current = self.micro_batch(side)
         if current == 0 or size < current:
             with explained(self._path):
@@ -213,7 +213,7 @@ class CacheWriter:
     def _sync(self) -> None:
         # After a sync that failed the system may take for written what is not; nothing more is called done then.
         if self._lost:
-            raise CacheError(f"{self._path} could not be brought to the disk; start the same command again.")
+            raise CacheError(f"{self._path} could not be written to disk; run the same command again.")
         try:
             with explained(self._path):
                 self._raw.sync()

@@ -71,10 +71,8 @@ class RetrievalDataset(Annotations):
         names = listed(self.image_files[row] for row in missing)
         problem = f"{len(missing):,} of {len(self.image_ids):,} images of '{self.name}' are not in {self.root}: {names}"
         if skip_missing:
-            raise DatasetError(f"{problem}; nothing would be left: put them there, or say where they are with --root")
-        raise DatasetError(
-            f"{problem}; put them there, say where they are with --root, or go on without them: --skip-missing"
-        )
+            raise DatasetError(f"{problem}; no image would be left: put them there, or say where they are with --root")
+        raise DatasetError(f"{problem}; put them there, say where they are with --root, or skip them: --skip-missing")
 
 
 def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset:
@@ -96,7 +94,7 @@ def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset
     if not filled.any():
         raise DatasetError(
             f"data set '{dataset.name}' at {dataset.root} has no captions: all {len(filled):,} are empty, or "
-            f"show nothing."
+            f"have no visible characters."
         )
     if not filled.all():
         empty = np.flatnonzero(~filled)
@@ -175,15 +173,15 @@ def _require_storable(dataset: RetrievalDataset) -> None:
         for text, image in zip(texts, ids, strict=True):
             if fault := flaw(text, one_line=what != "a caption"):
                 raise DatasetError(
-                    f"data set '{dataset.name}': {what} of image {image!a} has {fault}: {text[:60]!a}; mend it."
+                    f"data set '{dataset.name}': {what} of image {image!a} has {fault}: {text[:60]!a}; fix it."
                 )
 
 
 def _require_unique(dataset: RetrievalDataset) -> None:
     if twice := repeated(dataset.image_ids):
         raise DatasetError(
-            f"data set '{dataset.name}': {len(twice):,} image ids stand for more than one image: {listed(twice)}; "
-            f"expected an id of its own for every image."
+            f"data set '{dataset.name}': {len(twice):,} image ids are used by more than one image: {listed(twice)}; "
+            f"every image needs its own id."
         )
 
 
@@ -191,7 +189,7 @@ def _require_inside(dataset: RetrievalDataset) -> None:
     outside = [name for name in dataset.image_files if _leaves(name)]
     if outside:
         raise DatasetError(
-            f"data set '{dataset.name}': {len(outside):,} image files lead out of {dataset.root}: {listed(outside)}; "
+            f"data set '{dataset.name}': {len(outside):,} image files are outside {dataset.root}: {listed(outside)}; "
             f"expected paths relative to it, with forward slashes and without `..`{_root_of(outside)}."
         )
 

@@ -17,7 +17,7 @@ from clipret.errors import DatasetError
 
 _IMAGE_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
 _IMAGE_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
-_FETCH = "Fetch them with: clipret download coco --root {root} or say where they are with --root (make: ROOT=)."
+_FETCH = "Download them with: clipret download coco --root {root} or say where they are with --root (make: ROOT=)."
 
 
 def load_coco(config: DatasetConfig) -> RetrievalDataset:
@@ -42,7 +42,7 @@ def _release_2017(root: Path, config: DatasetConfig) -> RetrievalDataset:
     missing = [path for path in (*parts.values(), *(root / year for year in parts)) if not path.exists()]
     if missing:
         names = ", ".join(str(path.relative_to(root)) for path in missing)
-        raise DatasetError(f"COCO 2017 is not whole at {root}: it lacks {names}. {_FETCH.format(root=root)}")
+        raise DatasetError(f"COCO 2017 at {root} is incomplete: it lacks {names}. {_FETCH.format(root=root)}")
     images, files, is_test = [], [], []
     for year, path in parts.items():
         entries = read_captions(path)

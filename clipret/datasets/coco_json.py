@@ -79,6 +79,5 @@ def _require_form(path: Path, content) -> None:
                     )
         if twice := repeated(entry["id"] for entry in content[part]):
             raise DatasetError(
-                f"{path}: {len(twice):,} ids are there more than once among {part}: {listed(twice)}; "
-                f"expected each once."
+                f"{path}: {len(twice):,} ids are repeated among {part}: {listed(twice)}; expected each once."
             )

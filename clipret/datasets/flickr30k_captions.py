@@ -59,7 +59,7 @@ def read_captions(path: Path) -> tuple[list[FlickrImage], tuple[str, ...]]:
     """
     text, remarks = read_text(path), []
     if not text.strip():
-        raise DatasetError(f"{path} is empty; fetch it again.")
+        raise DatasetError(f"{path} is empty; download it again.")
     rows = _token_rows(path, text) if _TOKEN_FILE.search(path.name) else _table_rows(path, text, remarks=remarks)
     rows_of: dict[str, list[_Row]] = {}
     for row in rows:
@@ -67,11 +67,12 @@ def read_captions(path: Path) -> tuple[list[FlickrImage], tuple[str, ...]]:
             raise DatasetError(f"{path}, line {row.line}: the name of the image's file is empty.")
         rows_of.setdefault(row.file, []).append(row)
     if not rows_of:
-        raise DatasetError(f"{path} has a header and no captions; fetch it again.")
+        raise DatasetError(f"{path} has a header and no captions; download it again.")
     images = [FlickrImage(file, _ordered(rows, path)) for file, rows in rows_of.items()]
     if remarks:
-        put_right = f"{len(remarks):,} rows of {path.name} have nothing between number and text and were read as meant"
-        remarks = [f"{put_right}: lines {listed(remarks)}"]
+        rows = f"{len(remarks):,} rows of {path.name}"
+        what = "have no separator between number and text, and were read all the same"
+        remarks = [f"{rows} {what}: lines {listed(remarks)}"]
     return images, tuple(remarks)
 
 

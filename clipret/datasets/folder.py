@@ -138,7 +138,7 @@ def _what_else(folder: Path, listing: Listing) -> str:
         what = "the one with the captions" if tables else "the shards"
         said = f" It has {listed(names)}: give {what}, as --dataset {shlex.quote(str(folder / names[0]))}"
     if listing.links:
-        said += f" Left out: {listed(listing.links)}, which lead out of it or nowhere."
+        said += f" Left out: {listed(listing.links)}, which point outside it or nowhere."
     return said
 
 
@@ -151,8 +151,8 @@ def _by_stem(folder: Path, names: list[str]) -> dict[str, str]:
             twice.append(f"{first} and {name}")
     if twice:
         raise DatasetError(
-            f"{folder}: {len(twice):,} pairs of files differ in nothing but the ending: {listed(twice, limit=3)}; "
-            f"expected names of their own, as a text file belongs to the image of its name."
+            f"{folder}: {len(twice):,} pairs of files differ only in their endings: {listed(twice, limit=3)}; "
+            f"give them different names, as a text file belongs to the image with the same name."
         )
     return paths
 

@@ -104,7 +104,7 @@ def folder_splits(folder: Path, files: list[str], *, listing: Listing) -> list[i
 
 def link_remarks(links: list[str]) -> tuple[str, ...]:
     """What is said of links that were not followed."""
-    what = "links lead out of the folder, to a folder or to nothing, and were left out"
+    what = "links point outside the folder, to a folder or to nothing, and were skipped"
     return (f"{len(links):,} {what}: {listed(links)}",) if links else ()
 
 

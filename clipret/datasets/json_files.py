@@ -84,7 +84,7 @@ def _dataset(
     # An image under two ids could be in two splits.
     if twice := repeated(read):
         raise DatasetError(
-            f"{path}: {len(twice):,} files are of more than one image: {listed(twice)}; expected a file of its own for "
+            f"{path}: {len(twice):,} files are of more than one image: {listed(twice)}; expected a separate file for "
             f"every id."
         )
     hint = "a table with a column `split` instead"

@@ -70,7 +70,7 @@ def karpathy_images(content, path: Path, *, id_field: str | None = None, splits:
         number = None if id_field is None else _field(entry, id_field, kind=int, where=where)
         images.append(KarpathyImage(id=number, file=file, split=split, captions=captions))
     if twice := repeated(number for image in images for number, _ in image.captions):
-        raise DatasetError(f"{path}: {len(twice):,} sentence ids are there more than once: {listed(twice)}.")
+        raise DatasetError(f"{path}: {len(twice):,} sentence ids are repeated: {listed(twice)}.")
     return images
 
 

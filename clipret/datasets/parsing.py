@@ -129,13 +129,13 @@ def _parsed(text: str, path: Path, *, line: int | None = None, before: int = 0, 
         byte = before + len(text[: error.pos].encode())
         raise DatasetError(
             f"{path} is not JSON: {error.msg[0].lower()}{error.msg[1:]}, line {line or error.lineno}, column "
-            f"{error.colno}" + ("" if line else f" (byte {byte:,})") + "; mend it, or fetch it again."
+            f"{error.colno}" + ("" if line else f" (byte {byte:,})") + "; fix it, or download it again."
         ) from None
     except (ValueError, RecursionError) as error:
         # JSON by its grammar, yet beyond what is read: a whole number of over 4,300 digits, brackets a thousand deep.
         place = f", line {line}" if line else ""
         what = "it nests too deep" if isinstance(error, RecursionError) else "it has a number with too many digits"
-        raise DatasetError(f"{path}{place}: {what} to be read; mend it, or fetch it again.") from None
+        raise DatasetError(f"{path}{place}: {what} to be read; fix it, or download it again.") from None
 
 
 def _forget(entry: dict, name: str) -> dict:

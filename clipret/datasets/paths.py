@@ -87,7 +87,7 @@ def use_files_that_fit(dataset: RetrievalDataset) -> RetrievalDataset:
         if len(owners[files[row]]) > 1:
             raise DatasetError(
                 f"data set '{dataset.name}': {' and '.join(owners[files[row]])} look equal, and of these only "
-                f"{files[row]} is in {dataset.root}; expected a file of its own for every image."
+                f"{files[row]} is in {dataset.root}; expected a separate file for every image."
             )
     remark = look_remark("image file", [(dataset.image_files[row], files[row]) for row in changed])
     return dataclasses.replace(dataset, image_files=files, remarks=(*dataset.remarks, remark))

@@ -40,7 +40,7 @@ def find_shards(config: DatasetConfig) -> list[Path]:
 def common_folder(shards: list[Path]) -> Path:
     """The folder that all shards are below."""
     if len({shard.is_absolute() for shard in shards}) > 1:
-        raise DatasetError(f"{shards[0]} and other shards are given half from /, half from here; expected one of them.")
+        raise DatasetError(f"{shards[0]} and other shards mix absolute and relative paths; use one kind.")
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
     inside = [shard for shard in shards if ".tar/" in shard.relative_to(root).as_posix()]
     if inside:
@@ -64,7 +64,7 @@ def _without_braces(pattern: str) -> list[str]:
     except (ValueError, RecursionError):
         raise DatasetError(f"{pattern}: its braces do not fit together; {_EXPECTED}.") from None
     if wide or len(paths) > _MOST_SHARDS:
-        raise DatasetError(f"{pattern} stands for over {_MOST_SHARDS:,} shards; {_EXPECTED}.")
+        raise DatasetError(f"{pattern} matches more than {_MOST_SHARDS:,} shards; {_EXPECTED}.")
     return paths
 
 
@@ -80,4 +80,4 @@ def _require_shards(shards: list[Path], pattern: str) -> None:
             f"leave them out of the pattern."
         )
     if len(set(shards)) < len(shards):
-        raise DatasetError(f"{pattern} stands for the same shard more than once; {_EXPECTED}.")
+        raise DatasetError(f"{pattern} matches the same shard more than once; {_EXPECTED}.")

@@ -233,7 +233,7 @@ class _Joined:
         if not isinstance(text, str):
             raise self._error(number, f"{what} is {_kind(text)}; expected text")
         if fault := flaw(text, one_line=one_line):
-            raise self._error(number, f"{what} has {fault}: {text[:60]!a}; mend it")
+            raise self._error(number, f"{what} has {fault}: {text[:60]!a}; fix it")
 
     def _error(self, number: int, what: str) -> DatasetError:
         return DatasetError(f"{self._table.path}, {self._table.unit} {number}: {what}.")

@@ -46,7 +46,7 @@ class Table:
     def __post_init__(self):
         for name in self.columns:
             if fault := flaw(name, one_line=True):
-                raise DatasetError(f"{self.path}: the name of a column has {fault}: {name[:60]!a}; mend it.")
+                raise DatasetError(f"{self.path}: the name of a column has {fault}: {name[:60]!a}; fix it.")
 
 
 def open_table(path: Path) -> Table:
@@ -237,7 +237,9 @@ def _parquet_errors(path: Path):
     # Bytes that are no UTF-8 are a ValueError, found when text is made of them.
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DatasetError(f"{path} cannot be read as Parquet: {reason}; make it again, or fetch it again.") from None
+        raise DatasetError(
+            f"{path} cannot be read as Parquet: {reason}; make it again, or download it again."
+        ) from None
 
 
 ENDINGS = {

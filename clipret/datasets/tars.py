@@ -85,15 +85,15 @@ def _index(path: Path, time: int, size: int) -> dict[str, tuple[int, int]]:
                 end += -(-member.size // _BLOCK) * _BLOCK
     except _DAMAGE:
         if end == 0:
-            raise DatasetError(f"{path} is not a tar file; fetch it again, or pack it with: tar -cf.") from None
-        raise DatasetError(f"{path} is cut short or damaged at byte {min(end, size):,}; fetch it again.") from None
+            raise DatasetError(f"{path} is not a tar file; download it again, or pack it with: tar -cf.") from None
+        raise DatasetError(f"{path} is cut short or damaged at byte {min(end, size):,}; download it again.") from None
     _require_end(path, end)
     return index
 
 
 def _require_plain(path: Path, size: int) -> None:
     if size == 0:
-        raise DatasetError(f"{path} is an empty file; expected a tar file: fetch it again.")
+        raise DatasetError(f"{path} is an empty file; expected a tar file: download it again.")
     with path.open("rb") as file:
         if file.read(6).startswith(_COMPRESSED):
             raise DatasetError(
@@ -109,7 +109,7 @@ def _checked_name(member: tarfile.TarInfo, path: Path) -> str:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or not name.parts:
         raise DatasetError(
-            f"{path}: the member {member.name} leads out of the shard; expected names without a leading / and `..`."
+            f"{path}: the member {member.name} points outside the shard; expected names without a leading / and `..`."
         )
     if not member.isreg() or member.issparse():
         kind = "link" if member.islnk() or member.issym() else "sparse file" if member.issparse() else "device"
@@ -125,8 +125,9 @@ def _require_end(path: Path, end: int) -> None:
         file.seek(end)
         rest = file.read(2 * tarfile.RECORDSIZE)
     if len(rest) < _BLOCK or any(rest[:_BLOCK]):
-        raise DatasetError(f"{path} is cut short or damaged at byte {end:,}; fetch it again.")
+        raise DatasetError(f"{path} is cut short or damaged at byte {end:,}; download it again.")
     if any(rest):
         raise DatasetError(
-            f"{path} goes on after its end at byte {end:,}, as tar files joined by `cat` do; give them one by one."
+            f"{path} has more data after its end at byte {end:,}, as tar files joined by `cat` do; name them one by "
+            f"one."
         )

@@ -17,15 +17,15 @@ from tests.conftest import contents
 from tests.helpers.caches import MADE, arrays, features_of
 
 
-def open_and_close(path, made):
-    with open_writer(path, made):
+def open_and_close(path, planned):
+    with open_writer(path, planned):
         pass
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    made = contents(images=40_000, dims=(512, 16, 12))
+    planned = contents(images=40_000, dims=(512, 16, 12))
     monkeypatch.setattr(access.shutil, "disk_usage", lambda folder: SimpleNamespace(free=4 * 10**6))
-    with pytest.raises(CacheError) as caught, open_writer(tmp_path / "made.h5", made):
+    with pytest.raises(CacheError) as caught, open_writer(tmp_path / "made.h5", planned):
         pass
     assert str(caught.value) == (
         f"{tmp_path / 'made.h5'} needs 68.7 MB, and 4.0 MB are free in {tmp_path}; make room or give another --out."
@@ -36,11 +36,11 @@ def test_a_cache_that_does_not_fit_is_refused_before_anything_is_written(tmp_pat
 def test_the_room_that_is_asked_for_is_the_room_that_is_taken(tmp_path):
     from clipret.cache.creating import needed_bytes
 
-    for made in (MADE, contents(images=3000, dims=(512, 512, 12))):
-        path = tmp_path / f"{len(made.captions)}.h5"
-        with open_writer(path, made):
+    for planned in (MADE, contents(images=3000, dims=(512, 512, 12))):
+        path = tmp_path / f"{len(planned.captions)}.h5"
+        with open_writer(path, planned):
             pass
-        assert path.stat().st_size <= needed_bytes(made) <= 1.05 * path.stat().st_size + 60_000
+        assert path.stat().st_size <= needed_bytes(planned) <= 1.05 * path.stat().st_size + 60_000
 
 
 def test_a_place_that_cannot_be_written_is_found_at_once(tmp_path):
@@ -90,19 +90,19 @@ def test_a_disk_that_fills_up_while_the_structure_is_written_is_one_clear_line(s
 @pytest.mark.parametrize("left", [0, 4096, 12288])
 def test_a_disk_that_fills_up_under_a_cache_with_holes_is_filled_after_room_is_made(left, small_disk, tmp_path):
     """As on a file system that copies what is written to another place."""
-    made = contents(images=300, dims=(128, 128, 12))
+    planned = contents(images=300, dims=(128, 128, 12))
     rows = np.arange(300)
 
     def write_all(path):
-        with open_writer(path, made) as writer:
+        with open_writer(path, planned) as writer:
             for start in range(0, 300, 20):
                 writer.write_images(start, features=features_of(rows[start : start + 20], width=128), problems={})
-            texts = np.arange(len(made.captions))
+            texts = np.arange(len(planned.captions))
             writer.write_texts(0, features=features_of(texts, width=128), tokens=texts)
 
     write_all(tmp_path / "whole.h5")
     path = small_disk / "made.h5"
-    with open_writer(path, made) as writer:
+    with open_writer(path, planned) as writer:
         place = writer._raw.places["image/features"]
     start, stop = place.segments[0].offset, place.segments[0].offset + 300 * place.row_bytes
     punch(path, start=start + -start % 4096, stop=stop - stop % 4096)

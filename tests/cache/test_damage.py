@@ -36,10 +36,10 @@ def what_becomes_of(path, expected) -> str:
     except CacheError:
         return "opening"
     try:
-        found = figures(path)
+        result = figures(path)
     except CacheError:
         return "reading"
-    assert found == expected
+    assert result == expected
     return "harmless"
 
 
@@ -126,8 +126,8 @@ def test_what_stands_beside_a_feature_is_compared_when_it_is_looked_at_alone(who
 def verify_or_refuse(path) -> bool:
     """Whether `verify` calls the file sound; a file that it cannot open is not."""
     try:
-        found = verify(VerifyConfig(path))
-        return found["sound"] and found["complete"]
+        result = verify(VerifyConfig(path))
+        return result["sound"] and result["complete"]
     except CacheError:
         return False
 

@@ -9,22 +9,22 @@ from tests.conftest import contents, write_cache
 
 
 def test_a_complete_cache_is_described(tmp_path):
-    made = contents()
-    info = inspect_cache(write_cache(tmp_path / "made.h5", made))
+    stored = contents()
+    info = inspect_cache(write_cache(tmp_path / "made.h5", stored))
     assert info["complete"]
-    assert info["fingerprint"] == made.fingerprint
+    assert info["fingerprint"] == stored.fingerprint
     assert info["images"] == {"all": 60, "done": 60, "todo": 0, "unusable": 0, "width": 24}
-    assert info["captions"]["all"] == info["captions"]["done"] == len(made.captions)
+    assert info["captions"]["all"] == info["captions"]["done"] == len(stored.captions)
     assert info["captions"]["tokens"] == {"min": 5, "median": 5.0, "max": 5}
-    assert info["per_image"] == {"min": 1, "mean": round(len(made.captions) / 60, 2), "max": 4}
+    assert info["per_image"] == {"min": 1, "mean": round(len(stored.captions) / 60, 2), "max": 4}
     assert info["splits"]["train"]["images"] == 36
-    assert sum(split["captions"] for split in info["splits"].values()) == len(made.captions)
+    assert sum(split["captions"] for split in info["splits"].values()) == len(stored.captions)
     assert info["bytes"] == (tmp_path / "made.h5").stat().st_size
 
 
 def test_an_unfinished_cache_with_problems_and_truncated_captions_is_described(tmp_path):
-    made = contents()
-    with open_writer(tmp_path / "made.h5", made) as writer:
+    stored = contents()
+    with open_writer(tmp_path / "made.h5", stored) as writer:
         writer.write_images(0, features=np.zeros((20, 24), np.float16), problems={3: "not an image [really]"})
         writer.write_texts(0, features=np.zeros((4, 16), np.float16), tokens=np.array([5, 77, 78, 99_999]))
     info = inspect_cache(tmp_path / "made.h5")

@@ -17,18 +17,18 @@ from tests.helpers.caches import Disk, Killed, arrays, cut, join, write_shards
 
 def made_of(name, *, images, dataset="made", captions_of=None, **changes):
     """Contents of a cache whose ids all carry its name, those of the captions perhaps another one's."""
-    made = contents(images=images)
-    made = dataclasses.replace(
-        made,
-        image_ids=[f"{name}{row}" for row in made.image_ids],
-        caption_ids=[f"{captions_of or name}{row}" for row in made.caption_ids],
+    annotated = contents(images=images)
+    annotated = dataclasses.replace(
+        annotated,
+        image_ids=[f"{name}{row}" for row in annotated.image_ids],
+        caption_ids=[f"{captions_of or name}{row}" for row in annotated.caption_ids],
         projections=contents().projections,
-        captions=[f"{name} {text}" for text in made.captions],
-        about=made.about | {"root": f"/{name}", "remarks": [f"remark of {name}"]},
+        captions=[f"{name} {text}" for text in annotated.captions],
+        about=annotated.about | {"root": f"/{name}", "remarks": [f"remark of {name}"]},
     )
-    made = dataclasses.replace(made, **changes)
+    annotated = dataclasses.replace(annotated, **changes)
     return dataclasses.replace(
-        made, inputs=made.inputs | {"dataset": dataset, "annotation_sha256": made.annotation_sha256}
+        annotated, inputs=annotated.inputs | {"dataset": dataset, "annotation_sha256": annotated.annotation_sha256}
     )
 
 
@@ -106,9 +106,9 @@ def test_it_says_what_it_was_made_of(caches, tmp_path):
 def test_a_merged_cache_can_be_merged_again(caches, tmp_path):
     merge(MergeConfig((caches[0], caches[2]), tmp_path / "some.h5"))
     merge(MergeConfig((tmp_path / "some.h5", caches[1]), tmp_path / "all.h5"))
-    found = FeatureCache(tmp_path / "all.h5")
-    assert found.inputs["dataset"] == "made+other"
-    assert found.problems == {44: "broken"}
+    cache = FeatureCache(tmp_path / "all.h5")
+    assert cache.inputs["dataset"] == "made+other"
+    assert cache.problems == {44: "broken"}
 
 
 def test_a_cache_that_leaves_its_features_in_shards_is_merged(caches, tmp_path):
@@ -116,9 +116,9 @@ def test_a_cache_that_leaves_its_features_in_shards_is_merged(caches, tmp_path):
     write_shards(path, parts)
     join(path, parts, merge=False)
     merge(MergeConfig((path, caches[1]), tmp_path / "out.h5"))
-    found = FeatureCache(tmp_path / "out.h5")
-    assert not found.segmented
-    np.testing.assert_array_equal(found.image_features[:60], FeatureCache(path).image_features[:])
+    cache = FeatureCache(tmp_path / "out.h5")
+    assert not cache.segmented
+    np.testing.assert_array_equal(cache.image_features[:60], FeatureCache(path).image_features[:])
 
 
 def test_the_same_merge_again_changes_nothing_and_another_is_refused(caches, tmp_path):
@@ -132,9 +132,9 @@ def test_the_same_merge_again_changes_nothing_and_another_is_refused(caches, tmp
     assert out.read_bytes() == before
 
 
-def replace(path, made):
+def replace(path, annotated):
     path.unlink()
-    write_cache(path, made)
+    write_cache(path, annotated)
 
 
 def other_heads(path):
@@ -184,8 +184,8 @@ def test_caches_that_do_not_go_together_are_refused(spoil, error, message, cache
 
 
 def test_captions_of_different_data_sets_may_have_the_same_ids(caches, tmp_path):
-    made = made_of("friday", images=3, dataset="other", captions_of="monday")
-    replace(caches[2], made)
+    annotated = made_of("friday", images=3, dataset="other", captions_of="monday")
+    replace(caches[2], annotated)
     assert merge(MergeConfig(tuple(caches), tmp_path / "week.h5"))["images"] == 40
 
 
@@ -223,10 +223,12 @@ def test_a_merge_that_is_killed_or_finds_no_room_leaves_no_half_cache(error, cac
 
 def of_bytes(path, names, *, files, splits):
     """A cache of images of these ids; equal numbers are equal files."""
-    made = made_of(path.stem, images=len(names), image_ids=names, image_files=[f"{name}.jpg" for name in names])
-    made = dataclasses.replace(made, image_splits=np.array(splits, dtype=np.uint8), about=contents().about)
-    made = dataclasses.replace(made, inputs=made.inputs | {"annotation_sha256": made.annotation_sha256})
-    return write_cache(path, made, digests=digests_of(map(str, files)))
+    annotated = made_of(path.stem, images=len(names), image_ids=names, image_files=[f"{name}.jpg" for name in names])
+    annotated = dataclasses.replace(annotated, image_splits=np.array(splits, dtype=np.uint8), about=contents().about)
+    annotated = dataclasses.replace(
+        annotated, inputs=annotated.inputs | {"annotation_sha256": annotated.annotation_sha256}
+    )
+    return write_cache(path, annotated, digests=digests_of(map(str, files)))
 
 
 def refusal(*caches, out) -> str:

@@ -155,7 +155,7 @@ def nothing_in_it(file, folder):
         (filtered, "/image/split is not stored in one piece in the file itself"),
         (chunked, "/image/split is not stored in one piece in the file itself"),
         (compact, "/image/split is not stored in one piece in the file itself"),
-        (never_written, "/image/split is said to have 60 rows, which the file does not have room for"),
+        (never_written, "/image/split declares 60 rows, more than fit in the file"),
         (references, "/image/id is references (60,); expected text (N,)"),
         (compound, "/image/split is [('a', 'u1'), ('b', '<f4')] (60,); expected uint8 (60,)"),
         (big_endian, "/text/image is >i8 (155,); expected int64 (155,)"),
@@ -186,7 +186,7 @@ def test_rows_that_the_file_has_no_room_for_ask_for_no_memory(rows, chunks, cach
             del file[f"image/{name}"]
             file.create_dataset(f"image/{name}", (rows,), kind, chunks=chunks)
     assert cache_path.stat().st_size < 1 << 18
-    message = "is not stored in one piece in the file itself" if chunks else f"is said to have {rows:,} rows, which"
+    message = "is not stored in one piece in the file itself" if chunks else f"declares {rows:,} rows,"
     assert refused(cache_path).startswith(f"/image/id {message}")
 
 
@@ -210,14 +210,14 @@ def without(name, key):
     ("change", "message"),
     [
         (lambda file: file.attrs.__delitem__("about"), "attribute about is missing"),
-        (attribute("about", "{"), "attribute about is not legible"),
-        (attribute("about", "[" * 100_000), "attribute about is not legible"),
-        (attribute("about", "[1]"), "attribute about is not legible"),
-        (attribute("about", np.float64(3)), "attribute about is not legible"),
-        (attribute("about", ["{}", "{}"]), "attribute about is not legible"),
-        (attribute("inputs", "null"), "attribute inputs is not legible"),
-        (attribute("fingerprint", 7), "attribute fingerprint is not legible"),
-        (attribute("format", np.zeros(3)), "attribute format is not legible"),
+        (attribute("about", "{"), "attribute about is not readable"),
+        (attribute("about", "[" * 100_000), "attribute about is not readable"),
+        (attribute("about", "[1]"), "attribute about is not readable"),
+        (attribute("about", np.float64(3)), "attribute about is not readable"),
+        (attribute("about", ["{}", "{}"]), "attribute about is not readable"),
+        (attribute("inputs", "null"), "attribute inputs is not readable"),
+        (attribute("fingerprint", 7), "attribute fingerprint is not readable"),
+        (attribute("format", np.zeros(3)), "attribute format is not readable"),
         (attribute("format", 3), "attribute format is 3"),
         (without("about", "command"), "attribute about lacks command"),
         (without("about", "batch_size"), "attribute about lacks batch_size"),
@@ -348,7 +348,7 @@ def test_a_first_block_that_makes_no_sense_is_refused(extents, cache_path):
     body = json.dumps({"format": 1, "command": None, "extents": extents}).encode().ljust(4096 - 26)
     block = b"clipret features\n" + b"%08x\n" % crc32(body) + body
     cache_path.write_bytes(block + cache_path.read_bytes()[4096:])
-    with pytest.raises(CacheDamagedError, match=r"(its first block is not legible|bytes where .* were written)"):
+    with pytest.raises(CacheDamagedError, match=r"(its first block is not readable|bytes where .* were written)"):
         FeatureCache(cache_path)
 
 
@@ -359,8 +359,7 @@ def test_a_cache_that_is_cut_short_while_it_is_read_is_one_line(cache_path):
     with pytest.raises(CacheError) as caught:
         cache.read("text", np.arange(50))
     assert str(caught.value) == (
-        f"{cache_path} cannot be read any more: the file was cut short. See what became of it with: "
-        f"clipret verify {cache_path}"
+        f"{cache_path} cannot be read any more: the file was cut short. Check it with: clipret verify {cache_path}"
     )
 
 
@@ -381,5 +380,5 @@ def test_a_training_whose_cache_is_cut_short_ends_with_a_line_and_no_signal(tmp_
     )
     assert child.returncode == 1
     assert child.stderr.splitlines()[-1].endswith(
-        f"{path} cannot be read any more: the file was cut short. See what became of it with: clipret verify {path}"
+        f"{path} cannot be read any more: the file was cut short. Check it with: clipret verify {path}"
     )

@@ -21,32 +21,36 @@ from clipret.errors import (
 from tests.conftest import contents, write_cache
 
 
-def open_and_close(path, made):
-    with open_writer(path, made):
+def open_and_close(path, stored):
+    with open_writer(path, stored):
         pass
 
 
 def test_what_is_written_is_read(tmp_path):
-    made = contents(bias=True)
-    path = write_cache(tmp_path / "made.h5", made)
+    stored = contents(bias=True)
+    path = write_cache(tmp_path / "made.h5", stored)
     cache = FeatureCache(path)
-    assert (cache.image_ids, cache.image_files, cache.captions) == (made.image_ids, made.image_files, made.captions)
-    np.testing.assert_array_equal(cache.caption_images, made.caption_images)
-    np.testing.assert_array_equal(cache.image_splits, made.image_splits)
+    assert (cache.image_ids, cache.image_files, cache.captions) == (
+        stored.image_ids,
+        stored.image_files,
+        stored.captions,
+    )
+    np.testing.assert_array_equal(cache.caption_images, stored.caption_images)
+    np.testing.assert_array_equal(cache.image_splits, stored.image_splits)
     assert cache.image_features.shape == (60, 24)
     assert cache.image_features.dtype == np.float16
-    assert cache.fingerprint == made.fingerprint
-    assert (cache.inputs, cache.about) == (made.inputs, made.about)
+    assert cache.fingerprint == stored.fingerprint
+    assert (cache.inputs, cache.about) == (stored.inputs, stored.about)
     assert set(cache.projections) == {"image/weight", "image/bias", "text/weight", "logit_scale"}
-    for name, values in made.projections.items():
+    for name, values in stored.projections.items():
         np.testing.assert_array_equal(cache.projections[name], values)
     assert (cache.tokens == 5).all()
 
 
 def test_captions_keep_every_character(tmp_path):
     captions = ["Côte d’Ivoire 🇨🇮", "", "a\nb\x7f", "字" * 500]
-    made = contents(images=4, captions=captions, caption_ids=[*"abcd"], caption_images=np.arange(4))
-    assert FeatureCache(write_cache(tmp_path / "made.h5", made)).captions == captions
+    stored = contents(images=4, captions=captions, caption_ids=[*"abcd"], caption_images=np.arange(4))
+    assert FeatureCache(write_cache(tmp_path / "made.h5", stored)).captions == captions
 
 
 def test_structure_is_on_disk_before_the_first_feature(tmp_path):
@@ -135,10 +139,10 @@ def test_other_inputs_are_refused_with_the_difference_and_nothing_changes(tmp_pa
 
 @pytest.mark.parametrize("name", contents().inputs)
 def test_the_fingerprint_covers_every_input(name):
-    made = contents()
-    other = dataclasses.replace(made, inputs={**made.inputs, name: "other"})
-    assert other.fingerprint != made.fingerprint
-    assert dataclasses.replace(made, about={}).fingerprint == made.fingerprint
+    stored = contents()
+    other = dataclasses.replace(stored, inputs={**stored.inputs, name: "other"})
+    assert other.fingerprint != stored.fingerprint
+    assert dataclasses.replace(stored, about={}).fingerprint == stored.fingerprint
 
 
 def cut_short(path):
@@ -204,8 +208,8 @@ def of_another_format(path):
         (
             of_another_format,
             CacheFormatError,
-            "{path} is a cache of format 2, this clipret reads format 1; extract it again, or use the clipret that "
-            "wrote it.",
+            "{path} is a cache of format 2, this clipret reads format 1; extract it again, or use the clipret version "
+            "that wrote it.",
         ),
     ],
 )
@@ -231,7 +235,7 @@ def test_features_that_are_not_finite_are_refused_with_their_row(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"cannot write .*file/made.h5: .*the same command goes on"):
+    with pytest.raises(CacheError, match=r"cannot write .*file/made.h5: .*the same command continues"):
         open_and_close(tmp_path / "file" / "made.h5", contents())
 
 

@@ -175,24 +175,24 @@ def left(tmp_path):
     ids=str,
 )
 def test_features_in_shards_are_indexed_like_one_array(key, left):
-    found, expected = left[0].image_features, left[1].image_features
-    assert isinstance(found, SegmentedArray)
-    assert (found.shape, found.dtype, found.ndim, len(found)) == ((60, 24), np.float16, 2, 60)
-    np.testing.assert_array_equal(found[key], expected[key])
-    assert found[key].dtype == np.float16
+    array, expected = left[0].image_features, left[1].image_features
+    assert isinstance(array, SegmentedArray)
+    assert (array.shape, array.dtype, array.ndim, len(array)) == ((60, 24), np.float16, 2, 60)
+    np.testing.assert_array_equal(array[key], expected[key])
+    assert array[key].dtype == np.float16
 
 
 def test_features_in_shards_are_read_whole_as_an_array(left):
-    found, expected = left[0].text_features, left[1].text_features
-    np.testing.assert_array_equal(np.asarray(found), expected)
-    assert np.asarray(found, dtype=np.float32).dtype == np.float32
+    array, expected = left[0].text_features, left[1].text_features
+    np.testing.assert_array_equal(np.asarray(array), expected)
+    assert np.asarray(array, dtype=np.float32).dtype == np.float32
     np.testing.assert_array_equal(left[0].read("text", np.array([3, 100])), expected[[3, 100]])
     with pytest.raises(ValueError, match="copying"):
-        np.asarray(found, copy=False)
-    found = left[0].image_features
+        np.asarray(array, copy=False)
+    array = left[0].image_features
     for key, message in ((60, "out of range"), (np.ones(59, dtype=bool), "59"), ([61], "out of bounds")):
         with pytest.raises(IndexError, match=message):
-            found[key]
+            array[key]
 
 
 def test_problems_of_a_cache_in_shards_can_be_tried_again(tmp_path):
@@ -277,7 +277,9 @@ def test_shards_of_other_inputs_rows_or_batch_sizes_are_not_joined(tmp_path):
         join(path, moved)
     shard_path(path, parts[1]).unlink()
     write_shards(path, parts[1:], made=contents(about=MADE.about | {"batch_size": 64}))
-    with pytest.raises(CacheMismatchError, match="were made with batch sizes 16, 64, which give features other bits"):
+    with pytest.raises(
+        CacheMismatchError, match="were made with batch sizes 16, 64, which changes the last bits of the features"
+    ):
         join(path, parts)
 
 

@@ -15,8 +15,8 @@ from tests.conftest import contents, write_cache
 from tests.helpers.caches import cut, fill, join, tampered, write_shards
 
 
-def with_annotations(made):
-    return dataclasses.replace(made, inputs=made.inputs | {"annotation_sha256": made.annotation_sha256})
+def with_annotations(plain):
+    return dataclasses.replace(plain, inputs=plain.inputs | {"annotation_sha256": plain.annotation_sha256})
 
 
 MADE = with_annotations(contents(bias=True))
@@ -39,8 +39,8 @@ def path(written, tmp_path):
 def faults(path):
     """side, name -> rows, of everything that is wrong with a row."""
     cache = FeatureCache(path, allow_incomplete=True)
-    found = {(side, name): rows.tolist() for side in SIDES for name, rows in check_rows(cache, side).items()}
-    return {key: rows for key, rows in found.items() if rows}
+    rows_of = {(side, name): rows.tolist() for side in SIDES for name, rows in check_rows(cache, side).items()}
+    return {key: rows for key, rows in rows_of.items() if rows}
 
 
 def structure(path):
@@ -143,7 +143,7 @@ def test_rows_are_reread_in_pieces_and_reported(path, monkeypatch):
         ("image/state", 5, 7, ["/image/state: 1 values are not in 0 to 2, the first of row 5: 7"]),
         ("text/state", [5, 6], 2, ["/text/state: 2 values are not in 0 to 1, the first of row 5: 2"]),
         ("text/state", 5, 0, []),
-        ("text/tokens", 4, 0, ["/text/tokens: 1 captions that are done have none, the first of row 4"]),
+        ("text/tokens", 4, 0, ["/text/tokens: 1 finished captions have no token count, the first of row 4"]),
         ("text/tokens", 4, -3, ["/text/tokens: 1 values are not in 0 to 32767, the first of row 4: -3"]),
         ("text/tokens", (4, 1), 9, ["1 captions with tokens that differ from their copy, the first of row 4"]),
         ("text/micro_batch", 1, 8, ["1 micro-batches that differ from their copy, the first of row 1"]),
@@ -155,7 +155,7 @@ def test_rows_are_reread_in_pieces_and_reported(path, monkeypatch):
             2,
             "103",
             [
-                "/image/id: 1 ids stand for more than one image",
+                "/image/id: 1 ids are used by more than one image",
                 "ids, files, splits or captions are not those that annotation_sha256 was made of",
             ],
         ),
@@ -171,7 +171,7 @@ def test_rows_are_reread_in_pieces_and_reported(path, monkeypatch):
             [-1, -1],
             ["/image/micro_batch: 1 values are not in 0 to 2147483647, the first of row 0: -1"],
         ),
-        ("image/checksum", [5, 7], 0, ["2 images are called done, and never were written, the first of row 5"]),
+        ("image/checksum", [5, 7], 0, ["2 images are marked done but were never written, the first of row 5"]),
         (
             "image/problem",
             17,

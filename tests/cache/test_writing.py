@@ -259,8 +259,8 @@ def test_a_full_disk_is_one_clear_line_and_the_rest_is_written_once_there_is_roo
         with pytest.raises(CacheError) as caught:
             write(path)
     assert str(caught.value) == (
-        f"cannot write {path}: No space left on device. Finished rows are kept; once that is mended the same command "
-        f"goes on."
+        f"cannot write {path}: No space left on device. Finished rows are kept; once that is fixed, the same command "
+        f"continues."
     )
     require_true(path)
     write(path)
@@ -361,9 +361,9 @@ def test_a_second_writer_may_come_when_the_first_has_gone(tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(not hasattr(os, "pwrite"), reason="there is only the other way")
-@pytest.mark.parametrize("way", ["in pieces", "by seeking"])
-def test_the_bytes_are_the_same_however_the_system_takes_them(way, whole, tmp_path, monkeypatch):
-    if way == "in pieces":
+@pytest.mark.parametrize("method", ["in pieces", "by seeking"])
+def test_the_bytes_are_the_same_however_the_system_takes_them(method, whole, tmp_path, monkeypatch):
+    if method == "in pieces":
         real = os.pwrite
         monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: real(descriptor, data[:1000], offset))
     else:

@@ -225,7 +225,7 @@ REFUSED = {
     "absolute paths elsewhere": (
         {"d.csv": table(rows=[("/photos/a/b.jpg", "one"), ("/photos/c.jpg", "two")])},
         "d.csv",
-        "data set 'd': 2 image files lead out of .: /photos/a/b.jpg, /photos/c.jpg; expected paths relative to it, "
+        "data set 'd': 2 image files are outside .: /photos/a/b.jpg, /photos/c.jpg; expected paths relative to it, "
         "with forward slashes and without `..`, or a --root that they are in: /photos.",
     ),
 }

@@ -84,8 +84,8 @@ BAD_INPUTS = {
     "cache of another format": (
         "train --cache format9.h5",
         1,
-        "format9.h5 is a cache of format 9, this clipret reads format 1; extract it again, or use the clipret that "
-        "wrote it.",
+        "format9.h5 is a cache of format 9, this clipret reads format 1; extract it again, or use the clipret version "
+        "that wrote it.",
     ),
     "incomplete cache": (
         "eval --zero-shot --cache half.h5",
@@ -347,7 +347,7 @@ BAD_INPUTS = {
     "COCO not there": (
         "extract --dataset coco",
         1,
-        f"COCO 2017 is not whole at data/coco: it lacks {COCO_FILES}. Fetch them with: clipret download coco "
+        f"COCO 2017 at data/coco is incomplete: it lacks {COCO_FILES}. Download them with: clipret download coco "
         "--root data/coco or say where they are with --root (make: ROOT=).",
     ),
     "unknown model": (
@@ -453,8 +453,8 @@ BAD_INPUTS = {
     "folder that cannot be": (
         "extract --dataset emoji --model tiny-emoji --out text.h5/x.h5",
         1,
-        "cannot write text.h5/x.h5: text.h5 is not a folder. Finished rows are kept; once that is mended the same "
-        "command goes on.",
+        "cannot write text.h5/x.h5: text.h5 is not a folder. Finished rows are kept; once that is fixed, the same "
+        "command continues.",
     ),
 }
 
@@ -537,8 +537,8 @@ def test_a_place_without_permission_is_said(run, checkpoints, unprivileged):
     assert run(*words, "--out", folder / "c.h5") == (
         1,
         "",
-        f"error: cannot write {folder}/c.h5: Permission denied. Finished rows are kept; once that is mended the same "
-        "command goes on.\n",
+        f"error: cannot write {folder}/c.h5: Permission denied. Finished rows are kept; once that is fixed, the same "
+        f"command continues.\n",
     )
     assert run("train", "--cache", folder / "made.h5", "--runs-dir", folder / "runs") == (
         1,

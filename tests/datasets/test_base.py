@@ -42,7 +42,7 @@ def test_fractions_that_do_not_add_up_are_refused():
 @pytest.mark.parametrize(("ids", "captions", "lacks"), [([], [], "images"), (["1"], [], "captions")])
 def test_an_empty_data_set_is_refused(tmp_path, ids, captions, lacks):
     with pytest.raises(DatasetError, match=f"has no {lacks}; extraction needs at least one"):
-        made(tmp_path, files=ids, captions=captions, owners=())
+        dataset_of(tmp_path, files=ids, captions=captions, owners=())
 
 
 def test_an_unknown_data_set_lists_the_known_ones():
@@ -64,7 +64,7 @@ def test_a_rule_that_a_data_set_cannot_be_split_by_is_refused(dataset, split, ru
     assert str(caught.value) == f"--split is '{split}'; '{dataset}' can be split by: {rules}."
 
 
-def made(root, files=("a.jpg", "b.jpg", "c.jpg"), captions=("one", "two", "three", "four"), owners=(0, 0, 1, 0)):
+def dataset_of(root, files=("a.jpg", "b.jpg", "c.jpg"), captions=("one", "two", "three", "four"), owners=(0, 0, 1, 0)):
     """A data set of these files, whose ids are their names."""
     return RetrievalDataset(
         name="made",
@@ -83,17 +83,17 @@ def finished(dataset, **settings):
 
 
 def test_captions_are_numbered_within_their_image_where_the_data_set_numbers_none(tmp_path):
-    assert made(tmp_path).caption_ids == ["a.jpg#0", "a.jpg#1", "b.jpg#0", "a.jpg#2"]
+    assert dataset_of(tmp_path).caption_ids == ["a.jpg#0", "a.jpg#1", "b.jpg#0", "a.jpg#2"]
 
 
 def test_the_first_captions_of_an_image_are_kept_in_their_order(tmp_path):
-    kept = finished(made(tmp_path), captions_per_image=2)
+    kept = finished(dataset_of(tmp_path), captions_per_image=2)
     assert (kept.captions, kept.caption_ids) == (["one", "two", "three"], ["a.jpg#0", "a.jpg#1", "b.jpg#0"])
     assert kept.caption_images.tolist() == [0, 0, 1]
 
 
 def test_empty_captions_are_left_out_and_told_before_the_first_are_counted(tmp_path):
-    kept = finished(made(tmp_path, captions=("", "two", " \t", "four")), captions_per_image=2)
+    kept = finished(dataset_of(tmp_path, captions=("", "two", " \t", "four")), captions_per_image=2)
     assert (kept.captions, kept.caption_ids) == (["two", "four"], ["a.jpg#1", "a.jpg#2"])
     assert kept.remarks == (
         "left out 2 empty captions, of a.jpg, b.jpg",
@@ -102,7 +102,7 @@ def test_empty_captions_are_left_out_and_told_before_the_first_are_counted(tmp_p
 
 
 def test_a_caption_that_cleaning_leaves_nothing_of_is_empty(tmp_path):
-    dataset = made(tmp_path, captions=("?!", "two", "three", "four"))
+    dataset = dataset_of(tmp_path, captions=("?!", "two", "three", "four"))
     assert finished(dataset).captions[0] == "?!"
     assert "?!" not in finished(dataset, caption_clean="strip-punctuation").captions
 
@@ -110,18 +110,18 @@ def test_a_caption_that_cleaning_leaves_nothing_of_is_empty(tmp_path):
 def test_images_that_share_an_id_are_refused(tmp_path):
     files = ["a.jpg", "b.jpg", "a.jpg", "a.jpg"]
     with pytest.raises(DatasetError) as caught:
-        finished(made(tmp_path, files=files))
+        finished(dataset_of(tmp_path, files=files))
     assert str(caught.value) == (
-        "data set 'made': 1 image ids stand for more than one image: a.jpg; expected an id of its own for every image."
+        "data set 'made': 1 image ids are used by more than one image: a.jpg; every image needs its own id."
     )
 
 
 @pytest.mark.parametrize("file", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "a\\..\\x.jpg", "~/x.jpg", "C:/x.jpg"])
 def test_a_file_that_leaves_the_root_is_refused(tmp_path, file):
     with pytest.raises(DatasetError) as caught:
-        finished(made(tmp_path, files=["a.jpg", file]))
+        finished(dataset_of(tmp_path, files=["a.jpg", file]))
     assert str(caught.value) == (
-        f"data set 'made': 1 image files lead out of {tmp_path}: {file}; expected paths relative to it, with forward "
+        f"data set 'made': 1 image files are outside {tmp_path}: {file}; expected paths relative to it, with forward "
         f"slashes and without `..`{', or a --root that they are in: /etc' * (file == '/etc/passwd')}."
     )
 
@@ -131,11 +131,11 @@ def test_missing_files_are_found_in_folders_of_any_depth(tmp_path):
     for file in (files[0], files[1], files[5]):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    assert made(tmp_path, files=files).missing_rows().tolist() == [2, 3, 4]
+    assert dataset_of(tmp_path, files=files).missing_rows().tolist() == [2, 3, 4]
 
 
 def test_whatever_a_reader_decides_changes_the_sha256(tmp_path):
-    dataset = made(tmp_path)
+    dataset = dataset_of(tmp_path)
     changes = {
         "image_ids": ["x", "b.jpg", "c.jpg"],
         "image_files": ["x", "b.jpg", "c.jpg"],
@@ -144,10 +144,10 @@ def test_whatever_a_reader_decides_changes_the_sha256(tmp_path):
         "caption_ids": ["x", "y", "z", "w"],
         "caption_images": np.array([0, 0, 1, 1]),
     }
-    found = {dataset.annotation_sha256}
+    hashes = {dataset.annotation_sha256}
     for name, value in changes.items():
-        found.add(dataclasses.replace(dataset, **{name: value}).annotation_sha256)
-    assert len(found) == 1 + len(changes)
+        hashes.add(dataclasses.replace(dataset, **{name: value}).annotation_sha256)
+    assert len(hashes) == 1 + len(changes)
     elsewhere = dataclasses.replace(dataset, root=tmp_path / "moved", remarks=("x",))
     assert elsewhere.annotation_sha256 == dataset.annotation_sha256
 

@@ -55,8 +55,8 @@ def test_everything_that_is_missing_is_named(copy):
     with pytest.raises(DatasetError) as caught:
         load(copy)
     assert str(caught.value) == (
-        f"COCO 2017 is not whole at {copy}: it lacks annotations/captions_val2017.json, train2017. Fetch them with: "
-        f"clipret download coco --root {copy} or say where they are with --root (make: ROOT=)."
+        f"COCO 2017 at {copy} is incomplete: it lacks annotations/captions_val2017.json, train2017. Download them "
+        f"with: clipret download coco --root {copy} or say where they are with --root (make: ROOT=)."
     )
 
 
@@ -174,7 +174,7 @@ def test_without_any_annotations_the_files_that_would_do_are_named(tmp_path):
         load(tmp_path, split="karpathy")
     assert str(caught.value) == (
         f"Karpathy's split needs, in {tmp_path}, dataset_coco.json, or annotations/captions_{{train,val}}2014.json or "
-        "captions_{train,val}2017.json. Fetch them with: "
+        "captions_{train,val}2017.json. Download them with: "
         f"clipret download coco --root {tmp_path} or say where they are with --root (make: ROOT=)."
     )
 

@@ -34,11 +34,12 @@ def test_a_null_is_an_empty_caption(tmp_path):
 MALFORMED = {
     "empty": (
         "",
-        "{path} is not JSON: expecting value, line 1, column 1 (byte 0); mend it, or fetch it again.",
+        "{path} is not JSON: expecting value, line 1, column 1 (byte 0); fix it, or download it again.",
     ),
     "cut off": (
         '{"images": [\n {"id": 1, "x": "é',
-        "{path} is not JSON: unterminated string starting at, line 2, column 17 (byte 29); mend it, or fetch it again.",
+        "{path} is not JSON: unterminated string starting at, line 2, column 17 (byte 29); fix it, or download it "
+        "again.",
     ),
     "a list": ("[]", "{path} is not a COCO caption file: it has a list; expected lists images and annotations."),
     "an empty object": (
@@ -83,11 +84,11 @@ MALFORMED = {
     ),
     "image id twice": (
         content(images=[IMAGE, {**IMAGE, "file_name": "c.jpg"}]),
-        "{path}: 1 ids are there more than once among images: 3; expected each once.",
+        "{path}: 1 ids are repeated among images: 3; expected each once.",
     ),
     "caption id twice": (
         content(annotations=[CAPTION, CAPTION]),
-        "{path}: 1 ids are there more than once among annotations: 7; expected each once.",
+        "{path}: 1 ids are repeated among annotations: 7; expected each once.",
     ),
     "captions of unknown images": (
         content(annotations=[{"id": n, "image_id": n % 7 + 4, "caption": "x"} for n in range(12)]),

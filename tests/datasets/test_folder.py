@@ -23,10 +23,10 @@ def named_splits(dataset):
 
 def of_images(dataset):
     """Image file -> its captions."""
-    found = {file: [] for file in dataset.image_files}
+    texts = {file: [] for file in dataset.image_files}
     for text, image in zip(dataset.captions, dataset.caption_images, strict=True):
-        found[dataset.image_files[image]].append(text)
-    return found
+        texts[dataset.image_files[image]].append(text)
+    return texts
 
 
 def test_the_captions_of_an_image_are_the_lines_of_the_text_file_beside_it(tmp_path):
@@ -176,7 +176,7 @@ def test_links_that_lead_out_of_the_folder_are_left_out_and_told(tmp_path):
     dataset = load(folder)
     assert of_images(dataset) == {"a.jpg": ["a caption"], "c.jpg": [], "deep/b.jpg": []}
     assert dataset.remarks[0] == (
-        "6 links lead out of the folder, to a folder or to nothing, and were left out: "
+        "6 links point outside the folder, to a folder or to nothing, and were skipped: "
         "deep/b.txt, file.jpg, folder, inner, nothing.jpg, ..."
     )
 
@@ -191,7 +191,7 @@ def test_links_that_metadata_names_are_images_of_the_data_set(tmp_path):
     dataset = load(folder)
     assert of_images(dataset) == {"a.jpg": ["a caption"]}
     assert dataset.missing_rows().tolist() == []
-    assert dataset.remarks == ("1 links lead out of the folder, to a folder or to nothing, and were left out: b.jpg",)
+    assert dataset.remarks == ("1 links point outside the folder, to a folder or to nothing, and were skipped: b.jpg",)
 
 
 @pytest.mark.parametrize(

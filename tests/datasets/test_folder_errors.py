@@ -14,7 +14,7 @@ MALFORMED = {
         {"a.txt": "a caption", "a.heic": ""},
         "PATH has no images; expected files ending in .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp.",
     ),
-    "empty-shard": ({"a.tar": ""}, "PATH/a.tar is an empty file; expected a tar file: fetch it again."),
+    "empty-shard": ({"a.tar": ""}, "PATH/a.tar is an empty file; expected a tar file: download it again."),
     "table-of-another-name": (
         {"a.jpg": "", "shop.csv": "image,caption\na.jpg,one\n", "x/more.json": "[]"},
         "none of the 1 images in PATH has a caption; expected a metadata.jsonl, or beside an image a text file of the "
@@ -55,7 +55,7 @@ MALFORMED = {
         "PATH/test.csv has no column `caption`; its columns are: image, label. Say which they are with --columns "
         "caption=NAME",
     ),
-    "an-empty-caption-file": ({"a.jpg": "", "captions.txt": ""}, "PATH/captions.txt is empty; fetch it again."),
+    "an-empty-caption-file": ({"a.jpg": "", "captions.txt": ""}, "PATH/captions.txt is empty; download it again."),
     "a-caption-file-of-something-else": (
         {"a.jpg": "", "captions.txt": "a dog\na cat\n"},
         "PATH/captions.txt, line 1: found the columns 'a dog'; expected one of image, image_name, filename and one of "
@@ -73,13 +73,13 @@ MALFORMED = {
     ),
     "two-images": (
         {**ONE, "a.PNG": "", "b/x.gif": "", "b/x.bmp": "", "b/a.jpg": ""},
-        "PATH: 2 pairs of files differ in nothing but the ending: a.PNG and a.jpg, b/x.bmp and b/x.gif; expected names "
-        "of their own, as a text file belongs to the image of its name.",
+        "PATH: 2 pairs of files differ only in their endings: a.PNG and a.jpg, b/x.bmp and b/x.gif; give them "
+        "different names, as a text file belongs to the image with the same name.",
     ),
     "two-texts": (
         {**ONE, "a.TXT": "another"},
-        "PATH: 1 pairs of files differ in nothing but the ending: a.TXT and a.txt; expected names of their own, as a "
-        "text file belongs to the image of its name.",
+        "PATH: 1 pairs of files differ only in their endings: a.TXT and a.txt; give them different names, as a text "
+        "file belongs to the image with the same name.",
     ),
     "not-utf-8": (
         {**ONE, "a.txt": b"ab\xff"},
@@ -87,7 +87,7 @@ MALFORMED = {
     ),
     "nul": (
         {**ONE, "a.txt": "a\0b"},
-        "data set 'made': a caption of image 'a.jpg' has a NUL character: 'a\\x00b'; mend it.",
+        "data set 'made': a caption of image 'a.jpg' has a NUL character: 'a\\x00b'; fix it.",
     ),
     "some-splits": (
         {f"{place}.{kind}": "a caption" for place in ("train/a", "test/b", "cats/c", "d") for kind in ("jpg", "txt")},
@@ -96,7 +96,7 @@ MALFORMED = {
     ),
     "name-with-line-break": (
         {"a\nb.jpg": "", "a\nb.txt": "a caption"},
-        "data set 'made': the id of image 'a\\nb.jpg' has a line break: 'a\\nb.jpg'; mend it.",
+        "data set 'made': the id of image 'a\\nb.jpg' has a line break: 'a\\nb.jpg'; fix it.",
     ),
     "two-metadata-files": (
         {"metadata.csv": METADATA_CSV, "metadata.jsonl": lines(*METADATA)},
@@ -136,7 +136,7 @@ MALFORMED = {
                 {"file_name": "../../a.jpg", "text": "one"}, {"file_name": "/b.jpg", "text": ""}
             )
         },
-        "data set 'made': 2 image files lead out of PATH: train/../../a.jpg, /b.jpg; expected paths relative to it, "
+        "data set 'made': 2 image files are outside PATH: train/../../a.jpg, /b.jpg; expected paths relative to it, "
         "with forward slashes and without `..`.",
     ),
     "ids-of-two-splits": (
@@ -144,7 +144,7 @@ MALFORMED = {
             f"{place}/metadata.jsonl": lines({"file_name": "a.jpg", "text": "one", "id": 1})
             for place in ("train", "test")
         },
-        "data set 'made': 1 image ids stand for more than one image: 1; expected an id of its own for every image.",
+        "data set 'made': 1 image ids are used by more than one image: 1; every image needs its own id.",
     ),
     "metadata-in-some-splits": (
         {"metadata.jsonl": lines({"file_name": "train/a.jpg", "text": "one"}, {"file_name": "b.jpg", "text": "two"})},
@@ -182,7 +182,7 @@ def test_a_folder_of_nothing_but_links_says_so(tmp_path):
         load(tmp_path / "made")
     assert str(caught.value) == (
         f"{tmp_path / 'made'} has no images; expected files ending in .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, "
-        f".webp. Left out: a.jpg, which lead out of it or nowhere."
+        f".webp. Left out: a.jpg, which point outside it or nowhere."
     )
 
 

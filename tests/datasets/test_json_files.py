@@ -108,20 +108,20 @@ def test_karpathys_form_is_read_with_its_splits(tmp_path):
         ),
         (
             json.dumps({"images": [KARPATHY["images"][0] | {"filename": "a\0.jpg"}]}),
-            "data set 'made': the id of image 'p/a\\x00.jpg' has a NUL character: 'p/a\\x00.jpg'; mend it.",
+            "data set 'made': the id of image 'p/a\\x00.jpg' has a NUL character: 'p/a\\x00.jpg'; fix it.",
         ),
         (
             json.dumps({"images": [KARPATHY["images"][0] | {"filepath": "\ud800"}]}),
             "data set 'made': the id of image '\\ud800/b.jpg' has half a surrogate pair ('\\ud800'), which is no "
-            "character: '\\ud800/b.jpg'; mend it.",
+            "character: '\\ud800/b.jpg'; fix it.",
         ),
         (
             json.dumps({"images": [*KARPATHY["images"], KARPATHY["images"][0]]}),
-            "PATH: 2 sentence ids are there more than once: 0, 1.",
+            "PATH: 2 sentence ids are repeated: 0, 1.",
         ),
         (
             json.dumps({"images": [KARPATHY["images"][0], KARPATHY["images"][1] | {"filename": "b.jpg"}]}),
-            "PATH: 1 files are of more than one image: p/b.jpg; expected a file of its own for every id.",
+            "PATH: 1 files are of more than one image: p/b.jpg; expected a separate file for every id.",
         ),
     ],
 )

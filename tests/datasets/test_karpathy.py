@@ -54,7 +54,7 @@ MALFORMED = {
     "not JSON": (
         "{",
         "{path} is not JSON: expecting property name enclosed in double quotes, line 1, column 2 (byte 1); "
-        "mend it, or fetch it again.",
+        "fix it, or download it again.",
     ),
     "no images": (
         '{"dataset": "coco"}',
@@ -78,7 +78,7 @@ MALFORMED = {
         content(sentences=[{"sentid": 4, "raw": 9}]),
         "{path}: images[0], sentence 4: `raw` is 9; expected text.",
     ),
-    "sentence id twice": (content(sentences=SENTENCES * 2), "{path}: 1 sentence ids are there more than once: 12."),
+    "sentence id twice": (content(sentences=SENTENCES * 2), "{path}: 1 sentence ids are repeated: 12."),
     "no COCO id": (content(cocoid=None), "{path}: images[0]: `cocoid` is not there; expected a whole number."),
     "no file name": (content(filename=None), "{path}: images[0]: `filename` is not there; expected text."),
 }

@@ -63,17 +63,17 @@ def test_the_images_of_a_coco_caption_file_can_be_elsewhere(tmp_path):
     [
         (
             "",
-            "PATH is not JSON: expecting value, line 1, column 1 (byte 0); mend it, or fetch it again.",
+            "PATH is not JSON: expecting value, line 1, column 1 (byte 0); fix it, or download it again.",
         ),
         (
             '{"images": [',
-            "PATH is not JSON: expecting value, line 1, column 13 (byte 12); mend it, or fetch it again.",
+            "PATH is not JSON: expecting value, line 1, column 13 (byte 12); fix it, or download it again.",
         ),
         (b'{"images": "\xff"}', "PATH is not UTF-8 text: byte 12 is 0xff; save it as UTF-8 (iconv -t utf-8)."),
-        ("[" * 100_000, "PATH: it nests too deep to be read; mend it, or fetch it again."),
+        ("[" * 100_000, "PATH: it nests too deep to be read; fix it, or download it again."),
         (
             '{"images": [' + "7" * 5000 + "]}",
-            "PATH: it has a number with too many digits to be read; mend it, or fetch it again.",
+            "PATH: it has a number with too many digits to be read; fix it, or download it again.",
         ),
         ("[]", "PATH is an empty list; expected a JSON object for every caption."),
         ('{"images": []}', "PATH is not a COCO caption file: it has images; expected lists images and annotations."),
@@ -101,25 +101,25 @@ def test_the_images_of_a_coco_caption_file_can_be_elsewhere(tmp_path):
         ),
         (
             changed("images", 1, id=7),
-            "PATH: 1 ids are there more than once among images: 7; expected each once.",
+            "PATH: 1 ids are repeated among images: 7; expected each once.",
         ),
         (
             changed("images", 1, file_name="b.jpg"),
-            "PATH: 1 files are of more than one image: b.jpg; expected a file of its own for every id.",
+            "PATH: 1 files are of more than one image: b.jpg; expected a separate file for every id.",
         ),
         (
             changed("images", 1, file_name="../b.jpg"),
-            "data set 'made': 1 image files lead out of ROOT: ../b.jpg; expected paths relative to it, with forward "
+            "data set 'made': 1 image files are outside ROOT: ../b.jpg; expected paths relative to it, with forward "
             "slashes and without `..`.",
         ),
         (
             changed("annotations", 0, caption="bad \ud800"),
             "data set 'made': a caption of image '4' has half a surrogate pair ('\\ud800'), which is no character: "
-            "'bad \\ud800'; mend it.",
+            "'bad \\ud800'; fix it.",
         ),
         (
             changed("images", 2, file_name="b\0.jpg"),
-            "data set 'made': the file of image '7' has a NUL character: 'b\\x00.jpg'; mend it.",
+            "data set 'made': the file of image '7' has a NUL character: 'b\\x00.jpg'; fix it.",
         ),
     ],
 )
@@ -154,13 +154,13 @@ def test_a_name_too_long_for_a_file_is_an_unknown_data_set():
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [("made.xlsx", "the ending .xlsx"), ("made.csv.gz", "the ending .gz"), ("made", "no ending")]
+    ("name", "ending"), [("made.xlsx", "the ending .xlsx"), ("made.csv.gz", "the ending .gz"), ("made", "no ending")]
 )
-def test_a_file_of_an_unknown_kind_is_said(tmp_path, name, found):
+def test_a_file_of_an_unknown_kind_is_said(tmp_path, name, ending):
     path = write(tmp_path / name, "image,caption\n")
     with pytest.raises(DatasetError) as caught:
         load(path)
-    assert str(caught.value) == f"{path} has {found}; expected {FORMS}."
+    assert str(caught.value) == f"{path} has {ending}; expected {FORMS}."
 
 
 @pytest.mark.parametrize("root", ["nothing", "made.csv"])

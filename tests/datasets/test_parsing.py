@@ -48,10 +48,10 @@ def test_json_lines_come_with_their_numbers_and_without_blank_ones(tmp_path):
     [
         (
             '{"a": 1}\n{"a": }',
-            "PATH is not JSON: expecting value, line 2, column 7; mend it, or fetch it again.",
+            "PATH is not JSON: expecting value, line 2, column 7; fix it, or download it again.",
         ),
         ('{"a": 1}\n[2]', "PATH, line 2: expected a JSON object, found list."),
-        ("7" * 5000, "PATH, line 1: it has a number with too many digits to be read; mend it, or fetch it again."),
+        ("7" * 5000, "PATH, line 1: it has a number with too many digits to be read; fix it, or download it again."),
     ],
 )
 def test_a_line_that_is_no_object_is_named(tmp_path, content, message):
@@ -76,7 +76,7 @@ def test_the_place_where_json_breaks_is_the_files_own(tmp_path, content, place):
     path.write_bytes(content)
     with pytest.raises(DatasetError) as caught:
         read_json(path)
-    assert str(caught.value) == f"{path} is not JSON: expecting value, {place}; mend it, or fetch it again."
+    assert str(caught.value) == f"{path} is not JSON: expecting value, {place}; fix it, or download it again."
 
 
 def test_a_field_that_nobody_needs_is_forgotten_wherever_it_is(tmp_path):
@@ -88,7 +88,7 @@ def test_a_field_that_nobody_needs_is_forgotten_wherever_it_is(tmp_path):
 def test_json_that_nests_too_deep_is_an_error_and_not_a_crash(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("[" * 200_000)
-    with pytest.raises(DatasetError, match=r"x\.json: it nests too deep to be read; mend it, or fetch it again\.$"):
+    with pytest.raises(DatasetError, match=r"x\.json: it nests too deep to be read; fix it, or download it again\.$"):
         read_json(path)
 
 
@@ -121,7 +121,7 @@ def test_values_that_are_repeated_come_once():
 
 
 @pytest.mark.parametrize(
-    ("text", "one_line", "found"),
+    ("text", "one_line", "fault"),
     [
         ("plain", True, None),
         ("\u00e9t\u00e9 \U0001f415", True, None),
@@ -131,5 +131,5 @@ def test_values_that_are_repeated_come_once():
         ("\ud83d", False, "half a surrogate pair ('\\ud83d'), which is no character"),
     ],
 )
-def test_text_that_no_cache_can_hold_is_told(text, one_line, found):
-    assert flaw(text, one_line=one_line) == found
+def test_text_that_no_cache_can_hold_is_told(text, one_line, fault):
+    assert flaw(text, one_line=one_line) == fault

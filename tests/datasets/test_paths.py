@@ -49,13 +49,13 @@ def test_a_relative_root_and_one_by_a_link_hold_their_absolute_paths(tmp_path, m
 
 
 def test_absolute_paths_below_the_root_become_relative_with_a_remark(tmp_path):
-    made = make(tmp_path / "p", {"a.jpg": b"", "b.jpg": b""})
-    table = write(tmp_path / "made.csv", f"image,caption\n{made}/a.jpg,one\np/b.jpg,two\np/a.jpg,three\n")
+    folder = make(tmp_path / "p", {"a.jpg": b"", "b.jpg": b""})
+    table = write(tmp_path / "made.csv", f"image,caption\n{folder}/a.jpg,one\np/b.jpg,two\np/a.jpg,three\n")
     dataset = load(table)
     assert dataset.image_files == dataset.image_ids == ["p/a.jpg", "p/b.jpg"]
     assert dataset.captions == ["one", "three", "two"]
-    assert dataset.remarks == (f"1 absolute path read as starting from the root, {tmp_path}: {made}/a.jpg",)
-    assert load(table, root=Path("/")).image_files == [f"{made}/a.jpg"[1:], "p/b.jpg", "p/a.jpg"]
+    assert dataset.remarks == (f"1 absolute path read as starting from the root, {tmp_path}: {folder}/a.jpg",)
+    assert load(table, root=Path("/")).image_files == [f"{folder}/a.jpg"[1:], "p/b.jpg", "p/a.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_file_of_the_very_name_goes_before_others_that_look_equal(tmp_path):
         (
             ["a.jpg"],
             "a.jpg,one\nA.jpg,two\n",
-            "data set 'made': a.jpg and A.jpg look equal, and of these only a.jpg is in {root}; expected a file of its "
-            "own for every image.",
+            "data set 'made': a.jpg and A.jpg look equal, and of these only a.jpg is in {root}; expected a separate "
+            "file for every image.",
         ),
     ],
 )

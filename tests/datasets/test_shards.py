@@ -101,9 +101,9 @@ def test_every_way_to_name_the_shards_gives_the_same(shards, monkeypatch, patter
     expected = load(shards / "part-{00..01}.tar")
     for settings, folder in (({}, shards.parent), ({"root": shards.parent}, shards)):
         monkeypatch.chdir(folder)
-        found = load(pattern, **settings)
-        assert found.annotation_sha256 == expected.annotation_sha256
-        assert found.root.resolve() == shards
+        dataset = load(pattern, **settings)
+        assert dataset.annotation_sha256 == expected.annotation_sha256
+        assert dataset.root.resolve() == shards
 
 
 def test_one_shard_is_a_data_set_named_after_it(shards, monkeypatch):
@@ -334,7 +334,7 @@ def test_a_shard_without_samples_is_refused(tmp_path, members):
         (
             "1.json",
             b'{"caption": ',
-            "/1.json is not JSON: expecting value, line 1, column 13 (byte 12); mend it, or fetch it again.",
+            "/1.json is not JSON: expecting value, line 1, column 13 (byte 12); fix it, or download it again.",
         ),
         ("1.json", b"[1]", "/1.json: expected a JSON object, found list."),
         (
@@ -412,7 +412,7 @@ def test_a_key_in_two_shards_is_refused(tmp_path):
 def test_an_id_of_two_samples_is_refused(tmp_path):
     members = {"1.jpg": IMAGE, "1.txt": "x", "2.jpg": IMAGE, "2.json": {"caption": "y", "id": 1}}
     assert refusal(write_shard(tmp_path / "x.tar", members)) == (
-        "data set 'x': 1 image ids stand for more than one image: 1; expected an id of its own for every image."
+        "data set 'x': 1 image ids are used by more than one image: 1; every image needs its own id."
     )
 
 
@@ -420,14 +420,14 @@ def test_a_member_that_leads_out_of_the_shard_is_refused(tmp_path):
     for name in ("../1", "/1"):
         path = write_shard(tmp_path / "x.tar", {f"{name}.jpg": IMAGE, f"{name}.txt": "x"})
         assert refusal(path) == (
-            f"{path}: the member {name}.jpg leads out of the shard; expected names without a leading / and `..`."
+            f"{path}: the member {name}.jpg points outside the shard; expected names without a leading / and `..`."
         )
 
 
 def test_a_shard_that_is_cut_short_is_named(shards):
     path = shards / "part-01.tar"
     path.write_bytes(path.read_bytes()[:1536])
-    assert refusal(shards / "*.tar") == f"{path} is cut short or damaged at byte 1,536; fetch it again."
+    assert refusal(shards / "*.tar") == f"{path} is cut short or damaged at byte 1,536; download it again."
 
 
 EXPECTED = "expected the path of a .tar, a glob as data/*.tar, or a range as data/{00000..00012}.tar"
@@ -449,9 +449,9 @@ EXPECTED = "expected the path of a .tar, a glob as data/*.tar, or a range as dat
         ("part-{00..01.tar", f"part-{{00..01.tar: its braces do not fit together; {EXPECTED}."),
         ("part-00}.tar", f"part-00}}.tar: its braces do not fit together; {EXPECTED}."),
         ("{" * 3000 + "}" * 3000 + ".tar", None),
-        ("part-{00,00}.tar", f"part-{{00,00}}.tar stands for the same shard more than once; {EXPECTED}."),
-        ("{0..99999999999}.tar", f"{{0..99999999999}}.tar stands for over 100,000 shards; {EXPECTED}."),
-        ("{0..9999}{0..9999}.tar", f"{{0..9999}}{{0..9999}}.tar stands for over 100,000 shards; {EXPECTED}."),
+        ("part-{00,00}.tar", f"part-{{00,00}}.tar matches the same shard more than once; {EXPECTED}."),
+        ("{0..99999999999}.tar", f"{{0..99999999999}}.tar matches more than 100,000 shards; {EXPECTED}."),
+        ("{0..9999}{0..9999}.tar", f"{{0..9999}}{{0..9999}}.tar matches more than 100,000 shards; {EXPECTED}."),
         (
             "part-00.tar.gz",
             "ROOT/part-00.tar.gz: not a .tar by its name (images are read from anywhere in a shard, so decompress it "
@@ -464,9 +464,9 @@ EXPECTED = "expected the path of a .tar, a glob as data/*.tar, or a range as dat
     ],
 )
 def test_a_pattern_that_stands_for_no_shards_is_one_clear_line(shards, pattern, message):
-    found = refusal(pattern, root=shards)
-    assert "\n" not in found
-    assert message is None or found == message.replace("ROOT", str(shards))
+    refused = refusal(pattern, root=shards)
+    assert "\n" not in refused
+    assert message is None or refused == message.replace("ROOT", str(shards))
 
 
 def test_shards_in_a_folder_that_is_called_tar_are_refused(tmp_path):
@@ -481,7 +481,7 @@ def test_shards_in_a_folder_that_is_called_tar_are_refused(tmp_path):
 def test_shards_from_here_and_from_the_top_do_not_mix(shards, monkeypatch):
     monkeypatch.chdir(shards)
     assert refusal(f"{{part-00,{shards}/part-01}}.tar") == (
-        "part-00.tar and other shards are given half from /, half from here; expected one of them."
+        "part-00.tar and other shards mix absolute and relative paths; use one kind."
     )
 
 

@@ -29,7 +29,7 @@ MALFORMED_CSV = {
     ),
     "broken-header": (
         'image,"caption\na.jpg,"\n',
-        "PATH: the name of a column has a line break: 'caption\\na.jpg,'; mend it.",
+        "PATH: the name of a column has a line break: 'caption\\na.jpg,'; fix it.",
     ),
     "long-header": (
         f"{'x' * 50}.jpg,caption\n",
@@ -70,7 +70,7 @@ MALFORMED_CSV = {
         "PATH begins as UTF-16 text and is not; save it as UTF-8.",
     ),
     "no-image": (f"{HEAD}a.jpg,one\n ,two\n", "PATH, line 3: image is blank; expected the path of an image file."),
-    "broken-image": (f'{HEAD}"a\nb.jpg",two\n', "PATH, line 2: image has a line break: 'a\\nb.jpg'; mend it."),
+    "broken-image": (f'{HEAD}"a\nb.jpg",two\n', "PATH, line 2: image has a line break: 'a\\nb.jpg'; fix it."),
     "address": (
         f"{HEAD}http://example.org/a.jpg,one\n",
         "PATH, line 2: image is an address, http://example.org/a.jpg; expected the path of a file that is here.",
@@ -102,24 +102,24 @@ MALFORMED_CSV = {
     ),
     "outside": (
         f"{HEAD}../a.jpg,one\n/b.jpg,two\nC:\\d.jpg,three\n",
-        "data set 'made': 3 image files lead out of ROOT: ../a.jpg, /b.jpg, C:\\d.jpg; expected paths relative to it, "
+        "data set 'made': 3 image files are outside ROOT: ../a.jpg, /b.jpg, C:\\d.jpg; expected paths relative to it, "
         "with forward slashes and without `..`.",
     ),
     "elsewhere": (
         f"{HEAD}/data/a/b.jpg,one\n/data/c/d.jpg,two\n",
-        "data set 'made': 2 image files lead out of ROOT: /data/a/b.jpg, /data/c/d.jpg; expected paths relative to it, "
+        "data set 'made': 2 image files are outside ROOT: /data/a/b.jpg, /data/c/d.jpg; expected paths relative to it, "
         "with forward slashes and without `..`, or a --root that they are in: /data.",
     ),
     "no-captions": (
         f"{HEAD}a.jpg,\nb.jpg, \n",
-        "data set 'made' at ROOT has no captions: all 2 are empty, or show nothing.",
+        "data set 'made' at ROOT has no captions: all 2 are empty, or have no visible characters.",
     ),
 }
 MALFORMED_JSON_LINES = {
     "empty": ("\n \n", "PATH is empty; expected a JSON object on every line."),
     "cut": (
         '{"image": "a.jpg", "caption": "one"}\n{"image": "b.j',
-        "PATH is not JSON: unterminated string starting at, line 2, column 11; mend it, or fetch it again.",
+        "PATH is not JSON: unterminated string starting at, line 2, column 11; fix it, or download it again.",
     ),
     "list": ('["a.jpg", "one"]\n', "PATH, line 1: expected a JSON object, found list."),
     "names": (
@@ -150,11 +150,11 @@ MALFORMED_JSON_LINES = {
     ),
     "surrogate": (
         '{"image": "a.jpg", "caption": "bad \\ud800"}\n',
-        f"PATH, line 1: caption has {SURROGATE}: 'bad \\ud800'; mend it.",
+        f"PATH, line 1: caption has {SURROGATE}: 'bad \\ud800'; fix it.",
     ),
     "nul": (
         '{"image": "a\\u0000.jpg", "caption": "one"}\n',
-        "PATH, line 1: image has a NUL character: 'a\\x00.jpg'; mend it.",
+        "PATH, line 1: image has a NUL character: 'a\\x00.jpg'; fix it.",
     ),
     "true-id": (
         lines({"image": "a.jpg", "caption": "one", "id": True}),
@@ -179,11 +179,11 @@ MALFORMED_JSON_LINES = {
     ),
     "long-number": (
         '{"image": "a.jpg", "caption": "one", "id": ' + "1" * 5000 + "}\n",
-        "PATH, line 1: it has a number with too many digits to be read; mend it, or fetch it again.",
+        "PATH, line 1: it has a number with too many digits to be read; fix it, or download it again.",
     ),
     "deep": (
         '{"image": ' + "[" * 100_000 + "}\n",
-        "PATH, line 1: it nests too deep to be read; mend it, or fetch it again.",
+        "PATH, line 1: it nests too deep to be read; fix it, or download it again.",
     ),
     "not-utf-8": (
         b'{"image": "a\xff"}\n',
@@ -305,7 +305,7 @@ def test_a_damaged_parquet_file_is_one_clear_line(tmp_path, damage):
     message = str(caught.value)
     # The reason is in the words of the library, whose release decides them.
     assert message.startswith(f"{path} cannot be read as Parquet: ")
-    assert message.endswith("; make it again, or fetch it again.")
+    assert message.endswith("; make it again, or download it again.")
     assert "\n" not in message
 
 
@@ -317,7 +317,7 @@ def test_text_in_parquet_that_is_not_utf_8_is_one_clear_line(tmp_path):
         load(path)
     assert str(caught.value) == (
         f"{path} cannot be read as Parquet: 'utf-8' codec can't decode byte 0xe9 in position 3: unexpected end of "
-        f"data; make it again, or fetch it again."
+        f"data; make it again, or download it again."
     )
 
 

@@ -90,22 +90,22 @@ def test_missing_images_in_a_tar_file_are_found(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda whole: b"", "{path} is an empty file; expected a tar file: fetch it again."),
-        (lambda whole: b"<html>404</html>", "{path} is not a tar file; fetch it again, or pack it with: tar -cf."),
-        (lambda whole: b"\xff" * 4096, "{path} is not a tar file; fetch it again, or pack it with: tar -cf."),
-        (lambda whole: whole[:300], "{path} is not a tar file; fetch it again, or pack it with: tar -cf."),
+        (lambda whole: b"", "{path} is an empty file; expected a tar file: download it again."),
+        (lambda whole: b"<html>404</html>", "{path} is not a tar file; download it again, or pack it with: tar -cf."),
+        (lambda whole: b"\xff" * 4096, "{path} is not a tar file; download it again, or pack it with: tar -cf."),
+        (lambda whole: whole[:300], "{path} is not a tar file; download it again, or pack it with: tar -cf."),
         # Within a member, within a header, between two members, and before the end mark.
-        (lambda whole: whole[:1000], "{path} is cut short or damaged at byte 1,000; fetch it again."),
-        (lambda whole: whole[:2000], "{path} is cut short or damaged at byte 1,536; fetch it again."),
-        (lambda whole: whole[:1536], "{path} is cut short or damaged at byte 1,536; fetch it again."),
-        (lambda whole: whole[:3072], "{path} is cut short or damaged at byte 3,072; fetch it again."),
+        (lambda whole: whole[:1000], "{path} is cut short or damaged at byte 1,000; download it again."),
+        (lambda whole: whole[:2000], "{path} is cut short or damaged at byte 1,536; download it again."),
+        (lambda whole: whole[:1536], "{path} is cut short or damaged at byte 1,536; download it again."),
+        (lambda whole: whole[:3072], "{path} is cut short or damaged at byte 3,072; download it again."),
         (
             lambda whole: whole[:1600] + b"\xff" * 60 + whole[1660:],
-            "{path} is cut short or damaged at byte 1,536; fetch it again.",
+            "{path} is cut short or damaged at byte 1,536; download it again.",
         ),
         (
             lambda whole: whole + whole,
-            "{path} goes on after its end at byte 3,072, as tar files joined by `cat` do; give them one by one.",
+            "{path} has more data after its end at byte 3,072, as tar files joined by `cat` do; name them one by one.",
         ),
         (
             lambda whole: b"\x1f\x8b\x08" + whole,
@@ -134,15 +134,15 @@ def test_a_compressed_tar_file_is_refused(tmp_path, mode):
     [
         (
             [("../a.jpg", b"1")],
-            "the member ../a.jpg leads out of the shard; expected names without a leading / and `..`.",
+            "the member ../a.jpg points outside the shard; expected names without a leading / and `..`.",
         ),
         (
             [("b/../../a.jpg", b"1")],
-            "the member b/../../a.jpg leads out of the shard; expected names without a leading / and `..`.",
+            "the member b/../../a.jpg points outside the shard; expected names without a leading / and `..`.",
         ),
         (
             [("/etc/a.jpg", b"1")],
-            "the member /etc/a.jpg leads out of the shard; expected names without a leading / and `..`.",
+            "the member /etc/a.jpg points outside the shard; expected names without a leading / and `..`.",
         ),
         (
             [special("a.jpg", tarfile.SYMTYPE, "/etc/passwd")],

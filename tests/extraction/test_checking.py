@@ -61,7 +61,7 @@ def test_missing_images_are_counted_and_the_first_five_named(copy):
     first = ", ".join(f"train2017/{path.name}" for path in gone[:5])
     assert str(caught.value) == (
         f"7 of 80 images of 'coco' are not in {copy}: {first}, ...; put them there, say where they are with --root, or "
-        "go on without them: --skip-missing"
+        f"skip them: --skip-missing"
     )
     assert check(copy, skip_missing=True)["missing"] == {
         "images": 7,

@@ -213,8 +213,8 @@ def test_a_disk_that_fills_up_on_the_way_is_said_and_with_room_the_same_command_
     with pytest.raises(CacheError) as caught:
         extract(settings)
     assert str(caught.value) == (
-        f"cannot write {settings.out}: No space left on device. Finished rows are kept; once that is mended the same "
-        f"command goes on."
+        f"cannot write {settings.out}: No space left on device. Finished rows are kept; once that is fixed, the same "
+        f"command continues."
     )
     leave(None)
     extract(settings)

@@ -272,7 +272,7 @@ def test_missing_images_are_found_before_anything_is_written(config, root, tmp_p
     names = ", ".join(f"train2017/{path.name}" for path in paths[:5]) + (", ..." if gone > 5 else "")
     assert str(caught.value) == (
         f"{gone} of 20 images of 'coco' are not in {root}: {names}; put them there, say where they are with --root, or "
-        f"go on without them: --skip-missing"
+        f"skip them: --skip-missing"
     )
     assert not (tmp_path / "coco.h5").exists()
 
@@ -314,7 +314,9 @@ def test_a_data_set_without_any_image_is_not_skipped(config, root, tmp_path):
         path.unlink()
     with pytest.raises(DatasetError) as caught:
         extract(config(skip_missing=True))
-    assert str(caught.value).endswith(", ...; nothing would be left: put them there, or say where they are with --root")
+    assert str(caught.value).endswith(
+        ", ...; no image would be left: put them there, or say where they are with --root"
+    )
     assert str(caught.value).startswith(f"20 of 20 images of 'coco' are not in {root}: train2017/")
     assert not (tmp_path / "coco.h5").exists()
 

@@ -87,7 +87,7 @@ def test_an_image_of_a_shard_is_read_from_the_tar_file(problem, tmp_path, shard)
 
 def test_a_damaged_shard_is_said_to_be_damaged(problem, tmp_path):
     (tmp_path / "x.tar").write_bytes(b"no tar file" * 100)
-    assert problem("x.tar/a.jpg").startswith(f"{tmp_path}/x.tar is not a tar file; fetch it again"[:150])
+    assert problem("x.tar/a.jpg").startswith(f"{tmp_path}/x.tar is not a tar file; download it again"[:150])
 
 
 @pytest.mark.parametrize("name", ["b.jpg", "part/x.tar/a/b.jpg"])

@@ -35,11 +35,11 @@ def reader(crop):
 
 def through_device(reader, rows):
     encoded, problems, *_ = reader.read_encoded(rows)
-    pixels, found = decode_on_device(encoded, reader=reader, device=CPU)
+    pixels, device_problems = decode_on_device(encoded, reader=reader, device=CPU)
     assert pixels.shape == (len(rows), SIDE, SIDE, 3)
     assert pixels.dtype == torch.uint8
-    assert not problems.keys() & found.keys()
-    return pixels, problems | found, [position for position, _, _ in encoded.jpegs]
+    assert not problems.keys() & device_problems.keys()
+    return pixels, problems | device_problems, [position for position, _, _ in encoded.jpegs]
 
 
 def cosines(one, other):
@@ -65,8 +65,8 @@ def test_a_device_makes_nearly_the_exact_pixels_and_the_same_problems(reader, tm
     names = [*readable, *unreadable, *ABSENT]
     ours = reader(names, tmp_path)
     exact, problems, *_ = ours.read(range(len(names)))
-    pixels, found, on_device = through_device(ours, range(len(names)))
-    assert found == problems
+    pixels, device_problems, on_device = through_device(ours, range(len(names)))
+    assert device_problems == problems
     expected = {
         "plain.jpg",
         "progressive.jpg",
@@ -95,9 +95,9 @@ def test_only_jpeg_files_that_every_decoder_reads_alike_go_to_the_device(reader,
         (tmp_path / name).write_bytes(content)
     ours = reader(list(contents), tmp_path)
     exact, problems, *_ = ours.read(range(6))
-    pixels, found, on_device = through_device(ours, range(6))
+    pixels, device_problems, on_device = through_device(ours, range(6))
     assert on_device == [0]
-    assert found == problems == {3: "truncated file"}
+    assert device_problems == problems == {3: "truncated file"}
     assert torch.equal(pixels[1:], exact[1:])
 
 

@@ -148,7 +148,7 @@ def _opened(path: Path) -> Iterator[_Zip | _Tar]:
         except (*_DAMAGE, _DamagedError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise DatasetError(
-                f"{path} is damaged: {reason}. What was unpacked from it is whole; delete the archive and fetch it "
+                f"{path} is damaged: {reason}. What was unpacked from it is whole; delete the archive and download it "
                 f"again."
             ) from None
 
@@ -160,7 +160,7 @@ def _selected(path: Path, archive: _Zip | _Tar, *, selection: Selection) -> dict
         if _leaves(entry.name):
             raise _refused(path, f"its entry {entry.name!r} would leave the folder")
         if entry.kind == "other":
-            raise _refused(path, f"its entry {entry.name!r} is a link, a device or encrypted, and no plain file")
+            raise _refused(path, f"its entry {entry.name!r} is a link, a device or encrypted, not a plain file")
         target = selection.target(entry.name) if entry.kind == "file" else None
         if target in wanted:
             raise _refused(path, f"two of its entries are {target!r}")
@@ -177,7 +177,7 @@ def _leaves(name: str) -> bool:
 
 
 def _refused(path: Path, reason: str) -> DatasetError:
-    return DatasetError(f"{path} is refused: {reason}; nothing was unpacked. Delete it and fetch it from elsewhere.")
+    return DatasetError(f"{path} is refused: {reason}; nothing was unpacked. Delete it and download it from elsewhere.")
 
 
 def _size(path: Path) -> int:

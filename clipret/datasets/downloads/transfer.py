@@ -62,8 +62,8 @@ def fetch(remote: Remote, path: Path, *, watch: Watch) -> str:
             return "fetched" if part.began_anew else "resumed"
         part.delete()
     raise DatasetError(
-        f"{remote.address} was fetched whole and is not the published file: its MD5 is {md5}, expected {remote.md5}; "
-        f"nothing of it was kept. Try again later, or name a mirror with --base-url."
+        f"{remote.address} was downloaded completely but is not the published file: its MD5 is {md5}, expected "
+        f"{remote.md5}; it was deleted. Try again later, or name a mirror with --base-url."
     )
 
 
@@ -91,7 +91,7 @@ def _require_published(remote: Remote, path: Path, *, watch: Watch) -> None:
     if actual != expected:
         raise DatasetError(
             f"{path} is not the published file: it has {actual}, expected {expected}; delete it, or, if it is the "
-            f"beginning of that file, rename it to {part_of(path).name} and the same command goes on from there."
+            f"beginning of that file, rename it to {part_of(path).name} and the same command continues from there."
         )
 
 
@@ -140,10 +140,10 @@ class _Part:
 
     def _given_up(self, reason: str) -> DatasetError:
         have, remote = size_of(self.path), self._remote
-        kept = f"; {have:,} of {remote.size:,} bytes are in {self.path} and the same command goes on from there"
+        kept = f"; {have:,} of {remote.size:,} bytes are in {self.path} and the same command continues from there"
         return DatasetError(
-            f"cannot fetch {remote.address}: {reason}{kept if have else ''}. Check the network, or name another server "
-            f"that has the same files with --base-url."
+            f"cannot download {remote.address}: {reason}{kept if have else ''}. Check the network, or name another "
+            f"server that has the same files with --base-url."
         )
 
     def _try(self, session: requests.Session) -> None:
@@ -201,7 +201,7 @@ class _Part:
             served = _served_validator(response)
             if validator and served and served != validator:
                 self.delete()
-                raise _FailedTryError("the file on the server changed while it was fetched")
+                raise _FailedTryError("the file on the server changed while it was downloaded")
         if (
             _CONTENT_LENGTH.fullmatch(total)
             and int(total) != self._remote.size
@@ -261,9 +261,9 @@ def _reason(error: BaseException) -> str:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
 
     if first(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
-        return "the proxy does not give a connection"
+        return "the proxy refuses the connection"
     if first(socket.gaierror):
-        return "its host cannot be found"
+        return "its host is unknown"
     if broken := first(ssl.SSLError):
         return f"TLS fails ({getattr(broken, 'verify_message', '') or broken.reason or 'no reason given'})"
     if first(ConnectionRefusedError):
@@ -271,7 +271,7 @@ def _reason(error: BaseException) -> str:
     if first(requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError):
         return f"there is no connection after {TIMEOUT[0]} seconds"
     if first(requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
-        return f"nothing came for {TIMEOUT[1]} seconds"
+        return f"no data came for {TIMEOUT[1]} seconds"
     if first(ConnectionResetError, BrokenPipeError, urllib3.exceptions.ProtocolError):
         return "the connection broke off"
     system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)

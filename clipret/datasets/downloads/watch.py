@@ -83,7 +83,7 @@ def explained(path: Path) -> Iterator[None]:
         if isinstance(error, (FileExistsError, NotADirectoryError)):
             reason = "a part of this path is a file and not a folder"
         raise DatasetError(
-            f"cannot write {path}: {reason}. What was fetched stays; once that is mended the same command goes on."
+            f"cannot write {path}: {reason}. Downloaded files are kept; once that is fixed, the same command continues."
         ) from error
 
 

@@ -54,15 +54,15 @@ def unpacked(path, root, selection=IMAGES):
 
 
 @pytest.mark.parametrize(
-    "made",
+    "write",
     [
         lambda folder: write_zip(folder / "a.zip", FILES),
         lambda folder: write_tar(folder / "a.tar", FILES, mode="w"),
         lambda folder: write_tar(folder / "a.tar.gz", FILES),
     ],
 )
-def test_every_file_is_unpacked_and_a_second_time_none(tmp_path, root, made):
-    path, sizes = made(tmp_path), {name: len(content) for name, content in FILES.items()}
+def test_every_file_is_unpacked_and_a_second_time_none(tmp_path, root, write):
+    path, sizes = write(tmp_path), {name: len(content) for name, content in FILES.items()}
     assert lacking_bytes(path, root, selection=IMAGES) == sum(sizes.values())
     assert unpacked(path, root) == (sizes, 5)
     assert below(root) == FILES
@@ -110,8 +110,8 @@ def test_an_archive_with_an_entry_that_leaves_the_folder_is_refused_as_a_whole(t
     with pytest.raises(DatasetError) as caught:
         unpacked(path, root)
     assert str(caught.value) == (
-        f"{path} is refused: its entry {name!r} would leave the folder; nothing was unpacked. Delete it and fetch it "
-        f"from elsewhere."
+        f"{path} is refused: its entry {name!r} would leave the folder; nothing was unpacked. Delete it and download "
+        f"it from elsewhere."
     )
     assert below(tmp_path).keys() == {path.name}
 
@@ -120,7 +120,7 @@ LINK, DEVICE, FIFO = 0o120777 << 16, 0o020666 << 16, 0o010666 << 16
 
 
 @pytest.mark.parametrize(
-    "made",
+    "write",
     [
         lambda path: write_zip(path.with_suffix(".zip"), FILES | {"val/x.jpg": b"/etc/passwd"}, external_attr=LINK),
         lambda path: write_zip(path.with_suffix(".zip"), FILES | {"val/x.jpg": b""}, external_attr=DEVICE),
@@ -134,13 +134,13 @@ LINK, DEVICE, FIFO = 0o120777 << 16, 0o020666 << 16, 0o010666 << 16
         ),
     ],
 )
-def test_an_archive_with_an_entry_that_is_no_plain_file_is_refused_as_a_whole(tmp_path, root, made):
-    path = made(tmp_path / "a")
+def test_an_archive_with_an_entry_that_is_no_plain_file_is_refused_as_a_whole(tmp_path, root, write):
+    path = write(tmp_path / "a")
     with pytest.raises(DatasetError) as caught:
         unpacked(path, root)
     assert str(caught.value) == (
-        f"{path} is refused: its entry 'val/x.jpg' is a link, a device or encrypted, and no plain file; nothing was "
-        f"unpacked. Delete it and fetch it from elsewhere."
+        f"{path} is refused: its entry 'val/x.jpg' is a link, a device or encrypted, not a plain file; nothing was "
+        f"unpacked. Delete it and download it from elsewhere."
     )
     assert below(root) == {}
 
@@ -196,7 +196,7 @@ def other_method(path):
 
 
 @pytest.mark.parametrize(
-    ("made", "name", "said", "whole"),
+    ("write", "name", "said", "whole"),
     [
         (lambda path: cut(stored_zip(path), keep=5000), "a.zip", "File is not a zip file", 0),
         (lambda path: path.write_bytes(b""), "a.zip", "File is not a zip file", 0),
@@ -209,14 +209,14 @@ def other_method(path):
         (lambda path: cut(write_tar(path, FILES, mode="w"), keep=5000), "a.tar", "unexpected end of data", 0),
     ],
 )
-def test_a_damaged_archive_is_one_line_and_leaves_nothing_half_written(tmp_path, root, made, name, said, whole):
+def test_a_damaged_archive_is_one_line_and_leaves_nothing_half_written(tmp_path, root, write, name, said, whole):
     path = tmp_path / name
-    made(path)
+    write(path)
     with pytest.raises(DatasetError) as caught:
         unpacked(path, root)
     message = str(caught.value)
     assert message.startswith(f"{path} is damaged: {said}")
-    assert message.endswith(". What was unpacked from it is whole; delete the archive and fetch it again.")
+    assert message.endswith(". What was unpacked from it is whole; delete the archive and download it again.")
     assert "\n" not in message
     final = {name: content for name, content in below(root).items() if not name.endswith(".part")}
     assert final == dict(list(FILES.items())[:whole])
@@ -239,8 +239,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_name_free(tmp_path, root):
     with pytest.raises(DatasetError) as caught:
         unpacked(write_zip(tmp_path / "a.zip", FILES), root)
     assert str(caught.value) == (
-        f"cannot write {root}/val/3.jpg: No space left on device. What was fetched stays; once that is mended the same "
-        f"command goes on."
+        f"cannot write {root}/val/3.jpg: No space left on device. Downloaded files are kept; once that is fixed, the "
+        f"same command continues."
     )
     assert not (root / "val/3.jpg").exists()
 
@@ -250,8 +250,8 @@ def test_a_file_where_a_folder_must_be_is_one_line(tmp_path, root):
     with pytest.raises(DatasetError) as caught:
         unpacked(write_zip(tmp_path / "a.zip", FILES), root)
     assert str(caught.value) == (
-        f"cannot write {root}/val/0.jpg: a part of this path is a file and not a folder. What was fetched stays; once "
-        f"that is mended the same command goes on."
+        f"cannot write {root}/val/0.jpg: a part of this path is a file and not a folder. Downloaded files are kept; "
+        f"once that is fixed, the same command continues."
     )
 
 
@@ -264,7 +264,7 @@ def test_stop_ends_unpacking_between_blocks_of_a_file(tmp_path, root, monkeypatc
 
 
 def test_progress_counts_files(tmp_path, root):
-    told = []
-    unpack(write_zip(tmp_path / "a.zip", FILES), root, selection=IMAGES, watch=Watch(told.append))
-    assert {(step.phase, step.total) for step in told} == {("unpack a.zip", 5)}
-    assert (told[0].done, told[-1].done) == (0, 5)
+    steps = []
+    unpack(write_zip(tmp_path / "a.zip", FILES), root, selection=IMAGES, watch=Watch(steps.append))
+    assert {(step.phase, step.total) for step in steps} == {("unpack a.zip", 5)}
+    assert (steps[0].done, steps[-1].done) == (0, 5)

@@ -21,9 +21,9 @@ def root(tmp_path, monkeypatch):
 
 
 def get(root, **changes):
-    told = []
-    result = download(DownloadConfig("flickr30k", root=root, **changes), on_progress=told.append)
-    return result, told
+    steps = []
+    result = download(DownloadConfig("flickr30k", root=root, **changes), on_progress=steps.append)
+    return result, steps
 
 
 def put_images(root, count=None):
@@ -64,9 +64,9 @@ def names(root):
 
 def test_a_folder_that_is_not_there_gets_instructions_and_is_not_made(tmp_path):
     root = tmp_path / "flickr30k"
-    result, told = get(root)
+    result, steps = get(root)
     assert not root.exists()
-    assert told == []
+    assert steps == []
     assert result.pop("seconds") >= 0
     assert result == {
         "dataset": "flickr30k",
@@ -95,9 +95,9 @@ def test_images_and_a_file_with_captions_are_whole(root, annotations):
     put_images(root)
     (root / annotations).write_text("{}")
     before = names(root)
-    result, told = get(root)
+    result, steps = get(root)
     assert (result["whole"], result["images"], result["annotations"]) == (True, 3, [annotations])
-    assert result["instructions"] == told == []
+    assert result["instructions"] == steps == []
     assert names(root) == before
 
 
@@ -134,24 +134,24 @@ def test_archives_of_the_user_are_unpacked_and_left_there(root, name, mode):
     put_split_archive(root)
     put_token_archive(root)
     archives = names(root)
-    result, told = get(root)
+    result, steps = get(root)
     unpacked = {f"flickr30k-images/{image}" for image in IMAGES} | {"dataset_flickr30k.json", "results_20130124.token"}
     assert names(root) == archives | unpacked
     assert {image: (root / "flickr30k-images" / image).read_bytes() for image in IMAGES} == IMAGES
     assert result["whole"]
-    assert [(each["name"], each["state"], each["unpacked"]) for each in result["files"]] == [
+    assert [(entry["name"], entry["state"], entry["unpacked"]) for entry in result["files"]] == [
         ("caption_datasets.zip", "already there", 1),
         ("flickr30k.tar.gz", "already there", 1),
         (name, "already there", 3),
     ]
-    assert {step.phase for step in told} == {f"unpack {archive}" for archive in archives}
+    assert {step.phase for step in steps} == {f"unpack {archive}" for archive in archives}
     assert get(root)[0]["files"] == [], "a second time there is nothing to do"
 
 
 def test_half_unpacked_images_are_completed(root):
     put_images(root, 1)
     put_image_archive(root)
-    assert [each["unpacked"] for each in get(root)[0]["files"]] == [2]
+    assert [entry["unpacked"] for entry in get(root)[0]["files"]] == [2]
 
 
 def test_without_images_the_file_with_captions_is_enough(root):
@@ -159,7 +159,7 @@ def test_without_images_the_file_with_captions_is_enough(root):
     put_split_archive(root)
     result, _ = get(root, annotations_only=True)
     assert (result["whole"], result["images"]) == (True, 0)
-    assert [each["name"] for each in result["files"]] == ["caption_datasets.zip"]
+    assert [entry["name"] for entry in result["files"]] == ["caption_datasets.zip"]
 
 
 def test_an_archive_that_would_write_elsewhere_is_refused(root):
@@ -168,7 +168,7 @@ def test_an_archive_that_would_write_elsewhere_is_refused(root):
         get(root)
     assert str(caught.value) == (
         f"{root}/flickr30k-images.tar.gz is refused: its entry '../evil.jpg' would leave the folder; nothing was "
-        f"unpacked. Delete it and fetch it from elsewhere."
+        f"unpacked. Delete it and download it from elsewhere."
     )
     assert names(root.parent) - {f"{root.name}/{LOCK}"} == {f"{root.name}/flickr30k-images.tar.gz"}
 

@@ -77,8 +77,8 @@ def below(root, *, hidden=False):
     }
 
 
-def told(result, key):
-    return [each[key] for each in result["files"]]
+def values_of(result, key):
+    return [entry[key] for entry in result["files"]]
 
 
 def test_a_data_set_is_fetched_unpacked_and_its_archives_deleted(get, site, root, archives):
@@ -105,8 +105,8 @@ def test_a_second_run_does_nothing_and_asks_nobody(get, site, root):
     site.asked.clear()
     result = get()
     assert site.asked == []
-    assert told(result, "state") == ["already there"] * 3
-    assert told(result, "unpacked") == [0, 0, 0]
+    assert values_of(result, "state") == ["already there"] * 3
+    assert values_of(result, "unpacked") == [0, 0, 0]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.name != LOCK} == before
 
 
@@ -118,8 +118,8 @@ def test_files_that_are_gone_are_fetched_again_and_told_of(get, site, root):
     result = get()
     assert below(root) == ALL
     assert [path for path, _ in site.asked] == ["/zips/val2017.zip"]
-    assert told(result, "state") == ["already there", "fetched", "already there"]
-    assert told(result, "unpacked") == [0, 2, 0]
+    assert values_of(result, "state") == ["already there", "fetched", "already there"]
+    assert values_of(result, "unpacked") == [0, 2, 0]
     assert result["remarks"] == [
         "2 files of val2017.zip were gone or of another size, and were unpacked again: val2017/000000000003.jpg, "
         "val2017/000000000004.jpg"
@@ -127,9 +127,9 @@ def test_files_that_are_gone_are_fetched_again_and_told_of(get, site, root):
 
 
 def test_images_can_be_left_for_later(get, site, root):
-    assert told(get(annotations_only=True), "name") == ["annotations_trainval2017.zip"]
+    assert values_of(get(annotations_only=True), "name") == ["annotations_trainval2017.zip"]
     assert below(root) == ANNOTATIONS
-    assert told(get(), "state") == ["already there", "fetched", "fetched"]
+    assert values_of(get(), "state") == ["already there", "fetched", "fetched"]
     assert below(root) == ALL
 
 
@@ -139,7 +139,7 @@ def test_archives_can_be_kept_and_save_fetching_again(get, site, root, archives)
     assert below(root) == ALL | kept
     site.asked.clear()
     (root / "val2017/000000000003.jpg").unlink()
-    assert told(get(), "unpacked") == [0, 1, 0]
+    assert values_of(get(), "unpacked") == [0, 1, 0]
     assert site.asked == []
     assert below(root) == ALL | kept, "what is kept once is the user's"
 
@@ -148,7 +148,7 @@ def test_an_archive_that_the_user_put_there_is_used_and_left_alone(get, site, ro
     root.mkdir()
     (root / "val2017.zip").write_bytes(site.files["/zips/val2017.zip"])
     result = get()
-    assert told(result, "state") == ["fetched", "already there", "fetched"]
+    assert values_of(result, "state") == ["fetched", "already there", "fetched"]
     assert "/zips/val2017.zip" not in [path for path, _ in site.asked]
     assert below(root) == ALL | {"val2017.zip": site.files["/zips/val2017.zip"]}
 
@@ -156,7 +156,7 @@ def test_an_archive_that_the_user_put_there_is_used_and_left_alone(get, site, ro
 def test_a_part_of_an_earlier_run_is_resumed(get, site, root):
     root.mkdir()
     (root / "val2017.zip.part").write_bytes(site.files["/zips/val2017.zip"][:1234])
-    assert told(get(), "state") == ["fetched", "resumed", "fetched"]
+    assert values_of(get(), "state") == ["fetched", "resumed", "fetched"]
     assert site.ranges("/zips/val2017.zip") == ["bytes=1234-"]
     assert below(root) == ALL
 
@@ -199,14 +199,14 @@ def test_a_failure_of_one_file_stops_the_others_and_keeps_their_parts(get, site,
         get()
     assert time.monotonic() - started < 5
     assert str(caught.value) == (
-        f"cannot fetch {site.address}/zips/val2017.zip: the server answers 404 Not Found. Check the network, or name "
-        f"another server that has the same files with --base-url."
+        f"cannot download {site.address}/zips/val2017.zip: the server answers 404 Not Found. Check the network, or "
+        f"name another server that has the same files with --base-url."
     )
     assert not (root / "train2017.zip").exists()
     assert site.files[PATHS[2]].startswith((root / "train2017.zip.part").read_bytes())
     result = get()
     assert below(root) == ALL
-    assert told(result, "state")[1] == "fetched"
+    assert values_of(result, "state")[1] == "fetched"
 
 
 def test_every_report_comes_alone_and_every_phase_ends(get, archives):
@@ -237,7 +237,7 @@ def test_an_archive_that_would_write_elsewhere_is_refused(get, site, root, archi
         get()
     assert str(caught.value) == (
         f"{root}/val2017.zip is refused: its entry {name!r} would leave the folder; nothing was unpacked. Delete it "
-        f"and fetch it from elsewhere."
+        f"and download it from elsewhere."
     )
     assert not any(path.startswith("val2017/") for path in below(root))
     assert below(root.parent).keys() <= {f"coco/{path}" for path in below(root)}
@@ -249,7 +249,7 @@ def test_a_published_file_that_is_no_zip_file_is_one_line(get, site, root, archi
         get()
     assert str(caught.value) == (
         f"{root}/val2017.zip is damaged: File is not a zip file. What was unpacked from it is whole; delete the "
-        f"archive and fetch it again."
+        f"archive and download it again."
     )
     assert not any(path.startswith("val2017/") for path in below(root))
 
@@ -286,7 +286,7 @@ def test_what_is_there_already_needs_no_room(get, site, root, archives, monkeypa
 def test_a_finished_download_needs_no_room(get, root, monkeypatch):
     get()
     monkeypatch.setattr("shutil.disk_usage", usage(0))
-    assert told(get(), "state") == ["already there"] * 3
+    assert values_of(get(), "state") == ["already there"] * 3
 
 
 @pytest.mark.parametrize("place", ["", "/below"])
@@ -295,8 +295,8 @@ def test_a_file_in_place_of_the_folder_is_one_line(get, root, place):
     with pytest.raises(DatasetError) as caught:
         get(root=f"{root}{place}")
     assert str(caught.value) == (
-        f"cannot write {root}{place}: a part of this path is a file and not a folder. What was fetched stays; once "
-        f"that is mended the same command goes on."
+        f"cannot write {root}{place}: a part of this path is a file and not a folder. Downloaded files are kept; once "
+        f"that is fixed, the same command continues."
     )
 
 
@@ -308,7 +308,8 @@ def test_a_folder_that_refuses_is_one_line(get, root, monkeypatch):
     with pytest.raises(DatasetError) as caught:
         get()
     assert str(caught.value) == (
-        f"cannot write {root}: Permission denied. What was fetched stays; once that is mended the same command goes on."
+        f"cannot write {root}: Permission denied. Downloaded files are kept; once that is fixed, the same command "
+        f"continues."
     )
 
 
@@ -318,8 +319,8 @@ def test_a_full_disk_is_one_line(get, site, root):
     with pytest.raises(DatasetError) as caught:
         get()
     assert str(caught.value) == (
-        f"cannot write {root}/val2017.zip.part: No space left on device. What was fetched stays; once that is mended "
-        f"the same command goes on."
+        f"cannot write {root}/val2017.zip.part: No space left on device. Downloaded files are kept; once that is "
+        f"fixed, the same command continues."
     )
 
 
@@ -348,7 +349,7 @@ def test_a_record_of_something_else_counts_for_nothing(get, root, archives, entr
     root.mkdir()
     entry = entry | {"md5": archives[0].md5} if entry == {"files": []} else entry
     (root / RECORD).write_text(json.dumps({archives[0].name: entry}))
-    assert told(get(), "state") == ["fetched"] * 3
+    assert values_of(get(), "state") == ["fetched"] * 3
     assert below(root) == ALL
 
 
@@ -390,7 +391,7 @@ def test_a_killed_transfer_goes_on_in_a_new_process(site, root, archives):
     assert not (root / "train2017.zip").exists()
     assert not (root / "train2017").exists()
     result = finish(start(root, site, archives))
-    assert told(result, "state")[2] == "resumed"
+    assert values_of(result, "state")[2] == "resumed"
     assert site.ranges(PATHS[2]) == [None, f"bytes={have}-"]
     assert below(root) == ALL
 
@@ -436,7 +437,7 @@ def test_an_interrupt_stops_soon_keeps_the_parts_and_gets_out(site, root, archiv
     kept = part.read_bytes()
     assert content.startswith(kept)
     assert not (root / "train2017.zip").exists()
-    assert told(finish(start(root, site, archives)), "state")[2] == "resumed"
+    assert values_of(finish(start(root, site, archives)), "state")[2] == "resumed"
     assert below(root) == ALL
 
 

@@ -54,19 +54,19 @@ def test_a_file_that_is_there_is_verified_and_not_asked_for(site, path):
 
 
 @pytest.mark.parametrize(
-    ("content", "found", "expected"),
+    ("content", "actual", "expected"),
     [
         (CONTENT[:1000], "1,000 bytes", "300,000 bytes"),
         (OTHER, f"MD5 {hashlib.md5(OTHER, usedforsecurity=False).hexdigest()}", f"MD5 {MD5}"),
     ],
 )
-def test_another_file_of_that_name_is_the_users_and_is_left_alone(site, path, content, found, expected):
+def test_another_file_of_that_name_is_the_users_and_is_left_alone(site, path, content, actual, expected):
     path.write_bytes(content)
     with pytest.raises(DatasetError) as caught:
         get(site, path)
     assert str(caught.value) == (
-        f"{path} is not the published file: it has {found}, expected {expected}; delete it, or, if it is the "
-        f"beginning of that file, rename it to a.zip.part and the same command goes on from there."
+        f"{path} is not the published file: it has {actual}, expected {expected}; delete it, or, if it is the "
+        f"beginning of that file, rename it to a.zip.part and the same command continues from there."
     )
     assert path.read_bytes() == content
 
@@ -122,8 +122,8 @@ def test_without_progress_the_tries_end_and_the_part_stays(site, path):
     with pytest.raises(DatasetError) as caught:
         get(site, path)
     assert str(caught.value) == (
-        f"cannot fetch {site.address}/a.zip: the connection broke off, 4 times in a row; 20,000 of 300,000 bytes are "
-        f"in {path}.part and the same command goes on from there. {ADVICE}"
+        f"cannot download {site.address}/a.zip: the connection broke off, 4 times in a row; 20,000 of 300,000 bytes "
+        f"are in {path}.part and the same command continues from there. {ADVICE}"
     )
     assert part_of(path).read_bytes() == CONTENT[:20_000]
     assert not path.exists()
@@ -176,11 +176,11 @@ def test_a_range_of_another_version_is_not_glued_on(site, path):
     """A server that knows no If-Range, but tells that the file is another."""
     site.etags["/a.zip"] = '"old"'
     site.faults["/a.zip"] = [Fault(body=OTHER, cut=20_000), Fault(ignores_condition=True, etag='"new"')]
-    told = []
-    assert fetch(remote(site), path, watch=Watch(told.append)) == "fetched"
+    steps = []
+    assert fetch(remote(site), path, watch=Watch(steps.append)) == "fetched"
     assert path.read_bytes() == CONTENT
     assert site.ranges("/a.zip") == [None, "bytes=20000-", None]
-    ends = [step.phase for step in told if step.done == step.total]
+    ends = [step.phase for step in steps if step.done == step.total]
     assert ends == ["download a.zip", "check a.zip"], "it was not left to the checksum to find out"
 
 
@@ -238,10 +238,10 @@ def test_wrong_bytes_twice_are_an_error_with_both_checksums_and_nothing_stays(si
     site.files["/a.zip"] = OTHER
     with pytest.raises(DatasetError) as caught:
         get(site, path)
-    found = hashlib.md5(OTHER, usedforsecurity=False).hexdigest()
+    actual = hashlib.md5(OTHER, usedforsecurity=False).hexdigest()
     assert str(caught.value) == (
-        f"{site.address}/a.zip was fetched whole and is not the published file: its MD5 is {found}, expected {MD5}; "
-        f"nothing of it was kept. Try again later, or name a mirror with --base-url."
+        f"{site.address}/a.zip was downloaded completely but is not the published file: its MD5 is {actual}, expected "
+        f"{MD5}; it was deleted. Try again later, or name a mirror with --base-url."
     )
     assert len(site.asked) == 2
     assert not path.exists()
@@ -254,8 +254,8 @@ def test_a_file_of_another_size_is_not_even_begun(site, path, body):
     with pytest.raises(DatasetError) as caught:
         get(site, path)
     assert str(caught.value) == (
-        f"cannot fetch {site.address}/a.zip: the server has {len(body):,} bytes there, expected 300,000, 4 times in a "
-        f"row. {ADVICE}"
+        f"cannot download {site.address}/a.zip: the server has {len(body):,} bytes there, expected 300,000, 4 times in "
+        f"a row. {ADVICE}"
     )
     assert not part_of(path).exists()
 
@@ -288,7 +288,7 @@ def test_a_refusal_is_one_line_with_the_address(site, path, status, said, reques
     site.faults["/a.zip"] = [Fault(status=status)] * 9
     with pytest.raises(DatasetError) as caught:
         get(site, path)
-    assert str(caught.value) == f"cannot fetch {site.address}/a.zip: {said}. {ADVICE}"
+    assert str(caught.value) == f"cannot download {site.address}/a.zip: {said}. {ADVICE}"
     assert len(site.asked) == requests
 
 
@@ -296,14 +296,14 @@ def test_a_refusal_is_one_line_with_the_address(site, path, status, said, reques
     ("address", "said"),
     [
         ("http://127.0.0.1:1/a.zip", "the connection is refused, 4 times in a row"),
-        ("http://no-such-host.invalid/a.zip", "its host cannot be found, 4 times in a row"),
+        ("http://no-such-host.invalid/a.zip", "its host is unknown, 4 times in a row"),
         ("http:///a.zip", "Invalid URL 'http:///a.zip': No host supplied"),
     ],
 )
 def test_a_network_that_fails_is_one_line_with_the_address(site, path, address, said):
     with pytest.raises(DatasetError) as caught:
         get(site, path, address=address)
-    assert str(caught.value) == f"cannot fetch {address}: {said}. {ADVICE}"
+    assert str(caught.value) == f"cannot download {address}: {said}. {ADVICE}"
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_network_that_fails_is_one_line_with_the_address(site, path, address, 
 def test_an_address_that_is_none_is_one_line(site, path, address):
     with pytest.raises(DatasetError) as caught:
         get(site, path, address=address)
-    assert str(caught.value).startswith(f"cannot fetch {address}: ")
+    assert str(caught.value).startswith(f"cannot download {address}: ")
     assert str(caught.value).count("\n") == 0
 
 
@@ -321,7 +321,7 @@ def test_a_proxy_that_fails_is_named(site, path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    with pytest.raises(DatasetError, match=r"a\.zip: the proxy does not give a connection, 4 times in a row\. "):
+    with pytest.raises(DatasetError, match=r"a\.zip: the proxy refuses the connection, 4 times in a row\. "):
         get(site, path)
 
 
@@ -329,7 +329,7 @@ def test_tls_that_fails_is_told_at_once(site, path):
     address = f"{site.address.replace('http', 'https')}/a.zip"
     with pytest.raises(DatasetError) as caught:
         get(site, path, address=address)
-    assert re.fullmatch(rf"cannot fetch {address}: TLS fails \([\w ]+\)\. {ADVICE}", str(caught.value))
+    assert re.fullmatch(rf"cannot download {address}: TLS fails \([\w ]+\)\. {ADVICE}", str(caught.value))
 
 
 def test_a_server_that_falls_silent_is_asked_again(site, path, monkeypatch):
@@ -343,7 +343,7 @@ def test_a_server_that_falls_silent_is_asked_again(site, path, monkeypatch):
 def test_a_server_that_stays_silent_is_an_error(site, path, monkeypatch):
     monkeypatch.setattr(transfer, "TIMEOUT", (1, 0.1))
     site.faults["/a.zip"] = [Fault(before=lambda: time.sleep(0.3))] * 9
-    with pytest.raises(DatasetError, match=r"a\.zip: nothing came for 0\.1 seconds, 4 times in a row\. "):
+    with pytest.raises(DatasetError, match=r"a\.zip: no data came for 0\.1 seconds, 4 times in a row\. "):
         get(site, path)
 
 
@@ -352,8 +352,8 @@ def test_a_full_disk_is_one_line_and_the_part_stays(site, path):
     with pytest.raises(DatasetError) as caught:
         get(site, path)
     assert str(caught.value) == (
-        f"cannot write {path}.part: No space left on device. What was fetched stays; once that is mended the same "
-        f"command goes on."
+        f"cannot write {path}.part: No space left on device. Downloaded files are kept; once that is fixed, the same "
+        f"command continues."
     )
 
 
@@ -374,8 +374,8 @@ def test_stop_ends_a_transfer_and_keeps_the_part(site, path):
 
 def test_progress_counts_bytes_from_where_it_resumed_to_the_end(site, path):
     part_of(path).write_bytes(CONTENT[:250_000])
-    told = []
-    fetch(remote(site), path, watch=Watch(told.append))
-    assert {(step.phase, step.total) for step in told} == {("download a.zip", 300_000), ("check a.zip", 300_000)}
-    assert min(step.done for step in told if step.phase == "download a.zip") > 250_000
-    assert [step.done for step in told if step.done == step.total] == [300_000, 300_000]
+    steps = []
+    fetch(remote(site), path, watch=Watch(steps.append))
+    assert {(step.phase, step.total) for step in steps} == {("download a.zip", 300_000), ("check a.zip", 300_000)}
+    assert min(step.done for step in steps if step.phase == "download a.zip") > 250_000
+    assert [step.done for step in steps if step.done == step.total] == [300_000, 300_000]
