@@ -1,4 +1,4 @@
-"""What clip's model looks like, by the shapes of its weights: clip has no other description of it either."""
+"""The architecture of a CLIP, from the shapes of its weights; clip has no other description of it."""
 
 from collections.abc import Mapping
 
@@ -17,9 +17,9 @@ _OTHER_HEADS = {1280: "ViT-H-14", 1408: "ViT-g-14", 1664: "ViT-bigG-14"}
 
 
 def expected_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Name -> shape of all tensors of the model that clip would make for weights of these shapes.
+    """Name -> shape of all tensors of the model that clip builds for weights of these shapes.
 
-    Raises ValueError when a tensor that decides on a size is missing, or the sizes are none that clip's model can have.
+    Raises ValueError when a tensor that decides a size is missing, or clip's model cannot have these sizes.
     """
     if len(shapes) > _MOST_TENSORS:
         raise ValueError(f"holds {len(shapes):,} tensors, more than any CLIP")
@@ -80,7 +80,7 @@ class _Sizes:
         self.shapes = shapes
 
     def of(self, name: str, *, rank: int) -> Shape:
-        """The shape of a tensor of so many dimensions."""
+        """The shape of a tensor of `rank` dimensions."""
         if name not in self.shapes:
             raise ValueError(f"lacks {name}; expected every tensor of clip's model, by OpenAI's names")
         shape = self.shapes[name]

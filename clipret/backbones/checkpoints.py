@@ -1,4 +1,4 @@
-"""A checkpoint of CLIP, in any form that trainers save it in -> the state dict of clip's model."""
+"""CLIP checkpoints, in the forms that trainers save -> clip's model."""
 
 import contextlib
 import math
@@ -15,25 +15,25 @@ from clipret.backbones.pickles import StandIn, StoredTensor
 from clipret.backbones.tensor_files import DTYPES, MOST_INFLATION, TensorFile, open_tensors
 from clipret.errors import BackboneError
 
-# Every CLIP has these under one prefix: the first of them, and at least two of the others.
+# Every CLIP has the first of these names and at least two of the others, with a common prefix.
 _ANCHORS = ("visual.conv1.weight", "token_embedding.weight", "ln_final.weight", "text_projection")
-# What decides on features and the head; tensors of other names, such as a loss's, do not.
+# Tensors that decide the features and the head; others, such as those of a loss, do not.
 _HEAD = ("text_projection", "logit_scale")
 _READ = ("visual.", "transformer.", "token_embedding", "positional_embedding", "ln_final", *_HEAD)
-# What clip makes itself, or does without.
+# Tensors that clip computes itself or does not use.
 _CONSTANTS = ("attn_mask", "position_ids", "num_batches_tracked")
 _MOST_LETTERS = 500
-# Dicts in dicts that are looked through, and objects of a TorchScript archive.
+# Limits: depth of nested dicts, and objects in a TorchScript archive.
 _MOST_DEPTH, _MOST_OBJECTS = 4, 50_000
 
 
 def load_checkpoint(path: Path, *, device: str) -> tuple[torch.nn.Module, Callable]:
-    """clip's model on a device and its preprocessing, as clip.load gives them: float32 on the CPU, float16 on CUDA.
+    """clip's model on a device and its preprocessing, like clip.load: float32 on the CPU, float16 on CUDA.
 
-    The file is a state dict of torch or safetensors, by itself or in what trainers wrap it in, or a TorchScript
-    archive. Nothing that it holds is run.
+    The file is a state dict of torch or safetensors, possibly nested as trainers save it, or a TorchScript archive. No
+    code in it is run.
 
-    Raises BackboneError with what the file is instead, what it lacks, or what in it clip cannot compute with.
+    Raises BackboneError that says what the file is instead, what is missing, or what clip does not support.
     """
     with _explained(path), open_tensors(path) as file:
         stored = _stored_clip(file, size=path.stat().st_size)
@@ -67,14 +67,14 @@ def _explained(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _State:
-    """A state dict in a file: the keys on the way to it, the prefix of its names, and all of that dict."""
+    """A state dict in a file: the path of keys to it, the prefix of its names, and the dict itself."""
 
     where: str
     prefix: str
     values: dict
 
     def clip(self) -> dict[str, StoredTensor | StandIn]:
-        """The tensors of the model, and what stands in the place of one, by clip's names."""
+        """The tensors of the model, and objects in place of tensors, by clip's names."""
         return {
             name[len(self.prefix) :]: value
             for name, value in self.values.items()
@@ -95,12 +95,12 @@ def _stored_clip(file: TensorFile, *, size: int) -> dict[str, StoredTensor]:
     _require_shapes(stored, expected=expected, prefix=state.prefix)
     declared = sum(math.prod(value.shape) * DTYPES[value.kind].itemsize for value in stored.values())
     if declared > MOST_INFLATION * size:
-        raise ValueError(f"declares tensors of {declared:,} bytes, which a file of {size:,} bytes does not hold")
+        raise ValueError(f"declares {declared:,} bytes of tensors, but has only {size:,} bytes")
     return stored
 
 
 def _find_state(root: object) -> _State:
-    """The one CLIP that a file holds; raises ValueError when it holds none or several."""
+    """The only CLIP in a file; raises ValueError for none or several."""
     if isinstance(root, StandIn) and root.path.startswith("__torch__."):
         root = _script_state(root)
     tensors, modules, states = [], [], []
@@ -112,12 +112,12 @@ def _find_state(root: object) -> _State:
         return states[0]
     if states:
         places = " and ".join(sorted(_shown(f"{state.where}{state.prefix}*") for state in states)[:4])
-        raise ValueError(f"holds several CLIPs, {places}; save the wanted one alone: torch.save(WEIGHTS, PATH)")
+        raise ValueError(f"holds several CLIPs, {places}; save the one you need alone: torch.save(WEIGHTS, PATH)")
     modules += [root.path] if _is_module(root) else []
     if modules:
         raise ValueError(
             f"holds a whole pickled module ({_shown(modules[0])}), which only its own code can read; "
-            f"where that is, save its weights: torch.save(model.state_dict(), PATH)"
+            f"save its weights where that code is installed: torch.save(model.state_dict(), PATH)"
         )
     if not tensors:
         raise ValueError("holds no tensors by name; save a CLIP's weights by torch.save(model.state_dict(), PATH)")
@@ -130,7 +130,7 @@ def _find_state(root: object) -> _State:
 
 
 def _dicts_of(root: object) -> Iterator[tuple[str, dict]]:
-    """The dicts in a file, each once, with the keys on the way to it."""
+    """The dicts in a file, without repetition, with the path of keys to them."""
     visited, waiting = set(), [("", root, 0)]
     while waiting:
         where, value, depth = waiting.pop()
@@ -162,7 +162,7 @@ def _script_state(module: StandIn) -> dict[str, StoredTensor]:
 
 
 def _prefixes(values: dict) -> list[str]:
-    """What stands before the names of a CLIP in a dict: "", "module.", "model." and the like."""
+    """Prefixes of the names of CLIPs in a dict: "", "module.", "model." and the like."""
     first, *others = _ANCHORS
     prefixes = [name.removesuffix(first) for name in values if name.endswith(first)]
     return [
@@ -184,7 +184,7 @@ def _require_names(stored: dict, *, expected: dict, prefix: str) -> None:
     if surplus:
         raise ValueError(
             f"holds {_listed(surplus)} beside clip's own tensors; clip's model has no such part, and would compute "
-            f"other features than the model that was trained"
+            f"other features than the trained model"
         )
 
 
@@ -200,12 +200,12 @@ def _require_kinds(stored: dict, *, prefix: str) -> None:
 
 def _require_shapes(stored: dict, *, expected: dict, prefix: str) -> None:
     wrong = [name for name, value in stored.items() if value.shape != expected[name]]
-    # clip takes a logit scale in a vector of one.
+    # clip accepts a logit scale of shape (1,).
     wrong = [name for name in wrong if expected[name] or stored[name].shape != (1,)]
     if wrong:
         name, more = wrong[0], f", and {len(wrong) - 1:,} more of other shapes" if len(wrong) > 1 else ""
         raise ValueError(
-            f"holds {_shown(prefix + name)} of shape {stored[name].shape} where the rest of it asks for "
+            f"holds {_shown(prefix + name)} of shape {stored[name].shape}; its other tensors require "
             f"{expected[name]}{more}"
         )
 
@@ -216,7 +216,7 @@ def _listed(names: list[str], *, most: int = 3) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name out of a file, short and of printable letters."""
+    """A name from a file, shortened and escaped."""
     return repr(name[:80])[1:-1]
 
 
@@ -225,5 +225,7 @@ def _require_finite(model: torch.nn.Module, *, weights: dict[str, torch.Tensor])
         if all(map(math.isfinite, torch.stack(torch.aminmax(value)).tolist())):
             continue
         if weights[name].isfinite().all():
-            raise ValueError(f"holds values in {name} beyond 65,504, the most of float16, to which clip rounds weights")
+            raise ValueError(
+                f"holds values in {name} above 65,504, the maximum of float16, to which clip rounds weights"
+            )
         raise ValueError(f"holds NaN or infinite values in {name}; its training diverged, or the file is damaged")

@@ -12,7 +12,7 @@ from clipret.errors import BackboneError
 
 
 def import_clip() -> ModuleType:
-    """OpenAI's package `clip`; raises BackboneError when it is missing or another project's."""
+    """OpenAI's package `clip`; raises BackboneError when it is missing or another package has its name."""
     install = "run: pip install clip-anytorch 'setuptools>=77.0.3,<82'"
     try:
         with warnings.catch_warnings():
@@ -37,24 +37,24 @@ def build_clip(weights: dict[str, torch.Tensor]) -> tuple[torch.nn.Module, Calla
 
 
 def fetch_published(name: str, *, root: Path | None) -> tuple[Path, str]:
-    """The file of one of OpenAI's models, downloaded when it is missing, and its sha256, which clip has compared."""
+    """The file of one of OpenAI's models, downloaded when missing, and its sha256, which clip has verified."""
     clip = import_clip()
     url = clip.clip._MODELS[name]
     with warnings.catch_warnings():
-        # That a damaged file is fetched again is nothing a user can act on.
+        # clip warns when it downloads a damaged file again; the user need not act.
         warnings.simplefilter("ignore")
         path = clip.clip._download(url, str(root or Path("~/.cache/clip").expanduser()))
     return Path(path), url.split("/")[-2]
 
 
 def library_version() -> str:
-    """The distribution that `import clip` comes from, with its version."""
+    """The distribution that provides `clip`, with its version."""
     distributions = importlib.metadata.packages_distributions().get("clip", [])
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(distributions))) or "unknown"
 
 
 class ClipFirst:
-    """Pickled before an object that holds parts of clip, it imports clip quietly where that object is unpickled."""
+    """Pickled before an object with parts of clip, so that unpickling imports clip without its warnings first."""
 
     def __reduce__(self):
         return import_clip, ()

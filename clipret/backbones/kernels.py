@@ -1,4 +1,4 @@
-"""The operations that the encoders are made of, each the fastest way to clip's own values on the machine at hand.
+"""Operations of the encoders: clip's own values, computed as fast as this machine can.
 
 Shape suffixes: B batch, L positions, D width, H heads.
 """
@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from clipret.machine import torch_private
 
-# Rows of a matrix product on the CPU: more of them, 3,072 wide, no longer fit its caches and run at four fifths of the
-# speed. A constant, not a measurement, because another number of rows may give other bits.
+# Rows of a matrix product on the CPU: with more rows, 3,072 wide, it no longer fits the caches and is a fifth slower. A
+# constant, not measured at run time, because another number of rows may change the bits.
 CPU_ROWS = 1600
 _QUICK_GELU = 1.702
 
@@ -41,7 +41,9 @@ class Arithmetic:
 
 
 def choose_kernels(device: torch.device, *, dtype: torch.dtype, compiled: bool) -> str:
-    """ "oneDNN" on an x86 CPU, where torch has it and leaves the product to another library by itself; else "torch"."""
+    """ "oneDNN" on the CPU where torch_private may use it, because torch's own products use another library there; else
+    "torch".
+    """
     usable = (
         device.type == "cpu"
         and dtype in (torch.float32, torch.bfloat16)
@@ -53,7 +55,7 @@ def choose_kernels(device: torch.device, *, dtype: torch.dtype, compiled: bool) 
 
 @contextlib.contextmanager
 def whole_float32(device: torch.device) -> Iterator[None]:
-    """Convolutions on CUDA with all 23 bits of float32; left to itself, cuDNN multiplies with 10 of them."""
+    """Inside, CUDA convolutions use all 23 bits of float32; by default cuDNN uses 10 of them."""
     if device.type != "cuda":
         yield
         return
@@ -66,7 +68,7 @@ def whole_float32(device: torch.device) -> Iterator[None]:
 
 
 class Linear:
-    """x -> x W' + b over the last dimension, (..., D) -> (..., E); silu of it if asked for."""
+    """x -> x W' + b over the last dimension, (..., D) -> (..., E), optionally followed by silu."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, arithmetic: Arithmetic, silu: bool = False):
         self._weight = weight.detach().to(arithmetic.dtype)
@@ -86,7 +88,7 @@ class Linear:
 class QuickMLP:
     """CLIP's MLP: linear, x * sigmoid(1.702 x), linear.
 
-    As that is silu(1.702 x) / 1.702, the factors go into the weights and one operation less is left.
+    This equals silu(1.702 x) / 1.702, so the factors are folded into the weights, which saves an operation.
     """
 
     def __init__(self, mlp: torch.nn.Module, *, arithmetic: Arithmetic):
@@ -109,10 +111,10 @@ class Norm:
     """LayerNorm over the last dimension with statistics in float32."""
 
     def __init__(self, norm: torch.nn.LayerNorm, *, arithmetic: Arithmetic, output: torch.dtype | None = None):
-        """output: arithmetic.dtype if not given."""
+        """output: type of the result; None: arithmetic.dtype."""
         self._shape, self._eps = norm.normalized_shape, norm.eps
         self._output = output or arithmetic.dtype
-        # torch's kernels for float16 sum in float32 as well; only the weights must survive the rounding.
+        # torch's kernels for float16 also sum in float32, so float16 is used if it can represent the weights exactly.
         parts, stream = (norm.weight.detach().float(), norm.bias.detach().float()), arithmetic.stream
         lossless = all(torch.equal(part.to(stream).float(), part) for part in parts)
         self._type = stream if lossless else torch.float32
@@ -135,13 +137,13 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, heads
 class OneQuery:
     """Multi-head attention for the query at one position of each row, before the output's projection: -> (B, D).
 
-    In float32 neither keys nor values are made: q (W_k x) = (q W_k) x and a sum of W_v x is W_v times the sum of x, so
-    all positions share two products with a vector each; the bias of the keys moves all scores of a query alike, which
-    softmax does not see. In 16 bits, where that would round otherwise than clip does, it is computed as it is written.
+    In float32 no keys and values are computed: q (W_k x) = (q W_k) x, and a sum of W_v x is W_v times the sum of x, so
+    two products with a vector serve all positions. The bias of the keys shifts all scores of a query equally, which
+    softmax ignores. In 16 bits, where this would round differently from clip, attention is computed as written.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, *, heads: int, arithmetic: Arithmetic):
-        """weight (3D, D) and bias (3D,): of query, key and value one after another."""
+        """weight (3D, D) and bias (3D,): query, key and value concatenated."""
         width, self._heads = weight.shape[1], heads
         self._query = Linear(weight[:width], bias[:width], arithmetic=arithmetic)
         self._shared = arithmetic.dtype == torch.float32
@@ -152,7 +154,7 @@ class OneQuery:
             self._key_value = Linear(weight[width:], bias[width:], arithmetic=arithmetic)
 
     def __call__(self, x: torch.Tensor, *, at: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, L, D); at (B,) int64: positions of the queries; seen (B, L) bool: what each may look at, if not all."""
+        """x (B, L, D); at (B,) int64: positions of the queries; seen (B, L) bool: what they attend to, None: all."""
         query = self._query(x[torch.arange(len(x), device=x.device), at])
         if not self._shared:
             mask = None if seen is None else seen[:, None, None]

@@ -21,7 +21,7 @@ from clipret.backbones.towers import ImageTransformer, TextTransformer
 from clipret.backbones.weights import checkpoint_path, load_weights
 from clipret.errors import BackboneError
 
-# How far penultimate features times projection may be from CLIP's own output, relative to that output's largest value.
+# Largest difference between features times projection and clip's own output, relative to that output's largest value.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
@@ -32,13 +32,13 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
     """
     sha256, (model, preprocess) = load_weights(name, device=device, download_root=download_root)
     if precision != "float16":
-        # clip's float16 on CUDA stays the reference of float16 alone.
+        # The model in float16, as clip loads it on CUDA, is the reference for float16 only.
         model.float()
     return OpenAIClip(name, sha256, library_version(), model.eval(), preprocess, precision, compiled)
 
 
 def load_tokenizer(name: str, *, download_root: Path | None) -> Tokenizer:
-    """clip's tokenizer with the model's context length. Of a checkpoint only the shapes are read; nothing is fetched.
+    """clip's tokenizer with the model's context length. Reads only the shapes in a checkpoint; downloads nothing.
 
     Raises BackboneError when the name is unknown, or the file is not a CLIP checkpoint.
     """
@@ -51,13 +51,13 @@ def load_tokenizer(name: str, *, download_root: Path | None) -> Tokenizer:
 class OpenAIClip:
     """A frozen CLIP, a protocol.Backbone. Can be pickled: what is derived from the fields is derived again.
 
-    name            as asked for: an OpenAI name, a bundled name or a path
+    name            as given to --model: an OpenAI name, a bundled name or a path
     weights_sha256  of the checkpoint file
-    library         the distribution that `import clip` comes from, with its version
-    model           clip's own module, in eval mode: the source of the weights and the reference
+    library         the distribution that provides `clip`, with its version
+    model           clip's own module, in eval mode: provides the weights and the reference output
     preprocess      clip's own transform: PIL image -> (3, S, S) float32
-    precision       what the towers compute in: float32, float16 as clip loads them on CUDA, or bfloat16
-    compiled        whether torch.compile makes kernels of the towers
+    precision       type that the towers compute in: float32, float16 as clip loads them on CUDA, or bfloat16
+    compiled        whether the towers go through torch.compile
     """
 
     name: str
@@ -108,12 +108,12 @@ class OpenAIClip:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """What tokenize calls; pickled alone, it does not take the model along."""
+        """The tokenizer; can be pickled without the model."""
         return Tokenizer(context_length=self.context_length)
 
     @torch.no_grad()
     def prepare(self) -> None:
-        """Make all that is made once: processes forked after this share it."""
+        """Compute all cached properties: processes forked after this share them."""
         for name in ("crop", "_normaliser", "_encode_pixels", "_encode_ids", "tokenizer"):
             getattr(self, name)
 
@@ -128,7 +128,7 @@ class OpenAIClip:
 
     @torch.inference_mode()
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 -> (B, D) penultimate features on the model's device, float32 or with fp16 float16.
+        """(B, S, S, 3) uint8 -> (B, D) penultimate features on the model's device, float32, or float16 with fp16.
 
         Vision transformer: the class token after ln_post, the input of visual.proj. ResNet: the attention-pooled
         vector, the input of visual.attnpool.c_proj.
@@ -139,7 +139,7 @@ class OpenAIClip:
 
     @torch.inference_mode()
     def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, L) token ids, L at most context_length -> (B, D) penultimate features, typed as those of encode_image.
+        """(B, L) token ids, L at most context_length -> (B, D) penultimate features, of the type of encode_image.
 
         ln_final at the end-of-text position, the input of text_projection. L changes no feature beyond rounding.
         """
@@ -147,14 +147,14 @@ class OpenAIClip:
         return self._in_pieces(ids, most=self._text_tower.piece(ids.shape[1]), encode=self._encode_ids)
 
     def tokenize(self, captions: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
-        """uint16 ids of each caption as clip.tokenize(truncate=True) gives them; (B,) int64 counts before truncation.
+        """uint16 ids of the captions, equal to clip.tokenize(truncate=True); (B,) int64 counts before truncation.
 
-        Each array is as long as its caption, start and end included.
+        An array is as long as its caption, start and end included.
         """
         return self.tokenizer(captions)
 
     def pad(self, tokens: list[np.ndarray]) -> torch.Tensor:
-        """Ids of B captions -> (B, L) int64, L the longest of them, zeros behind the others as clip puts them."""
+        """Ids of B captions -> (B, L) int64, L the longest of them, padded with zeros like clip's."""
         return pad(tokens)
 
     def projections(self) -> dict[str, np.ndarray]:
@@ -171,11 +171,11 @@ class OpenAIClip:
 
     @torch.inference_mode()
     def require_exact(self, side: str, *, inputs: torch.Tensor, features: torch.Tensor) -> None:
-        """Raise BackboneError unless features times projection is what clip itself computes from the inputs.
+        """Raise BackboneError unless features times projection equals clip's own output for the inputs.
 
         side      image or text
         inputs    pixels or token ids, as for encode_image and encode_text
-        features  what encode_image or encode_text made of them
+        features  result of encode_image or encode_text
         """
         if side == "image":
             encode, prepared = self.model.encode_image, self.normalise(inputs)
@@ -196,7 +196,7 @@ class OpenAIClip:
             )
 
     def _in_pieces(self, inputs: torch.Tensor, *, most: int, encode: Callable) -> torch.Tensor:
-        """Encode a batch, on the CPU in equal pieces of what fits its caches: a rule of the batch's shape alone."""
+        """Encode a batch; on the CPU in equal pieces that fit its caches, which depend only on the batch's shape."""
         if self.device.type != "cpu" or len(inputs) <= most:
             with whole_float32(self.device):
                 return encode(inputs)
@@ -223,13 +223,13 @@ class OpenAIClip:
 
     @functools.cached_property
     def _encode_pixels(self) -> Callable:
-        return self._made_fast(self._image_tower)
+        return self._compiled(self._image_tower)
 
     @functools.cached_property
     def _encode_ids(self) -> Callable:
-        return self._made_fast(self._text_tower)
+        return self._compiled(self._text_tower)
 
-    def _made_fast(self, tower: Callable) -> Callable:
+    def _compiled(self, tower: Callable) -> Callable:
         return torch.compile(tower.__call__, dynamic=True) if self.compiled else tower
 
 

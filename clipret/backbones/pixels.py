@@ -1,4 +1,4 @@
-"""From images to what the towers take, with clip's own transform cut in two: its crop on images, its values on pixels.
+"""clip's own transform in two parts: the crop of images, and the values of pixels.
 
 Shape suffixes: B batch, S image side.
 """
@@ -32,7 +32,7 @@ def _restore_crop(_, steps: list[Callable]) -> Crop:
 
 
 def split_transform(preprocess: Callable, *, name: str) -> tuple[Crop, list[Callable]]:
-    """clip's transform as its crop and its last two steps; raises BackboneError when those are other than expected."""
+    """clip's transform as its crop and its last two steps; raises BackboneError when those are not as expected."""
     steps = list(getattr(preprocess, "transforms", ()))
     if [type(step) for step in steps[-2:]] != [ToTensor, Normalize]:
         names = ", ".join(type(step).__name__ for step in steps[-2:]) or type(preprocess).__name__
@@ -44,7 +44,7 @@ def split_transform(preprocess: Callable, *, name: str) -> tuple[Crop, list[Call
 
 
 class Normaliser:
-    """uint8 pixels -> the float32 values that clip's ToTensor and Normalize give them, bit for bit, on any device."""
+    """uint8 pixels -> the float32 values of clip's ToTensor and Normalize, bit for bit, on any device."""
 
     def __init__(self, steps: list[Callable], *, device: torch.device):
         """steps: clip's own last two."""
@@ -52,14 +52,14 @@ class Normaliser:
         picture = Image.fromarray(np.repeat(values[:, None, None], 3, axis=2))
         for step in steps:
             picture = step(picture)
-        # (3, 256): what clip makes of each value of each channel.
+        # (3, 256): clip's float for every value of a channel.
         table = picture[:, :, 0]
         self._table = table.reshape(-1).contiguous().to(device)
         self._offsets = torch.arange(3, dtype=torch.int32, device=device) * 256
         self._mean, self._std = (
             torch.as_tensor(part, dtype=torch.float32, device=device) for part in (steps[1].mean, steps[1].std)
         )
-        # Four times as fast as the table on a CPU. CUDA divides by 255 with a multiplication and may be a bit off.
+        # Arithmetic is four times as fast as the table on a CPU. CUDA multiplies by 1 / 255, which may differ in a bit.
         repeated = torch.from_numpy(np.repeat(values, 3)).to(device)
         self._arithmetic = torch.equal(self._computed(repeated), table.T.reshape(-1).to(device))
 

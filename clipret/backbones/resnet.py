@@ -10,9 +10,9 @@ from clipret.backbones.kernels import Arithmetic, OneQuery
 from clipret.backbones.pixels import Normaliser
 from clipret.machine import torch_private
 
-# Bytes of the largest activation on the CPU, past which oneDNN's convolutions slow down to 0.6 of their speed.
+# Bytes of the largest activation on the CPU; above this, oneDNN's convolutions run at 0.6 of their speed.
 _CPU_BYTES = 26_000_000
-# Images that weights are packed for; those of other batches run as fast.
+# Batch size that weights are packed for; other sizes run as fast.
 _PACKED_FOR = 8
 
 
@@ -41,13 +41,13 @@ class ImageResNet:
 
     @property
     def piece(self) -> int:
-        """Images that a CPU is best given at a time."""
+        """Best number of images at a time on a CPU."""
         return max(1, _CPU_BYTES // (self._channels * self._side**2))
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         batch, side = len(pixels), self._side
         x = self._normalise(pixels.reshape(batch, side, side * 3)).to(self._arithmetic.dtype)
-        # The pixels are in the order that channels_last means.
+        # The pixels are already in channels_last order.
         x = x.view(batch, side, side, 3).permute(0, 3, 1, 2)
         for convolution in self._stem:
             x = convolution(x)
@@ -58,7 +58,7 @@ class ImageResNet:
 
 
 class Convolution:
-    """A convolution and its BatchNorm in eval mode, then an addition and a ReLU if asked for."""
+    """A convolution and its BatchNorm in eval mode, optionally followed by an addition and a ReLU."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Convolution:
         arithmetic: Arithmetic,
         relu: bool = True,
     ):
-        """side: S of what it takes."""
+        """side: S of the input."""
         self._stride, self._padding, self._relu = list(convolution.stride), list(convolution.padding), relu
         self._folded, self._packed = arithmetic.folds, arithmetic.kernels == "oneDNN"
         weight = convolution.weight.detach()
@@ -86,15 +86,15 @@ class Convolution:
             self._bias = (shift.double() - mean.double() * scale).to(arithmetic.dtype)
         self._weight = weight.to(arithmetic.dtype, memory_format=torch.channels_last)
         if self._packed:
-            # Told no size, oneDNN takes one for which some bfloat16 convolutions run at a tenth of their speed; a
-            # constant number of images, because another may give other bits.
+            # Without a shape, oneDNN assumes one for which some bfloat16 convolutions run at a tenth of their speed.
+            # The batch size is constant, because another one may change the bits.
             shape = [_PACKED_FOR, weight.shape[1], side, side]
             self._weight = torch_private.pack_convolution(
                 self._weight, padding=self._padding, stride=self._stride, shape=shape
             )
 
     def __call__(self, x: torch.Tensor, *, add: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, C, S, S) -> (B, C', S', S'); what is added may be overwritten."""
+        """(B, C, S, S) -> (B, C', S', S'); `add` may be overwritten."""
         if self._packed:
             arguments = (self._weight, self._bias, self._padding, self._stride)
             return torch_private.convolve(x, *arguments, add=add, relu=self._relu)
@@ -111,7 +111,7 @@ class Bottleneck:
     """A residual block of three convolutions; strides are average pools, as in clip."""
 
     def __init__(self, block: torch.nn.Module, *, side: int, arithmetic: Arithmetic):
-        """side: S of what it takes."""
+        """side: S of the input."""
         self._stride = block.stride
         after = side // self._stride
         self._convolutions = [

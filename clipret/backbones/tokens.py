@@ -1,19 +1,19 @@
-"""Captions -> CLIP's token ids: the same as clip's own tokenizer gives, many times faster on plain text."""
+"""Captions -> CLIP's token ids: equal to clip's own tokenizer, and many times faster on plain text."""
 
 import numpy as np
 import torch
 
 from clipret.backbones.clip_package import ClipFirst, import_clip
 
-# Tokens that every published CLIP reads, start and end included.
+# Context length of every published CLIP, start and end included.
 CONTEXT_LENGTH = 77
-# Words whose tokens are kept, and the longest word that is: together 20 MB at most, however many captions there are.
+# Most words in the table, and their greatest length: at most 20 MB for any number of captions.
 _WORDS = 65_536
 _LONGEST_WORD = 64
 
 
 class _Words(dict):
-    """word -> its tokens' uint16 bytes, filled on demand with what clip's tokenizer makes of the word alone."""
+    """word -> uint16 bytes of its tokens, computed on demand by clip's tokenizer."""
 
     def __init__(self, encode):
         super().__init__()
@@ -29,11 +29,10 @@ class _Words(dict):
 
 
 class Tokenizer:
-    """clip's tokenizer behind a table of words.
+    """clip's tokenizer with a table of words. Can be pickled; the table is not pickled.
 
-    In printable ASCII without '&', clip's cleaning changes nothing but white space and case, and no token spans white
-    space; so a text's tokens are those of its words one after another. Any other text goes through clip whole. Can be
-    pickled, without the table.
+    In printable ASCII without '&', clip's cleaning changes only white space and case, and no token spans white space;
+    so the tokens of a text are those of its words, concatenated. Other text is tokenized by clip as a whole.
     """
 
     def __init__(self, *, context_length: int = CONTEXT_LENGTH):
@@ -48,10 +47,10 @@ class Tokenizer:
         return _restore, (ClipFirst(), self.context_length)
 
     def __call__(self, captions: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
-        """uint16 ids of each caption, start and end included, and (B,) int64 token counts before truncation.
+        """uint16 ids of the captions, start and end included, and (B,) int64 token counts before truncation.
 
-        A caption of more than context_length tokens is cut to that many, the last one replaced by the end of text, as
-        clip.tokenize(truncate=True) does.
+        A caption of more than context_length tokens is cut to that length, and its last token replaced by the end of
+        text, like clip.tokenize(truncate=True).
         """
         whole = [self._ids(caption) for caption in captions]
         most = 2 * self.context_length
@@ -76,7 +75,7 @@ class Tokenizer:
 
     def _encode(self, text: str) -> bytes:
         tokens = np.array(self._clip.encode(text), dtype=np.uint16).tobytes()
-        # clip keeps every word that it ever split, but for this; the first two are the start and the end of text.
+        # clip itself caches every word without limit; its first two entries are the start and the end of text.
         if len(self._clip.cache) > _WORDS:
             self._clip.cache = dict(list(self._clip.cache.items())[:2])
         return tokens
@@ -87,12 +86,12 @@ def _restore(_, context_length: int) -> Tokenizer:
 
 
 def is_plain(text: str) -> bool:
-    """Whether clip's cleaning looks at no more than a word of this text at a time."""
+    """Whether clip's cleaning treats the words of this text independently."""
     return text.isascii() and text.isprintable() and "&" not in text
 
 
 def pad(tokens: list[np.ndarray]) -> torch.Tensor:
-    """uint16 ids of B captions -> (B, L) int64, L the longest of them, zeros behind the others as clip puts them."""
+    """uint16 ids of B captions -> (B, L) int64, L the longest of them, padded with zeros like clip's."""
     lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
     padded = np.zeros((len(tokens), lengths.max(initial=0)), dtype=np.int64)
     if len(tokens):

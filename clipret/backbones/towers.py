@@ -1,6 +1,6 @@
 """CLIP's transformers over clip's own weights, up to the penultimate features.
 
-After the last block only one position is used, so that block computes its query, output and MLP for that one alone.
+Only one position is used after the last block, so that block computes query, output and MLP for this position only.
 
 Shape suffixes: B batch, S image side, P patch side, N patches, L positions, D width.
 """
@@ -31,13 +31,13 @@ class ImageTransformer:
 
     @property
     def piece(self) -> int:
-        """Images that a CPU is best given at a time."""
+        """Best number of images at a time on a CPU."""
         return max(1, CPU_ROWS // (len(self._positions) + 1))
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         batch, side, patch = len(pixels), pixels.shape[1], self._patch
         across = side // patch
-        # Cut as bytes, a quarter of what there would be to move of floats.
+        # Cut into patches as bytes, which moves a quarter of the data of floats.
         patches = pixels.reshape(batch, across, patch, across, patch * 3).transpose(2, 3).reshape(batch, across**2, -1)
         patches = self._embed(self._normalise(patches).to(self._arithmetic.dtype))
         first = self._first.expand(batch, 1, -1)
@@ -52,7 +52,7 @@ class TextTransformer:
 
     def __init__(self, model: torch.nn.Module, *, arithmetic: Arithmetic):
         stream = arithmetic.stream
-        # The table is big, and clip's model keeps it anyhow; its rows are converted as they are looked up.
+        # The table is big and shared with clip's model; rows are converted when they are looked up.
         self._embedding = model.token_embedding.weight.detach()
         self._stream = stream
         self._positions = model.positional_embedding.detach().to(stream)
@@ -61,7 +61,7 @@ class TextTransformer:
         self._norm_after = Norm(model.ln_final, arithmetic=arithmetic, output=stream)
 
     def piece(self, length: int) -> int:
-        """Captions of a length that a CPU is best given at a time."""
+        """Best number of captions of this length at a time on a CPU."""
         return max(1, CPU_ROWS // length)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ class Block:
 
 
 class LastBlock:
-    """A residual attention block whose output is wanted at one position of each row: (B, L, D) -> (B, D)."""
+    """A residual attention block with output at one position of every row: (B, L, D) -> (B, D)."""
 
     def __init__(self, block: torch.nn.Module, *, arithmetic: Arithmetic):
         attention = block.attn
@@ -104,7 +104,7 @@ class LastBlock:
         self._mlp = QuickMLP(block.mlp, arithmetic=arithmetic)
 
     def __call__(self, x: torch.Tensor, *, at: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """at (B,) int64: the positions; seen (B, L) bool: what they may look at, if not all."""
+        """at (B,) int64: the positions; seen (B, L) bool: positions they attend to, None: all."""
         attended = self._outer(self._attention(self._norm_1(x), at=at, seen=seen))
         x = x[torch.arange(len(x), device=x.device), at] + attended
         return x + self._mlp(self._norm_2(x))

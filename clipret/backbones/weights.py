@@ -57,7 +57,7 @@ def _load_published(name: str, *, url: str, device: str, root: Path | None) -> t
 
 
 def _load_file(path: Path, *, device: str) -> tuple[str, tuple]:
-    # Hashed by another thread meanwhile: neither needs the interpreter much.
+    # Hash in another thread meanwhile: neither task holds the interpreter lock for long.
     with ThreadPoolExecutor(max_workers=1) as thread:
         stop = threading.Event()
         sha256 = thread.submit(_sha256, path, stop=stop)
@@ -70,7 +70,7 @@ def _load_file(path: Path, *, device: str) -> tuple[str, tuple]:
 
 
 def _require_file(path: Path, *, expected: str) -> None:
-    """Before anything is read: a pipe would wait for its writer, and a device need not end."""
+    """Checked before anything is read: reading a pipe may block, and a device may have no end."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -83,7 +83,7 @@ def _require_file(path: Path, *, expected: str) -> None:
         raise BackboneError(f"--model {path} is a folder; give the checkpoint in it, or one of {expected}.")
     if not stat.S_ISREG(status.st_mode):
         raise BackboneError(f"--model {path} is a pipe or a device; give a checkpoint's file, or one of {expected}.")
-    # What the kernel shows as a file has no size either, and reading it may wait for ever.
+    # Files of /proc also have size 0, and reading them may block forever.
     if status.st_size == 0:
         raise BackboneError(f"{path} is empty; copy or download it again.")
 

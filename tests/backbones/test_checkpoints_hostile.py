@@ -151,7 +151,7 @@ BOMBS = {
     ),
     "declared sizes": (
         huge_clip(),
-        "declares tensors of 314,853,687,300 bytes, which a file of {size:,} bytes does not hold.",
+        "declares 314,853,687,300 bytes of tensors, but has only {size:,} bytes.",
     ),
 }
 

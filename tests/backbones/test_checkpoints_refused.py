@@ -23,13 +23,13 @@ def state():
 SAVED = {
     "a module": (
         lambda state: uneven_clip("transformer"),
-        "holds a whole pickled module (clip.model.CLIP), which only its own code can read; where that is, save its "
-        "weights: torch.save(model.state_dict(), PATH).",
+        "holds a whole pickled module (clip.model.CLIP), which only its own code can read; save its "
+        "weights where that code is installed: torch.save(model.state_dict(), PATH).",
     ),
     "a module in a dict": (
         lambda state: {"model": torch.nn.Linear(2, 2)},
-        "holds a whole pickled module (torch.nn.modules.linear.Linear), which only its own code can read; where that "
-        "is, save its weights: torch.save(model.state_dict(), PATH).",
+        "holds a whole pickled module (torch.nn.modules.linear.Linear), which only its own code can read; save "
+        "its weights where that code is installed: torch.save(model.state_dict(), PATH).",
     ),
     "no tensors": (
         lambda state: {"epoch": 3},
@@ -37,7 +37,7 @@ SAVED = {
     ),
     "two models": (
         lambda state: {"state_dict": state, "ema": prefixed(state, "module.")},
-        "holds several CLIPs, ema/module.* and state_dict/*; save the wanted one alone: torch.save(WEIGHTS, PATH).",
+        "holds several CLIPs, ema/module.* and state_dict/*; save the one you need alone: torch.save(WEIGHTS, PATH).",
     ),
     "another model": (
         lambda state: {"conv.weight": torch.zeros(3), "conv.\x1b[31m": torch.zeros(3), "c": torch.zeros(3)},
@@ -69,11 +69,11 @@ SAVED = {
     ),
     "another shape": (
         lambda state: changed(state, ln_final__bias=torch.zeros(65)),
-        "holds ln_final.bias of shape (65,) where the rest of it asks for (64,).",
+        "holds ln_final.bias of shape (65,); its other tensors require (64,).",
     ),
     "another width": (
         lambda state: changed(state, visual__proj=torch.zeros(64, 31), ln_final__bias=torch.zeros(65)),
-        "holds visual.proj of shape (64, 31) where the rest of it asks for (64, 32), and 1 more of other shapes.",
+        "holds visual.proj of shape (64, 31); its other tensors require (64, 32), and 1 more of other shapes.",
     ),
     "other dimensions": (
         lambda state: changed(state, positional_embedding=torch.zeros(3)),
@@ -99,7 +99,7 @@ SAVED = {
     "adapters": (
         lambda state: changed(state, visual__transformer__lora_A=torch.zeros(3)),
         "holds visual.transformer.lora_A beside clip's own tensors; clip's model has no such part, and would compute "
-        "other features than the model that was trained.",
+        "other features than the trained model.",
     ),
     "NaN": (
         lambda state: changed(state, ln_final__bias=torch.full((64,), torch.nan)),
@@ -111,7 +111,7 @@ SAVED = {
     ),
     "beyond float16": (
         lambda state: changed(state, visual__proj=state["visual.proj"] * 1e8),
-        "holds values in visual.proj beyond 65,504, the most of float16, to which clip rounds weights.",
+        "holds values in visual.proj above 65,504, the maximum of float16, to which clip rounds weights.",
     ),
 }
 
