@@ -16,7 +16,7 @@ from tests.helpers.pages import DOCS, PAGES, README, blocks, commands, name_of, 
 
 # What the commands that need data which is not here come to.
 NOT_HERE = (
-    "COCO 2017 is not whole at",
+    "COCO 2017 at",
     "Karpathy's split needs",
     "there are no captions of Flickr30k",
     "there is no cache at",
