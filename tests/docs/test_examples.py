@@ -1,0 +1,35 @@
+"""The loss and head that the manual shows do what it says of them."""
+
+import runpy
+
+import numpy as np
+import pytest
+import torch
+
+from clipret.heads import LinearHead
+from tests.helpers.pages import DOCS
+
+LOSSES = runpy.run_path(str(DOCS / "examples/my_losses.py"))
+HEADS = runpy.run_path(str(DOCS / "examples/my_heads.py"))
+
+
+@pytest.mark.parametrize("name", ["soft_margin", "soft_targets"])
+def test_a_step_down_the_gradient_moves_matches_up_and_others_down(name):
+    similarities = torch.rand((6, 4), generator=torch.manual_seed(0), dtype=torch.float64, requires_grad=True)
+    matches = torch.zeros((6, 4), dtype=torch.bool)
+    matches[torch.arange(6), torch.arange(6) % 4] = True
+    loss = LOSSES[name](similarities, matches)
+    loss.backward()
+    assert loss.shape == ()
+    assert similarities.grad[matches].mean() < 0
+    assert similarities.grad[~matches].mean() > 0
+
+
+def test_the_untrained_head_is_clip():
+    generator = np.random.default_rng(0)
+    widths = {"image/weight": (24, 12), "text/weight": (16, 12)}
+    projections = {name: generator.normal(size=shape).astype(np.float32) for name, shape in widths.items()}
+    head, clip = HEADS["MLP"](projections), LinearHead(projections)
+    images, texts = torch.randn(5, 24), torch.randn(5, 16)
+    torch.testing.assert_close(head.embed_images(images), clip.embed_images(images))
+    torch.testing.assert_close(head.embed_texts(texts), clip.embed_texts(texts))
