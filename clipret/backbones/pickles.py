@@ -10,10 +10,10 @@ import io
 import pickle
 from dataclasses import dataclass, field
 
-# A state dict of CLIP takes 0.1 MiB, and 1 MiB with an optimizer's state. A hostile byte costs up to 130 in memory.
+# A state dict of CLIP takes 0.1 MiB, with an optimizer's state 1 MiB. A hostile byte may take up to 130 in memory.
 MOST_BYTES = 4 << 20
 
-# A key is a number; messages name it.
+# Keys are numbers, and messages show them.
 _MOST_LETTERS = 100
 
 _STORAGE_KINDS = {
@@ -59,7 +59,7 @@ class Global:
 
 @dataclass(eq=False, slots=True)
 class StandIn:
-    """An object that a pickle makes: the name of what makes it, and the state that it would be given."""
+    """An object that a pickle would create: the name of its class or function, and its state."""
 
     path: str
     state: object = None
@@ -67,7 +67,7 @@ class StandIn:
 
 
 def read_pickle(file: io.BytesIO, *, storages: dict[str, str] | None = None) -> object:
-    """The next object of a file in memory, made of dicts, lists, plain values, StoredTensor and StandIn.
+    """The next object of a file in memory: dicts, lists, plain values, StoredTensor and StandIn.
 
     storages  gets the kind of each storage that the pickle names, by its key
 
@@ -76,7 +76,7 @@ def read_pickle(file: io.BytesIO, *, storages: dict[str, str] | None = None) -> 
     try:
         return _Machine(file, storages={} if storages is None else storages).load()
     except Exception as error:
-        # Damage can end in any error of this machine, which has no state but its own.
+        # A damaged pickle can raise any error here; the interpreter has no state outside.
         raise ValueError("is damaged, or not as torch saves: the pickle in it cannot be read; copy it again") from error
 
 
@@ -90,7 +90,7 @@ _AS_THEY_ARE = {code: pickle._Unpickler.dispatch[code] for code in _CODES}
 
 
 class _Machine(pickle._Unpickler):
-    """The standard library's interpreter in Python: the one in C makes room for as many objects as a pickle claims."""
+    """The standard library's interpreter in Python: the one in C allocates as much memory as a pickle claims."""
 
     def __init__(self, file: io.BytesIO, *, storages: dict[str, str]):
         super().__init__(file)
@@ -106,7 +106,7 @@ class _Machine(pickle._Unpickler):
         if pid[0] == "module":
             return Global(pid[1].path)
         name, key = pid[1].path.split(".")[-1].removesuffix("Storage"), pid[2]
-        # The sixth is of views of storages, which no torch has written since 2017.
+        # The sixth entry is for views of storages, which torch has not written since 2017.
         if pid[0] != "storage" or type(key) is not str or len(key) > _MOST_LETTERS or pid[5:] not in ((), (None,)):
             raise ValueError("an unknown kind of storage")
         kind = self._storages[key] = _STORAGE_KINDS.get(name, name)
@@ -141,7 +141,7 @@ class _Machine(pickle._Unpickler):
     def _fill(self, pairs: list) -> None:
         target = self.stack[-1]
         target = target.items if isinstance(target, StandIn) else target
-        # Hashing other keys, tuples in tuples, could take the C stack down.
+        # Hashing other keys, such as nested tuples, could overflow the C stack.
         target.update((key, value) for key, value in zip(pairs[::2], pairs[1::2], strict=True) if type(key) is str)
 
     def _extend(self, values: list) -> None:
@@ -157,7 +157,7 @@ class _Machine(pickle._Unpickler):
         pickle.SETITEMS[0]: set_items,
         pickle.APPEND[0]: append_one,
         pickle.APPENDS[0]: append_many,
-        # Sets would hash what they hold, and nobody asks for what is in one; bytearrays would take what they claim.
+        # Sets would hash their items, which nobody needs; bytearrays would allocate what they claim.
         pickle.EMPTY_SET[0]: pickle._Unpickler.load_empty_list,
         pickle.ADDITEMS[0]: append_many,
         pickle.FROZENSET[0]: pickle._Unpickler.load_tuple,
@@ -166,7 +166,7 @@ class _Machine(pickle._Unpickler):
 
 
 def _make(path: str, arguments: tuple) -> object:
-    """What a call of a function or class gives."""
+    """The result of calling a function or class."""
     if path == "collections.OrderedDict":
         return {}
     module, _, name = path.rpartition(".")
@@ -179,7 +179,7 @@ def _make(path: str, arguments: tuple) -> object:
 
 
 def _rebuild_tensor(storage: StoredTensor, offset: int, shape: tuple, stride: tuple, *more) -> StoredTensor:
-    """more: requires_grad, hooks and, of a tensor that is to be negated or conjugated when it is read, that."""
+    """more: requires_grad, hooks and, for a tensor to be negated or conjugated when it is read, this flag."""
     (offset,) = _integers([offset])
     kind = "a lazy view" if any(more[2:]) else storage.kind
     shape, stride = _integers(shape), _integers(stride)

@@ -1,4 +1,4 @@
-"""Files of tensors as torch and safetensors write them, opened without running anything that they hold."""
+"""Files of tensors written by torch and safetensors, opened without running code in them."""
 
 import contextlib
 import io
@@ -13,14 +13,14 @@ import torch
 
 from clipret.backbones.pickles import MOST_BYTES, StoredTensor, read_pickle
 
-# What can be read, by the name of its dtype.
+# The dtypes that can be read, by name.
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
 _SAFETENSORS_KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
-# How many times its size a file may hold: deflated weights shrink to half, but whole rows of zeros to nothing.
+# Largest ratio of content to file size: deflated weights shrink to half, but whole rows of zeros to nothing.
 MOST_INFLATION = 16
-# 250,000 entries, which zipfile makes half a GiB of; a checkpoint has one for each of its tensors.
+# 250,000 entries, for which zipfile takes half a GiB; a checkpoint has one a tensor.
 _MOST_DIRECTORY = 16 << 20
 _OTHER_ORDER = "was written by a machine of the other byte order; save it again on one like this"
 _LEGACY_NUMBER = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -36,7 +36,7 @@ _OTHER_FILES = (
 
 
 class TensorFile(Protocol):
-    """An open file: what it holds, with StoredTensors in it, and the tensors themselves."""
+    """An open file: its content, with StoredTensors, and access to the tensors."""
 
     root: object
 
@@ -46,7 +46,7 @@ class TensorFile(Protocol):
 
 @contextlib.contextmanager
 def open_tensors(path: Path) -> Iterator[TensorFile]:
-    """Open a file by its content: a zip or a legacy file of torch, or safetensors.
+    """Open a zip or legacy file of torch, or safetensors, recognised by its content.
 
     Raises ValueError, which says of the file what it is instead or what is wrong with it, and OSError.
     """
@@ -79,7 +79,7 @@ def _zip_of(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         size = end[zipfile._ECD_SIZE] if end else 0
         archive = zipfile.ZipFile(file) if size <= _MOST_DIRECTORY else None
     except Exception as error:
-        # A damaged directory ends in any error of zipfile.
+        # A damaged directory can raise any error of zipfile.
         raise ValueError("is cut short or damaged: its zip directory cannot be read; copy it again") from error
     if archive is None:
         raise ValueError(f"declares a zip directory of {size:,} bytes, more than a checkpoint has")
@@ -98,7 +98,7 @@ def _safetensors_of(path: Path) -> Iterator:
 
 
 class _ZipTensors:
-    """torch.save and TorchScript alike: FOLDER/data.pkl, with each storage in FOLDER/data/KEY."""
+    """Files of torch.save and TorchScript: FOLDER/data.pkl, with the storages in FOLDER/data/KEY."""
 
     def __init__(self, archive: zipfile.ZipFile, *, size: int):
         self._archive = archive
@@ -133,7 +133,7 @@ class _ZipTensors:
             entry = self._archive.getinfo(name)
             if entry.file_size > most:
                 raise ValueError(f"declares {entry.file_size:,} bytes for {name}, more than a checkpoint has")
-            # torch can be told to leave checksums out, and writes 0 for them.
+            # torch can leave checksums out, and then writes 0.
             entry.CRC = entry.CRC or None
             content = bytearray(entry.file_size)
             with self._archive.open(entry) as file:
@@ -143,7 +143,7 @@ class _ZipTensors:
         except (ValueError, MemoryError, OSError):
             raise
         except Exception as error:
-            # A damaged entry ends in any error of zipfile and of what inflates.
+            # A damaged entry can raise any error of zipfile and of decompression.
             raise ValueError(f"is damaged: {name} in it cannot be read ({str(error)[:200]}); copy it again") from error
         if not whole:
             raise ValueError(f"is cut short: {name} in it ends early; copy it again")
@@ -151,7 +151,7 @@ class _ZipTensors:
 
 
 class _LegacyTensors:
-    """torch.save before 1.6: five pickles, the last of which lists the storages that follow, each behind its length."""
+    """torch.save before 1.6: five pickles, the last with the list of storages; then the storages with their lengths."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -174,7 +174,7 @@ class _LegacyTensors:
         return _view(self._storages[tensor.key], tensor)
 
     def _find_storages(self, begin: int, *, kinds: dict[str, str]) -> dict[str, tuple[int, int]]:
-        """Where the bytes of each storage begin, and how many they are."""
+        """Offset and size of the bytes of every storage."""
         places, end = {}, os.fstat(self._file.fileno()).st_size
         for key, kind in kinds.items():
             self._file.seek(begin)

@@ -151,7 +151,7 @@ def test_a_pickled_backbone_encodes_to_the_same_bits(family, checkpoints):
 @pytest.mark.ci
 def test_unpickling_in_a_new_process_says_nothing(checkpoints, tmp_path):
     backbone = load_backbone(str(checkpoints["transformer"]))
-    for name, value in (("backbone", backbone), ("crop", backbone.crop)):
+    for name, value in (("openaiclip", backbone), ("crop", backbone.crop)):
         (tmp_path / name).write_bytes(pickle.dumps(value))
         read = f"import pickle; print(type(pickle.load(open({str(tmp_path / name)!r}, 'rb'))).__name__)"
         done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True, timeout=120)
