@@ -14,7 +14,7 @@ from filelock import Timeout
 from clipret.errors import RunError, UsageError
 from clipret.machine.files import UNFINISHED, replaced
 from clipret.machine.files import locked as file_locked
-from clipret.machine.records import AtLeast, Each, RecordError, read_record, record_text
+from clipret.machine.records import AtLeast, Each, Maybe, RecordError, read_record, record_text
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
@@ -26,7 +26,12 @@ _LOCK = ".lock"
 _KEPT = (".h5", ".hdf5", ".npy", ".safetensors")
 _RECORDS = (CONFIG, RESULT, HISTORY, METRICS, ERRORS, *SWEEP)
 # What is used of a run's config.json: the settings are looked at when they are made a TrainConfig.
-_CONFIG_FORM = {"format": int, "config": Each(Any), "cache": {"path": str, "fingerprint": str}}
+_CONFIG_FORM = {
+    "format": int,
+    "config": Each(Any),
+    "cache": {"path": str, "fingerprint": str},
+    "code": Maybe(Each({"path": str, "sha256": str})),
+}
 _RESULT_FORM = {
     "cache": str,
     "kept_epoch": AtLeast(0),

@@ -85,9 +85,10 @@ def evaluate(
     from clipret.evaluation.stage import evaluate as stage
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
-    measured = f"run {report['run']}, cache {report['cache']['path']}" if report["run"] and not quiet else None
+    lines = [f"run {report['run']}, cache {report['cache']['path']}"] if report["run"] else []
+    lines += [f"Note: {remark}." for remark in report.get("remarks", ())]
     tables = metrics_tables(without_curve(report), names=config.columns) + curve_tables(report)
-    show(report, as_json=as_json, tables=tables, text=measured)
+    show(report, as_json=as_json, tables=tables, text=None if quiet else "\n".join(lines))
 
 
 def _alphas(text: str | None) -> tuple[float, ...]:

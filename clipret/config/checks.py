@@ -5,6 +5,7 @@ Every number has a lowest and a highest value: what is beyond it would take all 
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
@@ -75,10 +76,16 @@ def unknown_settings(kind: type, values: Mapping[str, Any]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def one_of(option: str, value, *, allowed: tuple[str, ...]) -> None:
-    """The value is one of those allowed."""
-    if value not in allowed:
-        raise UsageError(f"--{option} is '{shortened(value)}'; expected one of: {', '.join(allowed)}.")
+def one_of(option: str, value, *, allowed: tuple[str, ...], or_file: bool = False) -> None:
+    """The value is one of those allowed, or, where it may be, names something in a Python file: FILE.py:NAME."""
+    if value not in allowed and not (or_file and is_in_file(value)):
+        words = f"{', '.join(allowed)}{', or FILE.py:NAME' if or_file else ''}"
+        raise UsageError(f"--{option} is '{shortened(value)}'; expected one of: {words}.")
+
+
+def is_in_file(value: str) -> bool:
+    """Whether a value names something in a Python file, as my_losses.py:soft_margin does."""
+    return re.fullmatch(r"[^\0]*\.py:[^\W\d]\w*", value) is not None
 
 
 def at_least(option: str, value, *, low, at_most) -> None:

@@ -149,7 +149,7 @@ class TrainConfig:
         one_of("device", self.device, allowed=DEVICES)
 
     def _check_head(self) -> None:
-        one_of("head", self.head, allowed=HEADS)
+        one_of("head", self.head, allowed=HEADS, or_file=True)
         one_of("train", self.train, allowed=SIDES)
         one_of("init", self.init, allowed=INITS)
         if self.head == "adapter" and self.init in ("procrustes", "ridge"):
@@ -165,7 +165,7 @@ class TrainConfig:
             raise UsageError(f"--adapter-ratio is {self.adapter_ratio}; expected a value from 0 to below 1.")
 
     def _check_loss(self) -> None:
-        one_of("loss", self.loss, allowed=LOSSES)
+        one_of("loss", self.loss, allowed=LOSSES, or_file=True)
         object.__setattr__(self, "margin", Margin.parse(self.margin).given)
         one_of("reduction", self.reduction, allowed=REDUCTIONS)
         one_of("violation", self.violation, allowed=VIOLATIONS)

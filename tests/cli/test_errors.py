@@ -222,7 +222,7 @@ BAD_INPUTS = {
     "unknown loss": (
         "train --cache made.h5 --loss infonse",
         2,
-        "--loss is 'infonse'; expected one of: margin, infonce, triplet, sigmoid.",
+        "--loss is 'infonse'; expected one of: margin, infonce, triplet, sigmoid, or FILE.py:NAME.",
     ),
     "taken name": (
         "train --cache made.h5 --runs-dir . --name made.h5",

@@ -79,11 +79,17 @@ def test_a_number_that_nobody_can_mean_is_refused(kind, name, hint):
         ({"epochs": 2.0}, "--epochs is 2.0; expected a whole number."),
         ({"epochs": True}, "--epochs is True; expected a whole number."),
         ({"adapter_relu": 1}, "--adapter-relu is 1; expected true or false."),
-        ({"loss": "a\n\x1b"}, "--loss is 'a\\n\\x1b'; expected one of: margin, infonce, triplet, sigmoid."),
+        (
+            {"loss": "a\n\x1b"},
+            "--loss is 'a\\n\\x1b'; expected one of: margin, infonce, triplet, sigmoid, or FILE.py:NAME.",
+        ),
         ({"name": 1}, "--name is 1; expected text or none."),
         ({"name": "a\0b"}, "--name is 'a\0b'; expected the name of one folder, made below runs/."),
         ({"margin": "auto:" + "9" * 400}, "--margin auto:Q is inf; expected a value from 0 to 1."),
-        ({"loss": "x" * 99}, f"--loss is '{'x' * 57}...'; expected one of: margin, infonce, triplet, sigmoid."),
+        (
+            {"loss": "x" * 99},
+            f"--loss is '{'x' * 57}...'; expected one of: margin, infonce, triplet, sigmoid, or FILE.py:NAME.",
+        ),
     ],
 )
 def test_the_settings_of_a_training_have_bounds_and_types(settings, text):

@@ -88,7 +88,10 @@ def test_settings_that_a_combination_has_no_use_for_make_no_combinations(axes, c
         ),
         ({"ridge": "1,2"}, "--ridge is of no use to any combination: it is for --init ridge."),
         ({"steps": "10", "epochs": "5"}, "--epochs is of no use to any combination: it is for --steps none."),
-        ({"loss": "margin,hinge"}, "--loss is 'hinge'; expected one of: margin, infonce, triplet, sigmoid."),
+        (
+            {"loss": "margin,hinge"},
+            "--loss is 'hinge'; expected one of: margin, infonce, triplet, sigmoid, or FILE.py:NAME.",
+        ),
         ({"margin": "0.1,2"}, "--margin is 2.0; expected a value from -1 to 1."),
         ({"lr": "1e-4,nan"}, "--lr is nan; expected a value above 0, at most 1000."),
         (
