@@ -16,7 +16,7 @@ from filelock import Timeout
 from clipret.errors import RunError, UsageError
 from clipret.machine.files import UNFINISHED, read_file, replaced
 from clipret.machine.files import locked as file_locked
-from clipret.machine.records import AtLeast, Each, RecordError, read_record, record_text
+from clipret.machine.records import AtLeast, Each, Maybe, RecordError, read_record, record_text
 
 CONFIG, HEAD, HISTORY, METRICS = "config.json", "head.safetensors", "history.csv", "metrics.json"
 CHECKPOINT, RESULT = "checkpoint.safetensors", "result.json"
@@ -30,7 +30,12 @@ _OLD_FAILURES = "errors.json"
 _KEPT = (".h5", ".hdf5", ".npy", ".safetensors")
 _RECORDS = (CONFIG, RESULT, HISTORY, METRICS, FAILURES, _OLD_FAILURES, *SWEEP)
 # The settings in config.json are checked later, when a TrainConfig is made of them.
-_CONFIG_FORM = {"format": int, "config": Each(Any), "cache": {"path": str, "fingerprint": str}}
+_CONFIG_FORM = {
+    "format": int,
+    "config": Each(Any),
+    "cache": {"path": str, "fingerprint": str},
+    "code": Maybe(Each({"path": str, "sha256": str})),
+}
 _RESULT_FORM = {
     "cache": str,
     "kept_epoch": AtLeast(0),

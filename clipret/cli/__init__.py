@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clipret import __version__
-from clipret.cli import caches, comparison, data, evaluation, failures, faults, reproduction, sweeps, training
+from clipret.cli import caches, comparison, data, evaluation, failures, faults, reproduction, sweeps, training, trust
 from clipret.cli.running import complain
 from clipret.errors import ClipretError
 
@@ -26,7 +26,7 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluation.evaluate)
-for command in (comparison.compare, failures.failures, reproduction.reproduce):
+for command in (comparison.compare, failures.failures, reproduction.reproduce, trust.trust):
     app.command()(command)
 # The old name, for one release.
 app.command("errors", hidden=True)(failures.errors)

@@ -16,6 +16,7 @@ from clipret.heads.files import load_head, load_trained_on
 from clipret.heads.interpolation import wise_ft
 from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
+from clipret.machine.own_code import label
 from clipret.protocols.bounds import best_reachable
 from clipret.protocols.leakage import check_images, is_in_train
 from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
@@ -161,8 +162,13 @@ def describe_trained(source: Source) -> Trained | None:
     if source.run is None:
         return Trained(str(source.head), sha256)
     record = runs.read_config(source.run)
-    trained_on = record["cache"]["fingerprint"]
-    return Trained(str(source.head), sha256, str(source.run), record["config"], trained_on, _is_finished(source.run))
+    # Code of the user's own is what its bytes are, wherever the file was.
+    own = {
+        what: f"{label(str(record['config'].get(what)))}@{code['sha256'][:12]}"
+        for what, code in record.get("code", {}).items()
+    }
+    config, trained_on = record["config"] | own, record["cache"]["fingerprint"]
+    return Trained(str(source.head), sha256, str(source.run), config, trained_on, _is_finished(source.run))
 
 
 def _is_finished(run: Path) -> bool:

@@ -53,8 +53,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         intervals  None, or level, method, resamples, heads (as results, and "rsum", [low, high] in place of numbers, or
                    None: see significance.py) and gain, the same of trained less zero-shot, None without a trained head
 
-    Of further protocols, the same in the list `also`. It is written to config.out, or into the run's folder when there
-    is one, and beside it the ranks (ranks_file.py).
+    Of further protocols, the same in the list `also`; and `remarks`, where there are some on the head. It is written to
+    config.out, or into the run's folder when there is one, and beside it the ranks (ranks_file.py).
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
     trained on and config.allow_leak is not set.
@@ -77,11 +77,13 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         about = {"leakage": leakage, "copies": copies_of_training(cache, protocol)}
         measured.append({"protocol": description, **about, **_figures(ranked[-1], config)})
         on_progress(Progress("protocols", len(measured), len(protocols)))
+    remarks = [remark for head in heads.values() for remark in head.remarks]
     report = {
         "format": runs.FORMAT,
         **describe_source(source, cache),
         **measured[0],
         **({"also": measured[1:]} if len(measured) > 1 else {}),
+        **({"remarks": remarks} if remarks else {}),
     }
     if config.per_query:
         write_per_query(config.per_query, _per_query(cache, zip(protocols, ranked, strict=True)))

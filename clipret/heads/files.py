@@ -8,6 +8,7 @@ import torch
 from clipret.errors import HeadError
 from clipret.heads import HEADS, load_head_kind
 from clipret.heads.base import Head, MetadataError
+from clipret.heads.own import KIND, load_own_head
 from clipret.machine.tensors import TensorFile, TensorsError, open_tensors, write_tensors
 from clipret.runs import reason
 
@@ -56,6 +57,9 @@ def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256:
     metadata = file.metadata
     shapes = {name: shape for name, shape in file.shapes.items() if name != _TRAINED_ON}
     kind = metadata.get("kind")
+    if kind == KIND and metadata.get("format") == FORMAT:
+        _require_model(path, metadata, weights_sha256=weights_sha256)
+        return load_own_head(path, lambda: _weights(file), metadata=metadata, projections=projections)
     if kind not in HEADS or metadata.get("format") != FORMAT:
         actual = f"kind {metadata.get('kind', 'none')}, format {metadata.get('format', 'none')}"
         raise HeadError(
@@ -87,8 +91,9 @@ def _open(path: Path) -> TensorFile:
 
 
 def _weights(file: TensorFile) -> dict[str, torch.Tensor]:
-    """The head's tensors as float32, all of them finite. Raises HeadError."""
-    tensors = {name: tensor.float() for name, tensor in _read(file).items() if name != _TRAINED_ON}
+    """The head's tensors, floating-point numbers as float32 and all of them finite. Raises HeadError."""
+    stored = {name: tensor for name, tensor in _read(file).items() if name != _TRAINED_ON}
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise HeadError(f"tensor {name} of head {file.path} has values that are not finite; train it again.")
@@ -97,7 +102,8 @@ def _weights(file: TensorFile) -> dict[str, torch.Tensor]:
 
 def _read(file: TensorFile) -> dict[str, torch.Tensor]:
     try:
-        file.require_dtypes(names=set(file.shapes) - {_TRAINED_ON})
+        if file.metadata.get("kind") != KIND:
+            file.require_dtypes(names=set(file.shapes) - {_TRAINED_ON})
         return file.read()
     except TensorsError as error:
         raise HeadError(f"head {file.path} cannot be used: {error}; train it again.") from None

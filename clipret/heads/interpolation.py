@@ -13,9 +13,12 @@ def interpolate(
 ) -> dict[str, torch.Tensor]:
     """(1 - alpha) * zero_shot + alpha * trained, tensor by tensor (Wortsman et al. 2022, eq. 2); exact at 0 and 1.
 
-    zero_shot, trained  equal names and shapes
+    zero_shot, trained  equal names and shapes; of whole numbers, as a head's own counters, the trained one's are taken
     """
-    return {name: torch.lerp(zero_shot[name], values, alpha) for name, values in trained.items()}
+    return {
+        name: torch.lerp(zero_shot[name], values, alpha) if values.is_floating_point() else values
+        for name, values in trained.items()
+    }
 
 
 def wise_ft(head: Head, *, projections: dict[str, np.ndarray], alpha: float) -> Head:

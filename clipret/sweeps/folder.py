@@ -15,6 +15,7 @@ from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
 from clipret.machine.escaping import csv_cell
 from clipret.machine.files import replaced
+from clipret.machine.own_code import label
 from clipret.machine.records import RecordError, read_record
 from clipret.sweeps.combining import varied
 from clipret.sweeps.forms import FORM, require_agreement
@@ -36,6 +37,7 @@ class Sweep:
     seconds         that it took until now
     result          what it came to; None: it is not complete
     recorded        settings as sweep.json has them; None: those of config
+    code            of losses and heads of the user's own, as autograd.describe_codes gives it
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Sweep:
     seconds: float = 0.0
     result: dict | None = None
     recorded: dict | None = None
+    code: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self):
         require_runs(len(self.configurations), seeds=len(self.config.seeds))
@@ -79,6 +82,7 @@ class Sweep:
             "failed": self.failed,
             "seconds": round(self.seconds, 3),
             "result": self.result,
+            **({"code": self.code} if self.code else {}),
         }
 
     def save_table(self, results: dict[str, dict], *, spreads: list[dict | None]) -> None:
@@ -103,7 +107,7 @@ class Sweep:
 
     def _name(self, config: TrainConfig, *, number: int, seed: int) -> str:
         """Such as 0004-margin-linear-margin0.2-lr0.0003-seed1."""
-        words = [f"{number:04d}", config.loss, config.head]
+        words = [f"{number:04d}", label(config.loss), label(config.head)]
         for name, value in self.settings(config).items():
             if name not in ("loss", "head") and value is not None:
                 words.append(f"{name.replace('_', '-')}{value}")
@@ -120,12 +124,19 @@ class Sweep:
             ) from None
 
 
-def begin(folder: Path, config: SweepConfig, *, fingerprint: str, configurations: list[TrainConfig]) -> Sweep:
+def begin(
+    folder: Path,
+    config: SweepConfig,
+    *,
+    fingerprint: str,
+    configurations: list[TrainConfig],
+    code: dict[str, dict[str, str]],
+) -> Sweep:
     """A new sweep in a folder that make_folder made, with its sweep.json.
 
     Raises RunError, and leaves no folder behind, when the file cannot be written.
     """
-    sweep = Sweep(path=folder, config=config, fingerprint=fingerprint, configurations=configurations)
+    sweep = Sweep(path=folder, config=config, fingerprint=fingerprint, configurations=configurations, code=code)
     if not runs.is_empty(folder):
         # Begun by another process, between the making of the folder and its lock.
         raise runs.is_taken(folder)
@@ -184,6 +195,7 @@ def read_sweep(path: Path) -> Sweep:
             seconds=content["seconds"],
             result=content["result"],
             recorded=content["config"],
+            code=content.get("code", {}),
         )
         require_agreement(sweep)
         return sweep

@@ -5,7 +5,7 @@ from typing import Any
 
 from clipret.config import DIRECTIONS
 from clipret.config.sweeps import SWEPT
-from clipret.machine.records import AtLeast, Each, RecordError
+from clipret.machine.records import AtLeast, Each, Maybe, RecordError
 
 CUTS = ("R@1", "R@5", "R@10")
 _SPREAD = {"mean": float, "std": (float, None)}
@@ -41,6 +41,7 @@ FORM = {
     "failed": Each(str),
     "seconds": float,
     "result": (_RESULT, None),
+    "code": Maybe(Each({"path": str, "sha256": str})),
 }
 
 

@@ -23,6 +23,7 @@ from clipret.sweeps.combining import configurations
 from clipret.sweeps.folder import Sweep, begin, make_folder, read_sweep, require_runs
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
 from clipret.training import train_many
+from clipret.training.autograd import describe_codes
 
 _SAVE_EVERY_SECONDS = 1.0
 
@@ -55,9 +56,10 @@ def sweep(
     configs = configurations(config)
     require_runs(len(configs), seeds=len(config.seeds))
     _require_clean_test(cache, configs)
+    code = describe_codes(configs, named=True)
     folder = make_folder(config)
     with runs.locked(folder):
-        begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=configs)
+        begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=configs, code=code)
         on_begin(begun.path)
         return _go_on(begun, cache=cache, on_progress=on_progress)
 
@@ -74,9 +76,23 @@ def resume_sweep(path: Path | str, *, on_progress: ProgressCallback = silent) ->
             f"{cache.path} is not the cache that {begun.path} was begun with: its fingerprint is "
             f"{cache.fingerprint[:12]}, the sweep's {begun.fingerprint[:12]}; start a new sweep on it."
         )
+    _require_code(begun)
     with runs.locked(begun.path):
         # Read again: another process may have come to its end meanwhile.
         return _go_on(read_sweep(begun.path), cache=cache, on_progress=on_progress)
+
+
+def _require_code(begun: Sweep) -> None:
+    """A loss or a head of the user's own is as it was when the sweep began."""
+    if begun.result is not None:
+        return
+    for word, now in describe_codes(begun.configurations, named=False).items():
+        before = begun.code.get(word, {}).get("sha256", "unknown")
+        if now["sha256"] != before:
+            raise RunError(
+                f"{now['path']} has changed since {begun.path} was begun (sha256 {before[:12]}, now "
+                f"{now['sha256'][:12]}); restore it, or start a new sweep."
+            )
 
 
 def _go_on(begun: Sweep, *, cache: FeatureCache, on_progress: ProgressCallback) -> dict:

@@ -2,40 +2,22 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from clipret.cache import FeatureCache
 from clipret.errors import HeadError, RunError
 from clipret.machine.products import Products
-from clipret.retrieval.gallery import Gallery
+from clipret.training.autograd import AutogradRun
 from clipret.training.batches import Batch, plan_epoch, steps_per_epoch
-from clipret.training.features import Features
+from clipret.training.data import Data
 from clipret.training.graphs import GraphedSteps, can_be_captured, capture_cuda
 from clipret.training.mining import find_companions
-from clipret.training.pairs import Pairs
 from clipret.training.record import Record
 from clipret.training.schedule import learning_rate
 from clipret.training.stack import Stack, State, head_tensors
-from clipret.training.starting import build_head
 
 _REPORT_EVERY_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Data:
-    """What all runs on a cache share.
-
-    validation  None where the cache has no val split to choose an epoch on
-    """
-
-    cache: FeatureCache
-    pairs: Pairs
-    features: Features
-    validation: Gallery | None
-    device: str
 
 
 class Loop:
@@ -46,16 +28,20 @@ class Loop:
         config = records[0].config
         self._data, self._report = data, report
         self._records = records
-        self._products = Products(data.device, precision=config.precision)
-        configs = [record.config for record in records]
-        self._use(Stack(configs, states, products=self._products, device=data.device))
+        products = Products(data.device, precision=config.precision)
+        if codes := records[0].codes:
+            (state,) = states
+            self._use(AutogradRun(config, state, codes=codes, cache=data.cache, device=data.device))
+        else:
+            configs = [record.config for record in records]
+            self._use(Stack(configs, states, products=products, device=data.device))
         self._per_epoch = steps_per_epoch(data.pairs, config)
         self._told = time.monotonic()
         self._within_epoch = False
 
-    def _use(self, stack: Stack) -> None:
+    def _use(self, stack: Stack | AutogradRun) -> None:
         self._stack = stack
-        graphed = self._data.device == "cuda" and can_be_captured(stack.configs[0])
+        graphed = isinstance(stack, Stack) and self._data.device == "cuda" and can_be_captured(stack.configs[0])
         self._graphed = GraphedSteps(stack, capture=capture_cuda) if graphed else None
 
     def run(self) -> None:
@@ -107,12 +93,12 @@ class Loop:
         count = self._stack.configs[0].hard_negatives
         if not count:
             return None
-        pairs, found = self._data.pairs, []
-        for number, config in enumerate(self._stack.configs):
-            head = build_head(config, head_tensors(self._stack.state(number)))
-            drawn = pairs.draw(config.seed, epoch)
-            found.append(find_companions(head, self._data.features, pairs, count=count, drawn=drawn))
-        return found
+        pairs, companions = self._data.pairs, []
+        for number, record in enumerate(self._records):
+            head = record.head(head_tensors(self._stack.state(number)))
+            drawn = pairs.draw(record.config.seed, epoch)
+            companions.append(find_companions(head, self._data.features, pairs, count=count, drawn=drawn))
+        return companions
 
     def _measure(self, *, losses: np.ndarray | None, before: int = 0) -> None:
         """Note every run's finished epoch; losses (steps, S) of it, None before the first."""
@@ -125,7 +111,7 @@ class Loop:
                 continue
             measured = None
             if self._data.validation is not None:
-                head = build_head(config, head_tensors(state))
+                head = record.head(head_tensors(state))
                 try:
                     measured = self._data.validation.measure(head, device=self._data.device)
                 except HeadError:

@@ -5,13 +5,14 @@ Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding widt
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from clipret.config import Margin, TrainConfig
 from clipret.losses import LOSSES, load_loss
 from clipret.losses.quantiles import negative_quantile
-from clipret.losses.values import LARGEST_LOG_SCALE
+from clipret.losses.values import LARGEST_LOG_SCALE, LossValue
 from clipret.machine.products import Products
 
 # The similarities of as many captions at once as fit here; there are about four matrices of that size at a time.
@@ -89,7 +90,6 @@ class Objective:
         margins   of this step, as margins() gave them
         learned   the scalars' values (S,)
         """
-        parameters = {**self._passed_on, **self._scalars(learned)}
         rows, count = texts.transpose(1, 2).contiguous(), texts.shape[2]
         block = max(1, _BLOCK_BYTES // (4 * len(texts) * images.shape[2]))
         spans = [slice(start, min(start + block, count)) for start in range(0, count, block)]
@@ -97,8 +97,7 @@ class Objective:
         survey, parts = None, []
         if self._margins is not None and margins is None:
             margins = self._quantiles(self._products(rows[:, spans[0]], images), matching(spans[0]))
-        if margins is not None:
-            parameters["margin"] = margins
+        parameters = self._parameters(margins, learned)
         for take in () if whole else self._loss.passes:
             for span in spans:
                 similarities = self._products(rows[:, span], images)
@@ -121,6 +120,24 @@ class Objective:
                 )
             )
         return parts[0] if whole else _joined(parts)
+
+    def value(
+        self,
+        similarities: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        margins: torch.Tensor | None,
+        learned: dict[str, torch.Tensor],
+    ) -> LossValue:
+        """The loss of similarities and a mask (S, B_t, B_i), with its gradients by them and by the learned scalars."""
+        if self._margins is not None and margins is None:
+            margins = self._quantiles(similarities, mask)
+        loss = self._loss.function(similarities, mask, **self._parameters(margins, learned))
+        return loss._replace(learned=_by_scalar(loss.learned, learned))
+
+    def _parameters(self, margins: torch.Tensor | None, learned: dict[str, torch.Tensor]) -> dict[str, Any]:
+        moving = {} if margins is None else {"margin": margins}
+        return self._passed_on | self._scalars(learned) | moving
 
     def _kept(self, mask: torch.Tensor, similarities: torch.Tensor):
         """The survey of a mask that comes again, where it depends on the mask alone; else None."""

@@ -10,18 +10,20 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
 from clipret.errors import RunError
+from clipret.heads.base import Head
 from clipret.heads.files import save_head
 from clipret.machine.files import replaced
 from clipret.machine.records import AtLeast, RecordError, parse_record
 from clipret.machine.tensors import TensorsError, open_tensors, write_tensors
 from clipret.retrieval.metrics import rsum
+from clipret.training.autograd import Codes, build_run_head, copy_name, describe_code
 from clipret.training.stack import State, head_tensors
-from clipret.training.starting import build_head
 from clipret.training.tracking import open_trackers
 
 # A kill costs at most as much work as this; an epoch can be done in milliseconds, and a checkpoint takes as many.
@@ -48,9 +50,17 @@ class Record:
     error         why it cannot go on; None: it can
     """
 
-    def __init__(self, config: TrainConfig, *, folder: Path, cache: FeatureCache, trained_on: np.ndarray | None = None):
-        """trained_on: as save_head takes it."""
-        self.config, self.folder, self._cache = config, folder, cache
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        folder: Path,
+        cache: FeatureCache,
+        trained_on: np.ndarray | None = None,
+        codes: Codes | None = None,
+    ):
+        """trained_on as save_head takes it; codes as autograd.open_codes gives them."""
+        self.config, self.folder, self._cache, self.codes = config, folder, cache, codes or {}
         self.epoch, self.kept_epoch, self.best, self.error = -1, 0, None, None
         self.remarks: list[str] = []
         self._stale, self._trained_on = 0, trained_on
@@ -78,7 +88,16 @@ class Record:
             "cache": {"path": str(self.config.cache), "fingerprint": self._cache.fingerprint},
             "versions": {name: version(name) for name in ("clipret", "torch", "numpy")},
         }
+        if self.codes:
+            record["code"] = {what: describe_code(code) for what, code in self.codes.items()}
+            for what, code in self.codes.items():
+                with replaced(self.folder / copy_name(what)) as unfinished:
+                    unfinished.write_bytes(code.source)
         runs.write_json(self.folder / runs.CONFIG, record)
+
+    def head(self, tensors: State) -> Head:
+        """The head that these tensors are, as stack.head_tensors gives them, for measuring it."""
+        return build_run_head(self.config, tensors, codes=self.codes, cache=self._cache)
 
     def add(self, state: State, *, loss: float | None, rate: float | None, measured: dict | None) -> float | None:
         """Take note of a finished epoch; returns its validation rsum, None without a val split.
@@ -145,8 +164,7 @@ class Record:
             "fingerprint": self._cache.fingerprint,
             "epoch": str(self.kept_epoch),
         }
-        head = build_head(self.config, self._kept)
-        save_head(head, path=self.folder / runs.HEAD, metadata=metadata, trained_on=self._trained_on)
+        save_head(self.head(self._kept), path=self.folder / runs.HEAD, metadata=metadata, trained_on=self._trained_on)
         self._kept = None
 
     def _save_history(self) -> None:
@@ -172,10 +190,10 @@ class Record:
         metadata = {"format": _CHECKPOINT_FORMAT, "progress": json.dumps(progress)}
         write_tensors(self.folder / runs.CHECKPOINT, state, metadata=metadata)
 
-    def restore(self, shapes: Callable[[], dict[str, tuple[int, ...]]]) -> State | None:
+    def restore(self, like: Callable[[], State]) -> State | None:
         """Take up the run where its last checkpoint was; returns the state, None when there is no checkpoint yet.
 
-        shapes  called for the names and shapes that the state of such a run has
+        like  called for a state of such a run, of equal names, shapes and types
 
         Raises RunError when the checkpoint or the history cannot be read, or is another run's.
         """
@@ -187,8 +205,9 @@ class Record:
             if file.metadata.get("format") != _CHECKPOINT_FORMAT or "progress" not in file.metadata:
                 raise RecordError(f"it is no checkpoint of format {_CHECKPOINT_FORMAT}")
             progress = parse_record(file.metadata["progress"], _PROGRESS_FORM)
-            file.require_dtypes(("F32",))
-            if file.shapes != shapes():
+            expected = like()
+            file.require_dtypes(("F32",), names={name for name in expected if expected[name].dtype == torch.float32})
+            if file.shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
                 raise RecordError("it is of a run with other settings than config.json's")
             state = file.read()
             self._rows = self._read_history(progress["epoch"])

@@ -1,14 +1,17 @@
 """Going on with a run, and repeating one, from what its config.json says."""
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
-from clipret.config.checks import unknown_settings
+from clipret.config.checks import is_in_file, unknown_settings
 from clipret.errors import CacheMismatchError, RunError, UsageError
+from clipret.machine.own_code import changed, label, open_code
 from clipret.progress import ProgressCallback, silent
+from clipret.training import autograd
 from clipret.training.stage import only, train_many
 
 
@@ -20,7 +23,8 @@ def resume(run: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
     """
     path = runs.named(run)
     record = runs.read_config(path)
-    config = _known(path / runs.CONFIG, {**record["config"], "name": path.name, "runs_dir": path.parent})
+    settings = {**record["config"], **_own_code(record, folder=path), "name": path.name, "runs_dir": path.parent}
+    config = _read_config(path / runs.CONFIG, settings)
     _require_cache(config.cache, record, path=path)
     # A sweep has one lock for all of its runs.
     with runs.locked(path.parent) if runs.is_sweep(path.parent) else nullcontext():
@@ -38,13 +42,42 @@ def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainCo
     path, changes = Path(path), changes or {}
     path = path / runs.CONFIG if path.is_dir() else path
     record = runs.read_settings(path)
-    config = _known(path, {**record["config"], "name": None, **changes})
+    own = _own_code(record, folder=path.parent, among=set(autograd.OWN) - set(changes))
+    config = _read_config(path, {**record["config"], **own, "name": None, **changes})
     if "cache" not in changes:
         _require_cache(config.cache, record, path=path)
     return config
 
 
-def _known(path: Path, settings: dict) -> TrainConfig:
+def _own_code(record: dict, *, folder: Path, among: Collection[str] = autograd.OWN) -> dict[str, str]:
+    """The loss or the head of a run that are code of the user's own, by a file that is as it was when the run began.
+
+    That is the user's own file, or, where it has changed or is gone, the copy in the run's folder.
+
+    Raises RunError when neither is as it was, and UsageError when the user has never named it on this machine.
+    """
+    words = {}
+    for what in among:
+        word = record["config"].get(what)
+        if not isinstance(word, str) or not is_in_file(word):
+            continue
+        about = record.get("code", {}).get(what)
+        if about is None:
+            raise RunError(f"{folder / runs.CONFIG} does not say which file its {what} is in; train a new run.")
+        path, copy = Path(about["path"]), folder / autograd.copy_name(what)
+        for candidate in (copy, path):
+            if candidate.is_file() and changed(candidate, sha256=about["sha256"]) is None:
+                words[what] = f"{candidate}:{label(word)}"
+        if what not in words:
+            raise RunError(
+                f"neither {path} nor {copy} is the file that {folder} was trained with (sha256 "
+                f"{about['sha256'][:12]}); restore one of them, or train a new run."
+            )
+        open_code(words[what], named=False).load()
+    return words
+
+
+def _read_config(path: Path, settings: dict) -> TrainConfig:
     if unknown := unknown_settings(TrainConfig, settings):
         raise RunError(f"{path} has settings that this clipret does not know: {unknown}; train a new run.")
     try:
@@ -54,9 +87,9 @@ def _known(path: Path, settings: dict) -> TrainConfig:
 
 
 def _require_cache(cache: Path, record: dict, *, path: Path) -> None:
-    found, wanted = FeatureCache(cache).fingerprint, record["cache"]["fingerprint"]
-    if found != wanted:
+    actual, expected = FeatureCache(cache).fingerprint, record["cache"]["fingerprint"]
+    if actual != expected:
         raise CacheMismatchError(
-            f"{cache} is not the cache that {path} was made with: its fingerprint is {found[:12]}, the run's "
-            f"{wanted[:12]}; to train on it all the same, give it with --cache."
+            f"{cache} is not the cache that {path} was made with: its fingerprint is {actual[:12]}, the run's "
+            f"{expected[:12]}; to train on it all the same, give it with --cache."
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.training.stack import State, state_bytes
 
@@ -18,19 +19,19 @@ _OPERATIONS_OF_A_THREAD = 50_000_000
 _GPU_SHARE = 0.5
 
 
-def runs_at_once(config: TrainConfig, state: State, *, device: str) -> int:
+def runs_at_once(config: TrainConfig, state: State, *, cache: FeatureCache, device: str) -> int:
     """The most runs like this one that do best when trained together, by an estimate of their memory; at least 1."""
-    each = state_bytes(state) + _step_bytes(config, state)
+    run_bytes = state_bytes(state) + _step_bytes(config, cache)
     if device == "cuda":
-        return max(1, int(_GPU_SHARE * torch.cuda.mem_get_info()[0] / each))
-    return max(1, min(_CPU_RUNS, _CPU_BYTES // each))
+        return max(1, int(_GPU_SHARE * torch.cuda.mem_get_info()[0] / run_bytes))
+    return max(1, min(_CPU_RUNS, _CPU_BYTES // run_bytes))
 
 
 @contextlib.contextmanager
-def fitting_threads(config: TrainConfig, state: State, *, runs: int) -> Iterator[None]:
+def fitting_threads(config: TrainConfig, *, cache: FeatureCache, runs: int) -> Iterator[None]:
     """One thread for steps that are small; torch's number is as before afterwards."""
     before = torch.get_num_threads()
-    if runs * _step_operations(config, state) < _OPERATIONS_OF_A_THREAD:
+    if runs * _step_operations(config, cache) < _OPERATIONS_OF_A_THREAD:
         torch.set_num_threads(1)
     try:
         yield
@@ -42,19 +43,19 @@ def _rows(config: TrainConfig) -> int:
     return config.batch_size * (1 + 2 * config.hard_negatives)
 
 
-def _widths(state: State) -> list[torch.Size]:
-    """(E, D) of either side."""
-    return [state[f"weight/{side}_weight"].shape for side in ("image", "text")]
+def _widths(cache: FeatureCache) -> list[tuple[int, int]]:
+    """(D, E) of either side."""
+    return [cache.projections[f"{side}/weight"].shape for side in ("image", "text")]
 
 
-def _step_operations(config: TrainConfig, state: State) -> int:
+def _step_operations(config: TrainConfig, cache: FeatureCache) -> int:
     """Of the matrix products of a linear head's step; an adapter's are about as many."""
-    rows, widths = _rows(config), _widths(state)
-    projections = sum(4 * rows * features * embedding for embedding, features in widths)
-    return projections + 6 * rows * rows * widths[0][0]
+    rows, widths = _rows(config), _widths(cache)
+    projections = sum(4 * rows * features * embedding for features, embedding in widths)
+    return projections + 6 * rows * rows * widths[0][1]
 
 
-def _step_bytes(config: TrainConfig, state: State) -> int:
+def _step_bytes(config: TrainConfig, cache: FeatureCache) -> int:
     """What a step of a run allocates: features, embeddings and their gradients, and four matrices of all pairs."""
-    rows, widths = _rows(config), _widths(state)
-    return 4 * (rows * sum(features + 3 * embedding for embedding, features in widths) + 4 * rows * rows)
+    rows, widths = _rows(config), _widths(cache)
+    return 4 * (rows * sum(features + 3 * embedding for features, embedding in widths) + 4 * rows * rows)

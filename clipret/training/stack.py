@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from clipret.config import TrainConfig
+from clipret.config.checks import is_in_file
 from clipret.config.settings import settings_of
 from clipret.heads import load_head_kind
 from clipret.heads.base import SIDES, Gradients, Tower, learning_names
@@ -39,8 +40,8 @@ def _in_common(config: TrainConfig, name: str) -> Any:
 
 def shape_of(config: TrainConfig) -> tuple:
     """Equal for runs that can be trained together."""
-    # With all captions of a batch's images, their number depends on the draw.
-    alone = config.captions_per_step == "all"
+    # With all captions of a batch's images, their number depends on the draw. Code of the user's own knows no stacks.
+    alone = config.captions_per_step == "all" or is_in_file(config.loss) or is_in_file(config.head)
     return (*(_in_common(config, field.name) for field in fields(config)), config if alone else None)
 
 
@@ -70,8 +71,13 @@ def state_bytes(state: State) -> int:
 
 def head_tensors(state: State) -> State:
     """The head's tensors as build_head takes them, sharing memory; averages where there are some."""
-    names = [name.removeprefix("weight/") for name in state if name.startswith("weight/")]
-    return {name: _turned(state.get(f"average/weight/{name}", state[f"weight/{name}"])) for name in names}
+    tensors = {}
+    for name in state:
+        kind, _, short = name.partition("/")
+        if kind in ("weight", "plain"):
+            tensor = state.get(f"average/{name}", state[name])
+            tensors[short] = _turned(tensor) if kind == "weight" else tensor
+    return tensors
 
 
 class Stack:

@@ -1,31 +1,23 @@
 """Stage 2: features.h5 -> runs with trained heads. No image, no CLIP, no GPU needed."""
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from clipret import runs
-from clipret.annotations.counting import copies_in_words
 from clipret.cache import FeatureCache
-from clipret.cache.image_keys import image_keys, split_copies
 from clipret.config import TrainConfig
 from clipret.errors import TrainingError, UsageError
-from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device, require_bfloat16
+from clipret.machine.own_code import label, word_of
 from clipret.machine.products import keep_freed_memory
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols.leakage import training_images, training_keys
-from clipret.protocols.protocol import split_protocol
-from clipret.retrieval.gallery import Gallery
-from clipret.retrieval.metrics import rsum
+from clipret.training import autograd
 from clipret.training.batches import steps_per_epoch
-from clipret.training.features import Features
-from clipret.training.loop import Data, Loop, total_epochs, total_steps
-from clipret.training.pairs import Pairs
+from clipret.training.data import Prepared, prepare
+from clipret.training.loop import Loop, total_epochs, total_steps
 from clipret.training.record import Record
 from clipret.training.sizing import fitting_threads, runs_at_once
 from clipret.training.stack import State, first_state, shape_of
@@ -33,9 +25,11 @@ from clipret.training.starting import initial_tensors
 from clipret.training.tracking import require_trackers
 
 
-def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dict:
+def train(config: TrainConfig, *, loss: Any = None, head: Any = None, on_progress: ProgressCallback = silent) -> dict:
     """Train a head on the cached features of the train split and write a run folder.
 
+    loss, head   in place of the config's: a function of (similarities, matches), and a class as heads.own has it, both
+                 at the top of a .py file; or what the config could say
     on_progress  called after every epoch, and now and then within a long one, with phase "epochs" and what is known:
                  loss, validation rsum
 
@@ -49,7 +43,9 @@ def train(config: TrainConfig, *, on_progress: ProgressCallback = silent) -> dic
 
     Raises CacheError, UsageError, RunError or TrainingError.
     """
-    return only(train_many([config], on_progress=on_progress))
+    own = {what: value for what, value in (("loss", loss), ("head", head)) if value is not None}
+    words = {what: value if isinstance(value, str) else word_of(value, what=what) for what, value in own.items()}
+    return only(train_many([replace(config, **words)], on_progress=on_progress))
 
 
 def train_many(
@@ -74,7 +70,13 @@ def train_many(
         _require_precision(config, device=device)
         require_trackers(config.log)
     keep_freed_memory()
-    job = _Job(list(configs), cache=FeatureCache(configs[0].cache), device=device, on_progress=on_progress)
+    cache = FeatureCache(configs[0].cache)
+    codes = [autograd.open_codes(config, named=not going_on) for config in configs]
+    for config, code in zip(configs, codes, strict=True):
+        if code:
+            autograd.try_out(config, code, cache=cache)
+    prepared = prepare(configs, cache=cache, device=device)
+    job = _Job(list(configs), codes=codes, prepared=prepared, on_progress=on_progress)
     return job.train(stack=stack, on_run=on_run or (lambda place, result: None), going_on=going_on)
 
 
@@ -88,22 +90,18 @@ def _require_precision(config: TrainConfig, *, device: str) -> None:
 class _Job:
     """Some runs on a cache."""
 
-    def __init__(self, configs: list[TrainConfig], *, cache: FeatureCache, device: str, on_progress: ProgressCallback):
-        self._configs, self._cache, self._device, self._on_progress = configs, cache, device, on_progress
-        self._started = time.perf_counter()
-        without_copies = {config.drop_cross_split_duplicates for config in configs}
-        self._trained = {dropped: _Trained.of(cache, without_copies=dropped) for dropped in without_copies}
-        self._held = {_place(config): None for config in configs}
-        for dropped, placement, limit in self._held:
-            self._held[dropped, placement, limit] = Features(
-                cache, self._trained[dropped].pairs, placement=placement, device=device, memory_limit=limit
-            )
-        self._validation = _validation(cache)
-        self._zero_shot = None
-        if self._validation is not None:
-            clip = LinearHead(cache.projections).to(device)
-            self._zero_shot = rsum(self._validation.measure(clip, device=device))
-        per_epoch = [steps_per_epoch(self._images(config).pairs, config) for config in configs]
+    def __init__(
+        self,
+        configs: list[TrainConfig],
+        *,
+        codes: list[autograd.Codes],
+        prepared: Prepared,
+        on_progress: ProgressCallback,
+    ):
+        """codes: of each run, as autograd.open_codes gives them."""
+        self._configs, self._codes, self._prepared, self._on_progress = configs, codes, prepared, on_progress
+        self._cache = prepared.cache
+        per_epoch = [steps_per_epoch(prepared.images(config).pairs, config) for config in configs]
         self._epochs = [total_epochs(config, count) for config, count in zip(configs, per_epoch, strict=True)]
         self._per_epoch, self._done = per_epoch, 0
 
@@ -128,23 +126,25 @@ class _Job:
                 locks.enter_context(runs.locked(folder))
             results[place] = None if runs.is_empty(folder) else self._earlier_result(folder, going_on=going_on)
             if results[place] is None:
-                records[place], states[place] = self._begun(config, folder)
+                records[place], states[place] = self._begin(place, folder)
             else:
                 self._report(self._epochs[place], {})
         for places in self._groups(records):
-            like = states[places[0]] or self._first(self._configs[places[0]])
-            size = stack or runs_at_once(self._configs[places[0]], like, device=self._device)
+            like = states[places[0]] or self._first(places[0])
+            size = stack or runs_at_once(
+                self._configs[places[0]], like, cache=self._cache, device=self._prepared.device
+            )
             # Stacks of nearly equal size, rather than a small one at the end.
             size = -(-len(places) // -(-len(places) // size))
             for start in range(0, len(places), size):
-                chosen = places[start : start + size]
-                data = self._data(self._configs[chosen[0]])
-                together = [records[place] for place in chosen]
+                stacked = places[start : start + size]
+                data = self._prepared.data(self._configs[stacked[0]])
+                together = [records[place] for place in stacked]
                 # Made here and not before: of a thousand runs they would take gigabytes.
-                begun = [states.pop(place) or self._first(self._configs[place]) for place in chosen]
-                with fitting_threads(together[0].config, begun[0], runs=len(together)):
+                begun = [states.pop(place) or self._first(place) for place in stacked]
+                with fitting_threads(together[0].config, cache=self._cache, runs=len(together)):
                     Loop(together, begun, data=data, report=self._report).run()
-                for place in chosen:
+                for place in stacked:
                     results[place] = self._result(place, records[place])
                     on_run(place, results[place])
         return results
@@ -152,7 +152,7 @@ class _Job:
     def _folder(self, config: TrainConfig, *, going_on: bool) -> Path:
         if going_on and (config.runs_dir / config.name / runs.CONFIG).exists():
             return config.runs_dir / config.name
-        return runs.make_run(config.runs_dir, name=config.name, kind=f"{config.loss}-{config.head}")
+        return runs.make_run(config.runs_dir, name=config.name, kind=f"{label(config.loss)}-{label(config.head)}")
 
     def _earlier_result(self, folder: Path, *, going_on: bool) -> dict | None:
         """What a run that is gone on with came to, if it is complete."""
@@ -161,12 +161,14 @@ class _Job:
             raise runs.is_taken(folder)
         return runs.read_result(folder)
 
-    def _begun(self, config: TrainConfig, folder: Path) -> tuple[Record, State | None]:
+    def _begin(self, place: int, folder: Path) -> tuple[Record, State | None]:
         """A run's record, and the state that it goes on with; None: it is at its start."""
-        new = runs.is_empty(folder)
+        new, config = runs.is_empty(folder), self._configs[place]
+        keys = self._prepared.images(config).keys
         try:
-            record = Record(config, folder=folder, cache=self._cache, trained_on=self._images(config).keys)
-            state = record.restore(lambda: self._shapes(config))
+            record = Record(config, folder=folder, cache=self._cache, trained_on=keys, codes=self._codes[place])
+            # The state of one that starts as CLIP, which is soon made, has the names and shapes of any other.
+            state = record.restore(lambda: self._first(place, init="clip"))
             if state is not None:
                 self._report(record.epoch, {})
             else:
@@ -179,12 +181,10 @@ class _Job:
                 raise runs.not_begun(folder, error) from None
             raise
 
-    def _shapes(self, config: TrainConfig) -> dict[str, tuple[int, ...]]:
-        """Of the state of a run, by name: those of one that starts as CLIP, which is soon made."""
-        state = self._first(replace(config, init="clip"))
-        return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-    def _first(self, config: TrainConfig) -> State:
+    def _first(self, place: int, **changes) -> State:
+        config = replace(self._configs[place], **changes)
+        if self._codes[place]:
+            return autograd.first_state(config, self._codes[place], cache=self._cache)
         scale = float(self._cache.projections["logit_scale"])
         return first_state(config, initial_tensors(config, self._cache), logit_scale=scale)
 
@@ -195,12 +195,6 @@ class _Job:
             groups.setdefault((shape_of(record.config), record.epoch), []).append(place)
         return list(groups.values())
 
-    def _data(self, config: TrainConfig) -> Data:
-        return Data(self._cache, self._images(config).pairs, self._held[_place(config)], self._validation, self._device)
-
-    def _images(self, config: TrainConfig) -> "_Trained":
-        return self._trained[config.drop_cross_split_duplicates]
-
     def _report(self, epochs: int, detail: dict) -> None:
         self._done += epochs
         self._on_progress(Progress("epochs", self._done, sum(self._epochs), detail))
@@ -210,8 +204,9 @@ class _Job:
         record.end_tracking()
         if record.error:
             return {"run": str(record.folder), "error": record.error}
-        images = len(self._images(config).pairs)
-        record.remarks += self._images(config).remarks
+        trained = self._prepared.images(config)
+        images = len(trained.pairs)
+        record.remarks += trained.remarks
         if config.batch_size > images:
             record.remarks.append(
                 f"--batch-size {config.batch_size:,} is more than the {images:,} training images; every step takes all "
@@ -226,54 +221,13 @@ class _Job:
             "steps": steps,
             "train_images": images,
             "val_rsum": record.best,
-            "zero_shot_val_rsum": self._zero_shot,
-            "features": self._data(config).features.placement,
+            "zero_shot_val_rsum": self._prepared.zero_shot,
+            "features": self._prepared.data(config).features.placement,
             "remarks": record.remarks,
             "seconds": round(record.seconds, 3),
         }
         record.finish(result)
         return result
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """Images that are trained on.
-
-    keys     as save_head takes them
-    remarks  what the user should know of them
-    """
-
-    pairs: Pairs
-    keys: np.ndarray | None
-    remarks: list[str]
-
-    @classmethod
-    def of(cls, cache: FeatureCache, *, without_copies: bool) -> "_Trained":
-        (fold,) = training_images(cache, without_copies=without_copies).folds
-        pairs = Pairs.of(cache, fold)
-        if pairs.texts == 1 and len(pairs) > 1:
-            raise TrainingError(
-                f"the {len(pairs.owners):,} training captions of {cache.path} are all the same text, so that every "
-                f"caption matches every image and there is nothing to learn; expected captions that differ."
-            )
-        keys = training_keys(image_keys(cache, fold.image_rows))
-        if without_copies:
-            left_out = len(split_protocol(cache, split="train").image_rows) - len(fold.image_rows)
-            one = "1 training image was left out: val or test has it too"
-            several = f"{left_out:,} training images were left out: val or test has them too"
-            return cls(pairs, keys, [one if left_out == 1 else several])
-        copies = [
-            copies_in_words(found)
-            for found in split_copies(cache)
-            if found["of"] == "train" and found["split"] != "restval"
-        ]
-        remedy = "; --drop-cross-split-duplicates leaves those of train out"
-        return cls(pairs, keys, ["; ".join(copies) + remedy] if copies else [])
-
-
-def _place(config: TrainConfig) -> tuple:
-    """Equal for runs that share their features in memory."""
-    return config.drop_cross_split_duplicates, config.features, config.memory_limit
 
 
 def only(results: list[dict]) -> dict:
@@ -282,12 +236,3 @@ def only(results: list[dict]) -> dict:
     if "error" in result:
         raise TrainingError(result["error"])
     return result
-
-
-def _validation(cache: FeatureCache) -> Gallery | None:
-    """None when the cache has no val split to select the epoch on."""
-    try:
-        (fold,) = split_protocol(cache, split="val").folds
-    except UsageError:
-        return None
-    return Gallery.read(cache, fold)

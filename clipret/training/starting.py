@@ -8,14 +8,12 @@ import torch
 
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
-from clipret.errors import UsageError
 from clipret.heads import HEADS, load_head_kind
 from clipret.heads.base import SIDES, Head, Tensors, clip_tensors
 from clipret.heads.linear import LinearHead
-from clipret.protocols.protocol import split_protocol
-from clipret.retrieval.gallery import Gallery
 from clipret.retrieval.metrics import rsum
 from clipret.training.closed_form import Ridge, fit_procrustes, fit_ridge
+from clipret.training.data import read_validation
 
 # Of ridge, to choose from, the nearest to CLIP's own projection first.
 RIDGE_STRENGTHS = (float("inf"), 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
@@ -95,7 +93,8 @@ def _regressed(config: TrainConfig, cache: FeatureCache) -> Tensors:
     tensors = clip_tensors(cache.projections)
     if config.ridge != "auto":
         return _solve(solvers, tensors, strength=config.ridge)
-    gallery = _val_gallery(cache)
+    # On part of val other strengths are best.
+    gallery = read_validation(cache)
     if gallery is None:
         return _solve(solvers, tensors, strength=_RIDGE_WITHOUT_VAL)
     solutions = (_solve(solvers, tensors, strength=strength) for strength in RIDGE_STRENGTHS)
@@ -110,12 +109,3 @@ def _solve(solvers: dict[str, Ridge], tensors: Tensors, *, strength: float) -> T
         if f"{side}_bias" in tensors:
             solved[f"{side}_bias"] = solution[-1].clone()
     return tensors | solved
-
-
-def _val_gallery(cache: FeatureCache) -> Gallery | None:
-    """The whole of val, which is what training reports: on part of it other strengths are best. None without one."""
-    try:
-        (fold,) = split_protocol(cache, split="val").folds
-    except UsageError:
-        return None
-    return Gallery.read(cache, fold)

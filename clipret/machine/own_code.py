@@ -1,0 +1,192 @@
+"""Python files of the user's own: read once, run only when the user has named them, known again by their sha256.
+
+A loss or a head may be FILE.py:NAME. Naming a file, on the command line or in a config, is the permission to run it:
+`open_code(..., named=True)`. The sha256 of its bytes then goes into a list in the user's own folder (list_path).
+
+A run's folder has a copy of the file, and a folder can come from anywhere. So what a record names is run only if its
+bytes are on that list: nothing in a folder that somebody else made is ever run because the folder was evaluated or
+resumed. On the machine and for the user that trained the run nothing more is needed, wherever the file and the folder
+have gone. Elsewhere `clipret trust FILE` (trust) puts it on the list, after it was read.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import os
+import shlex
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipret.errors import UsageError
+from clipret.machine.files import read_file
+
+# Of a file; a loss or a head has a thousandth of that.
+_MOST_BYTES = 1 << 20
+_MOST_LIST_BYTES = 1 << 24
+# Objects that were handed over as such in this process, by their file's sha256 and name: the file may be the very
+# script that is running, and is not run again.
+_OBJECTS: dict[tuple[str, str], Any] = {}
+# sha256 of what was named in this process: the list may be on a disk that cannot be written.
+_NAMED: set[str] = set()
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """A name in a Python file, whose bytes are those that will be run and kept.
+
+    path  of the file, absolute
+    """
+
+    path: Path
+    name: str
+    source: bytes = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Of the file's bytes, in hexadecimal."""
+        return hashlib.sha256(self.source).hexdigest()
+
+    def __str__(self) -> str:
+        """Such as my_heads.py:MLP, for messages."""
+        return f"{self.path.name}:{self.name}"
+
+    def load(self) -> Any:
+        """Run the file and return what has the name there. Raises UsageError, in one line, when it cannot be done."""
+        if (self.sha256, self.name) in _OBJECTS:
+            return _OBJECTS[self.sha256, self.name]
+        if self.sha256 not in _NAMED | _listed():
+            raise UsageError(
+                f"{self.path} came with the run and was never named by you on this machine, so it is not run; read it "
+                f"and, if you trust it, allow it with: clipret trust {shlex.quote(str(self.path))}"
+            )
+        module_name = f"clipret_own_{self.sha256[:16]}"
+        module = sys.modules.get(module_name) or self._run(module_name)
+        try:
+            return getattr(module, self.name)
+        except AttributeError:
+            names = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+            raise UsageError(f"{self.path} has no {self.name}; it defines {', '.join(names) or 'nothing'}.") from None
+
+    def _run(self, module_name: str) -> Any:
+        spec = importlib.util.spec_from_loader(module_name, loader=None, origin=str(self.path))
+        module = importlib.util.module_from_spec(spec)
+        module.__file__ = str(self.path)
+        # Where dataclasses and the like look their module up.
+        sys.modules[module_name] = module
+        try:
+            exec(compile(self.source, str(self.path), "exec"), vars(module))
+        except BaseException as error:
+            del sys.modules[module_name]
+            if isinstance(error, Exception | SystemExit):
+                raise UsageError(f"{self.path} cannot be run: {self.explain(error)}.") from None
+            raise
+        return module
+
+    def explain(self, error: BaseException) -> str:
+        """An error in the file's code: where, its type and the first line of its text."""
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(self.path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        text = (str(error).splitlines() or [""])[0].removesuffix(".")
+        return f"{f'line {line}: ' if line else ''}{type(error).__name__}{f': {text}' if text else ''}"
+
+
+def label(word: str) -> str:
+    """A short form of a loss or a head: a name of a table as it is, of FILE.py:NAME the NAME."""
+    return word.rpartition(":")[2]
+
+
+def open_code(word: str, *, named: bool) -> OwnCode:
+    """The file and the name of FILE.py:NAME, read now.
+
+    named  whether it is the user who names it here, which allows to run it; False: a record does
+
+    Raises UsageError when the file cannot be read.
+    """
+    path, _, name = word.rpartition(":")
+    code = OwnCode(Path(path).absolute(), name, _read(Path(path), name=name))
+    if named:
+        _allow(code.sha256)
+    return code
+
+
+def word_of(value: Any, *, what: str) -> str:
+    """FILE.py:NAME of a function or class, which load will return as it is.
+
+    what  loss or head, for messages
+
+    Raises UsageError when it is not defined at the top of a file: a run keeps a copy of that file.
+    """
+    try:
+        path = Path(inspect.getsourcefile(value) or "")
+    except TypeError:
+        path = Path()
+    name = getattr(value, "__qualname__", "")
+    if path.suffix != ".py" or not path.is_file() or not name.isidentifier():
+        raise UsageError(
+            f"the {what} {name or type(value).__name__} is not a function or class at the top of a .py file, of which "
+            f"the run could keep a copy; write it to one and import it from there."
+        )
+    code = open_code(f"{path.absolute()}:{name}", named=True)
+    _OBJECTS[code.sha256, name] = value
+    return f"{code.path}:{name}"
+
+
+def changed(path: Path, *, sha256: str) -> str | None:
+    """The sha256 that a file has now, if it is there and has another one than this."""
+    try:
+        actual = hashlib.sha256(read_file(path, most=_MOST_BYTES)).hexdigest()
+    except OSError:
+        return None
+    return None if actual == sha256 else actual
+
+
+def trust(path: Path) -> str:
+    """Allow a file's bytes, as they are now, to be run; returns their sha256. Raises UsageError."""
+    sha256 = hashlib.sha256(_read(path, name="")).hexdigest()
+    _allow(sha256)
+    return sha256
+
+
+def list_path() -> Path | None:
+    """Where the sha256 of the files is kept that may be run, one a line; None: the user has no folder."""
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        return None
+    return Path(state) / "clipret" / "own-code.txt"
+
+
+def _allow(sha256: str) -> None:
+    _NAMED.add(sha256)
+    path = list_path()
+    if path is None or sha256 in _listed():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="ascii") as file:
+            file.write(f"{sha256}\n")
+    except OSError:
+        # Later processes then need `clipret trust`, or a home that can be written.
+        return
+
+
+def _listed() -> set[str]:
+    path = list_path()
+    try:
+        return set(read_file(path, most=_MOST_LIST_BYTES).decode("ascii", "replace").split()) if path else set()
+    except OSError:
+        return set()
+
+
+def _read(path: Path, *, name: str) -> bytes:
+    wanted = f" that defines {name}" if name else ""
+    try:
+        return read_file(path, most=_MOST_BYTES)
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}; expected a Python file{wanted}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; expected a Python file{wanted}.") from None

@@ -1,0 +1,263 @@
+"""Training with a loss or a head of the user's own: torch's autograd and AdamW, one run at a time.
+
+The state of such a run is a dict of tensors as that of a run in a stack is, but with the head's tensors as they are,
+under `plain/`; `steps/` counts the updates of each, for torch does not update what has no gradient.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+
+from clipret.cache import FeatureCache
+from clipret.config import TrainConfig
+from clipret.config.checks import is_in_file
+from clipret.errors import TrainingError, UsageError
+from clipret.heads import load_head_kind
+from clipret.heads.base import SIDES, Head, learning_names
+from clipret.heads.own import Recipe
+from clipret.machine.own_code import OwnCode, open_code
+from clipret.machine.products import Products
+from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
+from clipret.training.stack import State
+from clipret.training.starting import build_head, initial_tensors, learning_sides
+
+# Settings that may be code of the user's own.
+OWN = ("loss", "head")
+_PLAIN, _SCALAR = "plain/", "scalar/"
+# Pairs that a loss and a head are tried on before a run's folder is made.
+_TRIED = 3
+
+Codes = dict[str, OwnCode]
+
+
+def open_codes(config: TrainConfig, *, named: bool) -> Codes:
+    """loss, head -> the user's own code, of those that are; as own_code.open_code takes `named`."""
+    words = {what: getattr(config, what) for what in OWN}
+    return {what: open_code(word, named=named) for what, word in words.items() if is_in_file(word)}
+
+
+def describe_codes(configs: Iterable[TrainConfig], *, named: bool) -> dict[str, dict[str, str]]:
+    """FILE.py:NAME -> path and sha256, of all of the user's own code in these configs; `named` as of open_codes."""
+    words = {word for config in configs for word in (config.loss, config.head) if is_in_file(word)}
+    return {word: describe_code(open_code(word, named=named)) for word in sorted(words)}
+
+
+def copy_name(what: str) -> str:
+    """The name of the copy of the loss's or the head's file in a run's folder."""
+    return f"own_{what}.py"
+
+
+def describe_code(code: OwnCode) -> dict[str, str]:
+    """What a record says of it."""
+    return {"path": str(code.path), "sha256": code.sha256}
+
+
+def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
+    """Refuse what such a training cannot do, and take the gradient of a small batch of random features.
+
+    Raises UsageError, HeadError or TrainingError, in one line that names the file and what was expected.
+    """
+    if config.precision != "fp32":
+        raise UsageError(f"--precision is {config.precision}; a loss or a head of your own is trained in fp32.")
+    if "head" in codes:
+        for name, expected in (("train", "both"), ("init", "clip")):
+            if getattr(config, name) != expected:
+                raise UsageError(
+                    f"--{name} is {getattr(config, name)}; that is for the built-in heads; leave --{name} out."
+                )
+    state = first_state(config, codes, cache=cache)
+    if not any(name.startswith(f"first/{_PLAIN}") for name in state):
+        raise TrainingError(f"{codes['head']} makes a head without parameters that require gradients; nothing learns.")
+    trial = AutogradRun(config, state, codes=codes, cache=cache, device="cpu")
+    generator = torch.Generator().manual_seed(config.seed)
+    features = {side: torch.randn(1, _TRIED, cache.width(side), generator=generator) for side in SIDES}
+    trial.step(
+        features,
+        matching=lambda rows: torch.eye(_TRIED, dtype=torch.bool)[None, rows],
+        rates=[config.lr],
+        margins=trial.margins([0.0]),
+    )
+
+
+def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: FeatureCache) -> Head:
+    """The head that a run's tensors are, whatever kind it is of, for measuring it."""
+    if "head" in codes:
+        head = Recipe(codes["head"], config.seed).make(cache.projections)
+        return head.to(next(iter(tensors.values())).device).like(tensors).requires_grad_(False).eval()
+    return build_head(config, tensors)
+
+
+def first_state(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> State:
+    """A run's state before its first step."""
+    if "head" in codes:
+        head = Recipe(codes["head"], config.seed).make(cache.projections)
+        tensors = head.tensors
+        learning = [name for name, parameter in head.named_parameters() if parameter.requires_grad]
+    else:
+        tensors = initial_tensors(config, cache)
+        learning = learning_names(load_head_kind(config.head), sides=learning_sides(config), tensors=tensors)
+    state = {f"{_PLAIN}{name}": tensor.clone() for name, tensor in tensors.items()}
+    if "loss" not in codes:
+        scalars = learned_scalars(config, logit_scale=float(cache.projections["logit_scale"]))
+        state |= {f"{_SCALAR}{name}": torch.tensor(value) for name, value in scalars.items()}
+    for name in [*(f"{_PLAIN}{name}" for name in learning), *(name for name in state if name.startswith(_SCALAR))]:
+        state |= {f"{kind}/{name}": torch.zeros_like(state[name]) for kind in ("first", "second")}
+        state[f"steps/{name}"] = torch.tensor(0.0)
+        if config.ema is not None and name.startswith(_PLAIN):
+            state[f"average/{name}"] = state[name].clone()
+    state["count"] = torch.tensor(0.0)
+    return state
+
+
+class AutogradRun:
+    """A run, with the methods of a Stack of one."""
+
+    def __init__(self, config: TrainConfig, state: State, *, codes: Codes, cache: FeatureCache, device: str):
+        """state: as first_state makes it, after any number of steps; it is copied."""
+        self.configs, self._codes, self._device = [config], codes, device
+        self._state = {name: values.to(device, copy=True) for name, values in state.items()}
+        self._head = self._trainable(config, cache)
+        self._objective = None if "loss" in codes else Objective([config], products=Products(device), device=device)
+        self._loss = codes["loss"].load() if "loss" in codes else None
+        learning = [name.removeprefix("first/") for name in self._state if name.startswith("first/")]
+        self._learning = {name: self._variable(name) for name in learning}
+        self._optimiser = self._make_optimiser(config)
+        self._steps = int(self._state["count"])
+
+    def __len__(self) -> int:
+        return 1
+
+    def state(self, run: int) -> State:
+        """The run's state, sharing memory."""
+        return self._state
+
+    def margins(self, progress: list[float]) -> torch.Tensor | None:
+        """As of a Stack."""
+        return None if self._objective is None else self._objective.margins(progress)
+
+    def step(
+        self,
+        features: dict[str, torch.Tensor],
+        *,
+        matching: Matching,
+        rates: Sequence[float],
+        margins: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """As of a Stack. Raises HeadError or TrainingError when the user's code does not do what it should."""
+        config, (rate,) = self.configs[0], rates
+        matches = matching(slice(None))[0].bool()
+        devices = [torch.cuda.current_device()] if self._device == "cuda" else []
+        with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+            # Of the step's number alone, so that a run that goes on draws what it would have drawn.
+            torch.manual_seed(int(np.random.SeedSequence([config.seed, self._steps]).generate_state(1, np.uint64)[0]))
+            similarities = self._similarities(features)
+            value = self._value(similarities, matches, margins=margins)
+            self._optimiser.zero_grad()
+            _call_backward(value, self._codes)
+        if config.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(self._learning.values()), config.clip_norm)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self._optimiser.step()
+        self._finish_step(config)
+        return value.detach()[None]
+
+    def _finish_step(self, config: TrainConfig) -> None:
+        self._steps += 1
+        self._state["count"] += 1
+        bound_scalars({name[7:]: values for name, values in self._state.items() if name.startswith(_SCALAR)})
+        if config.ema is not None:
+            for name in self._learning:
+                if name.startswith(_PLAIN):
+                    self._state[f"average/{name}"].lerp_(self._state[name], 1 - config.ema)
+
+    def _similarities(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        texts, images = self._head.embed_texts(features["text"][0]), self._head.embed_images(features["image"][0])
+        if texts.shape[1] != images.shape[1]:
+            raise TrainingError(
+                f"{self._codes['head']} embeds images in {images.shape[1]:,} numbers and texts in {texts.shape[1]:,}; "
+                f"expected equally many."
+            )
+        return texts.float() @ images.float().T
+
+    def _value(
+        self, similarities: torch.Tensor, matches: torch.Tensor, *, margins: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The loss as a scalar with a gradient."""
+        if self._objective is None:
+            return _own_value(self._codes["loss"], self._loss, similarities, matches)
+        learned = {name: self._learning[f"{_SCALAR}{name}"] for name in self._scalar_names()}
+        value, gradient, by_scalar = self._objective.value(
+            similarities.detach()[None],
+            matches[None],
+            margins=margins,
+            learned={name: variable.detach()[None] for name, variable in learned.items()},
+        )
+        # Zero, with the gradient that the loss has worked out.
+        linear = (similarities * gradient[0]).sum()
+        linear = linear + sum(variable * by_scalar[name][0] for name, variable in learned.items())
+        return value[0] + (linear - linear.detach())
+
+    def _scalar_names(self) -> list[str]:
+        return [name.removeprefix(_SCALAR) for name in self._learning if name.startswith(_SCALAR)]
+
+    def _trainable(self, config: TrainConfig, cache: FeatureCache) -> Head:
+        """The head of the state's tensors, which it shares from then on."""
+        tensors = {name.removeprefix(_PLAIN): values for name, values in self._state.items() if name.startswith(_PLAIN)}
+        head = build_run_head(config, tensors, codes=self._codes, cache=cache)
+        self._state |= {f"{_PLAIN}{name}": tensor for name, tensor in head.tensors.items()}
+        return head.train()
+
+    def _variable(self, name: str) -> torch.Tensor:
+        """What the optimiser updates: a parameter of the head, or a scalar, whose memory is that of the state."""
+        if name.startswith(_PLAIN):
+            return self._head.get_parameter(name.removeprefix(_PLAIN)).requires_grad_()
+        return self._state[name].detach().requires_grad_()
+
+    def _make_optimiser(self, config: TrainConfig) -> torch.optim.Optimizer:
+        groups = [
+            {"params": [variable for name, variable in self._learning.items() if name.startswith(prefix)], **decay}
+            for prefix, decay in ((_PLAIN, {"weight_decay": config.weight_decay}), (_SCALAR, {"weight_decay": 0.0}))
+        ]
+        optimiser = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            foreach=False,
+        )
+        for name, variable in self._learning.items():
+            optimiser.state[variable] = {
+                "step": self._state[f"steps/{name}"],
+                "exp_avg": self._state[f"first/{name}"],
+                "exp_avg_sq": self._state[f"second/{name}"],
+            }
+        return optimiser
+
+
+def _own_value(code: OwnCode, loss: Callable, similarities: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    expected = "expected a scalar tensor, by torch operations on similarities (captions, images)"
+    if not callable(loss):
+        raise UsageError(f"{code} is {type(loss).__name__}; expected a function of (similarities, matches).")
+    try:
+        value = loss(similarities, matches)
+    except Exception as error:
+        raise TrainingError(
+            f"{code} failed, {code.explain(error)}; it is called with (similarities, matches)."
+        ) from None
+    if not isinstance(value, torch.Tensor):
+        raise TrainingError(f"{code} returned {type(value).__name__}; {expected}.")
+    if value.dim() != 0 or not value.is_floating_point():
+        raise TrainingError(f"{code} returned a tensor of shape {tuple(value.shape)}; {expected}.")
+    if not value.requires_grad:
+        raise TrainingError(f"{code} returned a tensor without a gradient; {expected}.")
+    return value
+
+
+def _call_backward(value: torch.Tensor, codes: Codes) -> None:
+    try:
+        value.backward()
+    except Exception as error:
+        code = codes.get("loss") or codes["head"]
+        raise TrainingError(f"the gradient of {code} failed, {code.explain(error)}.") from None

@@ -1,0 +1,37 @@
+from tests.helpers import own
+
+
+def test_a_file_is_allowed_by_naming_it(run, tmp_path, monkeypatch):
+    own.forget(monkeypatch, tmp_path / "state")
+    own.write(tmp_path)
+    status, out, err = run("trust", "my_heads.py", "my_losses.py")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["my_heads.py", "my_losses.py"]
+    assert all(line.endswith(" may be run.") for line in lines)
+    assert len((tmp_path / "state" / "clipret" / "own-code.txt").read_text().split()) == 2
+
+
+def test_a_file_that_is_not_there_is_one_line(run, tmp_path, monkeypatch):
+    own.forget(monkeypatch, tmp_path / "state")
+    assert run("trust", "nothing.py") == (2, "", "error: there is no nothing.py; expected a Python file.\n")
+
+
+def test_a_head_that_has_changed_is_named_on_the_command_line(run, tmp_path, monkeypatch, cache_path):
+    own.forget(monkeypatch, tmp_path / "state")
+    own.write(tmp_path)
+    words = ("--loss", "my_losses.py:soft_margin", "--head", "my_heads.py:MLP", "--epochs", 2, "--batch-size", 16)
+    status, out, _ = run("train", "--cache", cache_path, *words)
+    assert status == 0
+    assert "runs/0001-soft_margin-MLP" in out
+    assert "Note" not in run("eval", "--wise-ft", "0.5")[1]
+    (tmp_path / "my_heads.py").write_text("# another")
+    status, out, _ = run("eval")
+    assert status == 0
+    assert f"Note: {tmp_path}/my_heads.py has changed since runs/0001-soft_margin-MLP was trained (sha256 " in out
+    own.forget(monkeypatch, tmp_path / "other")
+    status, _, err = run("eval")
+    assert status == 2
+    assert err.endswith("/runs/0001-soft_margin-MLP/own_head.py\n")
+    assert run("trust", err.split()[-1])[0] == 0
+    assert run("eval")[0] == 0
