@@ -50,6 +50,14 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory):
+    """What clipret keeps for a user (the list of code that may be run) is kept elsewhere while tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session", params=sorted(TOWERS))
 def family(request) -> str:
     return request.param

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -14,8 +13,7 @@ class MLP(nn.Module):
     Untrained it computes CLIP's own embeddings, so validation starts at the zero-shot figures.
     """
 
-    # TODO-LEAD: the exact constructor.
-    def __init__(self, projections: Mapping[str, np.ndarray]):
+    def __init__(self, projections: Mapping[str, torch.Tensor]):
         super().__init__()
         self.image = _side(projections["image/weight"])
         self.text = _side(projections["text/weight"])
@@ -29,11 +27,11 @@ class MLP(nn.Module):
         return _embed(self.text, features)
 
 
-def _side(weight: np.ndarray) -> nn.ModuleList:
+def _side(weight: torch.Tensor) -> nn.ModuleList:
     width, embedding = weight.shape
     first, second = nn.Linear(width, embedding, bias=False), nn.Linear(embedding, embedding)
     with torch.no_grad():
-        first.weight.copy_(torch.as_tensor(weight).T)
+        first.weight.copy_(weight.T)
         second.weight.zero_()
         second.bias.zero_()
     return nn.ModuleList([first, second])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipret.heads import LinearHead
+from clipret.heads.linear import LinearHead
 from tests.helpers.pages import DOCS
 
 LOSSES = runpy.run_path(str(DOCS / "examples/my_losses.py"))
@@ -29,7 +29,8 @@ def test_the_untrained_head_is_clip():
     generator = np.random.default_rng(0)
     widths = {"image/weight": (24, 12), "text/weight": (16, 12)}
     projections = {name: generator.normal(size=shape).astype(np.float32) for name, shape in widths.items()}
-    head, clip = HEADS["MLP"](projections), LinearHead(projections)
+    tensors = {name: torch.from_numpy(array) for name, array in projections.items()}
+    head, clip = HEADS["MLP"](tensors), LinearHead(projections)
     images, texts = torch.randn(5, 24), torch.randn(5, 16)
     torch.testing.assert_close(head.embed_images(images), clip.embed_images(images))
     torch.testing.assert_close(head.embed_texts(texts), clip.embed_texts(texts))
