@@ -92,10 +92,10 @@ def _accompanied(pairs: Pairs, images: torch.Tensor, texts: torch.Tensor, *, com
     column of the matrix has a pair that matches.
     """
     more_images, more_texts = [], []
-    for run, found in enumerate(companions):
-        hard_images, hard_texts = found["images"][images[run]].flatten(), found["texts"][images[run]].flatten()
+    for run, companion in enumerate(companions):
+        hard_images, hard_texts = companion["images"][images[run]].flatten(), companion["texts"][images[run]].flatten()
         more_images.append(torch.cat([images[run], hard_images, pairs.owners[hard_texts]]))
-        more_texts.append(torch.cat([texts[run], found["captions"][hard_images], hard_texts]))
+        more_texts.append(torch.cat([texts[run], companion["captions"][hard_images], hard_texts]))
     return torch.stack(more_images), torch.stack(more_texts)
 
 

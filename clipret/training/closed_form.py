@@ -114,9 +114,9 @@ def pair_blocks(cache: FeatureCache, *, without_copies: bool = False) -> Iterato
     for start in range(0, len(order), _BLOCK):
         captions = order[start : start + _BLOCK]
         images, counts = np.unique(fold.caption_images[captions], return_counts=True)
-        found = (cache.read("image", fold.image_rows[images]), cache.read("text", fold.text_rows[captions]))
+        sides = (cache.read("image", fold.image_rows[images]), cache.read("text", fold.text_rows[captions]))
         # torch widens float16 several times as fast as numpy.
-        yield Block(*(torch.from_numpy(features).float().numpy() for features in found), counts)
+        yield Block(*(torch.from_numpy(features).float().numpy() for features in sides), counts)
 
 
 def _embed(cache: FeatureCache, side: str, block: Block) -> tuple[np.ndarray, np.ndarray]:

@@ -32,13 +32,13 @@ class Features:
         self._buffers = {}
         self._executor = None
         if self.placement != "disk":
-            held = {side: torch.from_numpy(cache.read(side, rows)) for side, rows in self._rows.items()}
+            stored = {side: torch.from_numpy(cache.read(side, rows)) for side, rows in self._rows.items()}
             if self.placement == "device":
                 kind = torch.float32 if wide else None
-                held = {side: values.to(device, kind) for side, values in held.items()}
+                stored = {side: values.to(device, kind) for side, values in stored.items()}
             elif device == "cuda":
-                held = {side: values.pin_memory() for side, values in held.items()}
-            self._held = held
+                stored = {side: values.pin_memory() for side, values in stored.items()}
+            self._stored = stored
         if self.placement != "device":
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="clipret-features")
 
@@ -73,29 +73,31 @@ class Features:
         for start in range(0, len(self._rows[side]), block):
             rows = torch.arange(start, min(start + block, len(self._rows[side])))[None]
             if self.placement == "device":
-                yield self._held[side][start : start + block].float()
+                yield self._stored[side][start : start + block].float()
             else:
                 yield self._fetch({side: rows})[side][0].to(self._device).float()
 
     def _gather(self, side: str, places: torch.Tensor) -> torch.Tensor:
-        held = self._held[side]
-        shape = (*places.shape, held.shape[1])
+        source = self._stored[side]
+        shape = (*places.shape, source.shape[1])
         if (side, shape) not in self._buffers:
-            stored, wide = (torch.empty(shape, dtype=kind, device=self._device) for kind in (held.dtype, torch.float32))
+            stored, wide = (
+                torch.empty(shape, dtype=kind, device=self._device) for kind in (source.dtype, torch.float32)
+            )
             self._buffers[side, shape] = stored, wide
         stored, wide = self._buffers[side, shape]
         flat = places.flatten().to(self._device, non_blocking=True)
-        if held.dtype == torch.float32:
-            return torch.index_select(held, 0, flat, out=wide.view(-1, shape[-1])).view(shape)
-        torch.index_select(held, 0, flat, out=stored.view(-1, shape[-1]))
+        if source.dtype == torch.float32:
+            return torch.index_select(source, 0, flat, out=wide.view(-1, shape[-1])).view(shape)
+        torch.index_select(source, 0, flat, out=stored.view(-1, shape[-1]))
         return wide.copy_(stored)
 
     def _fetch(self, places: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.placement != "disk":
-            found = {side: self._held[side][rows] for side, rows in places.items()}
+            fetched = {side: self._stored[side][rows] for side, rows in places.items()}
         else:
-            found = {side: self._read(side, rows) for side, rows in places.items()}
-        return {side: values.pin_memory() for side, values in found.items()} if self._device == "cuda" else found
+            fetched = {side: self._read(side, rows) for side, rows in places.items()}
+        return {side: values.pin_memory() for side, values in fetched.items()} if self._device == "cuda" else fetched
 
     def _read(self, side: str, places: torch.Tensor) -> torch.Tensor:
         rows = self._rows[side][places.flatten().numpy()]
@@ -105,16 +107,16 @@ class Features:
 
 def _place(size: int, *, asked: str, device: str, limit: float | None) -> tuple[str, bool]:
     """Where features of that size live, and whether there is so much room that they may as well be float32 there."""
-    given = None if limit is None else int(limit * (1 << 30))
-    room = {"host": _SHARE * _free_memory() if given is None else given}
+    allowed = None if limit is None else int(limit * (1 << 30))
+    room = {"host": _SHARE * _free_memory() if allowed is None else allowed}
     if device == "cuda":
-        room["device"] = min(_SHARE * torch.cuda.mem_get_info()[0], given or float("inf"))
+        room["device"] = min(_SHARE * torch.cuda.mem_get_info()[0], allowed or float("inf"))
     else:
         room["device"] = room["host"]
     wide = _WIDE * size <= room["device"]
     if asked == "auto":
         return next((place for place in ("device", "host") if size <= room[place]), "disk"), wide
-    if asked != "disk" and given is not None and size > given:
+    if asked != "disk" and allowed is not None and size > allowed:
         raise UsageError(
             f"--features is {asked}, but the training features are {size / (1 << 30):.2f} GiB and --memory-limit is "
             f"{limit:g}; give more, or --features disk."

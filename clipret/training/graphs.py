@@ -39,31 +39,31 @@ class GraphedSteps:
     ) -> torch.Tensor:
         """As Stack.step, of the whole mask (S or 1, B_t, B)."""
         device = mask.device
-        given = {**features, "mask": mask, "rates": torch.tensor(rates, device=device)}
+        inputs = {**features, "mask": mask, "rates": torch.tensor(rates, device=device)}
         if margins is not None:
-            given["margins"] = margins
-        key = tuple((name, tuple(values.shape)) for name, values in given.items())
+            inputs["margins"] = margins
+        key = tuple((name, tuple(values.shape)) for name, values in inputs.items())
         if key not in self._captured:
-            self._captured[key] = self._prepare(given)
+            self._captured[key] = self._prepare(inputs)
         places, losses, replay = self._captured[key]
-        for name, values in given.items():
+        for name, values in inputs.items():
             places[name].copy_(values, non_blocking=True)
         replay()
         return losses.clone()
 
-    def _prepare(self, given: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor, Replay]:
-        places = {name: values.clone() for name, values in given.items()}
+    def _prepare(self, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor, Replay]:
+        places = {name: values.clone() for name, values in inputs.items()}
         losses = torch.zeros(len(self._stack), device=places["mask"].device)
         features = {side: places[side] for side in ("image", "text")}
 
         def step() -> None:
-            found = self._stack.step(
+            before = self._stack.step(
                 features,
                 matching=lambda rows: places["mask"][:, rows],
                 rates=places["rates"].unbind(),
                 margins=places.get("margins"),
             )
-            losses.copy_(found)
+            losses.copy_(before)
 
         return places, losses, self._capture(step, self._stack)
 

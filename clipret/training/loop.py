@@ -130,8 +130,8 @@ class Loop:
             detail = {"loss": loss, "val rsum": score}
         self._within_epoch = False
         # Last of all: here is where an interruption comes.
-        told = {name: value for name, value in detail.items() if value is not None}
-        self._report(0 if losses is None else len(self._records), told)
+        figures = {name: value for name, value in detail.items() if value is not None}
+        self._report(0 if losses is None else len(self._records), figures)
 
     def _fail(self, record: Record, what: str, *, step: int) -> None:
         rate = self._rate(record.config, step=step, steps=total_steps(record.config, self._per_epoch))

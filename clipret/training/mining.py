@@ -34,24 +34,26 @@ def find_companions(
     captions[drawn[0]] = drawn[1]
     everything = torch.arange(len(pairs))
     nearest_images = _nearest(
-        texts, images, asking=captions, count=count, known=lambda rows: _matching_images(pairs, captions[rows])
+        texts, images, asking=captions, count=count, matches=lambda rows: _matching_images(pairs, captions[rows])
     )
     nearest_texts = _nearest(
-        images, texts, asking=everything, count=count, known=lambda rows: _matching_captions(pairs, rows)
+        images, texts, asking=everything, count=count, matches=lambda rows: _matching_captions(pairs, rows)
     )
     return {"images": nearest_images, "texts": nearest_texts, "captions": captions}
 
 
-def _nearest(queries: torch.Tensor, gallery: torch.Tensor, *, asking: torch.Tensor, count: int, known) -> torch.Tensor:
-    """(N, K) places in the gallery; known(rows of asking) -> (rows, items) of pairs that match."""
+def _nearest(
+    queries: torch.Tensor, gallery: torch.Tensor, *, asking: torch.Tensor, count: int, matches
+) -> torch.Tensor:
+    """(N, K) places in the gallery; matches(rows of asking) -> (rows, items) of pairs that match."""
     block = max(1, _BLOCK_BYTES // (4 * len(gallery)))
-    found = []
+    nearest = []
     for rows in torch.arange(len(asking)).split(block):
         scores = queries[asking[rows].to(queries.device)] @ gallery.T
-        matching = known(rows)
+        matching = matches(rows)
         scores[matching[0].to(scores.device), matching[1].to(scores.device)] = -torch.inf
-        found.append(scores.topk(min(count, len(gallery)), dim=1).indices.cpu())
-    return torch.cat(found)
+        nearest.append(scores.topk(min(count, len(gallery)), dim=1).indices.cpu())
+    return torch.cat(nearest)
 
 
 def _matching_images(pairs: Pairs, captions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,28 +61,28 @@ def _matching_images(pairs: Pairs, captions: torch.Tensor) -> tuple[torch.Tensor
     rows = torch.arange(len(captions))
     groups = pairs.text_groups[captions]
     shared = (groups >= 0).nonzero().squeeze(1)
-    found = [torch.stack([rows, pairs.owners[captions]])]
+    matched = [torch.stack([rows, pairs.owners[captions]])]
     for column in pairs.image_groups.T:
         holders, order = column.sort()
-        found.append(_joined(groups[shared], holders, shared, order))
-    return tuple(torch.cat(found, dim=1))
+        matched.append(_joined(groups[shared], holders, shared, order))
+    return tuple(torch.cat(matched, dim=1))
 
 
 def _matching_captions(pairs: Pairs, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, captions) of the pairs of these images with captions of a text that one of theirs has."""
     counts = pairs.counts[images]
-    found = [torch.stack([torch.arange(len(images)).repeat_interleave(counts), pairs.captions_of(images)])]
+    matched = [torch.stack([torch.arange(len(images)).repeat_interleave(counts), pairs.captions_of(images)])]
     sorted_groups, order = pairs.text_groups.sort()
     for column in pairs.image_groups.T:
         groups = column[images]
         shared = (groups >= 0).nonzero().squeeze(1)
-        found.append(_joined(groups[shared], sorted_groups, shared, order))
-    return tuple(torch.cat(found, dim=1))
+        matched.append(_joined(groups[shared], sorted_groups, shared, order))
+    return tuple(torch.cat(matched, dim=1))
 
 
-def _joined(keys: torch.Tensor, held: torch.Tensor, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """(2, pairs): each row with all places at which the sorted array `held` has the row's key."""
-    first, last = torch.searchsorted(held, keys), torch.searchsorted(held, keys, right=True)
+def _joined(keys: torch.Tensor, sorted_keys: torch.Tensor, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """(2, pairs): each row with all places at which `sorted_keys` has the row's key."""
+    first, last = torch.searchsorted(sorted_keys, keys), torch.searchsorted(sorted_keys, keys, right=True)
     counts = last - first
     starts = counts.cumsum(0) - counts
     within = torch.arange(int(counts.sum())) + (first - starts).repeat_interleave(counts)

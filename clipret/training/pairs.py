@@ -91,10 +91,10 @@ class Pairs:
         if len(runs) == 0:
             return mask
         mask = mask.expand(len(images), -1, -1).clone()
-        wanted, found = groups[runs, places][:, None], mask[runs, places]
+        wanted, matches = groups[runs, places][:, None], mask[runs, places]
         for column in self.image_groups.T:
-            found |= column[images[runs]] == wanted
-        mask[runs, places] = found
+            matches |= column[images[runs]] == wanted
+        mask[runs, places] = matches
         return mask
 
 
@@ -110,6 +110,6 @@ def _by_image(groups: np.ndarray, owners: np.ndarray, *, images: int) -> np.ndar
     owners, groups = np.unique(np.stack([owners[shared], groups[shared]]), axis=1)
     counts = np.bincount(owners, minlength=images)
     slots = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
-    found = np.full((images, counts.max(initial=0)), -1)
-    found[owners, slots] = groups
-    return found
+    by_image = np.full((images, counts.max(initial=0)), -1)
+    by_image[owners, slots] = groups
+    return by_image

@@ -119,8 +119,8 @@ class Record:
                 row |= {f"val_{direction}_{name}": f"{value:.6f}" for name, value in metrics.items()}
         row["seconds"] = f"{self.seconds:.3f}"
         self._rows.append(row)
-        told = {"loss": loss, "lr": rate, "val_rsum": score}
-        self._trackers.log(self.epoch, {name: value for name, value in told.items() if value is not None})
+        figures = {"loss": loss, "lr": rate, "val_rsum": score}
+        self._trackers.log(self.epoch, {name: value for name, value in figures.items() if value is not None})
         return score
 
     def save(self, state: State | None, *, now: bool = False) -> None:

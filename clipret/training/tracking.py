@@ -139,10 +139,10 @@ class _Mlflow:
     def _create(self, run: Path, config: dict) -> str:
         experiment = self._client.get_experiment_by_name(_PROJECT)
         identity = experiment.experiment_id if experiment else self._client.create_experiment(_PROJECT)
-        made = self._client.create_run(identity, run_name=run.name).info.run_id
+        run_id = self._client.create_run(identity, run_name=run.name).info.run_id
         for name, value in config.items():
-            self._client.log_param(made, name, value)
-        return made
+            self._client.log_param(run_id, name, value)
+        return run_id
 
     def log(self, epoch: int, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -48,16 +48,16 @@ def head_path(cache_path, tmp_path):
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_interpolation_is_the_weighted_sum_of_every_tensor(alpha):
     first, second = ({"a": torch.randn(3, 4), "b": torch.randn(2)} for _ in range(2))
-    found = interpolate(first, second, alpha=alpha)
+    between = interpolate(first, second, alpha=alpha)
     for name in ("a", "b"):
-        torch.testing.assert_close(found[name], (1 - alpha) * first[name] + alpha * second[name])
+        torch.testing.assert_close(between[name], (1 - alpha) * first[name] + alpha * second[name])
 
 
 def test_the_ends_are_zero_shot_and_the_trained_head_to_the_bit(projections):
     head, clip = moved(projections), LinearHead(projections)
     for alpha, expected in ((0, clip), (1, head)):
-        found = wise_ft(head, projections=projections, alpha=alpha)
-        assert all(torch.equal(found.tensors[name], expected.tensors[name]) for name in expected.tensors)
+        end = wise_ft(head, projections=projections, alpha=alpha)
+        assert all(torch.equal(end.tensors[name], expected.tensors[name]) for name in expected.tensors)
 
 
 def test_an_adapter_goes_from_an_up_of_zero_and_keeps_its_down_and_settings(projections):
@@ -141,11 +141,13 @@ def test_alphas_that_cannot_be_read_end_in_their_exact_line(text):
 
 def made_report(*alphas, also=False):
     def directions(recall):
-        return {way: {"R@1": recall, "R@5": 0.5, "mAP@1": 0.9, "median_rank": 1.0} for way in ("t2i", "i2t")}
+        return {
+            direction: {"R@1": recall, "R@5": 0.5, "mAP@1": 0.9, "median_rank": 1.0} for direction in ("t2i", "i2t")
+        }
 
     between = {f"wise-ft {alpha:g}": directions(0.4 - (alpha - 0.5) ** 2) for alpha in alphas}
     results = {"zero-shot": directions(0.15), **between, "trained": directions(0.15)}
-    sums = {name: 2 * (found["t2i"]["R@1"] + 0.5) for name, found in results.items()}
+    sums = {name: 2 * (metrics["t2i"]["R@1"] + 0.5) for name, metrics in results.items()}
     measured = {"protocol": {"name": "split", "split": "val"}, "results": results, "rsum": sums}
     return {**measured, **({"also": [measured]} if also else {})}
 

@@ -13,13 +13,13 @@ from tests.conftest import contents, write_cache
 
 
 @pytest.fixture
-def held(cache_path):
+def stored(cache_path):
     cache = FeatureCache(cache_path)
     return cache, Pairs.of(cache, split_protocol(cache, split="train").folds[0])
 
 
-def make(held, placement, memory_limit=None):
-    cache, pairs = held
+def make(stored, placement, memory_limit=None):
+    cache, pairs = stored
     return Features(cache, pairs, placement=placement, device="cpu", memory_limit=memory_limit)
 
 
@@ -41,48 +41,48 @@ def test_batches_are_the_rows_asked_for_wherever_they_live(tmp_path, placement, 
     features = make((cache, pairs), placement)
     assert features.placement == placement
     count = 0
-    for wanted, found in zip(asked, features.batches(asked), strict=True):
+    for wanted, batch in zip(asked, features.batches(asked), strict=True):
         for side, rows, stored in (
             ("image", pairs.image_rows, cache.image_features),
             ("text", pairs.text_rows, cache.text_features),
         ):
             expected = stored[rows[wanted[side].numpy()].ravel()].astype(np.float32).reshape(2, 5, -1)
-            assert found[side].dtype == torch.float32
-            np.testing.assert_array_equal(found[side].numpy(), expected)
+            assert batch[side].dtype == torch.float32
+            np.testing.assert_array_equal(batch[side].numpy(), expected)
         count += 1
     assert count == 3
     assert list(features.batches([])) == []
 
 
 @pytest.mark.parametrize("placement", ["device", "host", "disk"])
-def test_blocks_are_all_features_in_their_order(held, placement):
-    cache, pairs = held
-    blocks = list(make(held, placement).blocks("text", block=7))
+def test_blocks_are_all_features_in_their_order(stored, placement):
+    cache, pairs = stored
+    blocks = list(make(stored, placement).blocks("text", block=7))
     assert max(map(len, blocks)) == 7
     np.testing.assert_array_equal(torch.cat(blocks).numpy(), cache.text_features[pairs.text_rows].astype(np.float32))
 
 
-def test_features_live_where_they_fit(held, monkeypatch):
-    size = make(held, "device").size
-    _, pairs = held
+def test_features_live_where_they_fit(stored, monkeypatch):
+    size = make(stored, "device").size
+    _, pairs = stored
     assert size == 2 * (len(pairs) * 24 + len(pairs.owners) * 16)
-    assert make(held, "auto").placement == "device"
-    assert make(held, "auto", memory_limit=(size - 1) / (1 << 30)).placement == "disk"
+    assert make(stored, "auto").placement == "device"
+    assert make(stored, "auto", memory_limit=(size - 1) / (1 << 30)).placement == "disk"
     monkeypatch.setattr(module, "_free_memory", lambda: size)
-    assert make(held, "auto").placement == "disk"
+    assert make(stored, "auto").placement == "disk"
 
 
-def test_where_memory_is_unknown_the_limit_is_asked_for(held, monkeypatch):
+def test_where_memory_is_unknown_the_limit_is_asked_for(stored, monkeypatch):
     monkeypatch.setattr(module, "available_memory", lambda: None)
     with pytest.raises(UsageError) as caught:
-        make(held, "auto")
+        make(stored, "auto")
     assert str(caught.value) == "this system does not say how much memory it has; give --memory-limit GIB."
-    assert make(held, "auto", memory_limit=1).placement == "device"
+    assert make(stored, "auto", memory_limit=1).placement == "device"
 
 
 def test_a_place_that_is_too_small_is_said(held):
     with pytest.raises(UsageError) as caught:
-        make(held, "host", memory_limit=1e-6)
+        make(stored, "host", memory_limit=1e-6)
     assert str(caught.value) == (
         "--features is host, but the training features are 0.00 GiB and --memory-limit is 1e-06; give more, or "
         "--features disk."
@@ -90,12 +90,12 @@ def test_a_place_that_is_too_small_is_said(held):
 
 
 def test_a_feature_that_is_not_finite_is_found_when_it_is_fetched(tmp_path):
-    path, found = tmp_path / "nan.h5", contents()
-    with open_writer(path, found) as writer:
+    path, content = tmp_path / "nan.h5", contents()
+    with open_writer(path, content) as writer:
         images = np.ones((60, 24), np.float16)
         images[0, 0] = np.nan
         writer.write_images(0, features=images, problems={})
-        count = len(found.captions)
+        count = len(content.captions)
         writer.write_texts(0, features=np.ones((count, 16), np.float16), tokens=np.full(count, 3))
     cache = FeatureCache(path)
     pairs = Pairs.of(cache, split_protocol(cache, split="train").folds[0])

@@ -19,7 +19,7 @@ WIDTH = 64
 def write(path: Path, *, pairs: int) -> Path:
     """A cache of so many images with a caption each, all of them for training, in random features."""
     names = list(map(str, range(pairs)))
-    made = contents(
+    content = contents(
         images=1,
         dims=(WIDTH, WIDTH, 32),
         image_ids=names,
@@ -30,7 +30,7 @@ def write(path: Path, *, pairs: int) -> Path:
         caption_images=np.arange(pairs),
     )
     generator = np.random.default_rng(0)
-    with open_writer(path, made) as writer:
+    with open_writer(path, content) as writer:
         for start in range(0, pairs, 65_536):
             rows = np.arange(start, min(start + 65_536, pairs))
             features = generator.standard_normal((len(rows), WIDTH), dtype=np.float32).astype(np.float16)
@@ -46,12 +46,12 @@ def train(path: Path, *, limit: float) -> dict:
     return json.loads(done.stdout)
 
 
-def check(found: dict, *, pairs: int) -> None:
+def check(measured: dict, *, pairs: int) -> None:
     """The features stayed where they were: none of the file was mapped, and nothing else grew."""
-    assert found["features"] == "disk"
-    assert found["steps"] == -(-pairs // 1024)
-    assert max(found["mapped"]) == 0
-    during = found["own"][1:-1]
+    assert measured["features"] == "disk"
+    assert measured["steps"] == -(-pairs // 1024)
+    assert max(measured["mapped"]) == 0
+    during = measured["own"][1:-1]
     assert len(during) >= 4
     half = len(during) // 2
     assert max(during[half:]) < max(during[:half]) + (32 << 10), during

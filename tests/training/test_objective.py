@@ -13,25 +13,25 @@ RUNS, TEXTS, IMAGES, WIDTH = 2, 9, 7, 5
 
 def embeddings():
     generator = torch.Generator().manual_seed(0)
-    made = (torch.randn(RUNS, WIDTH, count, generator=generator) for count in (TEXTS, IMAGES))
-    return [torch.nn.functional.normalize(each, dim=1) for each in made]
+    drawn = (torch.randn(RUNS, WIDTH, count, generator=generator) for count in (TEXTS, IMAGES))
+    return [torch.nn.functional.normalize(tensor, dim=1) for tensor in drawn]
 
 
 def mask():
     owners = torch.tensor([0, 0, 1, 2, 3, 4, 5, 6, 6])
-    found = (owners[:, None] == torch.arange(IMAGES))[None].repeat(RUNS, 1, 1)
-    found[1, 3, 4] = True
-    return found
+    matches = (owners[:, None] == torch.arange(IMAGES))[None].repeat(RUNS, 1, 1)
+    matches[1, 3, 4] = True
+    return matches
 
 
 def pull(config, **changes):
     configs = [TrainConfig("x.h5", **config, seed=seed) for seed in range(RUNS)]
-    made = Objective(configs, products=Products("cpu"), device="cpu")
+    stacked = Objective(configs, products=Products("cpu"), device="cpu")
     scalars = learned_scalars(configs[0], logit_scale=math.log(20))
     learned = {name: torch.full((RUNS,), value) for name, value in scalars.items()}
     texts, images = embeddings()
-    return made.pull(
-        texts, images, matching=lambda rows: mask()[:, rows], margins=made.margins([0.5] * RUNS), learned=learned
+    return stacked.pull(
+        texts, images, matching=lambda rows: mask()[:, rows], margins=stacked.margins([0.5] * RUNS), learned=learned
     )
 
 
@@ -53,34 +53,34 @@ KINDS = [
 def test_a_loss_in_blocks_is_the_loss(config, rows, monkeypatch):
     whole = pull(config)
     monkeypatch.setattr(objective, "_BLOCK_BYTES", rows * 4 * RUNS * IMAGES)
-    found = pull(config)
+    blocks = pull(config)
     for name in ("value", "texts", "images", "along_texts", "along_images"):
-        torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
-    assert found.learned.keys() == whole.learned.keys()
+        torch.testing.assert_close(getattr(blocks, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+    assert blocks.learned.keys() == whole.learned.keys()
     for name in whole.learned:
-        torch.testing.assert_close(found.learned[name], whole.learned[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(blocks.learned[name], whole.learned[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: " ".join(map(str, config.values())))
 def test_the_inner_products_with_the_embeddings_are_those(config):
     texts, images = embeddings()
-    found = pull(config)
-    torch.testing.assert_close(found.along_texts, (found.texts * texts).sum(1, keepdim=True), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.along_images, (found.images * images).sum(1, keepdim=True), rtol=1e-5, atol=1e-6)
+    pulled = pull(config)
+    torch.testing.assert_close(pulled.along_texts, (pulled.texts * texts).sum(1, keepdim=True), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(pulled.along_images, (pulled.images * images).sum(1, keepdim=True), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["infonce", "sigmoid"])
 def test_the_scales_gradient_is_that_of_its_logarithm(loss):
     """A small step of the logarithm changes the value by gradient times step."""
     configs = [TrainConfig("x.h5", loss=loss)]
-    made = Objective(configs, products=Products("cpu"), device="cpu")
-    texts, images = (each[:1].double() for each in embeddings())
+    stacked = Objective(configs, products=Products("cpu"), device="cpu")
+    texts, images = (tensor[:1].double() for tensor in embeddings())
 
     def value(log_scale):
         learned = {"log_scale": torch.tensor([log_scale], dtype=torch.float64)}
         if loss == "sigmoid":
             learned["bias"] = torch.tensor([-1.0], dtype=torch.float64)
-        return made.pull(texts, images, matching=lambda rows: mask()[:1, rows], margins=None, learned=learned)
+        return stacked.pull(texts, images, matching=lambda rows: mask()[:1, rows], margins=None, learned=learned)
 
     step, at = 1e-5, math.log(8)
     slope = (value(at + step).value - value(at - step).value) / (2 * step)
@@ -103,19 +103,19 @@ def test_scales_start_where_clip_and_siglip_have_them_and_stay_below_a_hundred()
 
 def test_margins_move_along_their_schedule():
     configs = [TrainConfig("x.h5", margin=margin) for margin in (0.2, "0.5:0.1", "0:1")]
-    made = Objective(configs, products=Products("cpu"), device="cpu")
-    torch.testing.assert_close(made.margins([0.0, 0.0, 0.25]), torch.tensor([0.2, 0.5, 0.25]))
-    torch.testing.assert_close(made.margins([1.0, 0.5, 1.0]), torch.tensor([0.2, 0.3, 1.0]))
+    stacked = Objective(configs, products=Products("cpu"), device="cpu")
+    torch.testing.assert_close(stacked.margins([0.0, 0.0, 0.25]), torch.tensor([0.2, 0.5, 0.25]))
+    torch.testing.assert_close(stacked.margins([1.0, 0.5, 1.0]), torch.tensor([0.2, 0.3, 1.0]))
 
 
 def test_an_automatic_margin_is_the_quantile_of_the_batchs_negatives():
     """With it, as many negatives count as lie above the quantile."""
     texts, images = embeddings()
     similarities, positives = texts.transpose(1, 2) @ images, mask()
-    found = pull({"margin": "auto:0.75"})
+    pulled = pull({"margin": "auto:0.75"})
     for run in range(RUNS):
         negatives = similarities[run][~positives[run]].sort().values
         margin = negatives[int(0.75 * (len(negatives) - 1))]
         costs = (similarities[run][~positives[run]] - margin).clamp_min(0) / 2
         expected = ((1 - similarities[run][positives[run]]) / 2).mean() + costs.mean()
-        torch.testing.assert_close(found.value[run], expected)
+        torch.testing.assert_close(pulled.value[run], expected)

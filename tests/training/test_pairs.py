@@ -14,11 +14,11 @@ def pairs_of(path):
     return cache, Pairs.of(cache, split_protocol(cache, split="train").folds[0])
 
 
-def made(tmp_path, captions, owners, images=None):
+def pairs_with(tmp_path, captions, owners, images=None):
     images = images or max(owners) + 1
     splits = np.zeros(images, np.uint8)
-    found = contents(images=images, captions=captions, caption_images=np.array(owners), image_splits=splits)
-    return pairs_of(write_cache(tmp_path / "made.h5", found))
+    content = contents(images=images, captions=captions, caption_images=np.array(owners), image_splits=splits)
+    return pairs_of(write_cache(tmp_path / "made.h5", content))
 
 
 def matches(pairs, texts, image, caption) -> bool:
@@ -50,7 +50,7 @@ def test_a_draw_depends_on_seed_and_epoch_alone(cache_path):
 
 def test_captions_in_mixed_order_stay_with_their_image(tmp_path):
     owners = np.random.default_rng(1).permutation(np.repeat(np.arange(20), 3))
-    cache, pairs = made(tmp_path, [str(number) for number in range(60)], owners)
+    cache, pairs = pairs_with(tmp_path, [str(number) for number in range(60)], owners)
     for place in range(60):
         assert owners[pairs.text_rows[place]] == pairs.image_rows[pairs.owners[place]]
     assert pairs.captions_of(torch.tensor([3, 0])).tolist() == [9, 10, 11, 0, 1, 2]
@@ -58,7 +58,7 @@ def test_captions_in_mixed_order_stay_with_their_image(tmp_path):
 
 
 def test_an_image_without_captions_is_left_out(tmp_path):
-    _, pairs = made(tmp_path, ["a", "b", "c"], [0, 2, 2], images=10)
+    _, pairs = pairs_with(tmp_path, ["a", "b", "c"], [0, 2, 2], images=10)
     assert len(pairs) == 2
     assert pairs.image_rows.tolist() == [0, 2]
 
@@ -69,7 +69,7 @@ def test_what_matches_is_what_a_double_loop_finds(tmp_path, aligned):
     generator = np.random.default_rng(0)
     counts = generator.integers(1, 5, size=30)
     texts = [f"word {word}" for word in generator.integers(0, 25, size=counts.sum())]
-    _, pairs = made(tmp_path, texts, np.repeat(np.arange(30), counts).tolist())
+    _, pairs = pairs_with(tmp_path, texts, np.repeat(np.arange(30), counts).tolist())
     for seed in range(5):
         if aligned:
             drawn = [pairs.draw(seed, epoch) for epoch in range(3)]
@@ -78,17 +78,17 @@ def test_what_matches_is_what_a_double_loop_finds(tmp_path, aligned):
             images = torch.from_numpy(generator.integers(0, 30, size=(3, 9)))
             captions = torch.from_numpy(generator.integers(0, len(texts), size=(3, 14)))
         for rows in (slice(None), slice(2, 5)):
-            found = pairs.matching(images, captions, rows=rows, aligned=aligned).expand(3, -1, -1)
+            mask = pairs.matching(images, captions, rows=rows, aligned=aligned).expand(3, -1, -1)
             for run in range(3):
                 expected = [
                     [matches(pairs, texts, image, caption) for image in images[run].tolist()]
                     for caption in captions[run, rows].tolist()
                 ]
-                assert found[run].tolist() == expected
+                assert mask[run].tolist() == expected
 
 
 def test_texts_are_the_same_as_clip_reads_them(tmp_path):
-    _, pairs = made(tmp_path, ["A dog", "a  dog ", "a cat", "a\tcat.", "ein Ü", "EIN ü"], list(range(6)))
+    _, pairs = pairs_with(tmp_path, ["A dog", "a  dog ", "a cat", "a\tcat.", "ein Ü", "EIN ü"], list(range(6)))
     assert (pairs.text_groups >= 0).tolist() == [True, True, False, False, False, False]
 
 
@@ -125,7 +125,7 @@ def test_runs_of_a_stack_draw_each_its_own(cache_path):
 
 
 def test_batches_without_negatives_are_counted(tmp_path):
-    _, pairs = made(tmp_path, ["a", "a", "b"], [0, 1, 2])
+    _, pairs = pairs_with(tmp_path, ["a", "a", "b"], [0, 1, 2])
     for size, expected in ((1, 3), (3, 0)):
         batches = plan_epoch(pairs, [TrainConfig("x.h5", batch_size=size)], epoch=1)
         assert sum(batch.without_negatives for batch in batches) == expected

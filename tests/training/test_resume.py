@@ -33,10 +33,10 @@ def files(run):
     run = Path(run)
     rows = [line.rpartition(",")[0] for line in (run / "history.csv").read_text().splitlines()]
     result = json.loads((run / "result.json").read_text())
-    told = {name: value for name, value in result.items() if name not in ("run", "seconds")}
+    summary = {name: value for name, value in result.items() if name not in ("run", "seconds")}
     # Tensors and not the file: safetensors writes what is beside them in any order.
     tensors = load_file(run / "head.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, rows, told
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, rows, summary
 
 
 KINDS = [
@@ -62,8 +62,8 @@ def test_a_training_interrupted_after_any_epoch_goes_on_to_the_same_bits(setting
                 resume(folder, on_progress=StopAfter(reports))
         assert (folder / "head.safetensors").exists()
     resume(folder)
-    head, rows, told = files(whole)
-    assert files(folder) == (head, rows, told)
+    head, rows, summary = files(whole)
+    assert files(folder) == (head, rows, summary)
     assert not (folder / "checkpoint.safetensors").exists()
 
 

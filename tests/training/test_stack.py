@@ -37,7 +37,7 @@ class Setting:
         return TrainConfig(self.cache.path, **({"batch_size": 12, "lr": 1e-2} | changes))
 
     def stack(self, *configs):
-        states = [first_state(each, initial_tensors(each, self.cache), logit_scale=4.6) for each in configs]
+        states = [first_state(config, initial_tensors(config, self.cache), logit_scale=4.6) for config in configs]
         return Stack(list(configs), states, products=Products("cpu"), device="cpu")
 
     def run(self, stack, *, steps, graphed=None):
@@ -46,15 +46,15 @@ class Setting:
         batches = list(
             itertools.chain.from_iterable(plan_epoch(self.pairs, stack.configs, epoch=epoch) for epoch in range(9))
         )[:steps]
-        for number, found in enumerate(self.features.batches([batch.places for batch in batches])):
+        for number, features in enumerate(self.features.batches([batch.places for batch in batches])):
             batch, margins = batches[number], stack.margins([number / steps] * len(stack))
             if graphed:
                 mask = batch.matching(slice(None), device="cpu")
-                losses.append(graphed(found, mask=mask, rates=rates, margins=margins))
+                losses.append(graphed(features, mask=mask, rates=rates, margins=margins))
             else:
                 losses.append(
                     stack.step(
-                        found,
+                        features,
                         matching=lambda rows, batch=batch: batch.matching(rows, device="cpu"),
                         rates=rates,
                         margins=margins,
@@ -83,10 +83,12 @@ class Setting:
         losses, batches = [], []
         for epoch in range(9):
             batches += plan_epoch(self.pairs, [config], epoch=epoch)
-        for batch, found in zip(
+        for batch, features in zip(
             batches[:steps], self.features.batches([b.places for b in batches[:steps]]), strict=True
         ):
-            embeddings = {side: self._embed(config, {**tensors, **watched}, side, found[side][0]) for side in found}
+            embeddings = {
+                side: self._embed(config, {**tensors, **watched}, side, features[side][0]) for side in features
+            }
             similarities = embeddings["text"] @ embeddings["image"].T
             positives = batch.matching(slice(None), device="cpu")[0]
             loss = autograd_loss(config, similarities, positives, scalars)
@@ -122,13 +124,13 @@ def autograd_loss(config, similarities, positives, scalars):
     settings["triplet"] = {"margin": config.margin, "violation": config.violation}
     settings["infonce"] = {"scale": scalars["log_scale"].exp()} if scalars else {}
     settings["sigmoid"] = {**settings["infonce"], "bias": scalars.get("bias")}
-    given = settings[config.loss]
+    parameters = settings[config.loss]
     with torch.no_grad():
-        found = load_loss(config.loss).function(similarities, positives, **given)
-    loss = (similarities * found.gradient).sum()
-    for name, gradient in found.learned.items():
-        loss = loss + given[name] * gradient
-    return found.value + loss - loss.detach()
+        ours = load_loss(config.loss).function(similarities, positives, **parameters)
+    loss = (similarities * ours.gradient).sum()
+    for name, gradient in ours.learned.items():
+        loss = loss + parameters[name] * gradient
+    return ours.value + loss - loss.detach()
 
 
 @pytest.fixture
@@ -162,10 +164,10 @@ def test_steps_are_those_of_autograd_and_torchs_adamw(setting, changes):
     losses = setting.run(stack, steps=7)[:, 0]
     expected, tensors = setting.by_autograd(config, steps=7)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
-    found = head_tensors(stack.state(0))
-    assert found.keys() == tensors.keys()
+    ours = head_tensors(stack.state(0))
+    assert ours.keys() == tensors.keys()
     for name, values in tensors.items():
-        torch.testing.assert_close(found[name], values, rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(ours[name], values, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("changes", [*KINDS, {"ema": 0.8}, {"margin": "0.4:0.1"}, {"margin": "auto"}], ids=named)
@@ -221,7 +223,7 @@ def test_steps_from_fixed_places_are_the_same_steps(setting, changes):
 def test_steps_whose_shapes_or_operations_change_are_not_captured():
     can = [{}, {"loss": "triplet"}, {"hard_negatives": 1}]
     cannot = [{"captions_per_step": "all"}, {"batch_size": 5000}, {"loss": "triplet", "violation": "sum"}]
-    assert [can_be_captured(TrainConfig("x.h5", **each)) for each in (*can, *cannot)] == [True] * 3 + [False] * 3
+    assert [can_be_captured(TrainConfig("x.h5", **changes)) for changes in (*can, *cannot)] == [True] * 3 + [False] * 3
 
 
 def test_runs_are_of_one_shape_when_only_their_numbers_differ():
@@ -243,8 +245,8 @@ def test_runs_are_of_one_shape_when_only_their_numbers_differ():
         {"ema": 0.9},
         {"steps": 10},
     ]
-    assert all(shape_of(TrainConfig("x.h5", **each)) == base for each in same)
-    assert all(shape_of(TrainConfig("x.h5", **each)) != base for each in other)
+    assert all(shape_of(TrainConfig("x.h5", **changes)) == base for changes in same)
+    assert all(shape_of(TrainConfig("x.h5", **changes)) != base for changes in other)
     everything = [shape_of(TrainConfig("x.h5", captions_per_step="all", seed=seed)) for seed in range(2)]
     assert everything[0] != everything[1]
 

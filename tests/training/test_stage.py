@@ -43,7 +43,7 @@ def test_training_gains_on_validation_and_keeps_its_best_epoch(settings, tmp_pat
     assert sorted({report.done for report in reports}) == list(range(21))
     assert {"loss", "val rsum"} in [set(report.detail) for report in reports]
     assert {report.total for report in reports} == {20}
-    recalls = [float(lines[-1][f"val_{way}_R@{k}"]) for way in ("t2i", "i2t") for k in (1, 5, 10)]
+    recalls = [float(lines[-1][f"val_{direction}_R@{k}"]) for direction in ("t2i", "i2t") for k in (1, 5, 10)]
     assert scores[-1] == pytest.approx(sum(recalls), abs=1e-5)
 
 
@@ -75,10 +75,12 @@ def test_weights_stay_float32_and_both_sides_and_the_bias_move(tmp_path):
 
 def test_one_step_is_the_gradient_of_the_naive_loss(tmp_path):
     """One full-batch step of the loop equals AdamW on the loss of a plain double loop."""
-    made = contents(images=6, captions=list("abcdef"), caption_images=np.arange(6), image_splits=np.zeros(6, np.uint8))
-    cache = FeatureCache(write_cache(tmp_path / "made.h5", made))
+    content = contents(
+        images=6, captions=list("abcdef"), caption_images=np.arange(6), image_splits=np.zeros(6, np.uint8)
+    )
+    cache = FeatureCache(write_cache(tmp_path / "made.h5", content))
     config = TrainConfig(cache=cache.path, runs_dir=tmp_path / "runs", epochs=1, batch_size=6, margin=0.2)
-    found = load_file(train(config)["run"] + "/head.safetensors")
+    trained = load_file(train(config)["run"] + "/head.safetensors")
     image_weight = torch.tensor(cache.projections["image/weight"], requires_grad=True)
     text_weight = torch.tensor(cache.projections["text/weight"], requires_grad=True)
     images = torch.nn.functional.normalize(torch.tensor(cache.image_features[:]).float() @ image_weight, dim=1)
@@ -91,8 +93,8 @@ def test_one_step_is_the_gradient_of_the_naive_loss(tmp_path):
     optimiser = torch.optim.AdamW([image_weight, text_weight], lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-3)
     loss.backward()
     optimiser.step()
-    torch.testing.assert_close(found["image_weight"], image_weight.detach(), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(found["text_weight"], text_weight.detach(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(trained["image_weight"], image_weight.detach(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(trained["text_weight"], text_weight.detach(), rtol=1e-6, atol=1e-7)
 
 
 def test_without_a_val_split_the_last_epoch_is_kept_and_said(tmp_path):
@@ -129,13 +131,13 @@ def test_the_last_epoch_is_kept_when_asked_for(settings):
 
 
 def test_nan_features_are_refused_before_a_run_is_made(tmp_path):
-    path, made = tmp_path / "nan.h5", contents()
-    with open_writer(path, made) as writer:
+    path, content = tmp_path / "nan.h5", contents()
+    with open_writer(path, content) as writer:
         features = np.ones((60, 24), np.float16)
         features[0, 0] = np.nan
         writer.write_images(0, features=features, problems={})
         writer.write_texts(
-            0, features=np.ones((len(made.captions), 16), np.float16), tokens=np.full(len(made.captions), 3)
+            0, features=np.ones((len(content.captions), 16), np.float16), tokens=np.full(len(content.captions), 3)
         )
     with pytest.raises(CacheError, match="features of 1 image rows are not finite"):
         train(TrainConfig(cache=path, runs_dir=tmp_path / "runs"))
@@ -257,14 +259,14 @@ def test_an_average_of_the_head_is_what_is_measured_and_kept(settings):
 @pytest.mark.parametrize("head", ["linear", "adapter"])
 def test_a_side_that_does_not_learn_stays_clips(settings, cache_path, head, side):
     result = train(settings(head=head, train=side, keep="last"))
-    found, start = load_file(result["run"] + "/head.safetensors"), FeatureCache(cache_path).projections
+    trained, start = load_file(result["run"] + "/head.safetensors"), FeatureCache(cache_path).projections
     other = "text" if side == "image" else "image"
-    np.testing.assert_array_equal(found[f"{other}_weight"], start[f"{other}/weight"])
-    assert f"{other}_down" not in found
+    np.testing.assert_array_equal(trained[f"{other}_weight"], start[f"{other}/weight"])
+    assert f"{other}_down" not in trained
     if head == "linear":
-        assert not np.allclose(found[f"{side}_weight"], start[f"{side}/weight"])
+        assert not np.allclose(trained[f"{side}_weight"], start[f"{side}/weight"])
     else:
-        assert found[f"{side}_up"].abs().max() > 0
+        assert trained[f"{side}_up"].abs().max() > 0
 
 
 @pytest.mark.parametrize("placement", ["host", "disk"])

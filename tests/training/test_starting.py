@@ -56,13 +56,13 @@ def test_procrustes_is_the_polar_factor_of_the_pairs_cross_product(cache, block,
 
 def test_no_other_rotation_brings_the_pairs_nearer_than_procrustes(cache):
     _, _, images, texts = training_pairs(cache)
-    found = closed_form.fit_procrustes(cache)
-    np.testing.assert_allclose(found @ found.T, np.eye(12), atol=1e-12)
-    best = np.linalg.norm(unit(images) @ found - unit(texts))
+    rotation = closed_form.fit_procrustes(cache)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-12)
+    best = np.linalg.norm(unit(images) @ rotation - unit(texts))
     generator = np.random.default_rng(0)
     for size in (1e-3, 1e-2, 1.0):
-        nearby, _ = np.linalg.qr(found + size * generator.normal(size=found.shape))
-        nearby *= np.sign(np.sum(nearby * found, axis=0))
+        nearby, _ = np.linalg.qr(rotation + size * generator.normal(size=rotation.shape))
+        nearby *= np.sign(np.sum(nearby * rotation, axis=0))
         assert np.linalg.norm(unit(images) @ nearby - unit(texts)) > best
 
 
@@ -88,7 +88,7 @@ def test_ridge_equals_least_squares_on_the_augmented_system(cache, strength, blo
     if "image/bias" in cache.projections:
         images = np.hstack([images, np.ones((len(images), 1))])
         weights["image"] = np.vstack([weights["image"], cache.projections["image/bias"]])
-    found = started(cache, init="ridge", ridge=strength)
+    tensors = started(cache, init="ridge", ridge=strength)
     for side, rows, own, other in (
         ("image", images, clip_images, clip_texts),
         ("text", texts, clip_texts, clip_images),
@@ -96,9 +96,9 @@ def test_ridge_equals_least_squares_on_the_augmented_system(cache, strength, blo
         pull = np.sqrt(strength * np.mean(np.sum(rows**2, axis=0))) * np.eye(rows.shape[1])
         targets = unit(other) * np.linalg.norm(own, axis=1).mean()
         expected, *_ = np.linalg.lstsq(np.vstack([rows, pull]), np.vstack([targets, pull @ weights[side]]), rcond=None)
-        solved = found[f"{side}_weight"]
+        solved = tensors[f"{side}_weight"]
         if len(expected) > len(solved):
-            solved = torch.vstack([solved, found[f"{side}_bias"]])
+            solved = torch.vstack([solved, tensors[f"{side}_bias"]])
         np.testing.assert_allclose(solved.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -119,11 +119,11 @@ def test_ridge_ever_stronger_ends_at_zero_shot(cache):
 @pytest.mark.parametrize("init", ["procrustes", "ridge", "random"])
 @pytest.mark.parametrize(("train", "frozen"), [("image", ["text_weight"]), ("text", ["image_weight", "image_bias"])])
 def test_the_side_that_does_not_learn_stays_clips(cache, init, train, frozen):
-    clip, found = started(cache), started(cache, init=init, train=train)
-    assert list(found) == list(clip)
-    for name in found:
-        assert torch.equal(found[name], clip[name]) == (name in frozen)
-        assert found[name].dtype == torch.float32
+    clip, tensors = started(cache), started(cache, init=init, train=train)
+    assert list(tensors) == list(clip)
+    for name in tensors:
+        assert torch.equal(tensors[name], clip[name]) == (name in frozen)
+        assert tensors[name].dtype == torch.float32
 
 
 def score(cache, tensors):
@@ -179,13 +179,13 @@ def test_a_cache_with_broken_training_features_is_refused(cache):
 
 
 def test_a_random_start_has_clips_own_spread_and_no_bias(tmp_path):
-    made = contents(dims=(400, 100, 300), bias=True)
-    cache = FeatureCache(write_cache(tmp_path / "made.h5", made))
-    found = started(cache, init="random")
+    content = contents(dims=(400, 100, 300), bias=True)
+    cache = FeatureCache(write_cache(tmp_path / "made.h5", content))
+    tensors = started(cache, init="random")
     for side, width in (("image", 400), ("text", 100)):
-        assert float(found[f"{side}_weight"].std()) == pytest.approx(width**-0.5, rel=0.02)
-        assert abs(float(found[f"{side}_weight"].mean())) < 0.03 * width**-0.5
-    assert torch.equal(found["image_bias"], torch.zeros(300))
+        assert float(tensors[f"{side}_weight"].std()) == pytest.approx(width**-0.5, rel=0.02)
+        assert abs(float(tensors[f"{side}_weight"].mean())) < 0.03 * width**-0.5
+    assert torch.equal(tensors["image_bias"], torch.zeros(300))
 
 
 @pytest.mark.parametrize("settings", [{"init": "random"}, {"head": "adapter"}, {"head": "adapter", "init": "random"}])
@@ -200,22 +200,22 @@ def test_the_seed_decides_every_bit_of_what_is_drawn_and_a_side_is_the_same_alon
 
 
 def test_an_adapter_starts_as_clip_with_a_random_down_and_a_zero_up(cache):
-    found, clip = started(cache, head="adapter", adapter_reduction=3), started(cache)
+    tensors, clip = started(cache, head="adapter", adapter_reduction=3), started(cache)
     for side in ("image", "text"):
-        down, up = found[f"{side}_down"], found[f"{side}_up"]
+        down, up = tensors[f"{side}_down"], tensors[f"{side}_up"]
         assert (tuple(down.shape), tuple(up.shape)) == ((12, 4), (4, 12))
         assert 0.8 * 12**-0.5 < float(down.abs().max()) <= 12**-0.5
         assert not up.any()
-    assert all(torch.equal(found[name], clip[name]) for name in clip)
+    assert all(torch.equal(tensors[name], clip[name]) for name in clip)
     config = TrainConfig(cache=cache.path, head="adapter")
     head, features = build_head(config, started(cache, head="adapter")), torch.randn(5, 16)
     torch.testing.assert_close(head.embed_texts(features), LinearHead(clip).embed_texts(features))
 
 
 def test_a_random_adapter_has_a_random_up_by_its_own_width(cache):
-    found = started(cache, head="adapter", init="random", adapter_reduction=3)
-    assert 0.8 * 4**-0.5 < float(found["image_up"].abs().max()) <= 4**-0.5
-    assert torch.equal(found["image_down"], started(cache, head="adapter", adapter_reduction=3)["image_down"])
+    tensors = started(cache, head="adapter", init="random", adapter_reduction=3)
+    assert 0.8 * 4**-0.5 < float(tensors["image_up"].abs().max()) <= 4**-0.5
+    assert torch.equal(tensors["image_down"], started(cache, head="adapter", adapter_reduction=3)["image_down"])
 
 
 def test_a_bottleneck_is_never_narrower_than_one(cache):
@@ -223,8 +223,8 @@ def test_a_bottleneck_is_never_narrower_than_one(cache):
 
 
 def test_an_adapter_on_one_side_has_tensors_of_that_side_only(cache):
-    found = started(cache, head="adapter", train="text")
-    assert set(found) - set(started(cache)) == {"text_down", "text_up"}
+    tensors = started(cache, head="adapter", train="text")
+    assert set(tensors) - set(started(cache)) == {"text_down", "text_up"}
 
 
 @pytest.mark.parametrize("kind", ["linear", "adapter"])

@@ -30,13 +30,13 @@ def events(run):
     """tag -> (epoch, value) pairs of all event files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(run))
-    found.Reload()
+    events = EventAccumulator(str(run))
+    events.Reload()
     scalars = {
-        tag: [(event.step, pytest.approx(event.value)) for event in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
+        tag: [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
-    (text,) = (found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in found.Tags()["tensors"])
+    (text,) = (events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"])
     return scalars, text
 
 
@@ -144,18 +144,18 @@ def test_a_run_that_goes_on_is_the_same_run_to_wandb(wandb, run):
 def mlflow(monkeypatch):
     """The part of mlflow 3.17 that is used."""
     calls, module = Calls(), types.ModuleType("mlflow")
-    made = {}
+    experiments = {}
 
     class MlflowClient:
         def __init__(self, tracking_uri=None, registry_uri=None, workspace_store_uri=None):
             calls.note("client", uri=tracking_uri)
 
         def get_experiment_by_name(self, name):
-            return types.SimpleNamespace(experiment_id=made[name]) if name in made else None
+            return types.SimpleNamespace(experiment_id=experiments[name]) if name in experiments else None
 
         def create_experiment(self, name, artifact_location=None, tags=None):
             calls.note("create_experiment", name=name)
-            made[name] = "7"
+            experiments[name] = "7"
             return "7"
 
         def create_run(self, experiment_id, start_time=None, tags=None, run_name=None):
