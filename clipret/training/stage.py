@@ -28,10 +28,10 @@ from clipret.training.tracking import require_trackers
 def train(config: TrainConfig, *, loss: Any = None, head: Any = None, on_progress: ProgressCallback = silent) -> dict:
     """Train a head on the cached features of the train split and write a run folder.
 
-    loss, head   in place of the config's: a function of (similarities, matches), and a class as heads.own has it, both
-                 at the top of a .py file; or what the config could say
-    on_progress  called after every epoch, and now and then within a long one, with phase "epochs" and what is known:
-                 loss, validation rsum
+    loss, head   in place of the config's: a function of (similarities, matches) -> scalar, and a class that heads.own
+                 describes, both at the top of a .py file; or text as in the config
+    on_progress  called after every epoch, and now and then within a long one, with phase "epochs" and, as details,
+                 loss and validation rsum
 
     Every epoch visits the training images in a new order, each with one of its captions drawn at random. The epoch with
     the highest validation rsum (sum of R@1, R@5, R@10 of both directions) is kept; epoch 0 is the head as it starts.
@@ -59,7 +59,7 @@ def train_many(
     """Train runs on one cache, those of equal shape together on one read of the data, each as if it were alone.
 
     configs   with the same cache and device
-    stack     runs trained at once; None: as many as do it best and fit
+    stack     runs trained at once; None: chosen automatically, limited by memory
     on_run    called with the place in configs and the result of every run that is finished
     going_on  go on with runs whose folders are there, and read back those that are complete; else they are an error
 

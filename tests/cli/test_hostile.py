@@ -125,15 +125,15 @@ CASES = {
         pipe("head.safetensors"),
         EVAL,
         1,
-        "runs/r/head.safetensors is not a readable safetensors file (it is a pipe, not a file); expected one by "
-        "clipret train.",
+        "runs/r/head.safetensors is not a readable safetensors file (it is a pipe, not a file); expected one "
+        "written by clipret train.",
     ),
     "a head that is a device": (
         link("head.safetensors", "/dev/zero"),
         EVAL,
         1,
-        "runs/r/head.safetensors is not a readable safetensors file (it is a device, not a file); expected one by "
-        "clipret train.",
+        "runs/r/head.safetensors is not a readable safetensors file (it is a device, not a file); expected one "
+        "written by clipret train.",
     ),
     "a head of float8": (
         head(every(torch.float8_e4m3fn), checked=False),
