@@ -95,6 +95,7 @@ def _parameter(kind: type, name: str, rule: Setting, *, required: bool) -> inspe
         hint, default = hint | None, None
     else:
         default = _as_text(kind, name, rule)
+        hint = hint | None if default is None else hint
     more |= {
         "rich_help_panel": rule.panel,
         "show_default": rule.shown or (default not in (None, "") and default is not False),
@@ -140,7 +141,7 @@ def _as_text(kind: type, name: str, rule: Setting) -> Any:
     if rule.auto and default is None:
         return rule.auto
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        return ",".join(map(str, default)) or None
     return str(default) if isinstance(default, float) and str in types_of(kind, name) else default
 
 

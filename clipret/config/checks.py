@@ -132,7 +132,9 @@ def _kinds(kind: type) -> dict[str, tuple]:
 
 def _fits(value, kind) -> bool:
     if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(entry, get_args(kind)[0]) for entry in value)
+        # Or an array of numpy's.
+        is_several = isinstance(value, list | tuple) or hasattr(value, "tolist")
+        return is_several and all(_fits(entry, get_args(kind)[0]) for entry in value)
     if kind is Any or get_origin(kind) is Mapping:
         return kind is Any or isinstance(value, Mapping)
     if isinstance(value, bool) or kind is bool:

@@ -7,9 +7,10 @@ From it follow the check when a config is made (check), the option of the comman
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from clipret.config import checks
@@ -65,9 +66,10 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", **rules) -> Any:
     return dataclasses.field(default=default, metadata={_KEY: Setting(help, **rules)})
 
 
-def settings_of(kind: type) -> dict[str, Setting]:
+@functools.cache
+def settings_of(kind: type) -> Mapping[str, Setting]:
     """Name -> what is said of it, for every field of a config class that has a setting."""
-    return {field.name: field.metadata[_KEY] for field in dataclasses.fields(kind) if _KEY in field.metadata}
+    return MappingProxyType({field.name: field.metadata[_KEY] for field in dataclasses.fields(kind) if field.metadata})
 
 
 def is_none(value: Any) -> bool:
@@ -75,10 +77,17 @@ def is_none(value: Any) -> bool:
     return value is None
 
 
+@functools.cache
 def types_of(kind: type, name: str) -> tuple:
     """The types that a field may have; NoneType among them where it may be None."""
     hint = get_type_hints(kind)[name]
     return get_args(hint) if get_origin(hint) is UnionType else (hint,)
+
+
+@functools.cache
+def _entry_of(kind: type, name: str) -> type | None:
+    """The type of each of several values, for a field that is a tuple; None for other fields."""
+    return next((get_args(part)[0] for part in types_of(kind, name) if get_origin(part) is tuple), None)
 
 
 def check(config: Any, *, beside: tuple[str, ...] = ()) -> None:
@@ -88,14 +97,14 @@ def check(config: Any, *, beside: tuple[str, ...] = ()) -> None:
 
     Raises UsageError, in the words of the command line.
     """
-    rules = {name: rule for name, rule in settings_of(type(config)).items() if name not in beside}
+    kind = type(config)
+    rules = {name: rule for name, rule in settings_of(kind).items() if name not in beside}
+    several = {name: entry for name in rules if (entry := _entry_of(kind, name)) is not None}
     checks.check_types(config, beside=beside)
-    for name in rules:
-        kinds = types_of(type(config), name)
-        if Path in kinds:
-            checks.as_paths(config, name)
-        elif any(get_origin(kind) is tuple for kind in kinds):
-            object.__setattr__(config, name, _as_tuple(getattr(config, name), kinds))
+    checks.as_paths(config, *(name for name in rules if Path in types_of(kind, name)))
+    for name, entry in several.items():
+        values = getattr(config, name)
+        object.__setattr__(config, name, tuple(map(Path, values)) if entry is Path else tuple(values))
     checks.check_utf8(config, *(name for name, rule in rules.items() if rule.utf8))
     for name, rule in rules.items():
         value = getattr(config, name)
@@ -111,13 +120,6 @@ def documented(kind: type) -> type:
     lines = [f"    {name:<{width}}  {rule.help}" for name, rule in rules.items()]
     kind.__doc__ = f"{(kind.__doc__ or '').rstrip()}\n\n" + "\n".join(lines) + "\n"
     return kind
-
-
-def _as_tuple(value: Any, kinds: tuple) -> Any:
-    if value is None and NoneType in kinds:
-        return None
-    entry = get_args(next(kind for kind in kinds if get_origin(kind) is tuple))[0]
-    return tuple(map(Path, value)) if entry is Path else tuple(value)
 
 
 def _check_value(option: str, value: Any, rule: Setting) -> None:

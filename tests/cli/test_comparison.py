@@ -112,7 +112,7 @@ def test_format_overrules_the_suffix(run):
     ("words", "status", "message"),
     [
         (["runs/a"], 2, "only `runs/a` was given; name two runs or more to compare, or a run and zero-shot."),
-        (["runs/a", "runs/a"], 2, "runs/a is the same head twice; give each once."),
+        (["runs/a", "runs/a"], 2, "runs/a was given twice; give it once."),
         (
             ["runs/a", "runs/x"],
             1,

@@ -53,8 +53,8 @@ def test_a_signal_lets_the_batch_end_and_says_how_to_go_on(
     config, children, whole, tmp_path, number, status, word, workers
 ):
     settings = config()
-    words = ["extract", "--dataset", "coco", "--root", str(settings.root), "--out", str(settings.out)]
-    words += ["--model", settings.model, "--batch-size", "4", "--workers", str(workers), "--device", "cpu"]
+    words = ["extract", "--dataset", "coco", "--root", str(settings.root), "--model", settings.model]
+    words += ["--out", str(settings.out), "--batch-size", "4", "--workers", str(workers), "--device", "cpu"]
     batches = children.Value("i", 0)
     child = children.Process(target=extract_slowly, args=(words, batches, tmp_path / "stderr"))
     child.start()

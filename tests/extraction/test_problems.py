@@ -141,7 +141,7 @@ def test_more_problems_than_the_limit_stop_extraction_and_finished_rows_stay(con
     assert str(caught.value) == (
         f"3 of 20 images (15 %) cannot be read, more than --max-problems 0.1 allows; the first: train2017/{name}: "
         f"empty file. Check {root}, repair the files and continue with: clipret extract --dataset coco "
-        f"--root {root} --out {tmp_path}/coco.h5 --model {settings.model} --batch-size 4 --workers 0 "
+        f"--root {root} --model {settings.model} --out {tmp_path}/coco.h5 --batch-size 4 --workers 0 "
         f"--dtype float32 --max-problems 0.1 --retry-problems --device cpu"
     )
     states = FeatureCache(settings.out, allow_incomplete=True).image_states
@@ -347,8 +347,8 @@ def test_the_death_of_a_process_that_decodes_is_one_clear_line(config, root, mon
     assert str(caught.value) == (
         f"a worker process died while train2017/{victim.name} was read, possibly out of memory or, in a container, "
         f"out of /dev/shm. Finished rows are kept; continue with fewer processes: clipret extract --dataset coco "
-        f"--root {settings.root} --out {settings.out} "
-        f"--model {settings.model} --batch-size 4 --workers 0 --dtype float32 --device cpu"
+        f"--root {settings.root} --model {settings.model} "
+        f"--out {settings.out} --batch-size 4 --workers 0 --dtype float32 --device cpu"
     )
     monkeypatch.undo()
     extract(config(workers=0))

@@ -1,6 +1,5 @@
 """The table of metrics: what follows from a row, and that nothing else has to be touched to add one."""
 
-import io
 import json
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from clipret import CompareConfig, EvalConfig, TrainConfig, compare, evaluate, train
 from clipret.errors import UsageError
@@ -26,10 +24,9 @@ from clipret.metrics import (
     values_of,
     with_k,
 )
-from clipret.reporting.comparison import comparison_sheets
-from clipret.reporting.metrics import metrics_tables
-from clipret.reporting.sheets import to_markdown
+from clipret.reporting import FORMS, SECTIONS
 from clipret.retrieval.ranks_file import read_rankings
+from tests.helpers.drawing import drawn
 from tests.helpers.ranked import best_ranks, write_run
 
 NEW = "mean_percentile_rank"
@@ -47,12 +44,6 @@ def new_row(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def text_of(*tables):
-    console = Console(file=io.StringIO(), width=200)
-    console.print(*tables)
-    return console.file.getvalue()
-
-
 def test_a_new_row_is_evaluated_with_intervals_and_shown(new_row, cache_path):
     run = train(TrainConfig(cache=cache_path, epochs=3, lr=1e-2))["run"]
     config = EvalConfig(metrics=("R@1", NEW), resamples=200)
@@ -68,7 +59,7 @@ def test_a_new_row_is_evaluated_with_intervals_and_shown(new_row, cache_path):
     gain = report["results"]["trained"]["t2i"][NEW] - report["results"]["zero-shot"]["t2i"][NEW]
     low, high = report["intervals"]["gain"]["t2i"][NEW]
     assert low <= gain <= high
-    lines = text_of(*metrics_tables(report, names=config.columns)).splitlines()
+    lines = drawn(SECTIONS["eval"](report, names=config.columns), width=200).splitlines()
     # t2i stands first.
     row = next(line for line in lines if "mean percentile rank" in line)
     low, high = report["intervals"]["heads"]["trained"]["t2i"][NEW]
@@ -96,7 +87,7 @@ def test_a_new_row_is_compared_and_lower_is_better(new_row, first, second, verdi
         assert low <= pair["difference"] <= high
         assert pair["p_holm"] < 0.05
         assert (pair["difference"] < 0) == (verdict == "A better")
-    text = to_markdown(comparison_sheets(result))
+    text = FORMS["markdown"](SECTIONS["compare"](result))
     assert "t2i mean percentile rank" in text
     assert f"{'1' if verdict == 'A better' else '2'} better" in text
     assert "has no interval" not in text

@@ -1,8 +1,5 @@
-import io
-
-from rich.console import Console
-
-from clipret.reporting.machine import machine_table
+from clipret.reporting.machine import machine_sheets
+from tests.helpers.drawing import drawn
 
 MACHINE = {
     "system": "Linux-6",
@@ -23,9 +20,7 @@ MACHINE = {
 
 def lines_of(machine) -> list[list[str]]:
     """Cells of the lines."""
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(machine_table(machine))
-    lines = [line.strip() for line in console.export_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in drawn(machine_sheets(machine)).splitlines() if line.strip()]
     return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
 
 
