@@ -6,7 +6,7 @@ Every number has a lowest and a highest value: what is beyond it would take all 
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -132,9 +132,9 @@ def _kinds(kind: type) -> dict[str, tuple]:
 
 def _fits(value, kind) -> bool:
     if get_origin(kind) is tuple:
-        # Or an array of numpy's.
-        is_several = isinstance(value, list | tuple) or hasattr(value, "tolist")
-        return is_several and all(_fits(entry, get_args(kind)[0]) for entry in value)
+        # A list, a tuple, or an array of numpy's.
+        several = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+        return several and all(_fits(entry, get_args(kind)[0]) for entry in value)
     if kind is Any or get_origin(kind) is Mapping:
         return kind is Any or isinstance(value, Mapping)
     if isinstance(value, bool) or kind is bool:
