@@ -85,7 +85,8 @@ def shape(line: str) -> str:
     line = re.sub(r"\b[0-9a-f]{12,}\b", "#", line)
     line = re.sub(r"<?[+-]?\d[\d,.]*", "#", line)
     line = re.sub(r"no difference shown|# better", "verdict", line)
-    return " ".join(line.split())
+    # Rules are as long as the figures below them are wide.
+    return " ".join(re.sub("─+", "─", line).split())
 
 
 def unshared(shown: str, printed: str) -> list[str]:

@@ -32,5 +32,5 @@ def test_bash_completes_commands_and_options_once_completion_is_installed(tmp_pa
     assert (tmp_path / ".bashrc").read_text().startswith("echo hello\n")
     ask = "source ~/.bashrc > /dev/null; COMP_WORDS=({0}); COMP_CWORD={1}; _clipret_completion clipret; "
     ask += 'echo "${{COMPREPLY[@]}}"'
-    assert bash(ask.format("clipret tr", 1), home=tmp_path).split() == ["train"]
+    assert bash(ask.format("clipret tra", 1), home=tmp_path).split() == ["train"]
     assert bash(ask.format("clipret train --wei", 2), home=tmp_path).split() == ["--weight-decay"]
