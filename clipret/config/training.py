@@ -74,7 +74,7 @@ class TrainConfig:
     train: str = setting("both", "Side that learns: both, image or text.", panel=_HEAD, choices=SIDES)
     init: str = setting(
         "clip",
-        "What a linear head starts as: clip, random, procrustes or ridge.",
+        f"What the head starts as: {', '.join(INITS)}; the last two of a linear head only.",
         panel=_HEAD,
         choices=INITS,
         may_differ=True,

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from clipret.config import SPLITS
+from clipret.datasets import OWN
 from clipret.datasets.base import OWN_FRACTIONS, split_by_hash, split_code
 from clipret.errors import DatasetError
 from tests.helpers.own_data import load, write
@@ -22,7 +23,8 @@ COCO = {
     ],
     "info": {},
 }
-FORMS = "a folder with images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file or .tar shards"
+_LABELS = [reader.label for reader in OWN.values()]
+FORMS = f"{', '.join(_LABELS[:-1])} or {_LABELS[-1]}"
 
 
 def changed(part, place, **fields):

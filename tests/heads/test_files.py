@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from clipret.errors import HeadError
+from clipret.heads import HEADS
 from clipret.heads.files import load_head, save_head
 from clipret.heads.linear import LinearHead
 from clipret.machine.tensors import write_tensors
@@ -81,13 +82,12 @@ def test_a_linear_head_needs_no_widths_beside_it(projections, path):
 
 REFUSALS = {
     "another kind": (
-        {"metadata": {"kind": "mlp"}},
-        "{path} is not a head that this clipret reads (kind mlp, format 1); expected kind linear or adapter, format 1.",
+        {"metadata": {"kind": "no-such-kind"}},
+        "{path} is not a head that this clipret reads (kind no-such-kind, format 1); expected kind {kinds}, format 1.",
     ),
     "another format": (
         {"metadata": {"format": "9"}},
-        "{path} is not a head that this clipret reads (kind adapter, format 9); expected kind linear or adapter, "
-        "format 1.",
+        "{path} is not a head that this clipret reads (kind adapter, format 9); expected kind {kinds}, format 1.",
     ),
     "ratio of words": (
         {"metadata": {"ratio": "half"}},
@@ -153,7 +153,7 @@ def test_a_spoiled_head_is_refused_in_its_exact_line(projections, path, changes,
     rewrite(path, **changes)
     with pytest.raises(HeadError) as caught:
         load(path, projections)
-    assert str(caught.value) == message.format(path=path)
+    assert str(caught.value) == message.format(path=path, kinds=" or ".join(HEADS))
 
 
 def test_a_bias_too_many_is_a_matter_of_widths(projections, path):
