@@ -14,12 +14,12 @@ _AUTO_QUANTILE = 0.9
 class Margin:
     """A margin over a training, in cosine.
 
-    given       as it was given: a number, or text
+    text        as the user wrote it: a number, or text
     start, end  at the first and the last step, linear between them; equal for a plain number
     quantile    of the batch's negative similarities, which then is the margin; None: start and end are
     """
 
-    given: float | str
+    text: float | str
     start: float = 0.0
     end: float = 0.0
     quantile: float | None = None

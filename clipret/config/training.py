@@ -255,7 +255,7 @@ class TrainConfig:
     def __post_init__(self):
         check(self)
         object.__setattr__(self, "ridge", _number("ridge", self.ridge, words=("auto",)))
-        object.__setattr__(self, "margin", Margin.parse(self.margin).given)
+        object.__setattr__(self, "margin", Margin.parse(self.margin).text)
         object.__setattr__(self, "log", tuple(dict.fromkeys(self.log)))
         if self.name is not None and (not self.name or {"/", "\0"} & set(self.name) or self.name in (".", "..")):
             raise UsageError(f"--name is '{self.name}'; expected the name of one folder, made below {self.runs_dir}/.")

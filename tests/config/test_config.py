@@ -75,7 +75,7 @@ def test_the_command_of_a_training_gives_its_settings_back():
 )
 def test_a_margin_is_a_number_a_schedule_or_a_quantile(text, kept, middle, quantile):
     margin = Margin.parse(text)
-    assert (margin.given, margin.at(0.5), margin.quantile) == (kept, pytest.approx(middle), quantile)
+    assert (margin.text, margin.at(0.5), margin.quantile) == (kept, pytest.approx(middle), quantile)
 
 
 @pytest.mark.parametrize(
