@@ -36,7 +36,7 @@ def explain_system_error(error: OSError) -> tuple[str, int]:
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     place = " and ".join(names) or "standard output, or a file that the system does not name"
     reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-    advice = _NEXT.get(error.errno, "once that is mended, start the same command again")
+    advice = _NEXT.get(error.errno, "once that is fixed, start the same command again")
     return f"{place}: {reason}; {advice}.", 1
 
 
@@ -52,7 +52,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def explain_memory_error(error: Exception) -> str:
-    """The line for want of memory."""
+    """The line for a process that ran out of memory."""
     reason = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
     return f"out of memory{f' ({reason})' if reason else ''}; make memory free, or use smaller batches or blocks."
 

@@ -35,7 +35,7 @@ def known_matches(
     text_rows   (M,) the gallery's captions
 
     Returns {"t2i": (caption positions, image positions), "i2t": (image positions, caption positions)}, each (P,). Pairs
-    of which one side is not in the gallery are left out; a query without a pair asks nothing.
+    of which one side is not in the gallery are left out; an item without a match is not a query.
 
     Raises DatasetError when the package `eccv-caption` is not installed.
     """

@@ -78,7 +78,7 @@ class Fold:
     caption_images  (M,) position in image_rows of each caption's image
     matches         None: a caption matches its image, and an image its captions. Else {"t2i": (caption positions,
                     image positions), "i2t": (image positions, caption positions)}, one entry a matching pair, in any
-                    order; what has no pair is in the gallery and asks nothing
+                    order; an item without a match stays in the gallery but is not a query
     """
 
     image_rows: np.ndarray

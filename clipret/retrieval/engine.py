@@ -72,7 +72,7 @@ def rank(
 
     An item's rank is 1 + the other items that are not below it: ties count against us (ties.py says what a tie is).
     Matching items of the same query do not count against each other beyond their own order. What has no matching item
-    is in the other direction's gallery and asks nothing. A NaN score loses against everything, and a NaN gallery item
+    is in the other direction's gallery but is not a query. A NaN score loses against everything, and a NaN gallery item
     beats everything, so broken embeddings cannot score well.
 
     Ranks are those of scores in float64 with that rule, whatever the block, the device and the number of threads.

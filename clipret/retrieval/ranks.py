@@ -63,7 +63,7 @@ class Positives:
 
     @classmethod
     def of(cls, pairs: tuple[np.ndarray, np.ndarray], *, rows: int) -> "Positives":
-        """From pairs in any order; rows: how many there are on the asking side. A row without a pair asks nothing."""
+        """From pairs in any order; rows: how many there are on the asking side. A row without a pair is not a query."""
         queries, items = (np.asarray(side, dtype=np.int32) for side in pairs)
         order = np.argsort(queries, kind="stable")
         queries = queries[order]

@@ -29,7 +29,7 @@ _DEEPEST, _MOST_BYTES = 4, 1 << 18
 def configurations(config: SweepConfig) -> list[TrainConfig]:
     """The configurations of a sweep, seed and name left at their defaults, in the order of the grid.
 
-    Settings that a configuration has no use for (the margin of InfoNCE) are left at their defaults, so that what would
+    Settings that do not apply (a margin with InfoNCE) are left at their defaults, so that what would
     be the same training comes once. Random ones are drawn without replacement, uniformly from all; where there are
     ranges or more than 100,000, from a mapping of the grid, each as likely as another, and then each setting by itself.
 

@@ -120,7 +120,7 @@ class Sweep:
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path / name}: {error.strerror}. Runs that were trained are kept; once that is "
-                f"mended, go on with: clipret sweep --resume {self.path}"
+                f"fixed, go on with: clipret sweep --resume {self.path}"
             ) from None
 
 

@@ -140,7 +140,7 @@ class Record:
                 self._save_checkpoint(state)
         except OSError as error:
             raise RunError(
-                f"cannot write {self.folder}: {error.strerror}. What was saved before is kept; once that is mended, go "
+                f"cannot write {self.folder}: {error.strerror}. What was saved before is kept; once that is fixed, go "
                 f"on with: clipret train --resume {shlex.quote(str(self.folder))}"
             ) from None
         self._saved = time.perf_counter()

@@ -32,7 +32,7 @@ def failing(run, monkeypatch):
         (errno.ENOSPC, "No space left on device; make room, then start the same command again."),
         (errno.EMFILE, "Too many open files; allow more open files with: ulimit -n 4096."),
         (errno.EROFS, "Read-only file system; name a place that can be written."),
-        (errno.EIO, "Input/output error; once that is mended, start the same command again."),
+        (errno.EIO, "Input/output error; once that is fixed, start the same command again."),
     ],
 )
 def test_what_the_system_refuses_is_one_line_with_the_path_and_what_to_do(failing, number, advice):

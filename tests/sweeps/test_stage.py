@@ -412,6 +412,6 @@ def test_a_disk_that_is_full_is_said_with_the_way_on(settings, monkeypatch):
             sweep(settings())
     assert str(caught.value) == (
         "cannot write runs/sweep-0001/sweep.csv: No space left on device. Runs that were trained are kept; once that "
-        "is mended, go on with: clipret sweep --resume runs/sweep-0001"
+        "is fixed, go on with: clipret sweep --resume runs/sweep-0001"
     )
     assert resume_sweep("runs/sweep-0001")["runs"] == 4

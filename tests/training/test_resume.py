@@ -174,7 +174,7 @@ def test_a_disk_that_is_full_is_said_with_the_way_on(settings, monkeypatch):
         train(config)
     folder = config.runs_dir / "full"
     assert str(caught.value) == (
-        f"cannot write {folder}: No space left on device. What was saved before is kept; once that is mended, go on "
+        f"cannot write {folder}: No space left on device. What was saved before is kept; once that is fixed, go on "
         f"with: clipret train --resume {folder}"
     )
     monkeypatch.undo()

@@ -141,7 +141,7 @@ def _read(word: str) -> Contender:
     if trained is None or trained.config is None:
         return Contender(word, ranks, head, rankings)
     defaults = {field.name: field.default for field in fields(TrainConfig)}
-    # What a run has no use for, such as the margin of InfoNCE, is no difference.
+    # A setting that does not apply, such as a margin with InfoNCE, is no difference.
     used = {name: value for name, value in trained.config.items() if in_use(trained.config, name)}
     settings = {name: used.get(name, default) for name, default in defaults.items() if name not in _APART}
     settings["wise-ft"] = alpha
