@@ -21,6 +21,13 @@ from tests.helpers.pages import DOCS, PAGES, README, commands, name_of, text_of
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
+@pytest.fixture(autouse=True)
+def no_other_make(monkeypatch):
+    """Tests that `make test` runs do not hand its variables on to the `make` that they call."""
+    for name in ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_the_readme_is_short():
     assert len(text_of(README).splitlines()) <= 220
 
