@@ -364,6 +364,7 @@ def test_a_cache_that_is_cut_short_while_it_is_read_is_one_line(cache_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file can be cut under a reader")
+@pytest.mark.ci
 def test_a_training_whose_cache_is_cut_short_ends_with_a_line_and_no_signal(tmp_path):
     """Features are read from the file in every step, and the file is cut after the first epoch."""
     path = write_cache(tmp_path / "made.h5", contents(images=400))

@@ -78,6 +78,7 @@ def require_true(path):
 
 @pytest.mark.parametrize("seconds", [0, 5])
 @pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.ci
 def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(seconds, torn, whole, tmp_path, monkeypatch):
     """With rows called done at every batch, and only at the end."""
     monkeypatch.setattr(writing, "_SYNC_SECONDS", seconds)
@@ -135,6 +136,7 @@ def after_power_loss(before, log, *, moment):
     return bytes(file)
 
 
+@pytest.mark.ci
 def test_after_a_power_loss_every_row_that_is_called_done_has_its_feature(whole, tmp_path, monkeypatch):
     path = tmp_path / "made.h5"
     monkeypatch.setattr(writing, "_SYNC_SECONDS", 0)

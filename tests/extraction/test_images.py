@@ -44,6 +44,7 @@ def clips_own_embedding(checkpoint, path, *, background) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("workers", "background"), [(0, "clip"), (2, "clip"), (2, "white")])
+@pytest.mark.ci
 def test_every_kind_of_file_is_read_as_clip_reads_it_or_gets_its_reason(
     coco_zoo, checkpoints, tmp_path, family, capfd, workers, background
 ):

@@ -53,6 +53,7 @@ def test_windows_is_asked_in_its_own_words(no_meminfo, monkeypatch, succeeded, e
     assert available_memory() == expected
 
 
+@pytest.mark.ci
 def test_importing_everything_needs_no_sysconf():
     """Nor what else Windows lacks."""
     code = (

@@ -38,6 +38,7 @@ def test_what_is_written_is_read_again_by_us_and_by_safetensors(tmp_path):
         assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
 
 
+@pytest.mark.ci
 def test_processes_with_other_hashes_write_the_same_bytes(tmp_path):
     """The library's own order of what is told beside the tensors is another each time, in one process even."""
     for seed in "12":

@@ -48,6 +48,7 @@ def seen_while(loader, watch) -> set:
 
 
 @pytest.mark.parametrize("method", sorted({"spawn", *(["fork"] if LINUX else [])}))
+@pytest.mark.ci
 def test_what_each_worker_reads_is_seen_from_outside(method):
     watch = ReadWatch(2)
     loader = DataLoader(Reading(watch, 1.0), batch_size=None, num_workers=2, multiprocessing_context=method)
@@ -145,6 +146,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.skipif(not LINUX, reason="only Linux ends processes with their parent")
 @pytest.mark.parametrize(("method", "moment"), [("fork", "late"), ("spawn", "late"), ("fork", "early")])
+@pytest.mark.ci
 def test_workers_die_with_the_process_that_started_them(method, moment, tmp_path):
     """Killed while they compute, or before they asked the system to be told."""
     script = tmp_path / "orphans.py"

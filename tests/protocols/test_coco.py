@@ -168,6 +168,7 @@ def test_recall_of_5k_1k_and_cxc_equals_the_packages_own(package, cache, lists):
 ECCV = {"eccv_r1": "R@1", "eccv_rprecision": "R-Precision", "eccv_map_at_r": "mAP@R"}
 
 
+@pytest.mark.ci
 def test_eccv_caption_equals_the_packages_own_but_for_two_captions_that_cannot_be_found(
     package, cache, lists, monkeypatch
 ):

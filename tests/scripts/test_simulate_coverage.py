@@ -22,6 +22,7 @@ def coverage():
 @pytest.mark.parametrize(
     ("images", "rate", "highest"), [(30, 0.01, 1.0), (376, 0.99, 1.0), (100, 0.5, 0.98), (376, 0.1, 0.98)]
 )
+@pytest.mark.ci
 def test_intervals_hold_the_truth_as_often_as_they_say_near_0_and_1_too(coverage, images, rate, highest):
     """Percentiles of draws of images held it in 29 to 54 % at 0.01, and in 6 to 21 % of R@10 at 0.99."""
     simulation = coverage.Simulation(images=images, rate=rate)

@@ -59,6 +59,7 @@ def changes_of(evidence, pair):
     return np.array([0.0 if name == "median_rank" else root for root, (_, name) in zip(roots, COLUMNS, strict=True)])
 
 
+@pytest.mark.ci
 def test_p_values_count_the_flips_that_a_plain_loop_counts():
     """Two images more than there are: one better and one worse, flipped like the others."""
     heads, pairs, number = drawn_heads(), [(0, 1), (0, 2), (1, 2)], 300

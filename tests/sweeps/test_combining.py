@@ -225,6 +225,7 @@ def test_a_random_search_draws_other_combinations_of_the_grid_each_once():
     assert combine(axes=AXES, random=len(whole)) == whole
 
 
+@pytest.mark.ci
 def test_every_combination_is_drawn_as_often_as_another():
     whole = combine(axes=AXES)
     counts = dict.fromkeys(whole, 0)

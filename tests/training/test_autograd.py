@@ -170,6 +170,7 @@ train(TrainConfig(**json.loads(sys.argv[1])))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.ci
 def test_a_training_that_is_killed_goes_on_to_the_same_bits(settings, words):
     whole = train(settings(name="whole", epochs=40, **words))["run"]
     config, generator = settings(name="killed", epochs=40, **words), random.Random(0)
