@@ -9,6 +9,7 @@ import functools
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -16,7 +17,18 @@ from torch.nn import functional
 PUBLIC_ONLY = "CLIPRET_PUBLIC_TORCH_ONLY"
 # Of the trial: how far results may be from the public operation's, relative to the largest value.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-_RATES = {"beta1": 0.9, "beta2": 0.999, "decay": 0.1, "eps": 1e-8}
+
+
+class Coefficients(NamedTuple):
+    """What AdamW has beside its learning rate; decay is that of the weights."""
+
+    beta1: float
+    beta2: float
+    decay: float
+    eps: float
+
+
+_COEFFICIENTS = Coefficients(beta1=0.9, beta2=0.999, decay=0.1, eps=1e-8)
 
 
 def pack_linear(weight: torch.Tensor, *, rows: int) -> torch.Tensor:
@@ -55,12 +67,10 @@ def fused_adamw(
     moments: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
     counts: Sequence[torch.Tensor],
     lr: float | torch.Tensor,
-    beta1: float,
-    beta2: float,
-    decay: float,
-    eps: float,
+    coefficients: Coefficients,
 ) -> None:
     """adamw in one call of torch."""
+    beta1, beta2, decay, eps = coefficients
     settings = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": decay, "eps": eps}
     torch._fused_adamw_(values, gradients, *moments, [], counts, **settings, amsgrad=False, maximize=False)
 
@@ -72,16 +82,14 @@ def adamw(
     moments: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]],
     counts: Sequence[torch.Tensor],
     lr: float | torch.Tensor,
-    beta1: float,
-    beta2: float,
-    decay: float,
-    eps: float,
+    coefficients: Coefficients,
 ) -> None:
     """A step of AdamW (Loshchilov and Hutter 2019, algorithm 2) in place, by public operations.
 
     moments  first and second, of the shapes of the values
     counts   of steps, this one included: a scalar tensor each
     """
+    beta1, beta2, decay, eps = coefficients
     for value, gradient, first, second, count in zip(values, gradients, *moments, counts, strict=True):
         value.mul_(1 - lr * decay)
         first.lerp_(gradient, 1 - beta1)
@@ -170,9 +178,8 @@ def _try_adamw(dtype: torch.dtype, device: str) -> _Trial:
         value, second = (_pattern(5, 7, device=device) for _ in range(2))
         first, second = value * 0.1, second.square()
         moments, counts = ([first], [second]), [torch.tensor(3.0, device=device)]
-        step(
-            [value], [_pattern(7, 5, device=device).t().contiguous()], moments=moments, counts=counts, lr=0.01, **_RATES
-        )
+        gradient = _pattern(7, 5, device=device).t().contiguous()
+        step([value], [gradient], moments=moments, counts=counts, lr=0.01, coefficients=_COEFFICIENTS)
         results.append((value, first, second))
     yield from zip(*results, strict=True)
 

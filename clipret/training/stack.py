@@ -15,7 +15,7 @@ from clipret.config.settings import settings_of
 from clipret.heads import load_head_kind
 from clipret.heads.base import SIDES, Gradients, Tower, learning_names
 from clipret.machine.products import Products
-from clipret.machine.torch_private import choose_adamw
+from clipret.machine.torch_private import Coefficients, choose_adamw
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
 from clipret.training.starting import head_settings, learning_sides
 
@@ -165,7 +165,8 @@ class Stack:
                     kinds = ("", "first/", "second/")
                     lists = [[self._all[f"{kind}{name}"][run] for run, name in places] for kind in kinds]
                     counts = [self._all["count"][run] for run, _ in places]
-                    self._groups.append((runs[0], config, decay, places, lists, counts))
+                    coefficients = Coefficients(config.beta1, config.beta2, decay, config.eps)
+                    self._groups.append((runs[0], coefficients, places, lists, counts))
         decays = [config.ema for config in self.configs]
         self._news = None if decays[0] is None else 1 - torch.tensor(decays, device=self._device)
 
@@ -175,17 +176,14 @@ class Stack:
         if self.configs[0].clip_norm is not None:
             for run, config in enumerate(self.configs):
                 _clip([values[run] for values in gradients.values()], norm=config.clip_norm)
-        for run, config, decay, places, (values, first, second), counts in self._groups:
+        for run, coefficients, places, (values, first, second), counts in self._groups:
             self._adamw(
                 values,
                 [gradients[name][place] for place, name in places],
                 moments=(first, second),
                 counts=counts,
                 lr=rates[run],
-                beta1=config.beta1,
-                beta2=config.beta2,
-                decay=decay,
-                eps=config.eps,
+                coefficients=coefficients,
             )
         bound_scalars(self._scalars)
         if self._news is not None:

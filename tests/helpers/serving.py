@@ -104,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         with site.lock:
             site.asked.append((self.path, dict(self.headers)))
             site.active += 1
+            self.is_active = True
             site.most_active = max(site.most_active, site.active)
             waiting = site.faults.get(self.path)
             fault = waiting.pop(0) if waiting else Fault()
@@ -114,8 +115,13 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             self.close_connection = True
         finally:
-            with site.lock:
-                site.active -= 1
+            self._leave()
+
+    def _leave(self):
+        """Count the request as no longer active, once."""
+        with self.site.lock:
+            self.site.active -= self.is_active
+            self.is_active = False
 
     def _answer(self, fault: Fault):
         site, path = self.site, self.path
@@ -155,11 +161,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, body: bytes, fault: Fault):
         ends = [end for end in (fault.cut, fault.stall) if end is not None]
         body = body[: min(ends)] if ends else body
-        if not fault.delay:
-            self.wfile.write(body)
-        for start in range(0, len(body) if fault.delay else 0, BLOCK):
-            self.wfile.write(body[start : start + BLOCK])
+        block = BLOCK if fault.delay else max(1, len(body))
+        for start in range(0, len(body), block):
             time.sleep(fault.delay)
+            if start + block >= len(body):
+                # Whoever has the last bytes may ask for the next file before this thread runs again.
+                self._leave()
+            self.wfile.write(body[start : start + block])
         if fault.stall is not None:
             self.site.stopping.wait(30)
             self.close_connection = True

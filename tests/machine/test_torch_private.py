@@ -13,7 +13,7 @@ import clipret
 from clipret.backbones.kernels import choose_kernels
 from clipret.machine import torch_private
 from clipret.machine.products import Products
-from clipret.machine.torch_private import PUBLIC_ONLY, adamw, choose_adamw, fused_adamw, why_public
+from clipret.machine.torch_private import PUBLIC_ONLY, Coefficients, adamw, choose_adamw, fused_adamw, why_public
 
 OPERATIONS = ("linear", "convolution", "adamw")
 
@@ -117,8 +117,8 @@ def test_both_forms_of_adamw_are_that_of_torch(step, decay):
             parameter.grad = gradient.clone()
         optimiser.step()
         count += 1
-        settings = {"lr": 0.01, "beta1": 0.8, "beta2": 0.99, "decay": decay, "eps": 1e-6}
-        step(values, gradients, moments=moments, counts=[count, count], **settings)
+        coefficients = Coefficients(beta1=0.8, beta2=0.99, decay=decay, eps=1e-6)
+        step(values, gradients, moments=moments, counts=[count, count], lr=0.01, coefficients=coefficients)
     torch.testing.assert_close(values, [parameter.detach() for parameter in reference], rtol=1e-5, atol=1e-6)
 
 
@@ -127,7 +127,7 @@ def test_the_plain_adamw_takes_a_rate_in_a_tensor():
     results = []
     for lr in (0.25, torch.tensor(0.25)):
         values, moments = [torch.arange(4.0)], ([torch.zeros(4)], [torch.zeros(4)])
-        settings = {"lr": lr, "beta1": 0.5, "beta2": 0.75, "decay": 0.5, "eps": 1e-8}
+        settings = {"lr": lr, "coefficients": Coefficients(beta1=0.5, beta2=0.75, decay=0.5, eps=1e-8)}
         adamw(values, [torch.arange(4.0) - 1], moments=moments, counts=[torch.tensor(1.0)], **settings)
         results.append(values[0])
     assert torch.equal(*results)

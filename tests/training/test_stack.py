@@ -271,4 +271,4 @@ def test_what_runs_trained_together_must_have_in_common():
 def test_runs_whose_optimisers_step_alike_are_updated_together_and_others_are_not(setting):
     """Two of equal numbers and one of another epsilon: two fused calls, of weights alone."""
     stack = setting.stack(*(setting.config(seed=seed, eps=eps) for seed, eps in ((0, 1e-6), (1, 1e-6), (2, 1e-3))))
-    assert [config.eps for _, config, *_ in stack._groups] == [1e-6, 1e-3]
+    assert [coefficients.eps for _, coefficients, *_ in stack._groups] == [1e-6, 1e-3]
