@@ -69,6 +69,7 @@ def torchrun(processes, *words, restarts=0):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.ci
 def test_several_processes_make_the_cache_that_one_makes_byte_for_byte(options, whole, tmp_path, processes):
     done = torchrun(processes, "-m", "clipret", "extract", *options("several.h5"))
     assert done.returncode == 0, done.stderr

@@ -131,16 +131,19 @@ def test_ties_count_against_us_in_the_ranks_that_are_measured():
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("name", ["R", "mAP_all", "recall", "nDCG"])
+@pytest.mark.ci
 def test_metrics_with_a_k_equal_those_of_ranx(cases, theirs, name, cut):
     values = ours(cases, f"{name}@{cut}", k=(cut,), families=(name,))
     np.testing.assert_allclose(values, theirs[f"{THEIRS[name]}@{cut}"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["MRR", "R-Precision"])
+@pytest.mark.ci
 def test_metrics_without_a_k_equal_those_of_ranx(cases, theirs, name):
     np.testing.assert_allclose(ours(cases, name, families=(name,)), theirs[THEIRS[name]], rtol=0, atol=1e-12)
 
 
+@pytest.mark.ci
 def test_at_full_length_both_map_and_map_all_are_average_precision(cases, theirs):
     for name in ("mAP", "mAP_all", "mAP_hits"):
         values = ours(cases, f"{name}@1000", k=(1000,), families=(name,))
