@@ -44,6 +44,7 @@ _RESULT_FORM = {
     "train_images": AtLeast(0),
     "val_rsum": (float, None),
     "zero_shot_val_rsum": (float, None),
+    "closed_form_val_rsum": Maybe(float),
     "features": str,
     "remarks": [str],
     "seconds": float,

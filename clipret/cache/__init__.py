@@ -7,8 +7,9 @@ Layout, format 1 (N images, M captions, D feature widths, E embedding width):
     /text/features (M, D_text)    /text/id /text/caption /text/image /text/state /text/checksum (M,)
     /text/tokens (M, 2)
     /image/micro_batch /text/micro_batch (2,), rows of a micro-batch after running out of memory; 0: none
-    /projection/image/weight (D_image, E)  /projection/image/bias (E,), ResNets only
-    /projection/text/weight (D_text, E)    /projection/logit_scale ()
+    /projection/image/weight (D_image, E)  /projection/image/bias (E,)
+    /projection/text/weight (D_text, E)    /projection/text/bias (E,)   /projection/logit_scale ()
+                                  weights are missing of encoders that were never aligned, biases where there is none
     attributes: format, fingerprint, inputs (JSON, what the fingerprint is made of), about (JSON, everything else)
 
 Several processes write a shard each, which has the arrays of its rows that change (parts.py). A cache is made of all

@@ -80,7 +80,7 @@ def _require_alike(first: FeatureCache, other: FeatureCache) -> None:
         np.array_equal(values, other.projections[name]) for name, values in first.projections.items()
     )
     if not same_heads:
-        differences.append("CLIP's projections")
+        differences.append("the encoder's projections")
     if differences:
         raise CacheMismatchError(
             f"{first.path} and {other.path} were not made in the same way ({'; '.join(differences)}); extract one of "
@@ -177,6 +177,7 @@ def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[
     return CacheContents(
         **annotations.columns,
         projections=first.projections,
+        widths={side: first.width(side) for side in SIDES},
         dtype=first.dtype.name,
         inputs=first.inputs | own,
         about=_about(config, caches, remarks=remarks),

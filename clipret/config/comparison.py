@@ -1,7 +1,9 @@
 """Settings of comparisons, and of the intervals beside every figure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipret.config import shared
 from clipret.config.evaluation import cuts_setting
@@ -11,6 +13,8 @@ from clipret.errors import UsageError
 
 FORMATS = ("table", "markdown", "latex", "csv", "html", "json")
 ZERO_SHOT = "zero-shot"
+# The heads that trained ones start from: the encoder's own, or of encoders that were never aligned one in closed form.
+BASELINES = (ZERO_SHOT, "closed-form")
 # Three minutes on two cores for two to four heads of 5,000 images, five for ten; the smallest p-value is then 1e-7.
 MOST_FLIPS = 10_000_000
 # What is said of a pair, a and b.
@@ -81,3 +85,14 @@ class CompareConfig:
                 f"--out is '{self.out}', whose suffix is of no format; expected {', '.join(_SUFFIXES)}, or --format."
             )
         object.__setattr__(self, "format", _SUFFIXES[suffix] if suffix else "table")
+
+
+def has_baseline(result: Mapping[str, Any]) -> bool:
+    """Whether the result of a sweep has figures of a baseline."""
+    return any(name.replace("-", "_") in result for name in BASELINES)
+
+
+def baseline_of(result: Mapping[str, Any]) -> tuple[str, dict]:
+    """Which of BASELINES the result of a sweep is compared with, and its figures."""
+    name = next(name for name in BASELINES if name.replace("-", "_") in result)
+    return name, result[name.replace("-", "_")]

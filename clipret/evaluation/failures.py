@@ -155,7 +155,7 @@ def _describe(queries: Queries, *, config: FailuresConfig) -> dict:
 
 
 def _changes(queries: Queries, *, listed: int) -> dict:
-    before, after = queries.first["zero-shot"], queries.first["trained"]
+    before, after = queries.first.values()
     # A quotient, and no difference of logarithms: equal ratios of ranks are equal numbers.
     ratios, better = after / before, np.minimum(before, after)
     improved, worsened = np.lexsort((better, ratios)), np.lexsort((better, -ratios))

@@ -20,6 +20,7 @@ from clipret.machine.own_code import label
 from clipret.protocols.bounds import best_reachable
 from clipret.protocols.leakage import check_images, is_in_train
 from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
+from clipret.retrieval.baseline import baseline_name, baseline_projections
 from clipret.retrieval.ranks_file import Trained, head_digest
 
 
@@ -56,10 +57,12 @@ class Inputs:
     def heads(self) -> dict[str, Head]:
         """{"zero-shot": ..., "trained": ...}, and between them a "wise-ft ALPHA" for each alpha; on the CPU.
 
-        Without a trained head zero-shot is all. Raises HeadError when the head's file cannot be used with this cache.
+        The first is the cache's baseline, which may be "closed-form" instead; without a trained head it is all.
+
+        Raises HeadError when the head's file cannot be used with this cache.
         """
-        projections, head = self.cache.projections, self.source.head
-        heads = {"zero-shot": LinearHead(projections)}
+        projections, head = baseline_projections(self.cache), self.source.head
+        heads = {baseline_name(self.cache): LinearHead(projections)}
         if head:
             trained = load_head(head, projections=projections, weights_sha256=self.cache.inputs["weights_sha256"])
             for alpha in self.alphas:

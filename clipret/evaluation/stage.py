@@ -48,7 +48,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         leakage    None for zero-shot alone; else checked and trained_on, how many of its images the head was trained on
         copies     how many of its images equal images of train, byte for byte: split, images, copies, of; None of train
         results    {"zero-shot": {"t2i": {...}, "i2t": {...}}, "trained": {...}} as fractions, and between them
-                   "wise-ft ALPHA" for each of config.wise_ft
+                   "wise-ft ALPHA" for each of config.wise_ft; of encoders that were never aligned "closed-form" is in
+                   the place of "zero-shot"
         rsum       head -> sum of R@K over config.k and both directions
         intervals  None, or level, method, resamples, heads (as results, and "rsum", [low, high] in place of numbers, or
                    None: see significance.py) and gain, the same of trained less zero-shot, None without a trained head
@@ -139,7 +140,7 @@ def _gain(evidence: Evidence, heads: list[str], *, config: EvalConfig) -> dict:
     # Of the others a gain has no interval, and flips of medians take longer than everything else.
     places = np.flatnonzero(np.isfinite(evidence.limits))
     bounded = replace(evidence, columns=tuple(evidence.columns[place] for place in places))
-    pair = heads.index("trained"), heads.index("zero-shot")
+    pair = heads.index("trained"), 0
     (gain,) = flip_tests(bounded, [pair], flips=config.resamples, level=CompareConfig.level, seed=config.seed)
     intervals = dict.fromkeys(evidence.columns) | dict(zip(bounded.columns, intervals_of(gain), strict=True))
     return nested(intervals.values(), evidence.columns)

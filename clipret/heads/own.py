@@ -8,8 +8,8 @@ It is called with one argument, `projections`, and returns an nn.Module with the
         def embed_images(self, features): ...     # (N, D_i) -> (N, E')
         def embed_texts(self, features): ...      # (N, D_t) -> (N, E')
 
-projections  CLIP's own: image/weight (D_i, E), text/weight (D_t, E), and image/bias (E,), which is 0 where the model
-             has none; float32 tensors, new for every call
+projections  the encoder's own: image/weight (D_i, E), text/weight (D_t, E), and image/bias, text/bias (E,), which are 0
+             where the encoder has none; float32 tensors, new for every call
 features     float32, as the cache has them
 E'           any width, the same for both; rows are normalised here
 
@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipret.errors import HeadError, UsageError
-from clipret.heads.base import Head, Tensors, clip_tensors
+from clipret.heads.base import SIDES, Head, Tensors, clip_tensors
 from clipret.machine.own_code import OwnCode, changed, open_code
 
 KIND = "own"
@@ -47,7 +47,8 @@ class Recipe:
         """The head before its first step, on the CPU. Raises UsageError, or HeadError when the code makes none."""
         kind = self.code.load()
         clip = {name.replace("_", "/", 1): tensor for name, tensor in clip_tensors(projections).items()}
-        clip.setdefault("image/bias", torch.zeros(clip["image/weight"].shape[1]))
+        for side in SIDES:
+            clip.setdefault(f"{side}/bias", torch.zeros(clip[f"{side}/weight"].shape[1]))
         if not callable(kind):
             raise UsageError(f"{self.code} is {type(kind).__name__}; expected a class or function that makes a head.")
         with torch.random.fork_rng(devices=[]):
@@ -59,7 +60,7 @@ class Recipe:
                 f"{self.code} makes {type(module).__name__}; expected an nn.Module with methods embed_images and "
                 f"embed_texts."
             )
-        return OwnHead(module, recipe=self, widths=[clip[f"{side}/weight"].shape[0] for side in ("image", "text")])
+        return OwnHead(module, recipe=self, widths=[clip[f"{side}/weight"].shape[0] for side in SIDES])
 
 
 class OwnHead(Head):

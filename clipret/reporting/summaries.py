@@ -76,7 +76,8 @@ def training_summary(result: dict, *, evaluation: str) -> str:
         kept = f"kept the last epoch, {result['kept_epoch']}: the cache has no val split to choose on"
     else:
         kept = f"kept epoch {result['kept_epoch']}, val rsum {result['val_rsum']:.3f}"
-        kept += f" (zero-shot {result['zero_shot_val_rsum']:.3f})"
+        baselines = {"zero-shot": result["zero_shot_val_rsum"], "closed-form": result.get("closed_form_val_rsum")}
+        kept += "".join(f" ({name} {value:.3f})" for name, value in baselines.items() if value is not None)
     notes = [f"Note: {remark}." for remark in result["remarks"]]
     if result["features"] != "device":
         notes.append(f"Features were read from the {_PLACES[result['features']]}, batch by batch.")

@@ -11,10 +11,10 @@ from torch import nn
 
 from clipret.cache import FeatureCache
 from clipret.config import DIRECTIONS, EvalConfig
-from clipret.errors import HeadError
+from clipret.errors import HeadError, UsageError
 from clipret.metrics import validation_metrics
 from clipret.progress import Progress, ProgressCallback, silent
-from clipret.protocols.protocol import Fold
+from clipret.protocols.protocol import Fold, split_protocol
 from clipret.retrieval.engine import Matches, rank
 from clipret.retrieval.metrics import summarise
 from clipret.retrieval.ranks import Ranks
@@ -70,6 +70,15 @@ def embed(
             embeddings = embedded.new_empty((len(features), embedded.shape[1]))
         embeddings[start : start + len(embedded)] = embedded
     return embeddings
+
+
+def read_validation(cache: FeatureCache) -> "Gallery | None":
+    """The whole of val, which is what training reports; None when the cache has no val split."""
+    try:
+        (fold,) = split_protocol(cache, split="val").folds
+    except UsageError:
+        return None
+    return Gallery.read(cache, fold)
 
 
 def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, features: Features, rows: np.ndarray) -> None:

@@ -19,6 +19,7 @@ from clipret.evaluation.stage import evaluate
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols.leakage import check_images, training_images, training_keys
 from clipret.protocols.protocol import default_protocol, make_protocol, split_protocol
+from clipret.retrieval.baseline import baseline_name
 from clipret.sweeps.combining import configurations
 from clipret.sweeps.folder import Sweep, begin, make_folder, read_sweep, require_runs
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
@@ -185,7 +186,9 @@ def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:
 
 def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_progress: ProgressCallback) -> dict:
     entries, remarked = leaderboard(begun, results), remarks(begun, results)
-    zero_shot = {"val_rsum": next(iter(results.values()))["zero_shot_val_rsum"], "test": None}
+    name, first = baseline_name(cache), next(iter(results.values()))
+    key = name.replace("-", "_")
+    baseline = {"val_rsum": first[f"{key}_val_rsum"], "test": None}
     protocol = None
     try:
         make_protocol(cache, default_protocol(cache))
@@ -194,7 +197,7 @@ def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_p
     else:
         measured = entries if begun.config.test_all else entries[:1]
         reports = _measure(begun, measured, results=results, on_progress=on_progress)
-        zero_shot["test"] = measured_figures(reports[:1], head="zero-shot")
+        baseline["test"] = measured_figures(reports[:1], head=name)
         protocol = reports[0]["protocol"]
     best = begun.configurations[entries[0]["number"] - 1]
     shared = [name for name in SWEPT if name not in begun.varied and _is_in_use(begun.configurations, name)]
@@ -207,7 +210,7 @@ def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_p
         "fixed": {name: getattr(best, name) for name in shared},
         "configurations": entries,
         "chosen": {**entries[0], "command": to_command("train", replace(best, seed=begun.config.seeds[0]))},
-        "zero_shot": zero_shot,
+        key: baseline,
         "protocol": protocol,
         "test_all": begun.config.test_all,
         "remarks": remarked,

@@ -18,6 +18,7 @@ from clipret.heads.base import SIDES, Head, learning_names
 from clipret.heads.own import Recipe
 from clipret.machine.own_code import OwnCode, open_code
 from clipret.machine.products import Products
+from clipret.retrieval.baseline import baseline_projections
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
 from clipret.training.stack import State
 from clipret.training.starting import build_head, initial_tensors, learning_sides
@@ -83,7 +84,7 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
 def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: FeatureCache) -> Head:
     """The head that a run's tensors are, whatever kind it is of, for measuring it."""
     if "head" in codes:
-        head = Recipe(codes["head"], config.seed).make(cache.projections)
+        head = Recipe(codes["head"], config.seed).make(baseline_projections(cache))
         return head.to(next(iter(tensors.values())).device).like(tensors).requires_grad_(False).eval()
     return build_head(config, tensors)
 
@@ -91,7 +92,7 @@ def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: 
 def first_state(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> State:
     """A run's state before its first step."""
     if "head" in codes:
-        head = Recipe(codes["head"], config.seed).make(cache.projections)
+        head = Recipe(codes["head"], config.seed).make(baseline_projections(cache))
         tensors = head.tensors
         learning = [name for name, parameter in head.named_parameters() if parameter.requires_grad]
     else:

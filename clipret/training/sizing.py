@@ -7,6 +7,7 @@ import torch
 
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.retrieval.baseline import baseline_projections
 from clipret.training.stack import State, state_bytes
 
 # On the CPU runs are stacked to share the cost of starting operations, as long as a stack's arrays stay in its cache.
@@ -45,7 +46,8 @@ def _rows(config: TrainConfig) -> int:
 
 def _widths(cache: FeatureCache) -> list[tuple[int, int]]:
     """(D, E) of either side."""
-    return [cache.projections[f"{side}/weight"].shape for side in ("image", "text")]
+    projections = baseline_projections(cache)
+    return [projections[f"{side}/weight"].shape for side in ("image", "text")]
 
 
 def _step_operations(config: TrainConfig, cache: FeatureCache) -> int:

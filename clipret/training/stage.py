@@ -221,7 +221,7 @@ class _Job:
             "steps": steps,
             "train_images": images,
             "val_rsum": record.best,
-            "zero_shot_val_rsum": self._prepared.zero_shot,
+            **self._prepared.baseline_entries,
             "features": self._prepared.data(config).features.placement,
             "remarks": record.remarks,
             "seconds": round(record.seconds, 3),

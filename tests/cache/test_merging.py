@@ -155,7 +155,7 @@ def change_a_feature(path):
             CacheMismatchError,
             r"monday.h5 and .*tuesday.h5 were not made in the same way \(precision: 'float32' and 'fp16'\); extract",
         ),
-        (other_heads, CacheMismatchError, r"were not made in the same way \(CLIP's projections\)"),
+        (other_heads, CacheMismatchError, r"were not made in the same way \(the encoder's projections\)"),
         (
             lambda path: replace(path, made_of("monday", images=7)),
             CacheError,

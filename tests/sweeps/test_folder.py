@@ -112,7 +112,7 @@ WRONG = [
     (
         ["result", "zero_shot", "test"],
         None,
-        "result.chosen has test figures, and result.zero_shot or result.protocol none",
+        "result.chosen has test figures, and its baseline or result.protocol none",
     ),
     (["result", "zero_shot", "val_rsum"], None, "result.zero_shot.val_rsum is null; expected a number"),
     (["result", "chosen", "command"], 1, "result.chosen.command is 1; expected text"),

@@ -10,9 +10,9 @@ from clipret.config import TrainConfig
 from clipret.errors import CacheError
 from clipret.heads.linear import LinearHead
 from clipret.protocols.protocol import split_protocol
+from clipret.retrieval import closed_form
 from clipret.retrieval.gallery import Gallery
 from clipret.retrieval.metrics import rsum
-from clipret.training import closed_form
 from clipret.training import starting as initial
 from clipret.training.starting import build_head, initial_tensors
 from tests.conftest import contents, write_cache
@@ -51,12 +51,12 @@ def test_procrustes_is_the_polar_factor_of_the_pairs_cross_product(cache, block,
     cross = unit(images).T @ unit(texts)
     values, vectors = np.linalg.eigh(cross.T @ cross)
     expected = cross @ vectors @ np.diag(values**-0.5) @ vectors.T
-    np.testing.assert_allclose(closed_form.fit_procrustes(cache), expected, atol=1e-5)
+    np.testing.assert_allclose(closed_form.fit_procrustes(cache, cache.projections), expected, atol=1e-5)
 
 
 def test_no_other_rotation_brings_the_pairs_nearer_than_procrustes(cache):
     _, _, images, texts = training_pairs(cache)
-    rotation = closed_form.fit_procrustes(cache)
+    rotation = closed_form.fit_procrustes(cache, cache.projections)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-12)
     best = np.linalg.norm(unit(images) @ rotation - unit(texts))
     generator = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def test_ridge_ever_stronger_ends_at_zero_shot(cache):
         distances.append(float((head.embed_images(features).detach() - zero_shot).norm()))
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1e-4
-    (solver,) = closed_form.fit_ridge(cache, sides=("text",)).values()
+    (solver,) = closed_form.fit_ridge(cache, cache.projections, sides=("text",)).values()
     assert np.array_equal(solver.solve(float("inf")), cache.projections["text/weight"].astype(np.float64))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipret import runs
 from clipret.config import TrainConfig
-from clipret.config.comparison import ZERO_SHOT
+from clipret.config.comparison import BASELINES, ZERO_SHOT
 from clipret.config.evaluation import WISE_FT, wise_ft_name
 from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
@@ -26,9 +26,9 @@ class Contender:
 
     word      as the user gave it
     ranks     the file of its ranks
-    head      its name there: trained, wise-ft ALPHA, or zero-shot
+    head      its name there: trained, wise-ft ALPHA, or one of BASELINES
     rankings  what that file holds
-    settings  of its training (TrainConfig's), without seed and places, and wise-ft, its ALPHA; None: zero-shot, or the
+    settings  of its training (TrainConfig's), without seed and places, and wise-ft, its ALPHA; None: a baseline, or the
               head was in no run's folder
     seed      of its training; None where settings are
     """
@@ -47,7 +47,7 @@ class Contender:
     @property
     def command(self) -> str:
         """What measures it."""
-        trained = None if self.head == ZERO_SHOT else self.rankings.trained
+        trained = None if self.head in BASELINES else self.rankings.trained
         if trained is None:
             return _eval_command("--zero-shot", "--cache", self.rankings.cache["path"])
         alpha = self.head.removeprefix(WISE_FT) if self.head.startswith(WISE_FT) else None
@@ -56,16 +56,16 @@ class Contender:
 
 def read_contenders(words: tuple[str, ...]) -> list[Contender]:
     """Raises RunError when a word is no run that was measured, or UsageError when two are the same."""
-    read = {word: _read(word) for word in dict.fromkeys(words) if word != ZERO_SHOT}
+    read = {word: _read(word) for word in dict.fromkeys(words) if word not in BASELINES}
     first = next(iter(read.values()), None)
     contenders = []
     for word in words:
-        if word == ZERO_SHOT and first is not None:
-            contenders.append(Contender(word, first.ranks, ZERO_SHOT, first.rankings))
-        elif word == ZERO_SHOT:
-            raise UsageError(f"only `{ZERO_SHOT}` was given; name at least one run to compare it with.")
-        else:
+        if word not in BASELINES:
             contenders.append(read[word])
+        elif first is not None:
+            contenders.append(_baseline(word, first))
+        else:
+            raise UsageError(f"only `{word}` was given; name at least one run to compare it with.")
     for earlier, later in combinations(contenders, 2):
         _refuse_same(earlier, later)
     return contenders
@@ -128,7 +128,7 @@ def _read(word: str) -> Contender:
         raise RunError(f"{place} was not measured; measure it with: {_eval_command('--head', place)}") from None
     trained = rankings.trained
     measured = rankings.protocols[0].heads
-    head = "trained" if trained else ZERO_SHOT
+    head = "trained" if trained else next(iter(measured))
     if trained:
         _require_as_measured(place, ranks, trained)
     if alpha is not None:
@@ -146,6 +146,15 @@ def _read(word: str) -> Contender:
     settings = {name: used.get(name, default) for name, default in defaults.items() if name not in _APART}
     settings["wise-ft"] = alpha
     return Contender(word, ranks, head, rankings, settings, trained.config.get("seed", TrainConfig.seed))
+
+
+def _baseline(word: str, beside: Contender) -> Contender:
+    """The baseline that was measured beside a head. Raises UsageError when it is another than the word says."""
+    name = next(iter(beside.rankings.protocols[0].heads))
+    if name != word:
+        why = "its encoders have no projections of their own" if word == ZERO_SHOT else "its encoder has projections"
+        raise UsageError(f"{beside.word} has no {word} beside it: {why}; compare it with {name}.")
+    return Contender(word, beside.ranks, name, beside.rankings)
 
 
 def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:

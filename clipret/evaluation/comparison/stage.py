@@ -6,7 +6,7 @@ from math import ceil, isnan
 import numpy as np
 
 from clipret.config import DIRECTIONS
-from clipret.config.comparison import A_BETTER, B_BETTER, MOST_FLIPS, NO_TEST, NOT_SHOWN, ZERO_SHOT, CompareConfig
+from clipret.config.comparison import A_BETTER, B_BETTER, BASELINES, MOST_FLIPS, NO_TEST, NOT_SHOWN, CompareConfig
 from clipret.errors import UsageError
 from clipret.evaluation.comparison.contenders import Contender, choose_protocol, read_contenders
 from clipret.evaluation.comparison.groups import Group, make_groups
@@ -102,7 +102,7 @@ def _places(groups: list[Group]) -> list[Heads]:
     """Where each group's heads are among all; of CLIP itself there is no other training."""
     ends = np.cumsum([len(group.members) for group in groups]).tolist()
     return [
-        Heads(tuple(range(end - len(group.members), end)), varies=group.members[0].head != ZERO_SHOT)
+        Heads(tuple(range(end - len(group.members), end)), varies=group.members[0].head not in BASELINES)
         for end, group in zip(ends, groups, strict=True)
     ]
 
@@ -156,14 +156,14 @@ def _remarks(every: list[Contender], protocol: dict) -> list[str]:
     remarks = []
     for contender in every:
         trained = contender.rankings.trained
-        if contender.head != ZERO_SHOT and trained.finished is False:
+        if contender.head not in BASELINES and trained.finished is False:
             remarks.append(f"{contender.word} was unfinished when it was measured")
-        leakage = contender.ranked(protocol["name"]).leakage if contender.head != ZERO_SHOT else None
+        leakage = contender.ranked(protocol["name"]).leakage if contender.head not in BASELINES else None
         if leakage and leakage["trained_on"]:
             remarks.append(
                 f"LEAK: {contender.word} was trained on {leakage['trained_on']:,} of these {leakage['images']:,} images"
             )
-        elif contender.head != ZERO_SHOT and not (leakage and leakage["checked"]):
+        elif contender.head not in BASELINES and not (leakage and leakage["checked"]):
             remarks.append(f"whether {contender.word} was trained on these images was not checked")
     if protocol["remarks"]:
         remarks.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
