@@ -38,6 +38,7 @@ def cache_contents(
         "dtype": config.dtype,
         "dataset": dataset.name,
         "annotation_sha256": dataset.annotation_sha256,
+        **backbone.details,
     }
     about = {
         "model": backbone.name,
@@ -57,6 +58,7 @@ def cache_contents(
     return CacheContents(
         **dataset.columns,
         projections=backbone.projections(),
+        widths=backbone.widths,
         dtype=config.dtype,
         inputs=inputs,
         about=about,
