@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipret.annotations.counting import count_splits
-from clipret.cache import DONE, FORMAT, PENDING, UNUSABLE, FeatureCache
+from clipret.cache import DONE, FORMAT, PENDING, SIDES, UNUSABLE, FeatureCache
 from clipret.cache.image_keys import split_copies
 
 
@@ -17,6 +17,8 @@ def inspect_cache(path: Path | str) -> dict:
     Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, split_rule, remarks,
     inputs, and
 
+        projections  image, text -> shape (D, E), bias (whether there is one) and identity (whether the encoder has
+                  none of its own on that side); None: the encoders were never aligned
         images    in all, done, todo, unusable, width
         captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
         truncated caption row -> id and tokens, of the captions that were too long for the model
@@ -47,6 +49,7 @@ def inspect_cache(path: Path | str) -> dict:
         "command": cache.about["command"],
         "split_rule": cache.about["split_rule"],
         "remarks": cache.about["remarks"],
+        "projections": {side: _projection(cache, side) for side in SIDES} if cache.aligned else None,
         "inputs": cache.inputs,
         "images": {**_counts(cache.image_states), "width": cache.width("image")},
         "captions": {
@@ -68,6 +71,15 @@ def inspect_cache(path: Path | str) -> dict:
         "single_colour": count_single_colour(cache),
         "cross_split_copies": split_copies(cache),
         "reasons": dict(Counter(map(_kind, cache.problems.values())).most_common()),
+    }
+
+
+def _projection(cache: FeatureCache, side: str) -> dict:
+    weight = cache.projections[f"{side}/weight"]
+    return {
+        "shape": list(weight.shape),
+        "bias": f"{side}/bias" in cache.projections,
+        "identity": weight.shape[0] == weight.shape[1] and np.array_equal(weight, np.eye(len(weight))),
     }
 
 

@@ -154,6 +154,9 @@ class ExtractConfig(CheckConfig):
         "exact", "exact: pixels as clip's; fast: JPEGs at a smaller scale, or decoded by the GPU.", choices=DECODINGS
     )
     merge: bool = setting(True, "With torchrun: one file in the end, or the processes' files, joined by reference.")
+    pad_images: bool = setting(
+        False, "Pad images to squares first, so that nothing is cropped; it helps some models and harms others."
+    )
     background: str | None = setting(
         None,
         "Behind transparent pixels: white, or clip for what clip does.",
