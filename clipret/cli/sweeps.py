@@ -55,7 +55,7 @@ def sweep(
 
 def _begin(values: dict, *, quiet: bool) -> dict:
     if values["cache"] is None:
-        raise UsageError("Missing option '--cache'. (clipret --help tells more)")
+        raise UsageError("Missing option '--cache'. (clipret sweep --help tells more)")
     config = SweepConfig(**values)
     from clipret.sweeps import sweep as stage
 
