@@ -83,5 +83,5 @@ def _how_to_resume(settings: TrainConfig) -> Callable[[], str]:
 
 def _first(values: dict) -> TrainConfig:
     if values["cache"] is None:
-        raise UsageError("Missing option '--cache'. (clipret --help tells more)")
+        raise UsageError("Missing option '--cache'. (clipret train --help tells more)")
     return TrainConfig(**values)

@@ -163,7 +163,9 @@ class ExtractConfig(CheckConfig):
         shown="the data set's",
         choices=BACKGROUNDS,
     )
-    max_problems: float = setting(0.01, "Stop when more than this share of the images cannot be read.", between=(0, 1))
+    max_problems: float = setting(
+        0.01, "Stop when more than this share of the images cannot be read: 0.01 is 1 %.", between=(0, 1)
+    )
     retry_problems: bool = setting(False, "Try the images again that could not be read before.")
     device: str = shared.device()
     seed: int = shared.seed("Accepted as by every command; extraction draws nothing at random.")

@@ -145,7 +145,7 @@ class TrainConfig:
     )
     hard_negatives: int = setting(
         0,
-        "Pairs each item brings along: its hardest negatives of the set, chosen anew every epoch.",
+        "Hardest negatives of the whole training set that each item adds to its batch, chosen anew every epoch.",
         panel=_LOSS,
         at_least=0,
         at_most=1_000,
@@ -195,7 +195,7 @@ class TrainConfig:
     )
     step_epochs: int = setting(
         2,
-        "Of step: every so many epochs ...",
+        "Of step: epochs after which the learning rate falls.",
         panel=_STEPS,
         at_least=1,
         at_most=1_000_000,
@@ -204,7 +204,7 @@ class TrainConfig:
     )
     step_factor: float = setting(
         0.2,
-        "... times this.",
+        "Of step: what the learning rate is multiplied by then.",
         panel=_STEPS,
         above=0,
         at_most=1,

@@ -33,7 +33,8 @@ def require_few_problems(
         raise DatasetError(
             f"{len(counted):,} of {count:,} images ({percent}) cannot be read, more than "
             f"--max-problems {config.max_problems:g} allows; the first: {dataset.image_files[first]}: "
-            f"{problems[first]}. Check {dataset.root}, repair the files and continue with: "
+            f"{problems[first]}. Leave them out with a larger --max-problems, or check "
+            f"{dataset.root}, repair the files and continue with: "
             f"{rank.command(again)}"
         )
 

@@ -183,8 +183,8 @@ def split_protocol(
     if not len(fold.image_rows) or not len(fold.text_rows):
         counts = ", ".join(f"{name} {np.sum(cache.image_splits == code)}" for code, name in enumerate(SPLITS))
         raise UsageError(
-            f"split '{split}' has {len(fold.image_rows)} usable images and {len(fold.text_rows)} captions; "
-            f"images a split in this cache: {counts}."
+            f"split '{split}' has {len(fold.image_rows)} usable images and {len(fold.text_rows)} captions, "
+            f"expected at least one of each; images a split in this cache: {counts}."
         )
     if name == "split-equal-texts":
         fold = replace(fold, matches=equal_text_matches(cache, fold.text_rows, caption_images=fold.caption_images))

@@ -67,7 +67,7 @@ def _projections(projections: dict | None) -> str:
 def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
     """Captions that were too long: each of them, or the command that lists them."""
     if not info["truncated"]:
-        return []
+        return [("truncated", "none")] if whole else []
     if not whole:
         return [("truncated", f"list them with: clipret info {shlex.quote(info['path'])} --truncated")]
     captions = info["truncated"].items()
@@ -77,7 +77,7 @@ def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
 def _problems(info: dict, *, whole: bool) -> list[tuple[str, str]]:
     """Images that could not be read: each of them, or how many for which reason."""
     if not info["problems"]:
-        return []
+        return [("problems", "none")] if whole else []
     if whole:
         images = info["problems"].items()
         return [(f"problem, row {row}", f"{image['file']}: {image['reason']}") for row, image in images]

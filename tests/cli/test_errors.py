@@ -118,8 +118,8 @@ BAD_INPUTS = {
     "no run": (
         "eval",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or evaluate CLIP itself with: "
-        "clipret eval --zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
+        "--zero-shot --cache FILE",
     ),
     "NaN features": (
         "train --cache nan.h5",
@@ -263,8 +263,8 @@ BAD_INPUTS = {
     "failures without a run": (
         "failures",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or evaluate CLIP itself with: "
-        "clipret eval --zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
+        "--zero-shot --cache FILE",
     ),
     "reproduce without a cache": (
         "reproduce",
@@ -276,8 +276,8 @@ BAD_INPUTS = {
     "empty split": (
         "eval --zero-shot --cache made.h5 --split restval",
         2,
-        "split 'restval' has 0 usable images and 0 captions; images a split in this cache: train 36, val 12, test 12, "
-        "restval 0.",
+        "split 'restval' has 0 usable images and 0 captions, expected at least one of each; images a split in this "
+        "cache: train 36, val 12, test 12, restval 0.",
     ),
     "zero-shot without cache": ("eval --zero-shot", 2, "--zero-shot needs a cache; give it with --cache FILE."),
     "zero-shot with a head": (
@@ -348,7 +348,7 @@ BAD_INPUTS = {
         "extract --dataset coco",
         1,
         f"COCO 2017 at data/coco is incomplete: it lacks {COCO_FILES}. Download them with: clipret download coco "
-        "--root data/coco or say where they are with --root (make: ROOT=).",
+        "--root data/coco; or say where they are with --root (make: ROOT=).",
     ),
     "unknown model": (
         "extract --dataset emoji --model ViT-B/33",
@@ -489,19 +489,20 @@ def test_asking_for_cuda_where_there_is_none_is_said(run, bad_files, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("command", "message", "more"),
     [
-        ("eval --fast", "No such option: --fast"),
-        ("evaluate", "No such command 'evaluate'."),
-        ("train", "Missing option '--cache'."),
-        ("train --cache made.h5 --lr wide", "Invalid value for '--lr': "),
+        ("eval --fast", "No such option: --fast", "clipret eval --help"),
+        ("evaluate", "No such command 'evaluate'.", "clipret --help"),
+        ("compare", "Missing argument 'RUN RUN ...'.", "clipret compare --help"),
+        ("train", "Missing option '--cache'.", "clipret train --help"),
+        ("train --cache made.h5 --lr wide", "Invalid value for '--lr': ", "clipret train --help"),
     ],
 )
-def test_typers_own_complaints_are_one_line_too(run, command, message):
+def test_typers_own_complaints_are_one_line_too(run, command, message, more):
     status, out, err = run(*command.split())
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {message}")
-    assert err.endswith("(clipret --help tells more)\n")
+    assert err.endswith(f"({more} tells more)\n")
     assert err.count("\n") == 1
 
 

@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 from tests.helpers import own
 
 
@@ -10,6 +13,14 @@ def test_a_file_is_allowed_by_naming_it(run, tmp_path, monkeypatch):
     assert [line.partition(",")[0] for line in lines] == ["my_heads.py", "my_losses.py"]
     assert all(line.endswith(" may be run.") for line in lines)
     assert len((tmp_path / "state" / "clipret" / "own-code.txt").read_text().split()) == 2
+
+
+def test_json_has_the_checksum_of_every_file(run, tmp_path, monkeypatch):
+    own.forget(monkeypatch, tmp_path / "state")
+    own.write(tmp_path)
+    status, out, err = run("trust", "my_heads.py", "--json")
+    sha256 = hashlib.sha256((tmp_path / "my_heads.py").read_bytes()).hexdigest()
+    assert (status, json.loads(out), err) == (0, {"my_heads.py": sha256}, "")
 
 
 def test_a_file_that_is_not_there_is_one_line(run, tmp_path, monkeypatch):

@@ -140,9 +140,9 @@ def test_more_problems_than_the_limit_stop_extraction_and_finished_rows_stay(con
     name = image_paths(root)[1].name
     assert str(caught.value) == (
         f"3 of 20 images (15 %) cannot be read, more than --max-problems 0.1 allows; the first: train2017/{name}: "
-        f"empty file. Check {root}, repair the files and continue with: clipret extract --dataset coco "
-        f"--root {root} --model {settings.model} --out {tmp_path}/coco.h5 --batch-size 4 --workers 0 "
-        f"--dtype float32 --max-problems 0.1 --retry-problems --device cpu"
+        f"empty file. Leave them out with a larger --max-problems, or check {root}, repair the files and continue "
+        f"with: clipret extract --dataset coco --root {root} --model {settings.model} --out {tmp_path}/coco.h5 "
+        f"--batch-size 4 --workers 0 --dtype float32 --max-problems 0.1 --retry-problems --device cpu"
     )
     states = FeatureCache(settings.out, allow_incomplete=True).image_states
     assert states[:8].tolist() == [DONE, UNUSABLE, DONE, DONE, DONE, DONE, UNUSABLE, UNUSABLE]

@@ -177,7 +177,7 @@ def test_every_option_becomes_an_axis_of_the_setting_of_its_name(run, cache_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Missing option '--cache'. (clipret --help tells more)"),
+        ([], "Missing option '--cache'. (clipret sweep --help tells more)"),
         (["--cache", "c.h5", "--lr", "x"], "--lr is 'x'; expected a number."),
         (
             ["--resume", "runs/sweep-0001", "--lr", "1", "--keep-heads", "2"],

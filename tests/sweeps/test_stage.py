@@ -345,8 +345,8 @@ def test_a_cache_without_val_is_refused_before_anything_is_made(settings, tmp_pa
         sweep(settings(cache=path))
     assert str(caught.value) == (
         f"{path} has no val split, by which a sweep ranks its configurations: split 'val' has 0 usable images and 0 "
-        f"captions; images a split in this cache: train 40, val 0, test 20, restval 0. Extract with a val split, or "
-        f"train single runs with: clipret train --cache {path}"
+        f"captions, expected at least one of each; images a split in this cache: train 40, val 0, test 20, restval 0. "
+        f"Extract with a val split, or train single runs with: clipret train --cache {path}"
     )
     assert not Path("runs").exists()
 
@@ -357,8 +357,8 @@ def test_a_cache_without_test_gives_the_leaderboard_alone(settings, tmp_path):
     result = sweep(settings(cache=path))
     assert result["chosen"]["test"] is result["zero_shot"]["test"] is result["protocol"] is None
     assert result["remarks"] == [
-        "no test figures: split 'test' has 0 usable images and 0 captions; images a split in this cache: train 40, "
-        "val 20, test 0, restval 0"
+        "no test figures: split 'test' has 0 usable images and 0 captions, expected at least one of each; images a "
+        "split in this cache: train 40, val 20, test 0, restval 0"
     ]
 
 
