@@ -124,7 +124,7 @@ def _segments(path: Path, dataset: h5py.Dataset, *, fingerprint: str) -> tuple[S
             not (same and whole and source.dset_name.lstrip("/") == dataset.name.lstrip("/"))
             or (place.dtype, place.shape) != expected
         ):
-            raise CacheFormatError(f"{shard} does not hold what {path} says of it; delete both and extract again.")
+            raise CacheFormatError(f"{shard} does not match {path}; delete both and extract again.")
         segments.append(Segment(shard, place.segments[0].offset, rows))
     segments.sort(key=lambda segment: segment.rows.start)
     ends = [0, *(segment.rows.stop for segment in segments)]

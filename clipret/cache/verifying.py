@@ -7,7 +7,7 @@ from clipret.cache.layout import PENDING, UNUSABLE
 from clipret.cache.reading import FeatureCache
 from clipret.progress import Progress, ProgressCallback, silent
 
-_ROW_FAULTS = ("not what was written", "called done, never written", "not finite", "unusable, yet with a feature")
+_ROW_FAULTS = ("not what was written", "marked done, never written", "not finite", "unusable, yet with a feature")
 
 
 def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback = silent) -> dict[str, np.ndarray]:

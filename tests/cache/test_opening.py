@@ -290,7 +290,7 @@ def test_shards_of_another_cache_are_refused(in_shards, tmp_path):
     other = contents(inputs={**MADE.inputs, "background": "white"})
     (tmp_path / "made.h5.shards" / "1-of-3.h5").unlink()
     write_shards(in_shards, cut(3)[1:2], made=other)
-    with pytest.raises(CacheFormatError, match=r"1-of-3.h5 does not hold what .*made.h5 says of it; delete both"):
+    with pytest.raises(CacheFormatError, match=r"1-of-3.h5 does not match .*made.h5; delete both"):
         FeatureCache(in_shards)
 
 

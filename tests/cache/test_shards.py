@@ -237,7 +237,7 @@ def other_shape(path):
             CacheDamagedError,
             r"1-of-3.h5: its first block is not what was written \(checksum\); the cache is",
         ),
-        (other_shape, CacheFormatError, r"1-of-3.h5 does not hold what .*made.h5 says of it; delete both"),
+        (other_shape, CacheFormatError, r"1-of-3.h5 does not match .*made.h5; delete both"),
     ],
 )
 def test_a_shard_that_is_missing_or_spoilt_is_named(spoil, error, message, left, tmp_path):
