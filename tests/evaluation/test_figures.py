@@ -28,7 +28,7 @@ def test_intervals_of_every_head_are_those_of_its_ranks(run):
     intervals, (ranked,) = report["intervals"], read_rankings(Path(run, "ranks.safetensors")).protocols
     assert {name: intervals[name] for name in ("level", "method", "resamples")} == {
         "level": 0.95,
-        "method": "mid-P over images, in clusters; gain: differences that sign flips over images do not refuse",
+        "method": "mid-P, clustered by image; gain: differences that a sign-flip test over images does not reject",
         "resamples": 200,
     }
     assert list(intervals["heads"]) == list(ranked.heads) == ["zero-shot", "wise-ft 0.5", "trained"]
