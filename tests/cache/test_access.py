@@ -41,7 +41,7 @@ def enter(path, *, refusal):
 
 
 @needs_flock
-def test_a_lock_file_that_was_removed_meanwhile_is_not_taken_for_the_lock(tmp_path, monkeypatch):
+def test_a_lock_on_a_removed_lock_file_does_not_count(tmp_path, monkeypatch):
     """The one who waited locks a file that the one before has removed, while a third has made another."""
     path, opened = tmp_path / "lock", []
     real = os.open

@@ -105,7 +105,7 @@ def test_each_kind_of_byte_is_covered(whole):
 
 
 @pytest.mark.parametrize(("name", "column"), [("sha256", "image_digests"), ("single_colour", "single_colour")])
-def test_what_stands_beside_a_feature_is_compared_when_it_is_looked_at_alone(whole, name, column):
+def test_notes_are_verified_when_they_are_read_without_the_features(whole, name, column):
     written = whole.read_bytes()
     with h5py.File(whole) as file:
         width = file["image"][name].dtype.itemsize * file["image"][name][0].size

@@ -179,7 +179,7 @@ def test_objects_that_no_cache_has_are_refused_before_anything_is_read_or_writte
 @pytest.mark.parametrize(
     ("rows", "chunks"), [(3 * 10**9, (1 << 20,)), (10**12, (1 << 20,)), (10**12, None), (2**63 - 1, (1 << 20,))]
 )
-def test_rows_that_the_file_has_no_room_for_ask_for_no_memory(rows, chunks, cache_path):
+def test_a_row_count_larger_than_the_file_allocates_no_memory(rows, chunks, cache_path):
     with tampered(cache_path) as file:
         for name in ("split", "id"):
             kind = file[f"image/{name}"].dtype
@@ -294,13 +294,13 @@ def test_shards_of_another_cache_are_refused(in_shards, tmp_path):
         FeatureCache(in_shards)
 
 
-def test_a_cache_and_a_shard_are_not_taken_for_each_other(in_shards):
+def test_a_shard_is_not_accepted_as_a_cache_nor_a_cache_as_a_shard(in_shards):
     shard = in_shards.parent / "made.h5.shards" / "1-of-3.h5"
     with pytest.raises(CacheFormatError, match=r"1-of-3.h5 is not a cache but a shard of one; delete it"):
         FeatureCache(shard)
 
 
-def test_raw_arrays_lie_where_the_first_block_says(cache_path):
+def test_raw_arrays_must_be_at_the_offsets_in_the_first_block(cache_path):
     """Or a writer could be made to write over something else."""
     with tampered(cache_path):
         pass

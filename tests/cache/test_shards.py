@@ -110,7 +110,7 @@ def test_a_join_that_is_killed_or_finds_no_room_is_done_by_the_next(merge, error
         assert arrays(path) == whole
 
 
-def test_shards_that_a_killed_join_left_beside_a_whole_cache_are_removed(whole, tmp_path, monkeypatch):
+def test_shards_that_a_killed_join_left_next_to_a_complete_cache_are_removed(whole, tmp_path, monkeypatch):
     path, parts = tmp_path / "made.h5", cut(2)
     write_shards(path, parts)
     with monkeypatch.context() as patch:
@@ -182,7 +182,7 @@ def test_features_in_shards_are_indexed_like_one_array(key, left):
     assert array[key].dtype == np.float16
 
 
-def test_features_in_shards_are_read_whole_as_an_array(left):
+def test_features_in_shards_convert_to_one_array(left):
     array, expected = left[0].text_features, left[1].text_features
     np.testing.assert_array_equal(np.asarray(array), expected)
     assert np.asarray(array, dtype=np.float32).dtype == np.float32
@@ -283,7 +283,7 @@ def test_shards_of_other_inputs_rows_or_batch_sizes_are_not_joined(tmp_path):
         join(path, parts)
 
 
-def test_a_file_that_is_no_shard_is_one_clear_line(tmp_path):
+def test_a_file_that_is_not_a_shard_is_a_one_line_error(tmp_path):
     path, parts = tmp_path / "made.h5", cut(2)
     shard = shard_path(path, parts[0])
     shard.parent.mkdir()

@@ -121,7 +121,7 @@ def change(path, name, rows, *, values):
         ),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said(name, rows, values, expected, path):
+def test_the_faults_of_a_row_are_reported(name, rows, values, expected, path):
     change(path, name, rows, values=values)
     assert faults(path) == expected
 

@@ -101,7 +101,7 @@ def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(secon
         assert arrays(path) == whole, f"killed at step {moment}"
 
 
-def test_rows_written_whole_survive_a_kill_before_they_were_called_done(tmp_path, monkeypatch):
+def test_complete_rows_survive_a_kill_before_they_were_marked_done(tmp_path, monkeypatch):
     path = tmp_path / "made.h5"
 
     def write_some(writer):
@@ -254,7 +254,7 @@ def test_after_a_power_loss_problems_are_kept_or_forgotten_but_not_halved(tmp_pa
 
 
 @pytest.mark.parametrize("moment", [0, 1, 2, 3, 10, 50, 100])
-def test_a_full_disk_is_one_clear_line_and_the_rest_is_written_once_there_is_room(moment, whole, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_one_line_error_and_the_rest_is_written_later(moment, whole, tmp_path, monkeypatch):
     path = tmp_path / "made.h5"
     with monkeypatch.context() as patch:
         Disk(patch, stop_at=moment, torn=True, error=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
@@ -317,7 +317,7 @@ def test_a_cache_that_is_removed_or_replaced_while_it_is_written_is_one_clear_li
     assert arrays(path) == whole
 
 
-def test_the_checksum_of_a_row_is_crc32_of_its_feature_and_what_stands_beside_it(tmp_path):
+def test_the_checksum_of_a_row_is_the_crc32_of_its_feature_and_notes(tmp_path):
     path = tmp_path / "made.h5"
     write(path)
     cache = FeatureCache(path)
@@ -354,7 +354,7 @@ def test_the_smallest_micro_batch_is_kept(tmp_path):
     assert FeatureCache(path, allow_incomplete=True).micro_batch == {"image": 16, "text": 0}
 
 
-def test_a_second_writer_may_come_when_the_first_has_gone(tmp_path, monkeypatch):
+def test_a_second_writer_may_open_after_the_first_has_closed(tmp_path, monkeypatch):
     monkeypatch.setattr(access, "_LOCK_SECONDS", 0.1)
     path = tmp_path / "made.h5"
     with open_writer(path, MADE), pytest.raises(CacheLockedError, match="another process is writing"):

@@ -100,7 +100,7 @@ def test_every_setting_has_its_option_with_type_and_default():
     assert call("--file", "x", "--cooks", "auto").cooks is None
 
 
-def test_what_no_whole_number_is_and_no_word_is_refused():
+def test_a_value_that_is_neither_an_integer_nor_a_word_is_refused():
     with pytest.raises(UsageError) as caught:
         call("--file", "x", "--cooks", "many")
     assert str(caught.value) == "--cooks is 'many'; expected a whole number, or auto."
@@ -110,7 +110,7 @@ def test_a_required_setting_is_a_required_option():
     assert "Missing option '--file'" in call()
 
 
-def test_help_shows_panels_defaults_and_what_stands_for_no_value():
+def test_help_shows_panels_defaults_and_the_word_for_no_value():
     text = call("--help")
     for part in ("Oven", "Minutes in the oven. [default: 2.5]", "nobody counts", "[default: bake]", "[default: 0]"):
         assert part in text

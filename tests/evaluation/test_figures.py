@@ -79,7 +79,7 @@ def test_a_lower_precision_is_recorded(cache_path, precision):
     assert protocol["precision"] == precision
 
 
-def test_ranks_are_written_beside_the_metrics_wherever_these_are(run, tmp_path):
+def test_ranks_are_written_next_to_the_metrics_in_any_folder(run, tmp_path):
     evaluate(EvalConfig(out=tmp_path / "mine.json"))
     evaluate(EvalConfig())
     mine, own = (read_rankings(path) for path in (tmp_path / "mine.ranks.safetensors", Path(run, "ranks.safetensors")))

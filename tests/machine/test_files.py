@@ -31,7 +31,7 @@ def test_a_file_is_read_whole_up_to_its_limit(tmp_path, monkeypatch):
     assert read_file(link, most=100) == bytes(range(100))
 
 
-def test_what_is_no_regular_file_is_refused_unopened(tmp_path, monkeypatch):
+def test_anything_but_a_regular_file_is_refused_unopened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     assert refusal("pipe") == "it is a pipe, not a file"
@@ -69,7 +69,7 @@ def test_a_lock_is_for_one_at_a_time_and_leaves_no_file(tmp_path):
         pass
 
 
-def test_a_lock_that_is_no_file_is_not_waited_for(tmp_path):
+def test_a_lock_path_that_is_not_a_file_is_not_waited_for(tmp_path):
     path = tmp_path / ".lock"
     os.mkfifo(path)
     with pytest.raises(OSError, match="it is a pipe, not a file"), locked(path):

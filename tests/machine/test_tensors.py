@@ -97,7 +97,7 @@ def header(content):
         b"\x05\0\0\0\0\0\0\0[[[[[",
     ],
 )
-def test_what_is_no_whole_file_is_said_on_one_line(tmp_path, content):
+def test_an_incomplete_file_is_a_one_line_error(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(TensorsError, match=r"^it is no whole safetensors file: [^\n]+$"):

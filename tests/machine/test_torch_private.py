@@ -57,7 +57,7 @@ def test_other_processors_and_a_torch_without_onednn_are_named(monkeypatch):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_that_is_gone_is_not_used(monkeypatch, operation):
+def test_a_missing_operation_is_not_used(monkeypatch, operation):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ops", types.SimpleNamespace(mkldnn=types.SimpleNamespace()))
     monkeypatch.delattr(torch, "_fused_adamw_")

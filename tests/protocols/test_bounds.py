@@ -71,7 +71,7 @@ def test_the_best_reachable_is_that_of_all_orders(tmp_path):
     assert best["i2t"] == {"R@1": pytest.approx(1 / 6), "R@2": pytest.approx(3 / 6), "R@3": pytest.approx(3 / 6)}
 
 
-def test_no_head_exceeds_what_is_said(tmp_path):
+def test_no_head_exceeds_the_bound(tmp_path):
     captions = [[f"a view of place {image // 4}"] for image in range(24)]
     cache = cache_of(tmp_path / "made.h5", captions)
     report = evaluate(EvalConfig(cache=cache.path, zero_shot=True, resamples=0))

@@ -285,7 +285,7 @@ def test_an_image_left_out_takes_its_matches_with_it(package, cache):
     assert described["i2t"] == {"queries": 1260, "gallery": 24_995}
 
 
-def test_missing_captions_are_said_not_to_be_comparable(cache):
+def test_missing_captions_are_marked_not_comparable(cache):
     ids = list(cache.caption_ids)
     for caption in (38, 770337):
         ids[ids.index(str(caption))] = f"another {caption}"

@@ -139,7 +139,7 @@ def test_a_head_is_checked_wherever_it_was_copied_to(run_on_2017, tmp_path):
     )
 
 
-def test_a_head_that_does_not_say_what_it_was_trained_on_is_measured_and_said_to_be_unchecked(run_on_2017, tmp_path):
+def test_a_head_without_a_record_of_its_training_images_is_measured_and_reported_as_unchecked(run_on_2017, tmp_path):
     run, _ = run_on_2017
     keep_keys(tmp_path / "runs" / "0001-margin-linear" / "head.safetensors", None)
     assert evaluate(EvalConfig(head=run))["leakage"] == {"checked": False, "trained_on": None, "images": 12}

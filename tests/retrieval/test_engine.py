@@ -136,7 +136,7 @@ def test_a_whole_tile_and_more_equals_the_same_by_torch(monkeypatch):
 
 
 @pytest.mark.usefixtures("counting")
-def test_an_image_without_caption_is_ranked_but_asks_nothing():
+def test_an_image_without_caption_is_ranked_but_is_no_query():
     images = torch.eye(3)
     ranked = rank_captions(images, images[[0, 2]], caption_images=np.array([0, 2]))
     assert ranked["t2i"].gallery == 3

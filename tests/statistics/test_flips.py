@@ -141,7 +141,7 @@ def test_heads_that_got_the_same_differ_by_no_more_than_an_image_or_two():
         assert 0.1 * limit < estimated.high[place] < 0.3 * limit
 
 
-def test_of_too_few_images_or_flips_the_interval_is_all_there_is():
+def test_with_too_few_images_or_flips_the_interval_is_the_whole_range():
     heads = [
         {direction: (best_ranks(ranks, images=range(3)),) for direction in ("t2i", "i2t")}
         for ranks in ([1, 1, 1], [2, 2, 2])
@@ -154,7 +154,7 @@ def test_of_too_few_images_or_flips_the_interval_is_all_there_is():
         assert (estimated.p > 0.05).all()
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     head, blocks = random_head(np.random.default_rng(0), counts=np.full(20, 3)), []
     flip_heads([head, head], [(0, 1)], flips=99, on_block=blocks.append)
     assert blocks == [99]
@@ -188,12 +188,12 @@ def differences_found(*, gain, datasets, clustered=True):
     return shown / datasets
 
 
-def test_where_there_is_no_difference_one_is_found_as_often_as_it_says():
+def test_the_type_one_error_rate_is_the_nominal_one():
     shares = differences_found(gain=0.0, datasets=1000)
     assert ((shares >= 0.03) & (shares <= 0.07)).all(), shares
 
 
-def test_flipping_captions_one_by_one_would_find_differences_that_are_not_there():
+def test_flipping_single_captions_would_find_false_differences():
     assert differences_found(gain=0.0, datasets=200, clustered=False)[0] > 0.2
 
 

@@ -117,7 +117,7 @@ def test_captions_that_are_hit_together_count_as_one_and_others_by_themselves():
     assert sizes["apart"] == pytest.approx(5 * images, rel=0.15)
 
 
-def test_images_that_ask_nothing_tell_nothing():
+def test_images_without_queries_have_no_effect():
     head = two_folds(3)
     apart = {
         direction: tuple(replace(fold, images=10 * fold.images + 7) for fold in folds)

@@ -124,7 +124,7 @@ def test_three_seeds_that_all_got_the_same_as_another_head_differ_by_nothing_at_
     assert contrast(evidence, Heads((0, 1, 2)), Heads((3,)), level=0.95).value.tolist() == [0.0] * len(COLUMNS)
 
 
-def test_groups_that_do_not_differ_have_a_p_of_one_and_those_that_must_the_smallest_there_is():
+def test_groups_without_a_difference_have_a_p_of_one_and_those_without_variance_the_smallest_possible_p():
     evidence = heads_of(0.5, 0.5, 0.5)
     assert contrast(evidence, Heads((0, 1)), Heads((2,)), level=0.95).p[[0, 1, 4]].tolist() == [1.0] * 3
     apart = heads_of(1.0, 1.0, 0.0, columns=((0, "mean_rank"),))

@@ -26,7 +26,7 @@ def of_source(label):
     return [row for row in published_rows() if row.source.label == label]
 
 
-def test_every_figure_is_a_percentage_of_a_metric_that_there_is():
+def test_every_result_is_a_percentage_of_a_known_metric():
     for row in published_rows():
         assert list(row.figures) == ["i2t", "t2i"]
         assert set(row.figures["i2t"]) == set(row.figures["t2i"])

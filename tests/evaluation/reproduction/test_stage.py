@@ -197,7 +197,7 @@ def test_a_runs_head_is_compared_with_the_row_of_its_loss(small, publish, method
     assert other["needs"] == f"clipret train --cache {path} {options}"
 
 
-def test_the_head_file_of_a_run_stands_for_the_run(small):
+def test_the_head_file_of_a_run_is_accepted_as_the_run(small):
     path = small("coco")
     run = trained(path)
     shutil.copytree(run, path.parent / "elsewhere", ignore=shutil.ignore_patterns("config.json"))
