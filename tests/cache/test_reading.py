@@ -150,7 +150,7 @@ def cut_short(path):
 
 
 def as_an_older_clipret_wrote_it(path):
-    """Without the first block and its checksums, and with room for it that was not there."""
+    """Without the first block and its checksums, and with space for it."""
     path.write_bytes(path.read_bytes()[BLOCK:])
 
 

@@ -1,4 +1,4 @@
-"""Several processes, a shard each: joined, they are the cache that one process writes."""
+"""Several processes write one shard each; joined, they equal the cache of one process."""
 
 import errno
 import os
@@ -147,7 +147,7 @@ def test_a_cache_and_its_shards_move_together(whole, tmp_path):
 
 @pytest.fixture
 def left(tmp_path):
-    """A cache that leaves its features in three shards, and one that has them."""
+    """A cache with its features in three shards, and one that holds them itself."""
     path, parts = tmp_path / "made.h5", cut(3)
     write_shards(path, parts)
     join(path, parts, merge=False)
@@ -254,7 +254,7 @@ def test_a_join_waits_for_all_shards_and_rows(tmp_path):
         join(path, parts)
     with open_writer(path, MADE, part=parts[2]):
         pass
-    # Row 59 is a copy of one that another part has.
+    # Row 59 is a copy of a row in another part.
     with pytest.raises(CacheIncompleteError, match=r"incomplete: 19 of 60 images and 52 of 155 captions are still"):
         join(path, parts, merge=False)
     assert not path.exists()

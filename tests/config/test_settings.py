@@ -1,4 +1,4 @@
-"""A setting is said once: what follows from the field of a config alone."""
+"""A setting is defined once: everything that is derived from the field of a config."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_the_docstring_names_every_setting():
 
 
 def call(*words, swept=False):
-    """What a command of these settings is given by a command line, or its output where that is refused."""
+    """The config that a command line gives, or the output if it is refused."""
     got = []
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     if swept:

@@ -221,7 +221,7 @@ def test_bins_of_the_training_split_hold_every_query(run, path):
 
 @pytest.fixture
 def use_protocol(monkeypatch):
-    """Have a protocol be taken that is made up."""
+    """Make the code use a made-up protocol."""
 
     def choose(protocol):
         monkeypatch.setattr(sources, "make_protocol", lambda cache, name: protocol)
@@ -475,7 +475,7 @@ def test_bins_hold_about_equally_many_and_never_part_equal_values(size, high):
         assert spans[place][0] <= value <= spans[place][1]
         assert sum(low <= value <= high for low, high in spans) == 1
     if len(different) > 5:
-        # A bin ends where its share of the values is reached, at that very value.
+        # A bin ends at the value where its share of the values is reached.
         ends = {sorted(values.tolist())[math.ceil(part * size / 5) - 1] for part in range(1, 6)}
         assert [high for _, high in spans] == sorted(ends)
 

@@ -1,4 +1,4 @@
-"""What evaluation leaves beside the metrics: intervals, ranks, every query's own results."""
+"""Other results of evaluation: intervals, ranks, per-query results."""
 
 import json
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_every_query_is_written_on_request_with_its_rank_and_best_items(run, cac
             assert np.mean([row["rank"] <= 5 for row in rows]) == pytest.approx(metrics["R@5"])
             assert np.median([row["rank"] for row in rows]) == metrics["median_rank"]
             assert all(len(row["top_ids"]) == 3 for row in rows)
-            # What stands first is the query's own exactly when its rank is 1: there are no ties.
+            # The first item matches exactly when the rank is 1: there are no ties.
             if direction == "t2i":
                 assert all((row["top_ids"][0] == row["image"]) == (row["rank"] == 1) for row in rows)
                 assert {item for row in rows for item in row["top_ids"]} <= ids

@@ -1,4 +1,4 @@
-"""What can happen to an extraction from outside: signals, full disks, files that go, reads that never end."""
+"""External failures of an extraction: signals, full disks, vanishing files, reads that never end."""
 
 import errno
 import multiprocessing

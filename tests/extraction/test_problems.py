@@ -332,7 +332,7 @@ def test_the_remarks_of_the_data_set_are_handed_on(config, root):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
 def test_the_death_of_a_process_that_decodes_is_one_clear_line(config, root, monkeypatch, tmp_path):
-    """As when the system ends it for want of memory."""
+    """As when the system kills it because memory ran out."""
     real, parent, victim = reading.read_file, os.getpid(), image_paths(root)[6]
 
     def read_file(name, **values):

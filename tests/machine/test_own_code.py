@@ -1,4 +1,4 @@
-"""Files of the user's own: what is run and what is not, and what is said of what is wrong with them."""
+"""User-defined code: what is run, what is not, and the messages on errors."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Records in JSON: forms, and what is said of what is not of a form."""
+"""JSON records: forms, and the messages on values without the form."""
 
 from typing import Any
 

@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again_by_us_and_by_safetensors(tmp_path):
 
 @pytest.mark.ci
 def test_processes_with_other_hashes_write_the_same_bytes(tmp_path):
-    """The library's own order of what is told beside the tensors is another each time, in one process even."""
+    """The library's order of metadata differs each time, even in one process."""
     for seed in "12":
         subprocess.run(
             [sys.executable, "-c", WRITE, tmp_path / seed], env={**os.environ, "PYTHONHASHSEED": seed}, check=True
@@ -63,7 +63,7 @@ def test_every_bit_is_covered(tmp_path):
             tensors = open_tensors(path).read()
         except TensorsError:
             continue
-        # Between the header's signs there is room for blanks.
+        # The header may contain blanks.
         assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
         assert open_tensors(path).metadata == {**open_tensors(path).metadata, "x": "y"}
 

@@ -185,7 +185,7 @@ def trained_on(cache, tmp_path, **changes):
 
 
 def test_the_same_files_under_another_tables_name_and_other_names_are_refused(tmp_path):
-    """Merged or not, as any split: what the images are called is of no account."""
+    """Merged or not, in any split: the names of the images do not matter."""
     first = of_bytes(tmp_path / "first.h5", range(12), splits=[TRAIN] * 8 + [VAL] * 4)
     second = of_bytes(tmp_path / "second.h5", [3, 100, 0, 101], splits=[TEST], prefix="q")
     run = trained_on(first, tmp_path)["run"]

@@ -226,7 +226,7 @@ def test_known_pairs_are_matches_and_all_known_captions_the_gallery(tmp_path, ka
     (fold,) = (protocol := make_protocol(cache, name)).folds
     assert fold.image_rows.tolist() == [2, 3, 4, 5]
     assert fold.text_rows.tolist() == sorted(caption for image in (2, 3, 4, 5) for caption in own[image])
-    # The fifth caption of image 3 is none of those that are known, though pairs name it.
+    # The fifth caption of image 3 is not a known caption, although pairs name it.
     assert matches_by_id(cache, fold) == {
         "t2i": [(of_3[0], 30), (of_3[0], 50), (of_3[1], 20)],
         "i2t": [(30, of_3[3]), (50, of_3[0]), (50, of_3[1])],

@@ -112,7 +112,7 @@ def test_the_error_for_another_file_says_what_to_do(tmp_path):
 
 
 def changed(path, edit):
-    """Write ranks that `edit` changes what is told and the tensors of, with the checksum that then is right."""
+    """Write ranks whose metadata and tensors `edit` changes, with a valid checksum."""
     write_rankings(path, make_rankings())
     with safe_open(path, framework="numpy") as file:
         about = json.loads(file.metadata()["clipret"])

@@ -11,7 +11,7 @@ from clipret.sweeps.combining import configurations, varied
 
 
 def laughs():
-    """Ten lists that stand for ten times the one before each: a few hundred bytes, ten billion values."""
+    """Ten lists, each ten times the one before: a few hundred bytes, ten billion values."""
     text = "&a0 [" + ",".join("1" * 10) + "]"
     for depth in range(1, 10):
         text = f"&a{depth} [{text}," + ",".join([f"*a{depth - 1}"] * 9) + "]"

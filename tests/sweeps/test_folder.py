@@ -1,4 +1,4 @@
-"""sweep.json: what going on with a sweep keeps, and what it refuses."""
+"""sweep.json: what resuming a sweep keeps, and what it refuses."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def config(cache_path, tmp_path, monkeypatch):
 
 @pytest.fixture
 def complete(config):
-    """A sweep of four runs that is complete; its sweep.json and what that says."""
+    """A complete sweep of four runs; its sweep.json and the content."""
     sweep(config(keep_heads=4))
     path = Path("runs/sweep-0001/sweep.json")
     return path, json.loads(path.read_text())

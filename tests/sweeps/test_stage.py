@@ -1,4 +1,4 @@
-"""Sweeps, on the real training and evaluation; and on a training that is made up where numbers have to be known."""
+"""Sweeps, on the real training and evaluation; and with a fake training where numbers must be known."""
 
 import csv
 import json
@@ -236,7 +236,7 @@ def test_early_stopping_shows_in_the_epochs(settings):
 
 
 def strip(result):
-    """A result without what differs between two sweeps of the same settings."""
+    """A result without the fields that differ between two sweeps of the same settings."""
     text = json.dumps({name: value for name, value in result.items() if name not in ("sweep", "seconds")})
     return text.replace(result["sweep"], "SWEEP")
 

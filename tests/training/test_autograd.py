@@ -1,4 +1,4 @@
-"""Losses and heads of the user's own: everything works with them that works with ours."""
+"""User-defined losses and heads: everything works as with the built-in ones."""
 
 import json
 import random
@@ -400,7 +400,7 @@ def test_training_leaves_torchs_generator_as_it_was(settings, words):
 
 
 def test_tensors_that_two_names_share_are_trained_and_kept_once(settings, tmp_path, cache_path):
-    """As where both sides have one layer behind CLIP's projections."""
+    """As when both sides share one layer after CLIP's projections."""
     text = own.MLP.replace("self.norm =", "self.again = self.shared = nn.Linear(width, width)\n        self.norm =")
     text = text.replace("return features @ self.text", "return self.again(features @ self.text)")
     run = Path(train(settings(head=own.write(tmp_path, head=text)["head"]))["run"])

@@ -1,4 +1,4 @@
-"""Runs that are trained together come out as each would alone."""
+"""Runs that are trained together have the same results as alone."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted go on to the bits of one that never was."""
+"""Interrupted trainings resume to the same bits as uninterrupted ones."""
 
 import contextlib
 import json
@@ -29,12 +29,12 @@ def settings(cache_path, tmp_path):
 
 
 def files(run):
-    """What a run came to, seconds left out."""
+    """The result of a run, without seconds."""
     run = Path(run)
     rows = [line.rpartition(",")[0] for line in (run / "history.csv").read_text().splitlines()]
     result = json.loads((run / "result.json").read_text())
     summary = {name: value for name, value in result.items() if name not in ("run", "seconds")}
-    # Tensors and not the file: safetensors writes what is beside them in any order.
+    # Tensors rather than bytes of the file: safetensors writes metadata in any order.
     tensors = load_file(run / "head.safetensors")
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, rows, summary
 
@@ -106,7 +106,7 @@ def test_a_run_that_is_complete_is_left_as_it_is(settings):
 
 
 def test_runs_at_different_epochs_resume_together(settings):
-    """As in a sweep that was interrupted: some complete, some begun, some not."""
+    """As in an interrupted sweep: some runs complete, some started, some not."""
     configs = [settings(name=f"{seed}", seed=seed) for seed in range(4)]
     whole = [train(replace(config, name=f"whole-{config.name}"))["run"] for config in configs]
     train(configs[0])
@@ -118,7 +118,7 @@ def test_runs_at_different_epochs_resume_together(settings):
 
 
 def test_saving_takes_a_moment_only_now_and_then(settings, monkeypatch):
-    """Epochs may be done in milliseconds, and a checkpoint takes as long."""
+    """Epochs may take milliseconds, and a checkpoint as long."""
     saved, real = [], record.Record._save_checkpoint
 
     def spy(self, state):

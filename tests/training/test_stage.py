@@ -48,7 +48,7 @@ def test_training_gains_on_validation_and_keeps_its_best_epoch(settings, tmp_pat
 
 
 def test_the_kept_head_is_the_best_epochs_not_the_last(settings):
-    """A schedule that ends in ruin keeps the head it had before."""
+    """A training that diverges keeps the head it had before."""
     result = train(settings(epochs=12, lr=3.0, schedule="constant"))
     scores = [float(line["val_rsum"]) for line in history(result["run"])]
     best = int(np.argmax(scores))
@@ -120,7 +120,7 @@ def test_runs_are_numbered_and_a_taken_name_is_refused(settings):
 
 
 def test_the_last_epoch_is_kept_when_asked_for(settings):
-    """Its head is that of the same training whose best epoch happens to be the last."""
+    """Its head equals that of the same training if its best epoch is the last."""
     result = train(settings(epochs=12, lr=3.0, keep="last"))
     scores = [float(line["val_rsum"]) for line in history(result["run"])]
     assert (result["kept_epoch"], result["val_rsum"]) == (12, pytest.approx(scores[12], abs=1e-6))

@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard's event files are read back; of the others the calls are recorded, in their own signatures."""
+"""Trackers: TensorBoard's event files are read back; for the others calls are recorded, with the real signatures."""
 
 import sys
 import types
@@ -64,7 +64,7 @@ def test_epochs_that_come_again_after_an_interruption_are_in_tensorboard_once(ru
 
 
 class Calls(list):
-    """What was called, in order; `broken` names what raises."""
+    """The calls, in order; `broken` names the call that raises."""
 
     broken = ""
 

@@ -192,7 +192,7 @@ def test_what_has_no_test_is_in_no_family_and_no_verdict():
 
 
 def test_a_single_run_is_assumed_to_vary_over_seeds_as_the_other_group_does_and_zero_shot_is_not():
-    """The group's seeds are apart; a run that is as far from their mean as they are is not called different."""
+    """The group's seeds differ; a run as far from their mean as they are is not significantly different."""
     images = np.arange(60)
 
     def right(number):
@@ -205,7 +205,7 @@ def test_a_single_run_is_assumed_to_vary_over_seeds_as_the_other_group_does_and_
     result = compared("runs/0", "runs/1", "runs/2", "runs/b", "zero-shot", metrics=("R@1",), k=(1,))
     single, zero_shot = (pair for pair in result["pairs"] if pair["a"] == "runs/0" and pair["direction"] == "t2i")
     assert (single["b"], zero_shot["b"]) == ("runs/b", "zero-shot")
-    # Equal but for what processors round differently.
+    # Equal up to rounding that depends on the processor.
     assert single["difference"] == pytest.approx(zero_shot["difference"])
     assert single["p"] > zero_shot["p"]
     assert single["interval"][0] < zero_shot["interval"][0]
