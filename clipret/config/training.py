@@ -269,12 +269,12 @@ class TrainConfig:
             raise UsageError(f"--temperature is for --loss {' and '.join(losses)}; the loss is {self.loss}.")
 
 
-# Setting -> the setting that decides whether it makes a difference, and with which values it does.
+# Setting -> the setting that decides whether it is used, and with which values it is.
 USED_WITH = {name: rule.used_with for name, rule in settings_of(TrainConfig).items() if rule.used_with}
 
 
 def _number(option: str, value, *, words: tuple[str, ...]) -> float | str:
-    """A number, also where it comes as text, or one of the words."""
+    """A number, possibly given as text, or one of the words."""
     if value in words:
         return value
     try:
@@ -284,6 +284,6 @@ def _number(option: str, value, *, words: tuple[str, ...]) -> float | str:
 
 
 def in_use(settings: Mapping[str, Any], name: str) -> bool:
-    """Whether the setting of that name makes a difference beside these; what they lack is at its default."""
+    """Whether the setting of that name is used with these settings; missing ones have their defaults."""
     decider, values = USED_WITH.get(name, (None, ()))
     return decider is None or settings.get(decider, getattr(TrainConfig, decider)) in values

@@ -1,12 +1,12 @@
-"""Python files of the user's own: read once, run only when the user has named them, known again by their sha256.
+"""User-defined code in Python files: read once, run only if the user named the file, recognised by its sha256.
 
 A loss or a head may be FILE.py:NAME. Naming a file, on the command line or in a config, is the permission to run it:
-`open_code(..., named=True)`. The sha256 of its bytes then goes into a list in the user's own folder (list_path).
+`open_code(..., named=True)`. The sha256 of the file is then added to a list in the user's folder (list_path).
 
-A run's folder has a copy of the file, and a folder can come from anywhere. So what a record names is run only if its
-bytes are on that list: nothing in a folder that somebody else made is ever run because the folder was evaluated or
-resumed. On the machine and for the user that trained the run nothing more is needed, wherever the file and the folder
-have gone. Elsewhere `clipret trust FILE` (trust) puts it on the list, after it was read.
+A run's folder has a copy of the file, and a folder may come from anybody. So a file that a record names is run only if
+its sha256 is on that list: evaluating or resuming a foreign folder never runs code from it. The user who trained the
+run needs nothing more on that machine, even if the file or the folder was moved. Elsewhere `clipret trust FILE` (trust)
+adds the file to the list, after the user has read it.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ from typing import Any
 from clipret.errors import UsageError
 from clipret.machine.files import read_file
 
-# Of a file; a loss or a head has a thousandth of that.
+# Size limit of a file; a loss or a head has about a thousandth of that.
 _MOST_BYTES = 1 << 20
 _MOST_LIST_BYTES = 1 << 24
-# Objects that were handed over as such in this process, by their file's sha256 and name: the file may be the very
-# script that is running, and is not run again.
+# Objects passed directly in this process, by the sha256 of their file and their name. The file may be the running
+# script, so it must not be run again.
 _OBJECTS: dict[tuple[str, str], Any] = {}
-# sha256 of what was named in this process: the list may be on a disk that cannot be written.
+# sha256 of files named in this process, as the list may not be writable.
 _NAMED: set[str] = set()
 
 
 @dataclass(frozen=True)
 class OwnCode:
-    """A name in a Python file, whose bytes are those that will be run and kept.
+    """A name in a Python file. The file's bytes in memory are the ones that are run and copied.
 
     path  of the file, absolute
     """
@@ -46,15 +46,15 @@ class OwnCode:
 
     @property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal."""
+        """The sha256 of the file's bytes, in hexadecimal."""
         return hashlib.sha256(self.source).hexdigest()
 
     def __str__(self) -> str:
-        """Such as my_heads.py:MLP, for messages."""
+        """For messages, such as my_heads.py:MLP."""
         return f"{self.path.name}:{self.name}"
 
     def load(self) -> Any:
-        """Run the file and return what has the name there. Raises UsageError, in one line, when it cannot be done."""
+        """Run the file and return the object of that name. Raises UsageError, in one line, when that fails."""
         if (self.sha256, self.name) in _OBJECTS:
             return _OBJECTS[self.sha256, self.name]
         if self.sha256 not in _NAMED | _listed():
@@ -74,7 +74,7 @@ class OwnCode:
         spec = importlib.util.spec_from_loader(module_name, loader=None, origin=str(self.path))
         module = importlib.util.module_from_spec(spec)
         module.__file__ = str(self.path)
-        # Where dataclasses and the like look their module up.
+        # dataclasses and others look up their module here.
         sys.modules[module_name] = module
         try:
             exec(compile(self.source, str(self.path), "exec"), vars(module))
@@ -86,7 +86,7 @@ class OwnCode:
         return module
 
     def explain(self, error: BaseException) -> str:
-        """An error in the file's code: where, its type and the first line of its text."""
+        """An error in the file's code: line, type and the first line of its text."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(self.path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
@@ -95,14 +95,14 @@ class OwnCode:
 
 
 def label(word: str) -> str:
-    """A short form of a loss or a head: a name of a table as it is, of FILE.py:NAME the NAME."""
+    """A short name of a loss or a head: a built-in name unchanged, or the NAME of FILE.py:NAME."""
     return word.rpartition(":")[2]
 
 
 def open_code(word: str, *, named: bool) -> OwnCode:
-    """The file and the name of FILE.py:NAME, read now.
+    """Read the file of FILE.py:NAME.
 
-    named  whether it is the user who names it here, which allows to run it; False: a record does
+    named  whether the user names it here, which permits running it; False: a record names it
 
     Raises UsageError when the file cannot be read.
     """
@@ -114,11 +114,11 @@ def open_code(word: str, *, named: bool) -> OwnCode:
 
 
 def word_of(value: Any, *, what: str) -> str:
-    """FILE.py:NAME of a function or class, which load will return as it is.
+    """FILE.py:NAME of a function or class; load then returns the same object.
 
     what  loss or head, for messages
 
-    Raises UsageError when it is not defined at the top of a file: a run keeps a copy of that file.
+    Raises UsageError when it is not defined at the top level of a file, as a run keeps a copy of that file.
     """
     try:
         path = Path(inspect.getsourcefile(value) or "")
@@ -136,7 +136,7 @@ def word_of(value: Any, *, what: str) -> str:
 
 
 def changed(path: Path, *, sha256: str) -> str | None:
-    """The sha256 that a file has now, if it is there and has another one than this."""
+    """The current sha256 of a file, if it exists and its sha256 differs from `sha256`; else None."""
     try:
         actual = hashlib.sha256(read_file(path, most=_MOST_BYTES)).hexdigest()
     except OSError:
@@ -145,14 +145,14 @@ def changed(path: Path, *, sha256: str) -> str | None:
 
 
 def trust(path: Path) -> str:
-    """Allow a file's bytes, as they are now, to be run; returns their sha256. Raises UsageError."""
+    """Permit running a file with its current content; returns its sha256. Raises UsageError."""
     sha256 = hashlib.sha256(_read(path, name="")).hexdigest()
     _allow(sha256)
     return sha256
 
 
 def list_path() -> Path | None:
-    """Where the sha256 of the files is kept that may be run, one a line; None: the user has no folder."""
+    """The path of the list of files that may be run, one sha256 per line; None if the user has no home folder."""
     try:
         state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     except RuntimeError:
@@ -170,7 +170,7 @@ def _allow(sha256: str) -> None:
         with path.open("a", encoding="ascii") as file:
             file.write(f"{sha256}\n")
     except OSError:
-        # Later processes then need `clipret trust`, or a home that can be written.
+        # Later processes then need `clipret trust`, or a writable home.
         return
 
 

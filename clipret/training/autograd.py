@@ -1,7 +1,7 @@
-"""Training with a loss or a head of the user's own: torch's autograd and AdamW, one run at a time.
+"""Training with a user-defined loss or head: torch's autograd and AdamW, one run at a time.
 
-The state of such a run is a dict of tensors as that of a run in a stack is, but with the head's tensors as they are,
-under `plain/`; `steps/` counts the updates of each, for torch does not update what has no gradient.
+The state of such a run is a dict of tensors like that of a run in a stack, but the head's tensors are not transposed
+and have the prefix `plain/`. `steps/` counts the updates of each tensor, as torch skips tensors without a gradient.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,39 +23,39 @@ from clipret.training.objective import Matching, Objective, bound_scalars, learn
 from clipret.training.stack import State
 from clipret.training.starting import build_head, initial_tensors, learning_sides
 
-# Settings that may be code of the user's own.
+# Settings that may be user-defined code.
 OWN = ("loss", "head")
 _PLAIN, _SCALAR = "plain/", "scalar/"
-# Pairs that a loss and a head are tried on before a run's folder is made.
+# Number of pairs that a loss and a head are tried on before a run's folder is made.
 _TRIED = 3
 
 Codes = dict[str, OwnCode]
 
 
 def open_codes(config: TrainConfig, *, named: bool) -> Codes:
-    """loss, head -> the user's own code, of those that are; as own_code.open_code takes `named`."""
+    """loss, head -> its code, for those that are user-defined; `named` as in own_code.open_code."""
     words = {what: getattr(config, what) for what in OWN}
     return {what: open_code(word, named=named) for what, word in words.items() if is_in_file(word)}
 
 
 def describe_codes(configs: Iterable[TrainConfig], *, named: bool) -> dict[str, dict[str, str]]:
-    """FILE.py:NAME -> path and sha256, of all of the user's own code in these configs; `named` as of open_codes."""
+    """FILE.py:NAME -> path and sha256, for all user-defined code in these configs; `named` as in open_codes."""
     words = {word for config in configs for word in (config.loss, config.head) if is_in_file(word)}
     return {word: describe_code(open_code(word, named=named)) for word in sorted(words)}
 
 
 def copy_name(what: str) -> str:
-    """The name of the copy of the loss's or the head's file in a run's folder."""
+    """The file name of the copy of the loss's or the head's code in a run's folder."""
     return f"own_{what}.py"
 
 
 def describe_code(code: OwnCode) -> dict[str, str]:
-    """What a record says of it."""
+    """The description of user-defined code in a record."""
     return {"path": str(code.path), "sha256": code.sha256}
 
 
 def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
-    """Refuse what such a training cannot do, and take the gradient of a small batch of random features.
+    """Check the settings and run one step on a small batch of random features.
 
     Raises UsageError, HeadError or TrainingError, in one line that names the file and what was expected.
     """
@@ -82,7 +82,7 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
 
 
 def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: FeatureCache) -> Head:
-    """The head that a run's tensors are, whatever kind it is of, for measuring it."""
+    """The head of a run's tensors, built-in or user-defined, for evaluation."""
     if "head" in codes:
         head = Recipe(codes["head"], config.seed).make(baseline_projections(cache))
         return head.to(next(iter(tensors.values())).device).like(tensors).requires_grad_(False).eval()
@@ -112,10 +112,10 @@ def first_state(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> St
 
 
 class AutogradRun:
-    """A run, with the methods of a Stack of one."""
+    """A run, with the interface of a Stack of one."""
 
     def __init__(self, config: TrainConfig, state: State, *, codes: Codes, cache: FeatureCache, device: str):
-        """state: as first_state makes it, after any number of steps; it is copied."""
+        """state: as returned by first_state, or after any number of steps; it is copied."""
         self.configs, self._codes, self._device = [config], codes, device
         self._state = {name: values.to(device, copy=True) for name, values in state.items()}
         self._head = self._trainable(config, cache)
@@ -134,7 +134,7 @@ class AutogradRun:
         return self._state
 
     def margins(self, progress: list[float]) -> torch.Tensor | None:
-        """As of a Stack."""
+        """As Stack.margins."""
         return None if self._objective is None else self._objective.margins(progress)
 
     def step(
@@ -145,12 +145,12 @@ class AutogradRun:
         rates: Sequence[float],
         margins: torch.Tensor | None,
     ) -> torch.Tensor:
-        """As of a Stack. Raises HeadError or TrainingError when the user's code does not do what it should."""
+        """As Stack.step. Raises HeadError or TrainingError when the user's code fails or returns something wrong."""
         config, (rate,) = self.configs[0], rates
         matches = matching(slice(None))[0].bool()
         devices = [torch.cuda.current_device()] if self._device == "cuda" else []
         with torch.enable_grad(), torch.random.fork_rng(devices=devices):
-            # Of the step's number alone, so that a run that goes on draws what it would have drawn.
+            # Seeded by the step's number, so that a resumed run draws the same random numbers.
             torch.manual_seed(int(np.random.SeedSequence([config.seed, self._steps]).generate_state(1, np.uint64)[0]))
             similarities = self._similarities(features)
             value = self._value(similarities, matches, margins=margins)
@@ -195,7 +195,7 @@ class AutogradRun:
             margins=margins,
             learned={name: variable.detach()[None] for name, variable in learned.items()},
         )
-        # Zero, with the gradient that the loss has worked out.
+        # A term of value zero that carries the gradient computed by the loss.
         linear = (similarities * gradient[0]).sum()
         linear = linear + sum(variable * by_scalar[name][0] for name, variable in learned.items())
         return value[0] + (linear - linear.detach())
@@ -204,14 +204,14 @@ class AutogradRun:
         return [name.removeprefix(_SCALAR) for name in self._learning if name.startswith(_SCALAR)]
 
     def _trainable(self, config: TrainConfig, cache: FeatureCache) -> Head:
-        """The head of the state's tensors, which it shares from then on."""
+        """The head of the state's tensors; the state then refers to the head's tensors."""
         tensors = {name.removeprefix(_PLAIN): values for name, values in self._state.items() if name.startswith(_PLAIN)}
         head = build_run_head(config, tensors, codes=self._codes, cache=cache)
         self._state |= {f"{_PLAIN}{name}": tensor for name, tensor in head.tensors.items()}
         return head.train()
 
     def _variable(self, name: str) -> torch.Tensor:
-        """What the optimiser updates: a parameter of the head, or a scalar, whose memory is that of the state."""
+        """What the optimiser updates: a parameter of the head or a scalar. It shares memory with the state."""
         if name.startswith(_PLAIN):
             return self._head.get_parameter(name.removeprefix(_PLAIN)).requires_grad_()
         return self._state[name].detach().requires_grad_()

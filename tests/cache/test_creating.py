@@ -1,4 +1,4 @@
-"""Room for a cache: asked for before it is made, and when it runs out after all."""
+"""Disk space for a cache: checked before it is created, and when it runs out anyway."""
 
 import ctypes
 import os
@@ -74,7 +74,7 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_fills_up_while_the_structure_is_written_is_one_clear_line(small_disk, monkeypatch):
-    """Also when nobody saw it coming, and without harm to what this process does next."""
+    """Also without the check before, and without breaking later calls of this process."""
     monkeypatch.setattr(access, "require_room", lambda path, **_: None)
     monkeypatch.setattr("clipret.cache.creating.require_room", lambda path, **_: None)
     path = small_disk / "made.h5"
@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_while_the_structure_is_written_is_one_clear_line(s
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="holes are punched as Linux does it")
 @pytest.mark.parametrize("left", [0, 4096, 12288])
 def test_a_disk_that_fills_up_under_a_cache_with_holes_is_filled_after_room_is_made(left, small_disk, tmp_path):
-    """As on a file system that copies what is written to another place."""
+    """As on a copy-on-write file system."""
     planned = contents(images=300, dims=(128, 128, 12))
     rows = np.arange(300)
 
@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_under_a_cache_with_holes_is_filled_after_room_is_m
 
 
 def punch(path, *, start, stop):
-    """Give the room of some bytes of a file back to the disk."""
+    """Punch a hole into a file."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path(path).open("r+b") as file:
         failed = libc.fallocate(file.fileno(), 0x02 | 0x01, ctypes.c_longlong(start), ctypes.c_longlong(stop - start))

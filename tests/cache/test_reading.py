@@ -116,7 +116,7 @@ def test_a_second_writer_is_refused(tmp_path, monkeypatch):
         assert (writer.states["image"] == DONE).all()
 
 
-def test_readers_map_the_features_and_work_beside_a_writer(tmp_path):
+def test_readers_map_the_features_and_work_while_a_writer_is_open(tmp_path):
     """Invariant 5, second half."""
     path = tmp_path / "made.h5"
     with open_writer(path, contents()) as writer:
@@ -150,7 +150,7 @@ def cut_short(path):
 
 
 def as_an_older_clipret_wrote_it(path):
-    """Without the first block and its checksums, and with room for it that was not there."""
+    """Without the first block and its checksums, and with space for it."""
     path.write_bytes(path.read_bytes()[BLOCK:])
 
 
@@ -213,7 +213,7 @@ def of_another_format(path):
         ),
     ],
 )
-def test_a_file_that_is_no_cache_of_this_format_is_one_clear_line(spoil, error, message, cache_path):
+def test_a_file_that_is_not_a_cache_of_this_format_is_a_one_line_error(spoil, error, message, cache_path):
     size = cache_path.stat().st_size
     spoil(cache_path)
     with pytest.raises(error) as caught:

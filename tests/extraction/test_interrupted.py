@@ -1,4 +1,4 @@
-"""What can happen to an extraction from outside: signals, full disks, files that go, reads that never end."""
+"""External failures of an extraction: signals, full disks, vanishing files, reads that never end."""
 
 import errno
 import multiprocessing
@@ -67,7 +67,7 @@ def test_a_signal_lets_the_batch_end_and_says_how_to_go_on(
     assert "finishing the batch; Ctrl-C again stops at once" in lines
     assert lines[-1] == f"error: {word}; finished rows are kept; go on with: clipret {' '.join(words)}"
     cache = FeatureCache(settings.out, allow_incomplete=True)
-    # All that was written is called done: nothing has to be found out by checksums.
+    # Every written row is marked done, so nothing has to be recognised by its checksum.
     assert 4 * 5 <= np.sum(cache.image_states == DONE) < 80
     np.testing.assert_array_equal(cache.image_states == DONE, cache.checksums["image"] != 0)
     again = extract(config(workers=workers))

@@ -1,4 +1,4 @@
-"""Files of the user's own: what is run and what is not, and what is said of what is wrong with them."""
+"""User-defined code: what is run, what is not, and the messages on errors."""
 
 import hashlib
 
@@ -68,7 +68,7 @@ def test_what_was_named_once_may_be_run_by_later_processes_until_it_changes(path
         open_code(f"{path}:f", named=False).load()
 
 
-def test_without_a_folder_to_keep_the_list_in_a_process_knows_what_it_was_told(path, tmp_path, monkeypatch):
+def test_without_a_folder_for_the_list_a_process_remembers_what_was_named_in_it(path, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     path.write_text("f = 1")

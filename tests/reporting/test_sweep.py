@@ -69,7 +69,7 @@ def test_the_leaderboard_has_settings_means_and_spreads(result):
     assert "all: epochs 5, ema 0.9" in lines
 
 
-def test_the_test_figures_of_the_chosen_one_stand_beside_zero_shot(result):
+def test_the_test_results_of_the_chosen_configuration_are_shown_with_zero_shot(result):
     lines = drawn(result)
     assert "test, protocol split" in lines
     assert "t2i R@1 40.0 50.0 ± 1.2 +10.0" in lines

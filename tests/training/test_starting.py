@@ -1,4 +1,4 @@
-"""What heads start as: closed forms against plain solutions, and random starts."""
+"""Initial heads: closed forms against plain solutions, and random initialisation."""
 
 import h5py
 import numpy as np
@@ -132,7 +132,7 @@ def score(cache, tensors):
 
 
 def assert_ridge_auto_is_the_best_on_val(cache):
-    """Of equal strengths the strongest, the first of them; infinity is CLIP's own head."""
+    """Ties go to the strongest, which is the first; infinity is CLIP's own head."""
     heads = {ridge: started(cache, init="ridge", ridge=ridge) for ridge in initial.RIDGE_STRENGTHS[1:]}
     heads = {float("inf"): started(cache), **heads}
     scores = {strength: score(cache, tensors) for strength, tensors in heads.items()}
