@@ -142,6 +142,16 @@ def nothing_in_it(file, folder):
         file.create_dataset(f"image/{name}", data=np.zeros(shape, kind), dtype=kind)
 
 
+def one_projection(file, folder):
+    del file["projection/text/weight"]
+
+
+def a_bias_alone(file, folder):
+    width = file["projection/text/weight"].shape[1]
+    del file["projection/text/weight"], file["projection/image/weight"]
+    file["projection/text/bias"] = np.zeros(width, np.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -164,6 +174,8 @@ def nothing_in_it(file, folder):
         (one_more, "it holds /image/extra, which no cache has"),
         (missing, "it lacks /text/tokens"),
         (nothing_in_it, "it holds no images"),
+        (one_projection, "it has a projection of the image side alone"),
+        (a_bias_alone, "it has /projection/text/bias without a weight"),
     ],
 )
 def test_objects_that_no_cache_has_are_refused_before_anything_is_read_or_written(change, message, cache_path):

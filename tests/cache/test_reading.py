@@ -41,7 +41,7 @@ def test_what_is_written_is_read(tmp_path):
     assert cache.image_features.dtype == np.float16
     assert cache.fingerprint == stored.fingerprint
     assert (cache.inputs, cache.about) == (stored.inputs, stored.about)
-    assert set(cache.projections) == {"image/weight", "image/bias", "text/weight", "logit_scale"}
+    assert set(cache.projections) == {"image/weight", "image/bias", "text/weight", "text/bias", "logit_scale"}
     for name, values in stored.projections.items():
         np.testing.assert_array_equal(cache.projections[name], values)
     assert (cache.tokens == 5).all()
