@@ -58,7 +58,7 @@ def test_what_the_fingerprint_holds_tells_encoders_apart(config, tmp_path):
     extract(config(batch_size=16))
     changed = {**ARCHITECTURES["vit"], "text_cfg": {**ARCHITECTURES["vit"]["text_cfg"], "heads": 1}}
     folder = write_open_clip(tmp_path / "other", changed)
-    with pytest.raises(CacheMismatchError, match="architecture: it has 'open_clip_config.json "):
+    with pytest.raises(CacheMismatchError, match=r"architecture: it has .open_clip_config"):
         extract(config(batch_size=16, model=f"open_clip:local-dir:{folder}"))
 
 
