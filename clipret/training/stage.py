@@ -167,6 +167,7 @@ class _Job:
         keys = self._prepared.images(config).keys
         try:
             record = Record(config, folder=folder, cache=self._cache, trained_on=keys, codes=self._codes[place])
+            record.remarks += dict.fromkeys(code.remark for code in self._codes[place].values() if code.remark)
             # The state of one that starts as CLIP, which is soon made, has the names and shapes of any other.
             state = record.restore(lambda: self._first(place, init="clip"))
             if state is not None:
