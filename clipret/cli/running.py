@@ -1,13 +1,11 @@
 """What every command does with a stage: run it with progress, show its result, say what went wrong."""
 
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.console import Console
 
 from clipret.cli.interrupts import Interrupts
 from clipret.cli.progress_bars import ProgressDisplay
@@ -56,7 +54,7 @@ def show(result: dict, *, as_json: bool, text: str | None = None, sheets: tuple[
     # Wide enough for the tables where there is no terminal to ask.
     console = console if console.is_terminal else Console(width=100)
     if sheets:
-        console.print(_Visible(FORMS["terminal"](sheets)))
+        console.print(FORMS["terminal"](sheets))
     if text:
         typer.echo(visible(text))
 
@@ -67,14 +65,3 @@ def complain(message: str) -> None:
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST // 2]} [...] {message[-_LONGEST // 2 :]}"
     typer.echo(visible(f"error: {message}".replace("\r", "\\r").replace("\n", "\\n")), err=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Visible:
-    """A table whose text is escaped after it is laid out, so that no table can forget to."""
-
-    table: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self.table, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
