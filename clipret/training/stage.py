@@ -9,6 +9,7 @@ from typing import Any
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.config.unused import unused_settings
 from clipret.errors import TrainingError, UsageError
 from clipret.machine.devices import choose_device, require_bfloat16
 from clipret.machine.own_code import label, word_of
@@ -207,7 +208,7 @@ class _Job:
             return {"run": str(record.folder), "error": record.error}
         trained = self._prepared.images(config)
         images = len(trained.pairs)
-        record.remarks += trained.remarks
+        record.remarks += [*trained.remarks, *unused_settings(config)]
         if config.batch_size > images:
             record.remarks.append(
                 f"--batch-size {config.batch_size:,} is more than the {images:,} training images; every step takes all "

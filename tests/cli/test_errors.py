@@ -169,6 +169,37 @@ BAD_INPUTS = {
         2,
         "--temperature is for --loss infonce and sigmoid; the loss is margin.",
     ),
+    "margin of a loss without one": (
+        "train --cache made.h5 --margin 0.2 --loss infonce",
+        2,
+        "--margin is for --loss margin and triplet; the loss is infonce.",
+    ),
+    "the margin that is the default": (
+        "train --cache made.h5 --margin 0.1 --loss infonce",
+        2,
+        "--margin is for --loss margin and triplet; the loss is infonce.",
+    ),
+    "reduction of a loss of one's own": (
+        "train --cache made.h5 --reduction mean --loss mine.py:f",
+        2,
+        "--reduction is for --loss margin; the loss is mine.py:f.",
+    ),
+    "ratio of a linear head": (
+        "train --cache made.h5 --adapter-ratio 0.3",
+        2,
+        "--adapter-ratio is for --head adapter; the head is linear.",
+    ),
+    "ridge without it": ("train --cache made.h5 --ridge 3", 2, "--ridge is for --init ridge; the init is clip."),
+    "steps of another schedule": (
+        "train --cache made.h5 --step-epochs 3",
+        2,
+        "--step-epochs is for --schedule step; the schedule is cosine.",
+    ),
+    "epochs and steps": (
+        "train --cache made.h5 --epochs 3 --steps 5",
+        2,
+        "--epochs makes no difference beside --steps 5; leave one of them out.",
+    ),
     "adapter from a projection": (
         "train --cache made.h5 --head adapter --init ridge",
         2,
