@@ -14,6 +14,7 @@ from clipret.cache import open_writer, seal
 from clipret.heads.files import save_head
 from clipret.heads.linear import LinearHead
 from tests.conftest import contents, write_cache, write_coco
+from tests.helpers import system
 from tests.helpers.own_data import make, write_shard
 
 
@@ -541,15 +542,14 @@ def unprivileged():
     """A folder that anybody can read and nobody can write; the test becomes somebody whom permissions stop."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    as_root = os.geteuid() == 0
 
     def become():
         folder.chmod(0o555)
-        if as_root:
+        if system.IS_ROOT:
             os.seteuid(65534)
 
     yield folder, become
-    if as_root:
+    if system.IS_ROOT:
         os.seteuid(0)
     folder.chmod(0o755)
     shutil.rmtree(folder)
