@@ -1,5 +1,6 @@
 """What every command does with a stage: run it with progress, show its result, say what went wrong."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -32,7 +33,11 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
     console = Console(stderr=True)
     interrupts = Interrupts(console, farewell=farewell, patient=batches)
     try:
-        with ProgressDisplay(console, quiet=quiet) as display, interrupts.handled(display) as on_progress:
+        with (
+            ProgressDisplay(console, quiet=quiet) as display,
+            interrupts.handled(display) as on_progress,
+            results_only(),
+        ):
             return stage(config, on_progress=on_progress)
     except KeyboardInterrupt:
         pass
@@ -42,6 +47,11 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
             raise
     farewell(interrupts.word)
     raise typer.Exit(interrupts.status)
+
+
+def results_only() -> contextlib.AbstractContextManager:
+    """Inside, what is printed goes to standard error: a loss or a head of the user's own may print, results go last."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def show(result: dict, *, as_json: bool, text: str | None = None, sheets: tuple[Sheet, ...] = ()) -> None:
