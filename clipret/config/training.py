@@ -21,6 +21,7 @@ from clipret.config.choices import (
 )
 from clipret.config.margins import Margin
 from clipret.config.settings import check, documented, is_none, setting, settings_of
+from clipret.config.unused import require_use
 from clipret.errors import UsageError
 from clipret.heads import HEADS
 from clipret.losses import LOSSES
@@ -264,9 +265,8 @@ class TrainConfig:
             raise UsageError(f"--init {self.init} is for --head {' or '.join(heads)}; the head is {self.head}.")
         if self.ridge != "auto":
             above("ridge", self.ridge, low=0, at_most=1e12)
-        losses = _losses_with("temperature")
-        if self.temperature is not None and self.loss not in losses:
-            raise UsageError(f"--temperature is for --loss {' and '.join(losses)}; the loss is {self.loss}.")
+        if self.temperature is not None:
+            require_use(self, ("temperature",))
 
 
 # Setting -> the setting that decides whether it is used, and with which values it is.

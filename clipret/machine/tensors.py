@@ -95,7 +95,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], *, metadata
     """Write tensors and metadata, with a checksum of both, atomically. Raises OSError."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_safetensors(path, save(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors, metadata)})
 
 
@@ -112,6 +112,16 @@ def write_safetensors(path: Path, saved: bytes, *, metadata: Mapping[str, str]) 
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         file.write(content[start:])
+
+
+def _apart(tensors: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """The tensors, copied where several share their memory, which the library refuses to write."""
+    places, apart = set(), {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return apart
 
 
 def _checksum(tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str]) -> str:

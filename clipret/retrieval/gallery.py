@@ -105,9 +105,14 @@ def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, featur
                 raise HeadError(
                     f"the embedding of {side} row {row} overflows or underflows in float32: its features, or the "
                     f"head's weights, are too large or too small (up to {values.abs().max():.0e} and "
-                    f"{max(tensor.abs().max() for tensor in head.tensors.values()):.0e}); extract or train again with "
+                    f"{_largest(head):.0e}); extract or train again with "
                     f"values near 1."
                 )
+
+
+def _largest(head: nn.Module) -> torch.Tensor:
+    # One of the user's own may have whole numbers, masks, and tensors of nothing.
+    return max(t.abs().max() for t in head.tensors.values() if t.is_floating_point() and t.numel())
 
 
 @dataclass(frozen=True)

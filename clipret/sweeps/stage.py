@@ -23,8 +23,7 @@ from clipret.retrieval.baseline import baseline_name
 from clipret.sweeps.combining import configurations
 from clipret.sweeps.folder import Sweep, begin, make_folder, read_sweep, require_runs
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
-from clipret.training import train_many
-from clipret.training.autograd import describe_codes
+from clipret.training import autograd, train_many
 
 _SAVE_EVERY_SECONDS = 1.0
 
@@ -57,7 +56,9 @@ def sweep(
     configs = configurations(config)
     require_runs(len(configs), seeds=len(config.seeds))
     _require_clean_test(cache, configs)
-    code = describe_codes(configs, named=True)
+    # Where it goes on, another folder may be the current one.
+    configs = [autograd.with_whole_paths(config) for config in configs]
+    code = autograd.describe_codes(configs, named=True)
     folder = make_folder(config)
     with runs.locked(folder):
         begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=configs, code=code)
@@ -87,7 +88,7 @@ def _require_code(begun: Sweep) -> None:
     """Raise RunError if a user-defined loss or head has changed since the sweep began."""
     if begun.result is not None:
         return
-    for word, now in describe_codes(begun.configurations, named=False).items():
+    for word, now in autograd.describe_codes(begun.configurations, named=False).items():
         before = begun.code.get(word, {}).get("sha256", "unknown")
         if now["sha256"] != before:
             raise RunError(

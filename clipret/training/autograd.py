@@ -5,6 +5,8 @@ and have the prefix `plain/`. `steps/` counts the updates of each tensor, as tor
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ import torch
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file
-from clipret.errors import TrainingError, UsageError
+from clipret.errors import HeadError, TrainingError, UsageError
 from clipret.heads import load_head_kind
 from clipret.heads.base import SIDES, Head, learning_names
 from clipret.heads.own import Recipe
@@ -42,6 +44,12 @@ def describe_codes(configs: Iterable[TrainConfig], *, named: bool) -> dict[str, 
     """FILE.py:NAME -> path and sha256, for all user-defined code in these configs; `named` as in open_codes."""
     words = {word for config in configs for word in (config.loss, config.head) if is_in_file(word)}
     return {word: describe_code(open_code(word, named=named)) for word in sorted(words)}
+
+
+def with_whole_paths(config: TrainConfig) -> TrainConfig:
+    """The config with the user's own code named by absolute paths, which are right in every folder."""
+    words = {what: getattr(config, what) for what in OWN}
+    return replace(config, **{what: str(Path(word).absolute()) for what, word in words.items() if is_in_file(word)})
 
 
 def copy_name(what: str) -> str:
@@ -79,13 +87,16 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
         rates=[config.lr],
         margins=trial.margins([0.0]),
     )
+    trial.state(0)
 
 
 def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: FeatureCache) -> Head:
     """The head of a run's tensors, built-in or user-defined, for evaluation."""
     if "head" in codes:
         head = Recipe(codes["head"], config.seed).make(baseline_projections(cache))
-        return head.to(next(iter(tensors.values())).device).like(tensors).requires_grad_(False).eval()
+        head = head.to(next(iter(tensors.values())).device).filled(tensors).requires_grad_(False)
+        with codes["head"].guarded(HeadError, f"{codes['head']}.eval"):
+            return head.eval()
     return build_head(config, tensors)
 
 
@@ -130,7 +141,9 @@ class AutogradRun:
         return 1
 
     def state(self, run: int) -> State:
-        """The run's state, sharing memory."""
+        """The run's state, sharing memory. Raises TrainingError when the head's code has changed what it learns."""
+        if "head" in self._codes:
+            self._take_up_buffers()
         return self._state
 
     def margins(self, progress: list[float]) -> torch.Tensor | None:
@@ -147,7 +160,8 @@ class AutogradRun:
     ) -> torch.Tensor:
         """As Stack.step. Raises HeadError or TrainingError when the user's code fails or returns something wrong."""
         config, (rate,) = self.configs[0], rates
-        matches = matching(slice(None))[0].bool()
+        # A copy, for the code may write into it.
+        matches = matching(slice(None))[0].bool().clone()
         devices = [torch.cuda.current_device()] if self._device == "cuda" else []
         with torch.enable_grad(), torch.random.fork_rng(devices=devices):
             # Seeded by the step's number, so that a resumed run draws the same random numbers.
@@ -156,6 +170,11 @@ class AutogradRun:
             value = self._value(similarities, matches, margins=margins)
             self._optimiser.zero_grad()
             _call_backward(value, self._codes)
+        if all(variable.grad is None for variable in self._learning.values()):
+            raise TrainingError(
+                f"the gradient of {self._codes.get('loss', config.loss)} reaches nothing that learns; expected torch "
+                f"operations all along."
+            )
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self._learning.values()), config.clip_norm)
         for group in self._optimiser.param_groups:
@@ -179,6 +198,11 @@ class AutogradRun:
             raise TrainingError(
                 f"{self._codes['head']} embeds images in {images.shape[1]:,} numbers and texts in {texts.shape[1]:,}; "
                 f"expected equally many."
+            )
+        if not texts.requires_grad and not images.requires_grad:
+            raise TrainingError(
+                f"{self._codes['head']} returned embeddings without a gradient; expected torch operations on its "
+                f"parameters."
             )
         return texts.float() @ images.float().T
 
@@ -208,7 +232,32 @@ class AutogradRun:
         tensors = {name.removeprefix(_PLAIN): values for name, values in self._state.items() if name.startswith(_PLAIN)}
         head = build_run_head(config, tensors, codes=self._codes, cache=cache)
         self._state |= {f"{_PLAIN}{name}": tensor for name, tensor in head.tensors.items()}
-        return head.train()
+        if "head" not in self._codes:
+            return head.train()
+        with self._codes["head"].guarded(HeadError, f"{self._codes['head']}.train"):
+            return head.train()
+
+    def _take_up_buffers(self) -> None:
+        """Copy into the state what the head's code has put into new tensors, as `self.mean = 0.9 * self.mean` does."""
+        code, tensors = self._codes["head"], self._head.tensors
+        kept = {name.removeprefix(_PLAIN): values for name, values in self._state.items() if name.startswith(_PLAIN)}
+        learning = {name.removeprefix(_PLAIN): v for name, v in self._learning.items() if name.startswith(_PLAIN)}
+        replaced = [name for name, variable in learning.items() if _place(tensors.get(name)) != _place(variable)]
+        if replaced or tensors.keys() != kept.keys():
+            names = sorted(replaced or tensors.keys() ^ kept.keys())
+            raise TrainingError(
+                f"{code} has changed its {names[0].removeprefix('module.')} while it was trained; all parameters and "
+                f"buffers have to be made when the head is, and parameters have to stay the same."
+            )
+        for name, values in kept.items():
+            tensor = tensors[name]
+            if tensor.shape != values.shape or tensor.dtype != values.dtype:
+                raise TrainingError(
+                    f"{code} has changed its {name.removeprefix('module.')} from {_form(values)} to {_form(tensor)} "
+                    f"while it was trained; expected a tensor of the same shape and type."
+                )
+            if tensor.data_ptr() != values.data_ptr():
+                values.copy_(tensor)
 
     def _variable(self, name: str) -> torch.Tensor:
         """What the optimiser updates: a parameter of the head or a scalar. It shares memory with the state."""
@@ -241,24 +290,26 @@ def _own_value(code: OwnCode, loss: Callable, similarities: torch.Tensor, matche
     expected = "expected a scalar tensor, by torch operations on similarities (captions, images)"
     if not callable(loss):
         raise UsageError(f"{code} is {type(loss).__name__}; expected a function of (similarities, matches).")
-    try:
+    with code.guarded(TrainingError, str(code), expected="it is called with (similarities, matches)"):
         value = loss(similarities, matches)
-    except Exception as error:
-        raise TrainingError(
-            f"{code} failed, {code.explain(error)}; it is called with (similarities, matches)."
-        ) from None
     if not isinstance(value, torch.Tensor):
         raise TrainingError(f"{code} returned {type(value).__name__}; {expected}.")
     if value.dim() != 0 or not value.is_floating_point():
-        raise TrainingError(f"{code} returned a tensor of shape {tuple(value.shape)}; {expected}.")
+        raise TrainingError(f"{code} returned a tensor {_form(value)}; {expected}.")
     if not value.requires_grad:
         raise TrainingError(f"{code} returned a tensor without a gradient; {expected}.")
     return value
 
 
 def _call_backward(value: torch.Tensor, codes: Codes) -> None:
-    try:
+    code = codes.get("loss") or codes["head"]
+    with code.guarded(TrainingError, f"the gradient of {code}"):
         value.backward()
-    except Exception as error:
-        code = codes.get("loss") or codes["head"]
-        raise TrainingError(f"the gradient of {code} failed, {code.explain(error)}.") from None
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _place(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from clipret.errors import HeadError, RunError
+from clipret.errors import HeadError, RunError, TrainingError
 from clipret.machine.products import Products
 from clipret.training.autograd import AutogradRun
 from clipret.training.batches import Batch, plan_epoch, steps_per_epoch
@@ -50,7 +50,13 @@ class Loop:
             if self._records[0].epoch < 0:
                 self._measure(losses=None)
             while self._drop():
-                self._epoch(self._records[0].epoch + 1)
+                try:
+                    self._epoch(self._records[0].epoch + 1)
+                except (HeadError, TrainingError) as error:
+                    # Of a sweep the other runs go on.
+                    if not self._records[0].codes:
+                        raise
+                    self._records[0].error = f"{str(error).removesuffix('.')}; the run keeps the head it had before."
         except BaseException:
             for number, record in enumerate(self._records):
                 record.end_tracking()
@@ -115,8 +121,9 @@ class Loop:
                 try:
                     measured = self._data.validation.measure(head, device=self._data.device)
                 except HeadError:
-                    # Before the first step the features are the cause, and all runs share them.
-                    if losses is None:
+                    # Of a head as it starts the features are to blame, and all runs have them; the code of one of
+                    # the user's own can fail in other ways.
+                    if losses is None or "head" in record.codes:
                         raise
                     self._fail(record, "the head overflows float32", step=before + len(losses) - 1)
                     continue

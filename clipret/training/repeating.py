@@ -9,7 +9,7 @@ from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file, unknown_settings
 from clipret.errors import CacheMismatchError, RunError, UsageError
-from clipret.machine.own_code import changed, label, open_code
+from clipret.machine.own_code import is_unchanged, label, open_code
 from clipret.progress import ProgressCallback, silent
 from clipret.training import autograd
 from clipret.training.stage import only, train_many
@@ -66,7 +66,7 @@ def _own_code(record: dict, *, folder: Path, among: Collection[str] = autograd.O
             raise RunError(f"{folder / runs.CONFIG} does not say which file its {what} is in; train a new run.")
         path, copy = Path(about["path"]), folder / autograd.copy_name(what)
         for candidate in (copy, path):
-            if candidate.is_file() and changed(candidate, sha256=about["sha256"]) is None:
+            if is_unchanged(candidate, sha256=about["sha256"]):
                 words[what] = f"{candidate}:{label(word)}"
         if what not in words:
             raise RunError(

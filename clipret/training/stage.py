@@ -9,6 +9,7 @@ from typing import Any
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.config.unused import unused_settings
 from clipret.errors import TrainingError, UsageError
 from clipret.machine.devices import choose_device, require_bfloat16
 from clipret.machine.own_code import label, word_of
@@ -169,6 +170,7 @@ class _Job:
         keys = self._prepared.images(config).keys
         try:
             record = Record(config, folder=folder, cache=self._cache, trained_on=keys, codes=self._codes[place])
+            record.remarks += dict.fromkeys(code.remark for code in self._codes[place].values() if code.remark)
             # A state with init="clip" is quick to make, and has the names and shapes of any other.
             state = record.restore(lambda: self._first(place, init="clip"))
             if state is not None:
@@ -208,7 +210,7 @@ class _Job:
             return {"run": str(record.folder), "error": record.error}
         trained = self._prepared.images(config)
         images = len(trained.pairs)
-        record.remarks += trained.remarks
+        record.remarks += [*trained.remarks, *unused_settings(config)]
         if config.batch_size > images:
             record.remarks.append(
                 f"--batch-size {config.batch_size:,} is more than the {images:,} training images; every step takes all "

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import pytest
 from clipret.cache import FeatureCache, access, open_writer, require_writable
 from clipret.errors import CacheError
 from tests.conftest import contents
+from tests.helpers import system
 from tests.helpers.caches import MADE, arrays, features_of
 
 
@@ -59,18 +59,8 @@ def test_a_place_that_cannot_be_written_is_found_at_once(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of its own, of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = (
-        shutil.which("mount")
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, check=False
-        ).returncode
-    )
-    if not mounted:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with system.small_disk(tmp_path / "disk", megabytes=1) as folder:
+        yield folder
 
 
 def test_a_disk_that_fills_up_while_the_structure_is_written_is_one_clear_line(small_disk, monkeypatch):

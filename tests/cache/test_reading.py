@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import h5py
@@ -19,6 +18,7 @@ from clipret.errors import (
     CacheMismatchError,
 )
 from tests.conftest import contents, write_cache
+from tests.helpers import system
 
 
 def open_and_close(path, stored):
@@ -184,7 +184,7 @@ def of_another_format(path):
             "{path} is not an HDF5 file; expected a cache written by clipret extract.",
         ),
         (
-            lambda path: (path.unlink(), os.mkfifo(path)),
+            lambda path: (path.unlink(), system.make_pipe(path)),
             CacheFormatError,
             "{path} is not an HDF5 file; expected a cache written by clipret extract.",
         ),

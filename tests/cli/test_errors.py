@@ -14,6 +14,7 @@ from clipret.cache import open_writer, seal
 from clipret.heads.files import save_head
 from clipret.heads.linear import LinearHead
 from tests.conftest import contents, write_cache, write_coco
+from tests.helpers import system
 from tests.helpers.own_data import make, write_shard
 
 
@@ -168,6 +169,37 @@ BAD_INPUTS = {
         "train --cache made.h5 --temperature 0.1",
         2,
         "--temperature is for --loss infonce and sigmoid; the loss is margin.",
+    ),
+    "margin of a loss without one": (
+        "train --cache made.h5 --margin 0.2 --loss infonce",
+        2,
+        "--margin is for --loss margin and triplet; the loss is infonce.",
+    ),
+    "the margin that is the default": (
+        "train --cache made.h5 --margin 0.1 --loss infonce",
+        2,
+        "--margin is for --loss margin and triplet; the loss is infonce.",
+    ),
+    "reduction of a loss of one's own": (
+        "train --cache made.h5 --reduction mean --loss mine.py:f",
+        2,
+        "--reduction is for --loss margin; the loss is mine.py:f.",
+    ),
+    "ratio of a linear head": (
+        "train --cache made.h5 --adapter-ratio 0.3",
+        2,
+        "--adapter-ratio is for --head adapter; the head is linear.",
+    ),
+    "ridge without it": ("train --cache made.h5 --ridge 3", 2, "--ridge is for --init ridge; the init is clip."),
+    "steps of another schedule": (
+        "train --cache made.h5 --step-epochs 3",
+        2,
+        "--step-epochs is for --schedule step; the schedule is cosine.",
+    ),
+    "epochs and steps": (
+        "train --cache made.h5 --epochs 3 --steps 5",
+        2,
+        "--epochs makes no difference beside --steps 5; leave one of them out.",
     ),
     "adapter from a projection": (
         "train --cache made.h5 --head adapter --init ridge",
@@ -511,15 +543,14 @@ def unprivileged():
     """A folder that anybody can read and nobody can write; the test becomes somebody whom permissions stop."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    as_root = os.geteuid() == 0
 
     def become():
         folder.chmod(0o555)
-        if as_root:
+        if system.IS_ROOT:
             os.seteuid(65534)
 
     yield folder, become
-    if as_root:
+    if system.IS_ROOT:
         os.seteuid(0)
     folder.chmod(0o755)
     shutil.rmtree(folder)

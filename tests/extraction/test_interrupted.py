@@ -21,6 +21,7 @@ from clipret.errors import CacheError, CacheLockedError, DatasetError
 from clipret.extraction import loader as pool
 from clipret.images import reading
 from tests.conftest import StopAfter
+from tests.helpers import system
 from tests.helpers.caches import arrays
 from tests.helpers.child_extraction import extract_slowly
 
@@ -158,9 +159,6 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_model_is_loaded(con
 def small_disk(tmp_path):
     """A disk of two megabytes, and a function that leaves only so many bytes on it."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]).returncode:
-        pytest.skip("no right to mount a disk")
 
     def leave(count):
         ballast = folder / "ballast"
@@ -168,8 +166,8 @@ def small_disk(tmp_path):
         if count is not None:
             ballast.write_bytes(bytes(shutil.disk_usage(folder).free - count))
 
-    yield folder, leave
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with system.small_disk(folder, megabytes=2):
+        yield folder, leave
 
 
 @pytest.mark.skipif(not ON_LINUX, reason="mounts a tmpfs")

@@ -11,6 +11,7 @@ from filelock import Timeout
 
 from clipret.machine import files
 from clipret.machine.files import locked, read_file, require_file
+from tests.helpers import system
 
 
 def refusal(path, most=100):
@@ -33,7 +34,7 @@ def test_a_file_is_read_whole_up_to_its_limit(tmp_path, monkeypatch):
 
 def test_anything_but_a_regular_file_is_refused_unopened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    os.mkfifo("pipe")
+    system.make_pipe("pipe")
     assert refusal("pipe") == "it is a pipe, not a file"
     assert refusal(tmp_path) == "it is a folder, not a file"
     assert refusal("/dev/zero") == "it is a device, not a file"
@@ -71,7 +72,7 @@ def test_a_lock_is_for_one_at_a_time_and_leaves_no_file(tmp_path):
 
 def test_a_lock_path_that_is_not_a_file_is_not_waited_for(tmp_path):
     path = tmp_path / ".lock"
-    os.mkfifo(path)
+    system.make_pipe(path)
     with pytest.raises(OSError, match="it is a pipe, not a file"), locked(path):
         pass
 

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 
 import numpy as np
@@ -18,6 +17,7 @@ from clipret.retrieval.ranks_file import (
     read_rankings,
     write_rankings,
 )
+from tests.helpers import system
 
 
 def make_rankings(*, folds=2, heads=("zero-shot", "wise-ft 0.5", "trained")):
@@ -107,7 +107,7 @@ def test_the_error_for_another_file_says_what_to_do(tmp_path):
         f"{path} cannot be read: it is no whole safetensors file: header too small; measure again with: clipret eval"
     )
     path.unlink()
-    os.mkfifo(path)
+    system.make_pipe(path)
     assert error_of(path) == f"{path} cannot be read: it is a pipe, not a file; measure again with: clipret eval"
 
 

@@ -1,5 +1,4 @@
 import itertools
-import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from clipret.config import TrainConfig
 from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.errors import UsageError
 from clipret.sweeps.combining import configurations, varied
+from tests.helpers import system
 
 
 def laughs():
@@ -199,7 +199,7 @@ def test_text_that_yaml_cannot_read_is_a_one_line_error(grid):
 
 def test_anything_but_a_regular_file_is_reported_and_not_opened(tmp_path):
     path = tmp_path / "sweep.yaml"
-    os.mkfifo(path)
+    system.make_pipe(path)
     assert refusal(grid=path) == f"{path} cannot be read: it is a pipe, not a file."
     assert refusal(grid=Path("/dev/zero")) == "/dev/zero cannot be read: it is a device, not a file."
 

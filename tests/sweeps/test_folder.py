@@ -1,7 +1,6 @@
 """sweep.json: what resuming a sweep keeps, and what it refuses."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from clipret.config.sweeps import SweepConfig
 from clipret.errors import RunError, UsageError
 from clipret.sweeps import folder, resume_sweep, sweep
 from tests.conftest import StopAfter
+from tests.helpers import system
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_sweep_that_cannot_be_resumed_is_reported_with_the_field(complete):
     assert resume_sweep(path.parent) == content["result"]
     assert len(list(path.parent.glob("*/head.safetensors"))) == 4
     path.unlink()
-    os.mkfifo(path)
+    system.make_pipe(path)
     assert refusal(resume_sweep, path.parent) == (
         f"{path} cannot be read: it is a pipe, not a file; start the sweep again with this clipret."
     )

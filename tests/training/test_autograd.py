@@ -303,7 +303,7 @@ WRONG_LOSSES = {
     ),
     "a matrix": (
         "def soft_margin(similarities, matches):\n    return similarities",
-        "{code} returned a tensor of shape (3, 3); expected a scalar tensor, by torch operations on similarities "
+        "{code} returned a tensor (3, 3) float32; expected a scalar tensor, by torch operations on similarities "
         "(captions, images).",
     ),
     "no gradient": (
