@@ -78,6 +78,19 @@ class OwnReader:
     splits: tuple[str, ...] = ("given", "hash")
 
 
+def _has_images_inside(path: Path) -> bool:
+    # Loads nothing for other paths.
+    if path.suffix.lower() != ".parquet" and not is_there(path, Path.is_dir):
+        return False
+    return load_function("embedded:fits_embedded")(path)
+
+
+def _is_karpathy_table(path: Path) -> bool:
+    if path.suffix.lower() not in ENDINGS and not is_there(path, Path.is_dir):
+        return False
+    return load_function("karpathy_tables:fits_karpathy")(path)
+
+
 NAMED = {
     "emoji": NamedReader("emoji:load_emoji", splits=("hash",), caches=("emoji",)),
     "coco": NamedReader(
@@ -96,6 +109,8 @@ NAMED = {
     ),
 }
 OWN = {
+    "karpathy": OwnReader("karpathy_tables:load_karpathy_table", "Karpathy's tables", fits=_is_karpathy_table),
+    "embedded": OwnReader("embedded:load_embedded", "Parquet files with the images inside", fits=_has_images_inside),
     "folder": OwnReader("folder:load_folder", "a folder with images", fits=lambda path: is_there(path, Path.is_dir)),
     "table": OwnReader(
         "table:load_table", f"a table ({', '.join(ENDINGS)})", fits=lambda path: path.suffix.lower() in ENDINGS

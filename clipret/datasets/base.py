@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -209,10 +210,10 @@ def _root_of(outside: list[str]) -> str:
     return f", or a --root that they are in: {common}"
 
 
-def _names_in(folder: Path) -> frozenset[str]:
+def _names_in(folder: Path) -> Container[str]:
     """Names of the files in a folder, or of the members of a container; empty when there is neither."""
     if container := CONTAINERS.get(folder.suffix):
-        return frozenset(container.index(folder)) if folder.is_file() else frozenset()
+        return container.index(folder) if folder.is_file() else frozenset()
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())

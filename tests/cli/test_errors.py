@@ -53,13 +53,6 @@ BAD_INPUTS = {
         "fields.tar: no sample has an image; a sample is all members with the same name up to the first dot, and what "
         "follows has to be .jpg, .jpeg, .png or .webp: found .cap, .img.",
     ),
-    "folder of Parquet with the images in it": (
-        "check --dataset hub",
-        1,
-        "hub/data/train-00000-of-00001.parquet: column `image` holds the images themselves (struct<bytes: binary, "
-        "path: string>), which are not read from Parquet yet; write them to files, and give a table of their paths, a "
-        "folder or .tar shards.",
-    ),
     "folder with a table of another name": (
         "check --dataset shop",
         1,
@@ -471,8 +464,6 @@ def bad_files(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "foreign.pt")
     write_shard(tmp_path / "fields.tar", {"0.img": b"", "0.cap": "a dot"})
     make(tmp_path / "shop", {"a.jpg": "", "items.csv": "image,caption\na.jpg,one\n"})
-    image = {"bytes": b"", "path": "0.jpg"}
-    make(tmp_path / "hub", {"data/train-00000-of-00001.parquet": {"image": [image], "caption": ["dot"]}})
 
 
 @pytest.mark.parametrize(("command", "status", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())

@@ -1,0 +1,72 @@
+"""Arrow files by rows, as `datasets` keeps them: streams of record batches, or Arrow's file format; only mapped."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from clipret.errors import DatasetError
+
+_FILE_MAGIC = b"ARROW1"
+
+
+class ArrowRows:
+    """An open Arrow file, as row_files.RowFile describes it.
+
+    The batches are views of the mapped file: finding where they start reads their headers, and a cell reads itself.
+    """
+
+    def __init__(self, path: Path):
+        import pyarrow
+
+        self.path = path
+        with _arrow_errors(path):
+            mapped = pyarrow.memory_map(str(path))
+            if mapped.size() and mapped.read_at(len(_FILE_MAGIC), 0) == _FILE_MAGIC:
+                reader = pyarrow.ipc.open_file(mapped)
+                self._batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
+            else:
+                reader = pyarrow.ipc.open_stream(mapped)
+                self._batches = list(reader)
+            self.schema = reader.schema
+        # The first row of each batch, and after the last.
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self.num_rows = int(self._starts[-1])
+
+    def batches(self, columns: list[str], *, names_of: str | None = None) -> Iterator:
+        """pyarrow record batches of these columns, and of the image column names_of, all rows in order."""
+        wanted = list(dict.fromkeys([*columns, names_of] if names_of else columns))
+        for batch in self._batches:
+            yield batch.select(wanted)
+
+    def cell(self, column: str, row: int):
+        """The pyarrow scalar in a cell."""
+        place = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._batches[place].column(self.schema.names.index(column))[row - int(self._starts[place])]
+
+    def nulls(self, column: str) -> int | None:
+        """How many cells of an image column are null or have no bytes; None where it is a list of images."""
+        import pyarrow.compute
+        import pyarrow.types as types
+
+        place = self.schema.names.index(column)
+        kind = self.schema.field(place).type
+        if types.is_struct(kind):
+            cells = (pyarrow.compute.struct_field(batch.column(place), "bytes") for batch in self._batches)
+        elif types.is_binary(kind) or types.is_large_binary(kind):
+            cells = (batch.column(place) for batch in self._batches)
+        else:
+            return None
+        return sum(column.null_count for column in cells)
+
+
+@contextlib.contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DatasetError(f"{path} cannot be read as Arrow: {reason}; save it again, or copy it again.") from None
