@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -18,7 +18,11 @@ from clipret.datasets.parsing import counted, flaw, listed, repeated
 from clipret.errors import DatasetError
 
 OWN_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
-_SPLIT_ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+_SPLIT_ALIASES = {
+    **dict.fromkeys(("training", "trn"), "train"),
+    **dict.fromkeys(("valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("testing", "tst"), "test"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,13 @@ def split_code(name: str) -> int | None:
     name = name.strip().lower()
     name = _SPLIT_ALIASES.get(name, name)
     return SPLITS.index(name) if name in SPLITS else None
+
+
+def renamed_splits(names: Iterable[str | None]) -> tuple[str, ...]:
+    """What is said of splits under other names than ours: a remark on those of the names that are such, or none."""
+    codes = {name: split_code(name) for name in dict.fromkeys(names) if name is not None}
+    others = [f"{name} as {SPLITS[code]}" for name, code in codes.items() if code is not None and name != SPLITS[code]]
+    return (f"splits under other names: {listed(others)}",) if others else ()
 
 
 def own_splits(ids: list[str], config: DatasetConfig, *, codes, hint: str, of: str = "ids") -> tuple[np.ndarray, str]:

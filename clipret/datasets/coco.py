@@ -14,7 +14,7 @@ from clipret.datasets.coco_json import CocoImage, read_captions
 from clipret.datasets.containers import container_of
 from clipret.datasets.karpathy import find_karpathy, read_karpathy
 from clipret.datasets.karpathy_tables import find_karpathy_tables, read_karpathy_tables
-from clipret.datasets.parsing import listed
+from clipret.datasets.parsing import is_there, listed
 from clipret.errors import DatasetError
 
 _IMAGE_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
@@ -41,7 +41,8 @@ def load_coco(config: DatasetConfig) -> RetrievalDataset:
 
 def _release_2017(root: Path, config: DatasetConfig) -> RetrievalDataset:
     parts = {year: root / "annotations" / f"captions_{year}.json" for year in ("train2017", "val2017")}
-    missing = [path for path in (*parts.values(), *(root / year for year in parts)) if not path.exists()]
+    folders = [root / year for year in parts if not is_there(root / f"{year}.zip")]
+    missing = [path for path in (*parts.values(), *folders) if not path.exists()]
     if missing:
         names = ", ".join(str(path.relative_to(root)) for path in missing)
         raise DatasetError(f"COCO 2017 at {root} is incomplete: it lacks {names}. {_FETCH.format(root=root)}")
@@ -61,7 +62,10 @@ def _karpathy(root: Path, config: DatasetConfig) -> RetrievalDataset:
     tables = find_karpathy_tables(root) if path is None else []
     if path is None and not tables:
         return _karpathy_from_ids(root, config)
-    images = read_karpathy_tables(tables, root=root, whole=True) if tables else read_karpathy(path, id_field="cocoid")
+    if tables:
+        images, _ = read_karpathy_tables(tables, root=root, whole=True)
+    else:
+        images = read_karpathy(path, id_field="cocoid")
     entries = [CocoImage(id=image.id, file_name=image.file, captions=image.captions) for image in images]
     splits = np.array([SPLITS.index(image.split) for image in images], dtype=np.uint8)
     if config.restval:

@@ -113,11 +113,11 @@ def image_column(config: DatasetConfig, path: Path) -> tuple[str, tuple[str, ...
     return columns[0], (f"the images are those in column `{columns[0]}`",)
 
 
-def split_of_file(name: str, listing: Listing) -> int | None:
-    """The split that a file's name or its top folder says, as an index in config.SPLITS; None where neither does."""
+def split_of_file(name: str, listing: Listing) -> str | None:
+    """The word in a file's name, or its top folder, that names a split; None where neither does."""
     match = _SPLIT_FILE.fullmatch(PurePosixPath(name).name)
-    code = split_code(match[1]) if match else None
-    return listing.split_of(name) if code is None else code
+    words = (match[1] if match else "", name.removeprefix(listing.wrapper).partition("/")[0])
+    return next((word for word in words if split_code(word) is not None), None)
 
 
 def parquet_parts(path: Path) -> list[Part]:

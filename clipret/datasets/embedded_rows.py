@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipret.config import SPLITS
 from clipret.datasets.base import split_code
 from clipret.datasets.containers import split_container
 from clipret.datasets.parsing import counted, listed
@@ -20,11 +19,11 @@ class Part:
     """One file of a table.
 
     file   its path relative to the data set's root
-    split  index in config.SPLITS of the split that its name or its folder says; None where these say none
+    split  the split that its name or its folder says, in its words; None where these say none
     """
 
     file: str
-    split: int | None = None
+    split: str | None = None
 
 
 @dataclass
@@ -46,6 +45,7 @@ class EmbeddedRows:
     _digests: dict[str, bytes] = field(default_factory=dict)
     _empty: list[str] = field(default_factory=list)
     _other_splits: dict[str, None] = field(default_factory=dict)
+    _count: int = 0
 
     def __call__(self, wanted: Wanted) -> Iterator[tuple[str, list]]:
         """(name of the row, cells) of every row that has an image; of a list of images, one for every image."""
@@ -58,6 +58,12 @@ class EmbeddedRows:
                 number = f"{row} of {part.file}" if len(self.parts) > 1 else str(row)
                 for path, member in images:
                     yield number, self._cells(wanted, cells, part=part, path=path, member=member)
+                    self._count += 1
+        if self._empty and not self._count:
+            raise DatasetError(
+                f"{file.path}: none of the {counted(len(self._empty), 'row')} has an image in `{self.image}`; expected "
+                f"bytes, or the path of a file."
+            )
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -84,7 +90,8 @@ class EmbeddedRows:
                 f"{file.path}: column `{self.image}` holds {kind}; expected images: bytes, or a structure with `bytes`."
             )
         for ours, name in wanted:
-            if name in names and not (ours == "caption" and is_sentences(file.schema.field(name).type)):
+            is_plain = ours != "caption" or not is_sentences(file.schema.field(name).type)
+            if ours != "image" and name in names and is_plain:
                 require_type(file.path, file.schema, ours=ours, name=name)
 
     def _read(self, file: RowFile, wanted: Wanted) -> Iterator[tuple[int, list, dict]]:
@@ -127,8 +134,8 @@ class EmbeddedRows:
         captions = [plain_caption(cells.get(name)) for ours, name in wanted if ours == "caption"]
         if part.split is not None:
             if values["split"] is None:
-                values["split"] = SPLITS[part.split]
-            elif isinstance(values["split"], str) and split_code(values["split"]) != part.split:
+                values["split"] = part.split
+            elif isinstance(values["split"], str) and split_code(values["split"]) != split_code(part.split):
                 self._other_splits[part.file] = None
         if member is None:
             values["image"] = path

@@ -64,7 +64,7 @@ def load_flickr30k(config: DatasetConfig) -> RetrievalDataset:
     if path is None and not tables:
         return _by_captions(root, config)
     path = path or root / tables[0].file
-    entries = read_karpathy_tables(tables, root=root, whole=True) if tables else read_karpathy(path)
+    entries = read_karpathy_tables(tables, root=root, whole=True)[0] if tables else read_karpathy(path)
     images = [FlickrImage(entry.file, [(str(number), text) for number, text in entry.captions]) for entry in entries]
     if config.split == "hash":
         return _by_hash(root, images, path=path)

@@ -15,8 +15,9 @@ import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets import load_function
-from clipret.datasets.base import RetrievalDataset, own_splits, split_code
+from clipret.datasets.base import RetrievalDataset, own_splits, renamed_splits, split_code
 from clipret.datasets.caption_lists import parse_list
+from clipret.datasets.containers import container_of
 from clipret.datasets.embedded import fits_embedded, load_embedded, parquet_parts, root_of
 from clipret.datasets.embedded_rows import Part
 from clipret.datasets.folder_files import folder_name
@@ -44,6 +45,7 @@ class _Entry:
     file: str
     cells: dict
     split: str
+    word: str | None = None
     sentences: list[tuple[int | None, str]] = field(default_factory=list)
 
 
@@ -78,8 +80,19 @@ def load_karpathy_table(config: DatasetConfig) -> RetrievalDataset:
         other = load_embedded if fits_embedded(path) else None
         reader = "folder:load_folder" if is_there(path, Path.is_dir) else "table:load_table"
         return (other or load_function(reader))(config)
-    parts, root = karpathy_parts(path), config.root or root_of(path)
-    images = read_karpathy_tables(parts, root=root_of(path))
+    name = path.stem if is_there(path) else folder_name(path)
+    return load_karpathy_parts(config, parts=karpathy_parts(path), root=root_of(path), name=name)
+
+
+def load_karpathy_parts(config: DatasetConfig, *, parts: list[Part], root: Path, name: str) -> RetrievalDataset:
+    """The data set of the files of one table of Karpathy's.
+
+    root  folder that the files are below; images that are not in them are below config.root, by default the same
+    name  of the data set
+    """
+    images, remarks = read_karpathy_tables(parts, root=root, splits=config.split != "hash")
+    inside = any(container_of(image.file) for image in images)
+    root = root if inside or config.root is None else config.root
     paths = ImagePaths(root)
     files = [paths.read(image.file) for image in images]
     ids = [PurePosixPath(image.file).stem if image.id is None else str(image.id) for image in images]
@@ -87,7 +100,7 @@ def load_karpathy_table(config: DatasetConfig) -> RetrievalDataset:
     codes = None if any(not image.split for image in images) else [SPLITS.index(image.split) for image in images]
     splits, rule = own_splits(ids, config, codes=codes, hint="a column `split`")
     return RetrievalDataset(
-        name=path.stem if is_there(path) else folder_name(path),
+        name=name,
         root=root,
         image_ids=ids,
         image_files=files,
@@ -96,7 +109,7 @@ def load_karpathy_table(config: DatasetConfig) -> RetrievalDataset:
         caption_ids=[str(number) for image in images for number, _ in image.captions],
         caption_images=np.repeat(np.arange(len(images)), [len(image.captions) for image in images]),
         split_rule=rule,
-        remarks=(f"read as a table of Karpathy's: {counted(len(parts), 'file')}", *paths.remarks),
+        remarks=(f"read as a table of Karpathy's: {counted(len(parts), 'file')}", *remarks, *paths.remarks),
     )
 
 
@@ -111,19 +124,24 @@ def find_karpathy_tables(root: Path) -> list[Part]:
     return []
 
 
-def read_karpathy_tables(parts: list[Part], *, root: Path, whole: bool = False) -> list[KarpathyImage]:
-    """The images of the files of one table, in the order of their numbers (imgid, img_id), which is the split file's.
+def read_karpathy_tables(
+    parts: list[Part], *, root: Path, whole: bool = False, splits: bool = True
+) -> tuple[list[KarpathyImage], tuple[str, ...]]:
+    """The images of the files of one table, in the order of their numbers (imgid, img_id), which is the split file's;
+    and what is said of their splits' names.
 
     parts  the files, below root. Where a table has no column `split`, an image's split is the file's, or empty
-
     whole  whether every image must have a split
+    splits whether the images' splits are asked for
 
     Raises DatasetError, with the row, when a table is malformed, or a sentence id is there twice.
     """
     entries: dict[tuple, _Entry] = {}
     for part in parts:
         for where, cells, member in _rows(root / part.file):
-            entry = _entry(cells, where=where, member=member, part=part)
+            if not splits:
+                cells["split"] = None
+            entry = _entry(cells, where=where, member=member, part=part if splits else Part(part.file))
             # Of a table with a row a sentence, the images of the other rows are copies.
             key = (cells.get("filepath"), cells["filename"])
             first = entries.setdefault(key, entry)
@@ -141,7 +159,7 @@ def read_karpathy_tables(parts: list[Part], *, root: Path, whole: bool = False) 
         images = [images[row] for row in np.argsort(numbers, kind="stable")]
     if twice := repeated(number for image in images for number, _ in image.captions):
         raise DatasetError(f"{root / parts[0].file}: {len(twice):,} sentence ids are repeated: {listed(twice)}.")
-    return images
+    return images, renamed_splits(dict.fromkeys(entry.word for entry in entries.values()))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict, str | None]]:
@@ -169,11 +187,12 @@ def _entry(cells: dict, *, where: str, member: str | None, part: Part) -> _Entry
     name, folder, split = cells.get("filename"), cells.get("filepath"), cells.get("split")
     if not isinstance(name, str) or not name.strip():
         raise DatasetError(f"{where}: filename is {shortened(name)}; expected the name of an image file.")
-    code = split_code(split) if isinstance(split, str) and split.strip() else part.split
+    word = split if isinstance(split, str) and split.strip() else part.split
+    code = None if word is None else split_code(word)
     if code is None and split is not None and split != "":
         raise DatasetError(f"{where}: split is {shortened(split)}; expected one of {', '.join(SPLITS)}.")
     file = f"{part.file}/{member}" if member else f"{folder}/{name}" if folder else name
-    return _Entry(where=where, file=file, cells=cells, split="" if code is None else SPLITS[code])
+    return _Entry(where=where, file=file, cells=cells, split="" if code is None else SPLITS[code], word=word)
 
 
 def _sentences(cells: dict, *, where: str) -> list[tuple[int | None, str]]:
@@ -258,5 +277,6 @@ def _columns_of(path: Path) -> list[str]:
     return []
 
 
-def _split_in(name: str) -> int | None:
-    return split_code(name.partition(".")[0].partition("-")[0])
+def _split_in(name: str) -> str | None:
+    word = name.partition(".")[0].partition("-")[0]
+    return word if split_code(word) is not None else None

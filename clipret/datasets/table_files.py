@@ -152,28 +152,46 @@ def _of_objects(
 
 
 def _open_parquet(path: Path) -> Table:
+    return rows_table(path, [path])
+
+
+def rows_table(path: Path, files: list[Path], *, splits: list[str | None] | None = None) -> Table:
+    """Files of row_files.KINDS as one table.
+
+    path    what messages call it
+    splits  of each file, what its rows have as `split` where they have no such column
+    """
     # An extra of its own, and slow to load.
+    from clipret.datasets.row_files import open_rows
+
+    columns = list(open_rows(files[0]).schema.names)
+    if splits and any(splits) and "split" not in columns:
+        columns.append("split")
+
+    def rows(wanted):
+        start = 1
+        for file, split in zip(files, splits or [None] * len(files), strict=True):
+            for cells in _cells_of(file, wanted, split=split):
+                yield start, cells
+                start += 1
+
+    return Table(path, columns, "row", rows)
+
+
+def _cells_of(path: Path, wanted: Wanted, *, split: str | None) -> Iterator[list]:
     from clipret.datasets.parquets import parquet_errors
     from clipret.datasets.row_files import open_rows
     from clipret.datasets.row_types import require_type
 
     file = open_rows(path)
-    schema = file.schema
-
-    def rows(wanted):
-        for ours, name in wanted:
-            require_type(path, schema, ours=ours, name=name)
-        here = {name for _, name in wanted} & set(schema.names)
-        start = 1
-        for batch in file.batches(sorted(here)):
-            with parquet_errors(path):
-                read = {name: batch.column(name).to_pylist() for name in here}
-            absent = [None] * batch.num_rows
-            cells = zip(*(read.get(name, absent) for _, name in wanted), strict=True)
-            yield from enumerate(map(list, cells), start=start)
-            start += batch.num_rows
-
-    return Table(path, list(schema.names), "row", rows)
+    for ours, name in wanted:
+        require_type(path, file.schema, ours=ours, name=name)
+    here = {name for _, name in wanted} & set(file.schema.names)
+    for batch in file.batches(sorted(here)):
+        with parquet_errors(path):
+            read = {name: batch.column(batch.schema.names.index(name)).to_pylist() for name in here}
+        absent = {ours: [split if ours == "split" else None] * batch.num_rows for ours, _ in wanted}
+        yield from map(list, zip(*(read.get(name, absent[ours]) for ours, name in wanted), strict=True))
 
 
 ENDINGS = {

@@ -96,8 +96,8 @@ def _require_readable(path: Path, members: list[zipfile.ZipInfo]) -> None:
     encrypted = [member.filename for member in members if member.flag_bits & _ENCRYPTED]
     if encrypted:
         raise DatasetError(
-            f"{path}: {counted(len(encrypted), 'member')} of {len(members):,} need a password: {listed(encrypted)}; "
-            f"unpack it with the password, and give the folder."
+            f"{path}: a password is needed for {len(encrypted):,} of {counted(len(members), 'member')}: "
+            f"{listed(encrypted)}; unpack it with the password, and give the folder."
         )
     others = {member.filename: member.compress_type for member in members if member.compress_type not in _METHODS}
     if others:

@@ -72,6 +72,9 @@ FORMS = {
 }
 
 
+RENAMED = {"lists.jsonl": "training as train, dev as val, TESTING as test", "lists.parquet": "valid as val"}
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_gives_the_same_images_captions_and_splits(tmp_path, name):
     dataset = load(write(tmp_path / name, FORMS[name]))
@@ -84,7 +87,9 @@ def test_every_form_gives_the_same_images_captions_and_splits(tmp_path, name):
     assert dataset.caption_images.tolist() == OWNERS
     assert dataset.caption_ids == ["1#0", "1#1", "1#2", "2#0", "3#1"]
     assert dataset.split_rule == "given"
-    assert dataset.remarks == ("left out 1 empty caption, of 3",)
+    *splits, remark = dataset.remarks
+    assert remark == "left out 1 empty caption, of 3"
+    assert splits == [f"splits under other names: {RENAMED.get(name)}"] * (name in RENAMED)
 
 
 def test_lines_may_end_as_on_windows_and_line_breaks_within_quotes_stay(tmp_path):
