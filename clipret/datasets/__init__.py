@@ -112,6 +112,8 @@ NAMED = {
         marks=("dataset_flickr30k.json", "results_20130124.token"),
         download="downloads.flickr30k:gather_flickr30k",
     ),
+    "xm3600": NamedReader("xm3600:load_xm3600", splits=("test",), caches=("xm3600",)),
+    "xtd10": NamedReader("xtd10:load_xtd10", splits=("test",), caches=("xtd10",), marks=("test_image_names.txt",)),
 }
 OWN = {
     "saved": OwnReader("saved:load_saved", "a folder of save_to_disk", fits=_is_saved),

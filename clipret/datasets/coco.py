@@ -71,7 +71,7 @@ def _karpathy(root: Path, config: DatasetConfig) -> RetrievalDataset:
     if config.restval:
         splits[splits == SPLITS.index("restval")] = SPLITS.index("train")
     rule = "Karpathy's split" + (", restval joined to train" if config.restval else "")
-    return _dataset("coco-karpathy", root, images=entries, files=_find_files(root, entries), splits=splits, rule=rule)
+    return _dataset("coco-karpathy", root, images=entries, files=find_files(root, entries), splits=splits, rule=rule)
 
 
 def _karpathy_from_ids(root: Path, config: DatasetConfig) -> RetrievalDataset:
@@ -91,7 +91,7 @@ def _karpathy_from_ids(root: Path, config: DatasetConfig) -> RetrievalDataset:
     splits = _hash_split(ordered, config)
     splits[: len(test_ids)] = SPLITS.index("test")
     rule = f"Karpathy's test; the other images: {_hashed(config)}, not Karpathy's"
-    return _dataset("coco-karpathy", root, images=ordered, files=_find_files(root, ordered), splits=splits, rule=rule)
+    return _dataset("coco-karpathy", root, images=ordered, files=find_files(root, ordered), splits=splits, rule=rule)
 
 
 def _annotation_files(root: Path) -> list[Path]:
@@ -105,7 +105,7 @@ def _annotation_files(root: Path) -> list[Path]:
     )
 
 
-def _find_files(root: Path, images: list[CocoImage]) -> list[str]:
+def find_files(root: Path, images: list[CocoImage]) -> list[str]:
     """Where each image is below root, under its 2014 or its 2017 name; the annotations' name when it is nowhere.
 
     Images that are in a table stay there.

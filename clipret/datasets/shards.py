@@ -1,6 +1,5 @@
 """WebDataset shards: tar files in which an image and its captions have the same name but for the ending."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,9 +8,8 @@ import numpy as np
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, own_splits, renamed_splits, split_code
 from clipret.datasets.captions import require_short
-from clipret.datasets.containers import split_container
 from clipret.datasets.parsing import counted, json_of, listed, shortened, text_of
-from clipret.datasets.shard_files import common_folder, find_shards, shards_name
+from clipret.datasets.shard_files import common_folder, find_shards, named_splits, shards_name
 from clipret.datasets.shard_samples import IMAGE_ENDINGS, RULE, Sample, Samples, read_samples
 from clipret.datasets.tars import member_index
 from clipret.errors import DatasetError
@@ -76,7 +74,7 @@ def load_shards(
     columns = _drop_splitless(columns, left)
     codes, names = _sample_splits(columns, config), columns.split_names
     if codes is None:
-        codes, names = _named_splits(columns.files)
+        codes, names = named_splits(columns.files)
     splits, rule = own_splits(
         columns.ids, config, codes=codes, hint="a field `split` in every .json, or shards named after splits"
     )
@@ -276,23 +274,6 @@ def _drop_splitless(columns: _Columns, left: _LeftOut) -> _Columns:
     return _Columns(
         **{name: [getattr(columns, name)[row] for row in kept] for name in names}, split_names=columns.split_names
     )
-
-
-def _named_splits(files: list[str]) -> tuple[list[int] | None, list[str]]:
-    """The splits that the names of the shards tell, all of them and more than one, and their words; else None."""
-    shards = [split_container(file)[0] for file in files]
-    word_of = {shard: _split_in(shard) for shard in dict.fromkeys(shards)}
-    code_of = {shard: None if word is None else split_code(word) for shard, word in word_of.items()}
-    codes = set(code_of.values())
-    if None in codes or len(codes) < 2:
-        return None, []
-    return [code_of[shard] for shard in shards], list(word_of.values())
-
-
-def _split_in(shard: str) -> str | None:
-    """The split in the name of a shard, or of the folder that it is in: the first word of either."""
-    words = (re.split(r"[-_.\d]", part)[0] for part in reversed(shard.split("/")))
-    return next((word for word in words if split_code(word) is not None), None)
 
 
 def _sample_splits(columns: _Columns, config: DatasetConfig) -> list[int] | None:

@@ -17,6 +17,7 @@ from clipret.evaluation.inputs import (
     describe_trained,
     open_inputs,
 )
+from clipret.evaluation.languages import language_means
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.heads.base import Head
 from clipret.metrics import RSUM
@@ -53,7 +54,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         intervals  None, or level, method, resamples, heads (as results, and "rsum", [low, high] in place of numbers, or
                    None: see significance.py) and gain, the same of trained less zero-shot, None without a trained head
 
-    Of further protocols, the same in the list `also`; and `remarks`, where there are some on the head. It is written to
+    Of further protocols, the same in the list `also`, of which each language of a multilingual cache is one; then also
+    `languages`, what language_means returns; and `remarks`, where there are some on the head. It is written to
     config.out, or into the run's folder when there is one, and beside it the ranks (ranks_file.py).
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
@@ -66,7 +68,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     inputs = open_inputs(config)
     source, cache, heads = inputs.source, inputs.cache, inputs.heads
     trained = describe_trained(source)
-    protocols = choose_protocols(cache, names=config.protocol, split=config.split)
+    protocols = choose_protocols(cache, names=config.protocol, split=config.split, languages=config.language)
     # All before the first measurement: a refusal must not cost the time of the others.
     leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
     measured, ranked = [], []
@@ -83,6 +85,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         **describe_source(source, cache),
         **measured[0],
         **({"also": measured[1:]} if len(measured) > 1 else {}),
+        **({"languages": means} if (means := language_means(measured)) else {}),
         **({"remarks": remarks} if remarks else {}),
     }
     if config.per_query:
