@@ -7,7 +7,7 @@ from clipret.config import DIRECTIONS
 
 
 def language_means(measured: Sequence[dict]) -> list[dict]:
-    """Of every protocol that was measured in several languages the mean of their figures, a language as much as another.
+    """Of every protocol in several languages the mean of their figures; a language counts as much as another.
 
     measured  what metrics.json has of each protocol; in a language its name is PROTOCOL:LANGUAGE
 

@@ -25,8 +25,8 @@ def by_language(cache: FeatureCache, protocol: Protocol, *, languages: tuple[str
     if not rows:
         if languages:
             raise UsageError(
-                f"--language {','.join(languages)}: the captions of {cache.path} do not say their languages; expected a "
-                f"cache of xm3600 or xtd10."
+                f"--language {','.join(languages)}: the captions of {cache.path} do not say their languages; expected "
+                f"a cache of xm3600 or xtd10."
             )
         return [protocol]
     unknown = [language for language in languages if language not in rows]

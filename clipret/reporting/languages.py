@@ -31,8 +31,7 @@ def _sheet(report: dict, mean: dict, *, entries: dict[str, dict], names: list[st
     remarks = {language: entry["protocol"]["remarks"] for language, entry in parts.items()}
     unlike = list(dict.fromkeys(remark for own in remarks.values() for remark in own))
     notes = [
-        f"{len(parts)} languages, each by itself among {protocol['t2i']['gallery']:,} images; a language counts as much "
-        f"as another in the mean",
+        f"{len(parts)} languages, one at a time, among {protocol['t2i']['gallery']:,} images; the mean is over these",
         "percent; ties count against us; all metrics with their intervals: --language " + next(iter(parts)),
         *([f"not comparable with published figures: {'; '.join(unlike)}"] if unlike else []),
     ]
@@ -42,9 +41,5 @@ def _sheet(report: dict, mean: dict, *, entries: dict[str, dict], names: list[st
 
 
 def _cells(results: dict, names: list[str]) -> list[Cell]:
-    return [
-        figure(name, results[head][direction][name])
-        for head in results
-        for direction in ("t2i", "i2t")
-        for name in names
-    ]
+    sides = [results[head][direction] for head in results for direction in ("t2i", "i2t")]
+    return [figure(name, side[name]) for side in sides for name in names]
