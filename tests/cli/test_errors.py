@@ -334,9 +334,9 @@ BAD_INPUTS = {
     "unknown data set": (
         "extract --dataset mnist",
         1,
-        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, xm3600, xtd10, or the path of your own data: a folder of "
-        "save_to_disk, Karpathy's tables, Parquet files with the images inside, a folder with images, a table (.csv, "
-        ".tsv, .jsonl, .ndjson, .parquet), a .json file, a .zip of images or .tar shards.",
+        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, xm3600, xtd10, or the path of your own "
+        "data: a folder of save_to_disk, Karpathy's tables, Parquet files with the images inside, a folder with "
+        "images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file, a .zip of images or .tar shards.",
     ),
     "COCO not there": (
         "extract --dataset coco",
