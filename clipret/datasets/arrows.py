@@ -1,12 +1,11 @@
 """Arrow files by rows, as `datasets` keeps them: streams of record batches, or Arrow's file format; only mapped."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from clipret.errors import DatasetError
+from clipret.datasets.row_files import row_errors
 
 _FILE_MAGIC = b"ARROW1"
 
@@ -21,7 +20,8 @@ class ArrowRows:
         import pyarrow
 
         self.path = path
-        with _arrow_errors(path):
+        self._sound: set[int] = set()
+        with row_errors(path):
             mapped = pyarrow.memory_map(str(path))
             if mapped.size() and mapped.read_at(len(_FILE_MAGIC), 0) == _FILE_MAGIC:
                 reader = pyarrow.ipc.open_file(mapped)
@@ -37,13 +37,13 @@ class ArrowRows:
     def batches(self, columns: list[str], *, names_of: str | None = None) -> Iterator:
         """pyarrow record batches of these columns, and of the image column names_of, all rows in order."""
         wanted = list(dict.fromkeys([*columns, names_of] if names_of else columns))
-        for batch in self._batches:
-            yield batch.select(wanted)
+        for place in range(len(self._batches)):
+            yield self._checked(place).select(wanted)
 
     def cell(self, column: str, row: int):
         """The pyarrow scalar in a cell."""
         place = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._batches[place].column(self.schema.names.index(column))[row - int(self._starts[place])]
+        return self._checked(place).column(self.schema.names.index(column))[row - int(self._starts[place])]
 
     def nulls(self, column: str) -> int | None:
         """How many cells of an image column are null or have no bytes; None where it is a list of images."""
@@ -52,21 +52,19 @@ class ArrowRows:
 
         place = self.schema.names.index(column)
         kind = self.schema.field(place).type
+        columns = (self._checked(number).column(place) for number in range(len(self._batches)))
         if types.is_struct(kind):
-            cells = (pyarrow.compute.struct_field(batch.column(place), "bytes") for batch in self._batches)
+            cells = (pyarrow.compute.struct_field(column, "bytes") for column in columns)
         elif types.is_binary(kind) or types.is_large_binary(kind):
-            cells = (batch.column(place) for batch in self._batches)
+            cells = columns
         else:
             return None
         return sum(column.null_count for column in cells)
 
-
-@contextlib.contextmanager
-def _arrow_errors(path: Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DatasetError(f"{path} cannot be read as Arrow: {reason}; save it again, or copy it again.") from None
+    def _checked(self, place: int):
+        """A batch whose offsets lead nowhere outside of it: Arrow follows them without looking."""
+        if place not in self._sound:
+            with row_errors(self.path):
+                self._batches[place].validate(full=True)
+            self._sound.add(place)
+        return self._batches[place]

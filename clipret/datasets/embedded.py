@@ -9,13 +9,13 @@ from clipret.datasets import load_function
 from clipret.datasets.base import RetrievalDataset, own_splits, split_code
 from clipret.datasets.containers import split_container
 from clipret.datasets.embedded_rows import EmbeddedRows, Part
-from clipret.datasets.folder_files import Listing, folder_name, list_files
+from clipret.datasets.folder_files import Listing, ending, folder_name, is_image, list_files
 from clipret.datasets.parsing import is_there, listed, repeated
 from clipret.datasets.row_files import open_rows, own_name
 from clipret.datasets.row_types import holds_image, is_text
 from clipret.datasets.table import TableImages, read_images
 from clipret.datasets.table_columns import asked_columns
-from clipret.datasets.table_files import Table
+from clipret.datasets.table_files import ENDINGS, Table
 from clipret.errors import DatasetError
 
 ENDING = ".parquet"
@@ -26,14 +26,18 @@ _SPLIT_FILE = re.compile(r"([^.]+?)(-\d+-of-\d+)?\.[^.]+")
 
 
 def fits_embedded(path: Path) -> bool:
-    """Whether a Parquet file, or the first one below a folder, has a column of images. False where none can be read."""
-    try:
-        parts = parquet_parts(path)
-        schema = open_rows(root_of(path) / parts[0].file).schema if parts else ()
-        return any(holds_image(field.type) for field in schema)
-    except DatasetError:
-        # The reader of tables says what is wrong.
+    """Whether a Parquet file, or the first one below a folder, has a column of images.
+
+    One that cannot be read, or not without pyarrow, fits where a folder has nothing else to read.
+    """
+    parts = parquet_parts(path)
+    if not parts:
         return False
+    try:
+        return any(holds_image(column.type) for column in open_rows(root_of(path) / parts[0].file).schema)
+    except DatasetError:
+        # Of a file by itself the reader of tables says what is wrong.
+        return is_there(path, Path.is_dir) and not _has_others(path)
 
 
 def load_embedded(config: DatasetConfig) -> RetrievalDataset:
@@ -130,6 +134,10 @@ def parquet_parts(path: Path) -> list[Part]:
     return [
         Part(name, split_of_file(name, listing)) for name in names if name.endswith(ENDING) and is_there(path / name)
     ]
+
+
+def _has_others(folder: Path) -> bool:
+    return any(is_image(name) or ending(name) in {*ENDINGS, ".tar"} - {ENDING} for name in list_files(folder).files)
 
 
 def _has_paths(config: DatasetConfig, path: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from clipret.datasets.base import split_code
 from clipret.datasets.containers import split_container
 from clipret.datasets.parsing import counted, listed
-from clipret.datasets.row_files import RowFile, member_name, open_rows, read_member
+from clipret.datasets.row_files import RowFile, column_values, member_name, open_rows, read_member, row_errors
 from clipret.datasets.row_types import LISTS, holds_image, is_kind, is_sentences, plain_caption, require_type
 from clipret.datasets.table_files import Wanted
 from clipret.errors import DatasetError
@@ -45,6 +45,7 @@ class EmbeddedRows:
     _digests: dict[str, bytes] = field(default_factory=dict)
     _empty: list[str] = field(default_factory=list)
     _other_splits: dict[str, None] = field(default_factory=dict)
+    _shared: list[str] = field(default_factory=list)
     _count: int = 0
 
     def __call__(self, wanted: Wanted) -> Iterator[tuple[str, list]]:
@@ -53,6 +54,7 @@ class EmbeddedRows:
             file = open_rows(self.root / part.file)
             self._require_columns(file, wanted)
             for row, images, cells in self._read(file, wanted):
+                self._shared += [f"{part.file}#{row}"] if len(images) > 1 else []
                 if not images:
                     self._empty.append(f"{part.file}#{row}")
                 number = f"{row} of {part.file}" if len(self.parts) > 1 else str(row)
@@ -72,6 +74,11 @@ class EmbeddedRows:
         if self._empty:
             what = counted(len(self._empty), "row")
             remarks.append(f"left out {what} whose `{self.image}` has no image: {listed(self._empty)}")
+        if self._shared:
+            remarks.append(
+                f"{counted(len(self._shared), 'row')} with several images: {listed(self._shared)}; their captions "
+                f"match all of these by --protocol split-equal-texts"
+            )
         if self._other_splits:
             remarks.append(f"the splits are the column's, not those of the file names: {listed(self._other_splits)}")
         return tuple(remarks)
@@ -101,8 +108,9 @@ class EmbeddedRows:
         is_list = is_kind(file.schema.field(self.image).type, LISTS)
         columns = [*others, self.image] if is_list else others
         for batch in file.batches(columns, names_of=None if is_list else self.image):
-            read = {name: batch.column(batch.schema.names.index(name)).to_pylist() for name in others}
-            cells = _own_paths(batch, self.image, is_list=is_list)
+            read = column_values(batch, others, path=file.path)
+            with row_errors(file.path):
+                cells = _own_paths(batch, self.image, is_list=is_list)
             for place in range(batch.num_rows):
                 paths = cells[place] if is_list else [cells[place]]
                 items = [(path, None if (row, item) in empty else item) for item, path in enumerate(paths)]

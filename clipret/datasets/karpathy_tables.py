@@ -24,7 +24,7 @@ from clipret.datasets.folder_files import folder_name
 from clipret.datasets.karpathy import KarpathyImage
 from clipret.datasets.parsing import counted, is_there, listed, repeated, shortened
 from clipret.datasets.paths import ImagePaths
-from clipret.datasets.row_files import KINDS, member_name, open_rows
+from clipret.datasets.row_files import KINDS, column_values, member_name, open_rows
 from clipret.datasets.row_types import holds_image, plain_caption
 from clipret.datasets.table_files import ENDINGS, open_table
 from clipret.errors import DatasetError
@@ -175,7 +175,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict, str | None]]:
     image = next((column.name for column in file.schema if holds_image(column.type)), None)
     has_images = image is not None and (file.num_rows == 0 or file.nulls(image) != file.num_rows)
     for batch in file.batches(names):
-        read = {name: batch.column(batch.schema.names.index(name)).to_pylist() for name in names}
+        read = column_values(batch, names, path=path)
         for place in range(batch.num_rows):
             cells = {name: column[place] for name, column in read.items()}
             member = member_name(image, row, name=str(cells.get("filename"))) if has_images else None

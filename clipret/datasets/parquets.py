@@ -1,11 +1,11 @@
 """Parquet files by rows: one image is read without the others, a part of one row group at a time."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from clipret.datasets.row_files import row_errors
 from clipret.errors import DatasetError
 
 # What is decoded at once and kept, of a row group that may be the whole file.
@@ -24,7 +24,7 @@ class ParquetRows:
         import pyarrow.parquet as parquet
 
         self.path = path
-        with parquet_errors(path):
+        with row_errors(path):
             self._file = parquet.ParquetFile(path, memory_map=True)
             self.schema = self._file.schema_arrow
             self._metadata = self._file.metadata
@@ -41,10 +41,10 @@ class ParquetRows:
         names_of  an image column of which the field `path` alone is read as well, where it has one
         """
         for group in range(self._metadata.num_row_groups):
-            leaves = [chunk.path_in_schema for chunk in self._chunks(names_of, group)] if names_of else []
-            names = [leaf for leaf in leaves if leaf != names_of and leaf.endswith(".path")]
-            size = min((self._batch_size(column, group) for column in columns), default=_MOST_ROWS)
-            with parquet_errors(self.path):
+            with row_errors(self.path):
+                leaves = [chunk.path_in_schema for chunk in self._chunks(names_of, group)] if names_of else []
+                names = [leaf for leaf in leaves if leaf != names_of and leaf.endswith(".path")]
+                size = min((self._batch_size(column, group) for column in columns), default=_MOST_ROWS)
                 yield from self._file.iter_batches(
                     size, row_groups=[group], columns=[*columns, *names], use_threads=False
                 )
@@ -59,7 +59,8 @@ class ParquetRows:
         """How many cells of an image column are null or have no bytes, by the row groups' statistics; None: unsaid."""
         total = 0
         for group in range(self._metadata.num_row_groups):
-            chunks = [chunk for chunk in self._chunks(column, group) if _is_bytes(chunk, column)]
+            with row_errors(self.path):
+                chunks = [chunk for chunk in self._chunks(column, group) if _is_bytes(chunk, column)]
             statistics = chunks[0].statistics if len(chunks) == 1 else None
             if statistics is None or not statistics.has_null_count:
                 return None
@@ -69,13 +70,14 @@ class ParquetRows:
     def _seek(self, column: str, row: int) -> None:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         if (column, group) != (self._column, self._group) or row < self._first:
-            self._iterator = self._file.iter_batches(
-                self._batch_size(column, group), row_groups=[group], columns=[column], use_threads=False
-            )
+            with row_errors(self.path):
+                self._iterator = self._file.iter_batches(
+                    self._batch_size(column, group), row_groups=[group], columns=[column], use_threads=False
+                )
             self._column, self._group, self._next = column, group, int(self._starts[group])
             self._first = self._next
         try:
-            with parquet_errors(self.path):
+            with row_errors(self.path):
                 while self._next <= row:
                     batch = next(self._iterator)
                     self._batch = batch.column(batch.schema.names.index(column))
@@ -94,21 +96,6 @@ class ParquetRows:
         rows = self._metadata.row_group(group).num_rows
         size = sum(chunk.total_uncompressed_size for chunk in self._chunks(column, group))
         return max(1, min(_MOST_ROWS, rows, rows * _BATCH_BYTES // max(size, 1)))
-
-
-@contextlib.contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Turns what pyarrow raises at a file that is no Parquet, or is damaged, into a DatasetError."""
-    import pyarrow
-
-    try:
-        yield
-    # Bytes that are no UTF-8 are a ValueError, found when text is made of them.
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DatasetError(
-            f"{path} cannot be read as Parquet: {reason}; make it again, or download it again."
-        ) from None
 
 
 def _is_below(chunk, column: str) -> bool:

@@ -6,6 +6,7 @@ of a list of them is `image#17.2`.
 To add a kind of such files: one file with a class as that of parquets.py, one row in KINDS, and a test.
 """
 
+import contextlib
 import errno
 import functools
 import importlib
@@ -27,6 +28,11 @@ _NAME = re.compile(r"[^/\\#:]{1,200}")
 # Of each thread: a cell is mostly followed by the next one of the same file.
 _OPEN_FILES = 4
 _PYARROW = "needs the package `pyarrow`; run: pip install 'clipret[parquet]'"
+# Ending -> what it is called, and what to do with one that is damaged.
+_KINDS_IN_WORDS = {
+    ".parquet": ("Parquet", "make it again, or download it again"),
+    ".arrow": ("Arrow", "save it again, or copy it again"),
+}
 _OPEN = threading.local()
 
 
@@ -120,6 +126,26 @@ def own_name(member: str) -> str:
     return (match["name"] or "") if match else ""
 
 
+@contextlib.contextmanager
+def row_errors(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises at a file that is of another kind, or damaged, into a DatasetError."""
+    import pyarrow
+
+    try:
+        yield
+    # Bytes that are no UTF-8 are a ValueError, found when text is made of them.
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        kind, mend = _KINDS_IN_WORDS.get(path.suffix.lower(), _KINDS_IN_WORDS[".parquet"])
+        raise DatasetError(f"{path} cannot be read as {kind}: {reason}; {mend}.") from None
+
+
+def column_values(batch, names: list[str], *, path: Path) -> dict[str, list]:
+    """Name -> the cells of a column as Python has them. Raises DatasetError on text that is none."""
+    with row_errors(path):
+        return {name: batch.column(batch.schema.names.index(name)).to_pylist() for name in names}
+
+
 def image_bytes(cell) -> bytes | None:
     """The file in a cell: bytes, or a structure with a field `bytes`; None where there is none.
 
@@ -157,7 +183,9 @@ class _Members(Mapping):
         if place is None:
             return None
         column, row, item = place
-        cell = self._file.cell(column, row).as_py()
+        scalar = self._file.cell(column, row)
+        with row_errors(self._file.path):
+            cell = scalar.as_py()
         if item is not None:
             cell = cell[item] if isinstance(cell, list) and item < len(cell) else None
         return image_bytes(cell)

@@ -179,8 +179,7 @@ def rows_table(path: Path, files: list[Path], *, splits: list[str | None] | None
 
 
 def _cells_of(path: Path, wanted: Wanted, *, split: str | None) -> Iterator[list]:
-    from clipret.datasets.parquets import parquet_errors
-    from clipret.datasets.row_files import open_rows
+    from clipret.datasets.row_files import column_values, open_rows
     from clipret.datasets.row_types import require_type
 
     file = open_rows(path)
@@ -188,8 +187,7 @@ def _cells_of(path: Path, wanted: Wanted, *, split: str | None) -> Iterator[list
         require_type(path, file.schema, ours=ours, name=name)
     here = {name for _, name in wanted} & set(file.schema.names)
     for batch in file.batches(sorted(here)):
-        with parquet_errors(path):
-            read = {name: batch.column(batch.schema.names.index(name)).to_pylist() for name in here}
+        read = column_values(batch, sorted(here), path=path)
         absent = {ours: [split if ours == "split" else None] * batch.num_rows for ours, _ in wanted}
         yield from map(list, zip(*(read.get(name, absent[ours]) for ours, name in wanted), strict=True))
 

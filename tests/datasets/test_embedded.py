@@ -1,15 +1,19 @@
+import builtins
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pytest
 
+from clipret.cache import FeatureCache
 from clipret.config import SPLITS
 from clipret.datasets.containers import split_container
 from clipret.datasets.embedded import fits_embedded
 from clipret.errors import DatasetError
 from clipret.images import ImageReader, read_file
-from tests.helpers.hub import image, images, picture, write_arrow, write_parquet
+from clipret.protocols.protocol import make_protocol
+from tests.conftest import contents, write_cache
+from tests.helpers.hub import image, images, picture, save_to_disk, write_arrow, write_parquet
 from tests.helpers.own_data import load, write
 
 RED, GREEN, BLUE = (image(colour, f"{colour}.png") for colour in ("red", "green", "blue"))
@@ -152,6 +156,16 @@ def test_a_caption_of_several_images_is_a_caption_of_each(tmp_path):
     ]
     assert dataset.captions == ["one", "two", "one", "two", "three"]
     assert dataset.caption_images.tolist() == [0, 0, 1, 1, 2]
+    assert dataset.remarks[-1] == (
+        "1 row with several images: a.parquet#0; their captions match all of these by --protocol split-equal-texts"
+    )
+    made = contents(images=3, **dataset.columns | {"image_splits": np.full(3, SPLITS.index("test"), dtype=np.uint8)})
+    cache = FeatureCache(write_cache(tmp_path / "made.h5", made))
+    (fold,) = make_protocol(cache, "split-equal-texts").folds
+    assert sorted(zip(*map(np.ndarray.tolist, fold.matches["t2i"]), strict=True)) == [
+        *((text, picture) for text in range(4) for picture in (0, 1)),
+        (4, 2),
+    ]
 
 
 @pytest.mark.parametrize("statistics", [True, False])
@@ -264,8 +278,41 @@ def test_one_damaged_file_of_several_is_named(tmp_path):
 def test_other_folders_and_files_are_for_other_readers(tmp_path):
     write_parquet(tmp_path / "metadata.parquet", {"file_name": ["a.jpg"], "text": ["one"]})
     write(tmp_path / "broken.parquet", b"")
+    write(tmp_path / "a.jpg", b"")
     assert not fits_embedded(tmp_path)
     assert not fits_embedded(tmp_path / "metadata.parquet")
     assert not fits_embedded(tmp_path / "broken.parquet")
     assert not fits_embedded(tmp_path / "gone.parquet")
     assert not fits_embedded(write_arrow(tmp_path / "a.arrow", {"image": images([RED])}))
+
+
+def test_a_folder_of_one_damaged_file_is_one_clear_line(tmp_path):
+    write(tmp_path / "0000.parquet", b"PAR1")
+    with pytest.raises(
+        DatasetError, match=rf"^{tmp_path}/0000.parquet cannot be read as Parquet: .*download it again.$"
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0000.parquet", "train-00000-of-00001.parquet"])
+def test_without_pyarrow_the_command_that_installs_it_is_said(tmp_path, monkeypatch, name):
+    path = write_parquet(tmp_path / "hub" / name, {"image": images([RED]), "caption": ["one"]})
+    saved = save_to_disk(tmp_path / "saved", {"image": images([RED]), "caption": ["one"]})
+    imported = builtins.__import__
+
+    def without_pyarrow(name, *arguments, **others):
+        if name.startswith("pyarrow"):
+            raise ModuleNotFoundError(name)
+        return imported(name, *arguments, **others)
+
+    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    for place, file, what in (
+        (path, path, "Parquet"),
+        (path.parent, path, "Parquet"),
+        (saved, saved / "data-00000-of-00001.arrow", "Arrow files"),
+    ):
+        with pytest.raises(DatasetError) as caught:
+            load(place)
+        assert str(caught.value) == (
+            f"{file}: reading {what} needs the package `pyarrow`; run: pip install 'clipret[parquet]'"
+        )
