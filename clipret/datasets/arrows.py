@@ -16,6 +16,8 @@ class ArrowRows:
     The batches are views of the mapped file: finding where they start reads their headers, and a cell reads itself.
     """
 
+    copies = False
+
     def __init__(self, path: Path):
         import pyarrow
 
@@ -30,6 +32,7 @@ class ArrowRows:
                 reader = pyarrow.ipc.open_stream(mapped)
                 self._batches = list(reader)
             self.schema = reader.schema
+            self._names = self.schema.names
         # The first row of each batch, and after the last.
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self.num_rows = int(self._starts[-1])
@@ -43,23 +46,7 @@ class ArrowRows:
     def cell(self, column: str, row: int):
         """The pyarrow scalar in a cell."""
         place = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._checked(place).column(self.schema.names.index(column))[row - int(self._starts[place])]
-
-    def nulls(self, column: str) -> int | None:
-        """How many cells of an image column are null or have no bytes; None where it is a list of images."""
-        import pyarrow.compute
-        import pyarrow.types as types
-
-        place = self.schema.names.index(column)
-        kind = self.schema.field(place).type
-        columns = (self._checked(number).column(place) for number in range(len(self._batches)))
-        if types.is_struct(kind):
-            cells = (pyarrow.compute.struct_field(column, "bytes") for column in columns)
-        elif types.is_binary(kind) or types.is_large_binary(kind):
-            cells = columns
-        else:
-            return None
-        return sum(column.null_count for column in cells)
+        return self._checked(place).column(self._names.index(column))[row - int(self._starts[place])]
 
     def _checked(self, place: int):
         """A batch whose offsets lead nowhere outside of it: Arrow follows them without looking."""

@@ -8,7 +8,15 @@ from pathlib import Path
 from clipret.datasets.base import split_code
 from clipret.datasets.containers import split_container
 from clipret.datasets.parsing import counted, listed
-from clipret.datasets.row_files import RowFile, column_values, member_name, open_rows, read_member, row_errors
+from clipret.datasets.row_files import (
+    RowFile,
+    column_values,
+    image_bytes,
+    member_name,
+    open_rows,
+    read_member,
+    row_errors,
+)
 from clipret.datasets.row_types import LISTS, holds_image, is_kind, is_sentences, plain_caption, require_type
 from clipret.datasets.table_files import Wanted
 from clipret.errors import DatasetError
@@ -128,14 +136,43 @@ class EmbeddedRows:
                 row += 1
 
     def _empty_cells(self, file: RowFile) -> Iterator[tuple[int, int]]:
-        """(row, place in its list) of the images that have no bytes. Reads the images where the file does not say."""
-        if file.nulls(self.image) == 0:
+        """(row, place in its list) of the images that have no bytes."""
+        if file.copies and (nulls := self._nulls_by_names(file)) is not None:
+            yield from ((row, 0) for row in nulls)
             return
         row = 0
         for batch in file.batches([self.image]):
-            for valid in _validity(batch.column(batch.schema.names.index(self.image))):
+            with row_errors(file.path):
+                validity = _validity(batch.column(batch.schema.names.index(self.image)))
+            for valid in validity:
                 yield from ((row, item) for item, is_there in enumerate(valid) if not is_there)
                 row += 1
+
+    def _nulls_by_names(self, file: RowFile) -> list[int] | None:
+        """The rows that are null, where all others have a name and the first of them has bytes; else None.
+
+        Then others without bytes are taken for none: to know would be to read all images, and extraction says it.
+        """
+        import pyarrow.types as types
+
+        kind, nulls, first, row = file.schema.field(self.image).type, [], None, 0
+        if not types.is_struct(kind) or kind.get_field_index("path") < 0:
+            return None
+        for batch in file.batches([], names_of=self.image):
+            with row_errors(file.path):
+                cells = batch.column(batch.schema.names.index(self.image)).to_pylist()
+            for cell in cells:
+                if cell is None:
+                    nulls.append(row)
+                elif cell["path"] is None:
+                    return None
+                elif first is None:
+                    first = row
+                row += 1
+        if first is None:
+            return nulls
+        with row_errors(file.path):
+            return nulls if image_bytes(file.cell(self.image, first).as_py()) is not None else None
 
     def _cells(self, wanted: Wanted, cells: dict, *, part: Part, path: str | None, member: str | None) -> list:
         values = {ours: cells.get(name) for ours, name in wanted if ours != "caption"}

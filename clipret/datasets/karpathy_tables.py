@@ -24,7 +24,7 @@ from clipret.datasets.folder_files import folder_name
 from clipret.datasets.karpathy import KarpathyImage
 from clipret.datasets.parsing import counted, is_there, listed, repeated, shortened
 from clipret.datasets.paths import ImagePaths
-from clipret.datasets.row_files import KINDS, column_values, member_name, open_rows
+from clipret.datasets.row_files import KINDS, RowFile, column_values, image_bytes, member_name, open_rows
 from clipret.datasets.row_types import holds_image, plain_caption
 from clipret.datasets.table_files import ENDINGS, open_table
 from clipret.errors import DatasetError
@@ -173,7 +173,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict, str | None]]:
     file, row = open_rows(path), 0
     names = [name for name in file.schema.names if name in (*_TEXTS, *_OTHERS)]
     image = next((column.name for column in file.schema if holds_image(column.type)), None)
-    has_images = image is not None and (file.num_rows == 0 or file.nulls(image) != file.num_rows)
+    has_images = image is not None and _first_has_bytes(file, image)
     for batch in file.batches(names):
         read = column_values(batch, names, path=path)
         for place in range(batch.num_rows):
@@ -181,6 +181,11 @@ def _rows(path: Path) -> Iterator[tuple[str, dict, str | None]]:
             member = member_name(image, row, name=str(cells.get("filename"))) if has_images else None
             yield f"{path}, row {row}", cells, member
             row += 1
+
+
+def _first_has_bytes(file: RowFile, image: str) -> bool:
+    """Whether the images are in the table: a table may have the Hub's structure with their paths alone."""
+    return file.num_rows > 0 and image_bytes(file.cell(image, 0).as_py()) is not None
 
 
 def _entry(cells: dict, *, where: str, member: str | None, part: Part) -> _Entry:

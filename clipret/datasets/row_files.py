@@ -42,11 +42,13 @@ class RowFile(Protocol):
     path      the file
     schema    pyarrow's, of its columns
     num_rows  of the whole file
+    copies    whether reading a column reads its bytes, and not just where they are
     """
 
     path: Path
     schema: object
     num_rows: int
+    copies: bool
 
     def batches(self, columns: list[str], *, names_of: str | None = None) -> Iterator:
         """pyarrow record batches of these columns, all rows in order, a few megabytes at a time.
@@ -56,9 +58,6 @@ class RowFile(Protocol):
 
     def cell(self, column: str, row: int):
         """A pyarrow scalar. Reads no more of the file than the part that the row is in; the next rows come fast."""
-
-    def nulls(self, column: str) -> int | None:
-        """How many cells of an image column are null or have no bytes; None where only reading them says it."""
 
 
 def open_rows(path: Path) -> RowFile:

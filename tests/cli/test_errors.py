@@ -420,7 +420,7 @@ BAD_INPUTS = {
         2,
         "--protocol is 'coco'; expected one of: split, split-equal-texts, coco-val2017, coco-val2017-all, "
         "coco-karpathy-5k, coco-karpathy-5k-first5, coco-karpathy-1k, coco-karpathy-cxc, coco-karpathy-eccv, "
-        "flickr30k-karpathy-1k.",
+        "flickr30k-karpathy-1k, xm3600, xtd10.",
     ),
     "split beside a protocol": (
         "eval --protocol coco-val2017 --split val",

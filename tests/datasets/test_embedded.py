@@ -168,14 +168,15 @@ def test_a_caption_of_several_images_is_a_caption_of_each(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("statistics", [True, False])
-def test_rows_without_an_image_are_left_out_with_a_remark(tmp_path, statistics):
+@pytest.mark.parametrize("write", [write_parquet, None])
+def test_rows_without_an_image_are_left_out_with_a_remark(tmp_path, write):
     cells = images([RED, None, {"bytes": None, "path": None}, BLUE])
     columns = {"image": cells, "caption": ["one", "two", "three", "four"]}
-    write_parquet(tmp_path / "a.parquet", columns, write_statistics=statistics)
-    dataset = load(tmp_path / "a.parquet")
+    file, path = ("a.parquet", tmp_path / "a.parquet") if write else ("data-00000-of-00001.arrow", tmp_path / "saved")
+    (write or save_to_disk)(path, columns)
+    dataset = load(path)
     assert dataset.image_ids == ["red.png", "blue.png"]
-    assert dataset.remarks == ("left out 2 rows whose `image` has no image: a.parquet#1, a.parquet#2",)
+    assert dataset.remarks == (f"left out 2 rows whose `image` has no image: {file}#1, {file}#2",)
 
 
 def test_images_that_are_named_and_not_inside_are_files(tmp_path):

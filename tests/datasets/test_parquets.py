@@ -50,14 +50,6 @@ def test_names_are_read_without_the_images(tmp_path, contents):
     assert [field.name for field in batches[0].schema.field("image").type] == ["path"]
 
 
-def test_nulls_are_counted_without_reading_where_the_file_says_them(tmp_path):
-    cells = images([None, {"bytes": b"x"}, {"path": "a.jpg"}, {"bytes": b"y"}])
-    path = write_parquet(tmp_path / "a.parquet", {"image": cells, "plain": [b"x", None, b"", b"y"]}, row_group_size=3)
-    assert (ParquetRows(path).nulls("image"), ParquetRows(path).nulls("plain")) == (2, 1)
-    write_parquet(path, {"image": cells}, write_statistics=False)
-    assert ParquetRows(path).nulls("image") is None
-
-
 @pytest.mark.parametrize("damage", ["empty", "not-parquet", "cut"])
 def test_a_damaged_file_is_one_clear_line(tmp_path, contents, damage):
     path = written(tmp_path / "a.parquet", contents[:3])
