@@ -38,7 +38,10 @@ def load_zip(config: DatasetConfig) -> RetrievalDataset:
             f"{path}: {counted(len(twice), 'image')} differ from others only in their endings: {listed(twice)}; give "
             f"them different names, as a text file belongs to the image with the same name."
         )
-    captions = [_lines(path, texts[_stem(name)], index) if _stem(name) in texts else [] for name in images]
+    captions = [
+        _lines(path, texts[_stem(name)], size=index[texts[_stem(name)]][-1]) if _stem(name) in texts else []
+        for name in images
+    ]
     if not any(captions):
         raise DatasetError(
             f"{path} has {counted(len(images), 'image')} and no captions; expected beside an image a text file of the "
@@ -112,8 +115,8 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _lines(path: Path, name: str, index) -> list[str]:
-    require_short(path / name, index[name][-1])
+def _lines(path: Path, name: str, *, size: int) -> list[str]:
+    require_short(path / name, size)
     try:
         content = read_member(path, name)
     except OSError as error:

@@ -36,10 +36,10 @@ def by_language(cache: FeatureCache, protocol: Protocol, *, languages: tuple[str
         if languages:
             raise UsageError(f"--language and --protocol {protocol.name} contradict each other; leave one of them out.")
         return [protocol]
-    return [_in(cache, protocol, language, rows=rows[language]) for language in languages or rows]
+    return [_in(cache, protocol, language=language, rows=rows[language]) for language in languages or rows]
 
 
-def _in(cache: FeatureCache, protocol: Protocol, language: str, *, rows: np.ndarray) -> Protocol:
+def _in(cache: FeatureCache, protocol: Protocol, *, language: str, rows: np.ndarray) -> Protocol:
     folds = []
     for fold in protocol.folds:
         kept = np.isin(fold.text_rows, rows)
