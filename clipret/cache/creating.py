@@ -123,7 +123,7 @@ def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str
     counts = contents.counts if part is None else {side: len(rows) for side, rows in part.rows.items()}
     arrays = {}
     for side, count in counts.items():
-        arrays[f"{side}/features"] = (count, contents.projections[f"{side}/weight"].shape[0]), contents.dtype
+        arrays[f"{side}/features"] = (count, contents.width(side)), contents.dtype
         arrays[f"{side}/state"] = (count,), "uint8"
         for name, (shape, kind) in _NOTES[side].items():
             arrays[f"{side}/{name}"] = (count, *shape), kind

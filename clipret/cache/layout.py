@@ -31,7 +31,9 @@ RAW = tuple(
 class CacheContents(Annotations):
     """Annotations, and the rest of a cache but its features: all that is known before the first image is opened.
 
-    projections  image/weight, text/weight, logit_scale and perhaps image/bias: CLIP's own head
+    projections  the encoder's own head: image/weight, text/weight, logit_scale and perhaps image/bias, text/bias;
+                 of two encoders that were never aligned logit_scale alone
+    widths       image, text -> D of the features; None: those of the projections
     dtype        float16 or float32, of the features
     inputs       JSON-ready values that decide the features' values; the fingerprint is made of them
     about        JSON-ready values to keep beside them
@@ -41,6 +43,11 @@ class CacheContents(Annotations):
     dtype: str
     inputs: dict
     about: dict
+    widths: dict[str, int] | None = None
+
+    def width(self, side: str) -> int:
+        """D of the features of a side."""
+        return self.widths[side] if self.widths else self.projections[f"{side}/weight"].shape[0]
 
     @property
     def counts(self) -> dict[str, int]:

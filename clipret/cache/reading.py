@@ -34,7 +34,8 @@ class FeatureCache:
     image_ids, image_files (N strings), image_splits (N,) uint8, image_states (N,) uint8, problems {row: reason},
     image_digests (N, 32) uint8, single_colour (N,) bool
     captions, caption_ids (M strings), caption_images (M,) int64, tokens (M,) int16
-    projections     CLIP's own head: image/weight, text/weight, logit_scale and, for ResNets, image/bias
+    projections     the encoder's own head: image/weight, text/weight, logit_scale and perhaps image/bias, text/bias; of
+                    two encoders that were never aligned logit_scale alone
     inputs, about   what decided the features, and what else was recorded
     fingerprint     sha256 over format and inputs
     checksums       image, text -> (N,), (M,) uint32, of every row; 0: not written
@@ -96,6 +97,11 @@ class FeatureCache:
         return self._places[f"{side}/features"].shape[1]
 
     @property
+    def aligned(self) -> bool:
+        """Whether the features have projections to one space, so that there is a zero-shot head."""
+        return "image/weight" in self.projections
+
+    @property
     def dtype(self) -> np.dtype:
         """Of the features."""
         return self._places["image/features"].dtype
@@ -146,6 +152,7 @@ class FeatureCache:
         return CacheContents(
             **self.annotations.columns,
             projections=self.projections,
+            widths={side: self.width(side) for side in SIDES},
             dtype=self.dtype.name,
             inputs=self.inputs,
             about=self.about,
@@ -265,5 +272,5 @@ class FeatureCache:
 
 
 def _projections(group: h5py.Group) -> dict[str, np.ndarray]:
-    names = ("image/weight", "image/bias", "text/weight", "logit_scale")
+    names = ("image/weight", "image/bias", "text/weight", "text/bias", "logit_scale")
     return {name: group[name][()] for name in names if name in group}

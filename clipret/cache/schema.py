@@ -55,9 +55,10 @@ ARRAYS = {
     "text/checksum": Array(("M",), ("uint32",)),
     "text/state": Array(("M",), ("uint8",), values=(0, 2)),
     "text/micro_batch": Array((2,), ("int32",), values=(0, 1 << 31)),
-    "projection/image/weight": Array(("D_image", "E"), ("float32",)),
+    "projection/image/weight": Array(("D_image", "E"), ("float32",), optional=True),
     "projection/image/bias": Array(("E",), ("float32",), optional=True),
-    "projection/text/weight": Array(("D_text", "E"), ("float32",)),
+    "projection/text/weight": Array(("D_text", "E"), ("float32",), optional=True),
+    "projection/text/bias": Array(("E",), ("float32",), optional=True),
     "projection/logit_scale": Array((), ("float32",)),
 }
 # What stage 2 and the tables ask of the attributes, and of which type it is; the others may be missing.
@@ -101,8 +102,22 @@ def wrong_objects(file: h5py.File, *, size: int, shard: bool) -> list[str]:
     empty = [what for symbol, what in (("N", "images"), ("M", "captions")) if not shard and symbols.get(symbol) == 0]
     if faults or empty:
         return faults or [f"it holds no {what}" for what in empty]
+    if not shard and (missing := _missing_weights(file["projection"])):
+        return missing
     image, text = (file[f"{side}/features"].dtype for side in ("image", "text"))
     return [] if image == text else [f"/text/features is {text}, /image/features is {image}"]
+
+
+def _missing_weights(group: h5py.Group) -> list[str]:
+    """Either both sides have a projection, or, as of two encoders that were never aligned, neither has."""
+    sides = {side for side in ("image", "text") if f"{side}/weight" in group}
+    if len(sides) == 2:
+        return []
+    biases = [side for side in ("image", "text") if f"{side}/bias" in group and side not in sides]
+    return [
+        *(f"it has /projection/{side}/bias without a weight" for side in biases),
+        *(f"it has a projection of the {side} side alone" for side in sides),
+    ]
 
 
 def _wrong_links(file: h5py.File, table: dict[str, Array]) -> list[str]:

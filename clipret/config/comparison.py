@@ -1,7 +1,9 @@
-"""Settings of comparisons, and of the intervals beside every figure."""
+"""Settings of comparisons and intervals."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipret.config import shared
 from clipret.config.evaluation import cuts_setting
@@ -11,9 +13,11 @@ from clipret.errors import UsageError
 
 FORMATS = ("table", "markdown", "latex", "csv", "html", "json")
 ZERO_SHOT = "zero-shot"
+# The heads that trained ones start from: the encoder's own, or of encoders that were never aligned one in closed form.
+BASELINES = (ZERO_SHOT, "closed-form")
 # Three minutes on two cores for two to four heads of 5,000 images, five for ten; the smallest p-value is then 1e-7.
 MOST_FLIPS = 10_000_000
-# What is said of a pair, a and b.
+# Verdicts on a pair, a and b.
 A_BETTER, B_BETTER, NOT_SHOWN, NO_TEST = "A better", "B better", "no difference shown", "no test"
 _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html", ".json": "json"}
 
@@ -56,12 +60,12 @@ class CompareConfig:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the metrics, families written out: such as R@1, R@5, R@10, rsum."""
+        """The names of the metrics, with families expanded: such as R@1, R@5, R@10, rsum."""
         return columns(self.metrics, k=self.k)
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families (METRICS) that the columns are of, R with rsum."""
+        """The families (METRICS) of the columns; rsum needs R."""
         families = {family_of(name) for name in self.columns}
         return tuple(name for name in METRICS if name in families)
 
@@ -81,3 +85,14 @@ class CompareConfig:
                 f"--out is '{self.out}', whose suffix is of no format; expected {', '.join(_SUFFIXES)}, or --format."
             )
         object.__setattr__(self, "format", _SUFFIXES[suffix] if suffix else "table")
+
+
+def has_baseline(result: Mapping[str, Any]) -> bool:
+    """Whether the result of a sweep has figures of a baseline."""
+    return any(name.replace("-", "_") in result for name in BASELINES)
+
+
+def baseline_of(result: Mapping[str, Any]) -> tuple[str, dict]:
+    """Which of BASELINES the result of a sweep is compared with, and its figures."""
+    name = next(name for name in BASELINES if name.replace("-", "_") in result)
+    return name, result[name.replace("-", "_")]

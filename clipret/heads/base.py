@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 SIDES = ("image", "text")
-PROJECTION_NAMES = ("image_weight", "image_bias", "text_weight")
+PROJECTION_NAMES = ("image_weight", "image_bias", "text_weight", "text_bias")
 # Of a row of zeros: as torch.nn.functional.normalize has it.
 _SMALLEST_NORM = 1e-12
 
@@ -47,10 +47,10 @@ class Tower(Protocol):
 
 
 class Head(nn.Module):
-    """The base of all kinds: CLIP's projections of both sides, and what a kind of head does with them.
+    """The base of all kinds: the encoder's projections of both sides, and what a kind of head does with them.
 
-    image_weight (D_i, E), text_weight (D_t, E) as in CLIP's vision transformer, image_bias (E,) or None: ResNets have
-    one. All tensors are float32.
+    image_weight (D_i, E), text_weight (D_t, E) as in CLIP's vision transformer; image_bias, text_bias (E,) or None
+    where the encoder has none. All tensors are float32.
 
     kind     its name in HEADS, and in its files
     names    of all tensors that it may have
@@ -164,7 +164,7 @@ def clip_tensors(projections: Mapping[str, np.ndarray]) -> Tensors:
 
 
 def learning_names(kind: type[Head], *, sides: tuple[str, ...], tensors: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the tensors that learn, of those that a head of this kind has; ResNets have an image_bias."""
+    """Names of the tensors that learn, of those that a head of this kind has; not every encoder has biases."""
     return tuple(name for side in sides for name in kind.learning_names(side) if name in tensors)
 
 

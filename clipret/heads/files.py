@@ -15,6 +15,7 @@ from clipret.runs import reason
 FORMAT = "1"
 # Beside the head's own tensors: the keys of the images that it was trained on.
 _TRAINED_ON = "trained_on"
+_BIASES = {"image_bias", "text_bias"}
 
 
 def save_head(head: Head, *, path: Path, metadata: dict[str, str], trained_on: np.ndarray | None = None) -> None:
@@ -95,7 +96,8 @@ def _weights(file: TensorFile) -> dict[str, torch.Tensor]:
     stored = {name: tensor for name, tensor in _read(file).items() if name != _TRAINED_ON}
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        # A head of the user's own may have what is not finite among its buffers, such as a mask of -inf.
+        if file.metadata.get("kind") != KIND and not torch.isfinite(tensor).all():
             raise HeadError(f"tensor {name} of head {file.path} has values that are not finite; train it again.")
     return tensors
 
@@ -112,7 +114,7 @@ def _read(file: TensorFile) -> dict[str, torch.Tensor]:
 def _require_shapes(path: Path, shapes: dict[str, tuple], *, expected: dict, metadata: dict[str, str]) -> None:
     # A bias too many or too few is another model's: a matter of widths.
     missing, unknown = (
-        sorted(names - {"image_bias"}) for names in (expected.keys() - shapes.keys(), shapes.keys() - expected.keys())
+        sorted(names - _BIASES) for names in (expected.keys() - shapes.keys(), shapes.keys() - expected.keys())
     )
     if missing:
         raise HeadError(f"head {path} is incomplete: tensors {', '.join(missing)} are missing; train it again.")

@@ -58,7 +58,7 @@ class LinearHead(Head):
 
     def embed_texts(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Head."""
-        return _project(features, self.text_weight, bias=None)
+        return _project(features, self.text_weight, bias=self.text_bias)
 
 
 class Projection:

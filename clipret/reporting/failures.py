@@ -20,7 +20,7 @@ def failures_sheets(report: dict) -> tuple[Sheet, ...]:
     for direction, part in report["directions"].items():
         sheets.append(_worst(direction, part, report=report))
         if part["changed"]:
-            sheets.append(_changes(direction, part["changed"]))
+            sheets.append(_changes(direction, part["changed"], heads=report["heads"]))
         sheets.append(_hubs(direction, part["hubs"], report=report))
         sheets.append(_breakdown(direction, part, report=report))
     return tuple(sheets)
@@ -29,7 +29,7 @@ def failures_sheets(report: dict) -> tuple[Sheet, ...]:
 def failures_summary(report: dict) -> str:
     """What was measured, and the warnings that belong to it, in words."""
     protocol = report["protocol"]
-    subject = f"run {report['run']}" if report["run"] else report["head"] or "zero-shot"
+    subject = f"run {report['run']}" if report["run"] else report["head"] or report["heads"][0]
     lines = [f"{subject}, cache {report['cache']['path']}, protocol {protocol['name']}, {protocol['split']}"]
     if protocol["folds"] > 1:
         lines.append(f"each of {protocol['folds']} galleries was ranked by itself; their queries are put together")
@@ -53,8 +53,8 @@ def _worst(direction: str, part: dict, *, report: dict) -> Sheet:
     )
 
 
-def _changes(direction: str, changed: dict) -> Sheet:
-    heads, blocks = ("zero-shot", "trained"), []
+def _changes(direction: str, changed: dict, *, heads: list[str]) -> Sheet:
+    blocks = []
     for name in ("most_improved", "most_worsened"):
         heading = name.replace("_", " ") if changed[name] else f"none {name.removeprefix('most_')}"
         rows = [("", "", heading_cell(heading))]
@@ -65,7 +65,7 @@ def _changes(direction: str, changed: dict) -> Sheet:
     counts = ", ".join(f"{changed[name]:,} {name}" for name in ("improved", "worsened", "same"))
     texts = (_text_column(name, _CHANGED) for name in ("query", "trained head's best wrong"))
     return Sheet(
-        f"{direction}: ranks against zero-shot: {counts}",
+        f"{direction}: ranks against {heads[0]}: {counts}",
         (*map(Column, heads), *texts),
         tuple(blocks),
         (

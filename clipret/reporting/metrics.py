@@ -66,7 +66,8 @@ def _cells(measured: dict, name: str, *, direction: str | None = None) -> list[C
 
     cells = [cell(value, intervals["heads"].get(head)) for head, value in values.items()]
     if "trained" in values:
-        cells.append(cell(values["trained"] - values["zero-shot"], intervals["gain"], sign=True))
+        baseline = next(iter(values.values()))
+        cells.append(cell(values["trained"] - baseline, intervals["gain"], sign=True))
     return cells
 
 

@@ -3,6 +3,7 @@
 import shlex
 
 from clipret.config import DIRECTIONS, TrainConfig
+from clipret.config.comparison import baseline_of
 from clipret.metrics import RSUM
 from clipret.reporting.figures import figure
 from clipret.reporting.metrics import reachable_notes
@@ -31,15 +32,15 @@ def sweep_summary(result: dict) -> str:
 
 
 def _leaderboard(result: dict) -> Sheet:
-    entries, varied, zero_shot = result["configurations"], result["varied"], result["zero_shot"]
+    entries, varied, (name, baseline) = result["configurations"], result["varied"], baseline_of(result)
     seeds = len(entries[0]["seeds"])
     tested = result["test_all"] and any(entry["test"] for entry in entries)
     rows = []
     for place, entry in enumerate(entries[:_MOST_ROWS], start=1):
-        settings = (_setting(entry["settings"][name]) for name in varied)
+        settings = (_setting(entry["settings"][varying]) for varying in varied)
         rows.append((str(place), *settings, _validation(entry), *(_tests(entry["test"]) if tested else ())))
-    figures = _tests(zero_shot["test"]) if tested else ()
-    last = ("zero-shot", *[""] * len(varied), figure(RSUM, zero_shot["val_rsum"]), *figures)
+    figures = _tests(baseline["test"]) if tested else ()
+    last = (name, *[""] * len(varied), figure(RSUM, baseline["val_rsum"]), *figures)
     columns = (
         Column(),
         *(Column(name.replace("_", " "), wrap=True) for name in varied),
@@ -81,7 +82,8 @@ def _tests(figures: dict | None) -> tuple[Cell | str, ...]:
 
 def _test_sheet(result: dict) -> Sheet:
     protocol, winner = result["protocol"], result["chosen"]
-    before, after = result["zero_shot"]["test"], winner["test"]
+    (name, baseline), after = baseline_of(result), winner["test"]
+    before = baseline["test"]
     settings = ", ".join(f"{name} {_setting(value)}" for name, value in winner["settings"].items() if value is not None)
     choice = "the best by validation" if result["test_all"] else "chosen by validation, then measured"
     notes = [
@@ -99,7 +101,7 @@ def _test_sheet(result: dict) -> Sheet:
         for direction in DIRECTIONS
     ]
     blocks.append((row(RSUM, RSUM, before[RSUM], after[RSUM]),))
-    columns = (LABEL, *map(Column, ("zero-shot", "chosen", "gain")))
+    columns = (LABEL, *map(Column, (name, "chosen", "gain")))
     return Sheet(f"{protocol['split']}, protocol {protocol['name']}", columns, tuple(blocks), tuple(notes))
 
 

@@ -1,9 +1,10 @@
-"""What sweep.json has to hold: all that going on with a sweep, or showing one again, is made from."""
+"""The form of sweep.json: every field that is needed to resume a sweep or to show it again."""
 
 from pathlib import Path
 from typing import Any
 
 from clipret.config import DIRECTIONS
+from clipret.config.comparison import baseline_of, has_baseline
 from clipret.config.sweeps import SWEPT
 from clipret.machine.records import AtLeast, Each, Maybe, RecordError
 
@@ -19,6 +20,7 @@ _ENTRY = {
     "failed": Each(str),
     "test": (_FIGURES, None),
 }
+_BASELINE = {"val_rsum": float, "test": (_FIGURES, None)}
 _RESULT = {
     "sweep": str,
     "cache": str,
@@ -28,7 +30,8 @@ _RESULT = {
     "fixed": Each(Any),
     "configurations": [_ENTRY],
     "chosen": {**_ENTRY, "command": str},
-    "zero_shot": {"val_rsum": float, "test": (_FIGURES, None)},
+    "zero_shot": Maybe(_BASELINE),
+    "closed_form": Maybe(_BASELINE),
     "protocol": ({"name": str, "split": str}, None),
     "test_all": bool,
     "remarks": [str],
@@ -46,7 +49,7 @@ FORM = {
 
 
 def require_agreement(sweep) -> None:
-    """Raise RecordError unless what the sweep failed in and came to is of its own runs."""
+    """Raise RecordError unless `failed` and `result` are consistent with the sweep's runs."""
     names = {config.name for config in sweep.trainings}
     if strangers := sorted(set(sweep.failed) - names):
         raise RecordError(f"failed has {strangers[0]}, which is no run of it")
@@ -62,8 +65,10 @@ def require_agreement(sweep) -> None:
         raise RecordError("result.varied or result.fixed are not the settings of it")
     if len(result["chosen"]["failed"]) >= len(result["chosen"]["seeds"]):
         raise RecordError("result.chosen is a configuration of which every run failed")
-    if result["chosen"]["test"] and not (result["zero_shot"]["test"] and result["protocol"]):
-        raise RecordError("result.chosen has test figures, and result.zero_shot or result.protocol none")
+    if not has_baseline(result):
+        raise RecordError("result has neither zero_shot nor closed_form")
+    if result["chosen"]["test"] and not (baseline_of(result)[1]["test"] and result["protocol"]):
+        raise RecordError("result.chosen has test figures, and its baseline or result.protocol none")
 
 
 def _require_entry(entry: dict, sweep) -> None:

@@ -9,11 +9,12 @@ from clipret.annotations.counting import copies_in_words
 from clipret.cache import FeatureCache
 from clipret.cache.image_keys import image_keys, split_copies
 from clipret.config import TrainConfig
-from clipret.errors import TrainingError, UsageError
+from clipret.errors import TrainingError
 from clipret.heads.linear import LinearHead
 from clipret.protocols.leakage import training_images, training_keys
 from clipret.protocols.protocol import split_protocol
-from clipret.retrieval.gallery import Gallery
+from clipret.retrieval.baseline import baseline_projections
+from clipret.retrieval.gallery import Gallery, read_validation
 from clipret.retrieval.metrics import rsum
 from clipret.training.features import Features
 from clipret.training.pairs import Pairs
@@ -76,7 +77,7 @@ class Prepared:
 
     trained    by whether copies are dropped
     features   by where they live (_place_of)
-    zero_shot  validation rsum of CLIP's own head; None without a val split
+    baseline   validation rsum of the cache's baseline, zero-shot where it has one; None without a val split
     """
 
     cache: FeatureCache
@@ -84,7 +85,14 @@ class Prepared:
     trained: dict[bool, Trained]
     features: dict[tuple, Features]
     validation: Gallery | None
-    zero_shot: float | None
+    baseline: float | None
+
+    @property
+    def baseline_entries(self) -> dict[str, float | None]:
+        """zero_shot_val_rsum as result.json has it, and closed_form_val_rsum where that is the baseline."""
+        if self.cache.aligned or self.baseline is None:
+            return {"zero_shot_val_rsum": self.baseline}
+        return {"zero_shot_val_rsum": None, "closed_form_val_rsum": self.baseline}
 
     def images(self, config: TrainConfig) -> Trained:
         """The images that a run is trained on."""
@@ -97,7 +105,7 @@ class Prepared:
 
 
 def prepare(configs: Sequence[TrainConfig], *, cache: FeatureCache, device: str) -> Prepared:
-    """Read the features of the training pairs and of val, which may be gigabytes, and measure CLIP's own head on val.
+    """Read the features of the training pairs and of val, which may be gigabytes, and measure the baseline on val.
 
     Raises CacheError when a feature is not finite, UsageError when there are no training images or features do not fit
     where they were to be, and TrainingError when there is nothing to learn.
@@ -109,19 +117,10 @@ def prepare(configs: Sequence[TrainConfig], *, cache: FeatureCache, device: str)
         features[without_copies, placement, limit] = Features(
             cache, trained[without_copies].pairs, placement=placement, device=device, memory_limit=limit
         )
-    validation, zero_shot = read_validation(cache), None
+    validation, baseline = read_validation(cache), None
     if validation is not None:
-        zero_shot = rsum(validation.measure(LinearHead(cache.projections).to(device), device=device))
-    return Prepared(cache, device, trained, features, validation, zero_shot)
-
-
-def read_validation(cache: FeatureCache) -> Gallery | None:
-    """The whole of val, which is what training reports; None when the cache has no val split."""
-    try:
-        (fold,) = split_protocol(cache, split="val").folds
-    except UsageError:
-        return None
-    return Gallery.read(cache, fold)
+        baseline = rsum(validation.measure(LinearHead(baseline_projections(cache)).to(device), device=device))
+    return Prepared(cache, device, trained, features, validation, baseline)
 
 
 def _place_of(config: TrainConfig) -> tuple:

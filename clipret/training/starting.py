@@ -11,9 +11,10 @@ from clipret.config import TrainConfig
 from clipret.heads import HEADS, load_head_kind
 from clipret.heads.base import SIDES, Head, Tensors, clip_tensors
 from clipret.heads.linear import LinearHead
+from clipret.retrieval.baseline import baseline_projections
+from clipret.retrieval.closed_form import Ridge, fit_procrustes, fit_ridge
+from clipret.retrieval.gallery import read_validation
 from clipret.retrieval.metrics import rsum
-from clipret.training.closed_form import Ridge, fit_procrustes, fit_ridge
-from clipret.training.data import read_validation
 
 # Of ridge, to choose from, the nearest to CLIP's own projection first.
 RIDGE_STRENGTHS = (float("inf"), 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
@@ -42,7 +43,7 @@ def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
     if config.init in _SOLVED:
         return {name: tensor.clone() for name, tensor in _solution(config, cache).items()}
     return load_head_kind(config.head).start(
-        clip_tensors(cache.projections),
+        clip_tensors(baseline_projections(cache)),
         init=config.init,
         sides=learning_sides(config),
         settings=head_settings(config),
@@ -78,19 +79,21 @@ def _solution(config: TrainConfig, cache: FeatureCache) -> Tensors:
 
 def _rotated(config: TrainConfig, cache: FeatureCache) -> Tensors:
     without_copies = config.drop_cross_split_duplicates
-    tensors, rotation = clip_tensors(cache.projections), fit_procrustes(cache, without_copies=without_copies)
+    projections = baseline_projections(cache)
+    tensors, rotation = clip_tensors(projections), fit_procrustes(cache, projections, without_copies=without_copies)
     if config.train == "text":
-        names, rotation = ("text_weight",), rotation.T
-    else:
-        names = tuple(name for name in ("image_weight", "image_bias") if name in tensors)
+        rotation = rotation.T
+    side = "text" if config.train == "text" else "image"
+    names = (name for name in (f"{side}_weight", f"{side}_bias") if name in tensors)
     turned = {name: tensors[name].double() @ torch.from_numpy(rotation.copy()) for name in names}
     return tensors | {name: tensor.float() for name, tensor in turned.items()}
 
 
 def _regressed(config: TrainConfig, cache: FeatureCache) -> Tensors:
     without_copies = config.drop_cross_split_duplicates
-    solvers = fit_ridge(cache, sides=learning_sides(config), without_copies=without_copies)
-    tensors = clip_tensors(cache.projections)
+    projections = baseline_projections(cache)
+    solvers = fit_ridge(cache, projections, sides=learning_sides(config), without_copies=without_copies)
+    tensors = clip_tensors(projections)
     if config.ridge != "auto":
         return _solve(solvers, tensors, strength=config.ridge)
     # On part of val other strengths are best.

@@ -16,7 +16,7 @@ from tests.helpers.caches import Disk, Killed, arrays, cut, join, write_shards
 
 
 def made_of(name, *, images, dataset="made", captions_of=None, **changes):
-    """Contents of a cache whose ids all carry its name, those of the captions perhaps another one's."""
+    """Contents of a cache whose ids all contain its name; caption ids possibly another name."""
     annotated = contents(images=images)
     annotated = dataclasses.replace(
         annotated,
@@ -155,7 +155,7 @@ def change_a_feature(path):
             CacheMismatchError,
             r"monday.h5 and .*tuesday.h5 were not made in the same way \(precision: 'float32' and 'fp16'\); extract",
         ),
-        (other_heads, CacheMismatchError, r"were not made in the same way \(CLIP's projections\)"),
+        (other_heads, CacheMismatchError, r"were not made in the same way \(the encoder's projections\)"),
         (
             lambda path: replace(path, made_of("monday", images=7)),
             CacheError,

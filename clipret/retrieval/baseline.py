@@ -1,0 +1,53 @@
+"""The head that trained heads start from and are compared with.
+
+That is the encoder's own head, zero-shot; two encoders that were never aligned have none, and theirs is a solution in
+closed form over the training pairs.
+"""
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from clipret.cache import FeatureCache
+from clipret.config.comparison import BASELINES
+from clipret.heads.linear import LinearHead
+from clipret.retrieval.closed_form import fit_cca
+from clipret.retrieval.gallery import read_validation
+from clipret.retrieval.metrics import rsum
+
+# Of the correlation analysis, to choose from; the largest first.
+CCA_STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
+_STRENGTH_WITHOUT_VAL = 0.1
+# A command asks several times, and a sweep for every run.
+_SOLUTIONS: WeakKeyDictionary[FeatureCache, dict[str, np.ndarray]] = WeakKeyDictionary()
+
+
+def baseline_name(cache: FeatureCache) -> str:
+    """What tables and records call the baseline of a cache: zero-shot or closed-form."""
+    zero_shot, closed_form = BASELINES
+    return zero_shot if cache.aligned else closed_form
+
+
+def baseline_projections(cache: FeatureCache) -> dict[str, np.ndarray]:
+    """The projections of the baseline, by the names that a cache gives them.
+
+    Those of the cache where it has them. Otherwise regularised canonical correlation analysis of the training pairs
+    (closed_form.Cca) without images that val or test has too, of the strength of CCA_STRENGTHS with the highest rsum on
+    val, of equal ones the largest; without a val split it is 0.1. E is then the smaller of the two feature widths.
+
+    Raises UsageError when the cache has neither projections nor a train split, CacheError when a feature is not finite.
+    """
+    if cache.aligned:
+        return cache.projections
+    if cache not in _SOLUTIONS:
+        _SOLUTIONS[cache] = _correlated(cache)
+    return _SOLUTIONS[cache]
+
+
+def _correlated(cache: FeatureCache) -> dict[str, np.ndarray]:
+    analysis, gallery = fit_cca(cache, without_copies=True), read_validation(cache)
+    if gallery is None:
+        return cache.projections | analysis.solve(_STRENGTH_WITHOUT_VAL)
+    solutions = (analysis.solve(strength) for strength in CCA_STRENGTHS)
+    best = max(solutions, key=lambda solved: rsum(gallery.measure(LinearHead(solved), device="cpu")))
+    return cache.projections | best
