@@ -1,4 +1,5 @@
 import json
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +210,18 @@ def test_images_in_the_table_are_read_from_it(tmp_path, name):
     assert not len(dataset.missing_rows())
     read = [read_file(file, root=dataset.root) for file in dataset.image_files]
     assert read == [picture(colour(row)) for row in range(len(SPLITS))]
+
+
+def test_a_repository_of_the_hub_is_read_as_it_is_cloned(tmp_path):
+    flickr_annotations(official("flickr30k"), tmp_path / "hub")
+    with zipfile.ZipFile(tmp_path / "hub/flickr30k-images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in official("flickr30k"):
+            archive.writestr(f"flickr30k-images/{entry['filename']}", entry["filename"])
+    dataset = load_dataset(DatasetConfig(dataset="flickr30k", root=tmp_path / "hub"))
+    assert dataset.name == "flickr30k"
+    assert dataset.image_files[0] == f"flickr30k-images.zip/flickr30k-images/{dataset.image_ids[0]}.jpg"
+    assert read_file(dataset.image_files[0], root=dataset.root) == f"{dataset.image_ids[0]}.jpg".encode()
+    assert not len(dataset.missing_rows())
 
 
 def test_restval_can_stay_apart(tmp_path):
