@@ -7,7 +7,7 @@ import numpy as np
 
 from clipret import TrainConfig, train
 from clipret.cache import open_writer
-from clipret.evaluation.reproduction import deviations, matching
+from clipret.evaluation.reproduction import deviations, matching, stage
 from clipret.evaluation.reproduction.published import published_models, published_rows
 from tests.conftest import contents, digests_of
 
@@ -89,7 +89,7 @@ def off(figures, by):
 
 def publish_rows(monkeypatch, *rows):
     """Make these the published rows."""
-    for module in (matching, deviations):
+    for module in (matching, deviations, stage):
         monkeypatch.setattr(module, "published_rows", lambda: rows)
 
 

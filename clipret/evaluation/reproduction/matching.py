@@ -6,6 +6,7 @@ from pathlib import Path
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.cache.image_keys import image_keys
+from clipret.config import PROTOCOLS
 from clipret.errors import DatasetError, UsageError
 from clipret.evaluation.inputs import Source
 from clipret.evaluation.reproduction.published import (
@@ -22,9 +23,10 @@ from clipret.protocols.protocol import Protocol, make_protocol
 
 @dataclass(frozen=True)
 class Recognised:
-    """Which of OpenAI's models a cache is of.
+    """Which of the published models a cache is of.
 
-    by  weights: by their sha256; name: by the name that they were asked for by; file: by that of the checkpoint
+    by  weights: by their sha256; name: by the name that they were asked for by; file: by that of the checkpoint; tag:
+        by the name of a model of another library, which says whose weights they are
     """
 
     model: PublishedModel
@@ -71,15 +73,23 @@ def recognise(cache: FeatureCache) -> Recognised | None:
 
     A checkpoint that was saved anew has another sha256, and may have its old name.
     """
-    models, name = published_models(), cache.about["model"]
-    by_weights = {model.sha256: model for model in models.values()}
-    by_file = {Path(model.file).stem.lower(): model for model in models.values()}
+    models, name = published_models().values(), cache.about["model"]
+    by_weights = {model.sha256: model for model in models if model.sha256}
     if model := by_weights.get(cache.inputs["weights_sha256"]):
         return Recognised(model, "weights")
-    if name in models:
-        return Recognised(models[name], "name")
+    if not is_openai(cache):
+        by_name = {alias: model for model in models for alias in (model.name, *model.also)}
+        return Recognised(by_name[name], "tag") if name in by_name else None
+    if name in published_models():
+        return Recognised(published_models()[name], "name")
+    by_file = {Path(model.file).stem.lower(): model for model in models if model.file}
     model = by_file.get(Path(name).stem.lower())
     return Recognised(model, "file") if model else None
+
+
+def is_openai(cache: FeatureCache) -> bool:
+    """Whether a cache's encoder was loaded as OpenAI's are."""
+    return cache.inputs.get("backbone", "openai") == "openai"
 
 
 def run_of(source: Source) -> Run | None:
@@ -91,7 +101,7 @@ def run_of(source: Source) -> Run | None:
 
 
 def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -> tuple[list[Match], list[Unmatched]]:
-    """All published rows: those that the cache answers, and the others.
+    """The published rows of a model: those that the cache answers, and the others.
 
     A zero-shot row is answered by a cache of its model, prompt and cleaning of captions that holds the images of its
     protocol; a fine-tuned one by a run beside it, of the row's loss and head, that saw none of those images.
@@ -99,7 +109,8 @@ def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -
     Raises RunError when the run's list of images cannot be read.
     """
     protocols = _Protocols(cache)
-    results = [_match(row, cache, model=model, run=run, protocols=protocols) for row in published_rows()]
+    rows = [row for row in published_rows() if row.model == model.name]
+    results = [_match(row, cache, run=run, protocols=protocols) for row in rows]
     return (
         [result for result in results if isinstance(result, Match)],
         [result for result in results if isinstance(result, Unmatched)],
@@ -123,10 +134,8 @@ class _Protocols:
         return self._made[name]
 
 
-def _match(
-    row: PublishedRow, cache: FeatureCache, *, model: PublishedModel, run: Run | None, protocols: _Protocols
-) -> Match | Unmatched:
-    if reason := _other_cache(row, cache, model=model):
+def _match(row: PublishedRow, cache: FeatureCache, *, run: Run | None, protocols: _Protocols) -> Match | Unmatched:
+    if reason := _other_cache(row, cache):
         return Unmatched(row, reason, row.needs)
     protocol = protocols[row.protocol]
     if isinstance(protocol, str):
@@ -143,12 +152,12 @@ def _match(
     return Match(row, protocol, leakage_checked=leakage["checked"])
 
 
-def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedModel) -> str | None:
+def _other_cache(row: PublishedRow, cache: FeatureCache) -> str | None:
     """Why the row is of another cache than one like this, by what the cache says of itself."""
-    if row.protocol is None:
+    if row.protocol is None or not row.answerable:
         return "; ".join(filter(None, [row.remark, row.contradiction]))
-    if row.model != model.name:
-        return f"the cache is of model {model.name}"
+    if row.protocol not in PROTOCOLS:
+        return f"clipret has no protocol {row.protocol}"
     for setting in ("prompt", "caption_clean"):
         value, wanted = cache.inputs[setting], getattr(row, setting)
         if value != wanted:

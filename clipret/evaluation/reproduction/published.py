@@ -1,29 +1,38 @@
-"""Retrieval figures of CLIP that others have published, as data, each with its source: published.json."""
+"""Retrieval figures that others have published, as data, each with its source: published.json and what is beside it."""
 
 import functools
-import importlib.resources
-import json
 from dataclasses import dataclass, field
 
-from clipret.config import ExtractConfig, TrainConfig, to_command
+from clipret.config import PROTOCOLS, ExtractConfig, TrainConfig, to_command
+from clipret.evaluation.reproduction.published_files import read_published
 
 DIRECTIONS = ("i2t", "t2i")
 ZERO_SHOT = "zero-shot"
+# In the place of a language: the mean over all of a data set's.
+MEAN = "mean"
+_ZERO_SHOT_PROTOCOLS = ("coco-karpathy-5k", "flickr30k-karpathy-1k")
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """One of OpenAI's models.
+    """A model that there are figures of.
 
-    sha256  of the weights' file, as OpenAI's own addresses have it
+    name    as --model takes it
+    also    other names that --model takes for the same weights
+    sha256  of the weights' file, as OpenAI's own addresses have it; None: not one of OpenAI's
     file    the weights' name there
     side    height and width, in pixels, of the images that it takes
+    params  millions of parameters; None: not published
+    flops   billions of floating-point operations for an image and a caption
     """
 
     name: str
-    sha256: str
-    file: str
-    side: int
+    also: tuple[str, ...] = ()
+    sha256: str | None = None
+    file: str | None = None
+    side: int | None = None
+    params: float | None = None
+    flops: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,14 @@ class PublishedRow:
 
     method         zero-shot, or the loss of a fine-tuned linear head as its source calls it: margin, cross-entropy
     dataset        name of the data set, as extract takes it; with `split` where it is not the data set's own
-    protocol       of config.PROTOCOLS; None: of images that nobody can draw again
+    protocol       of config.PROTOCOLS, or one that clipret has not; None: of images that nobody can draw again
+    language       of the captions, in a data set that has several, or MEAN; None: the data set has one
     prompt, caption_clean  of the captions, as extract takes them
     remark         what to know of this row; may be empty
     figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP's divisor is in
                    the name: that of mAP_hits@K is the number of matching items found in the top K
     training       of a fine-tuned row: the settings of TrainConfig that its source tells
+    answerable     whether features that clipret computes can be compared with it; if not, the remark says why
     """
 
     source: Source
@@ -70,16 +81,24 @@ class PublishedRow:
     caption_clean: str = "none"
     remark: str = ""
     training: dict = field(default_factory=dict)
+    language: str | None = None
+    answerable: bool = True
 
     @property
     def name(self) -> str:
-        """Source, model, method and protocol: another for every row."""
-        return f"{self.source.label} {self.model} {self.method}, {self.protocol or f'{self.dataset} at random'}"
+        """Source, model, method, protocol and language: another for every row."""
+        return f"{self.source.label} {self.model} {self.method}, {self.measured_by}"
+
+    @property
+    def measured_by(self) -> str:
+        """The protocol, with the language if there are several."""
+        protocol = self.protocol or f"{self.dataset} at random"
+        return f"{protocol} {self.language}" if self.language else protocol
 
     @property
     def needs(self) -> str | None:
         """The command that makes the cache, and the one that trains the head; None where no cache would do."""
-        if self.protocol is None:
+        if self.protocol not in PROTOCOLS or not self.answerable:
             return None
         extraction = self.extraction()
         extract = to_command("extract", extraction)
@@ -112,25 +131,48 @@ class PublishedRow:
 
 @functools.cache
 def published_models() -> dict[str, PublishedModel]:
-    """OpenAI's models by name."""
-    return {name: PublishedModel(name=name, **about) for name, about in _content()["models"].items()}
+    """Models by name, OpenAI's first."""
+    models = read_published()["models"].items()
+    return {name: PublishedModel(name=name, **{**about, "also": tuple(about["also"])}) for name, about in models}
 
 
 @functools.cache
 def published_rows() -> tuple[PublishedRow, ...]:
-    """All rows, source by source."""
-    content = _content()
+    """All rows, source by source, and of a source those of one protocol and method together."""
+    content = read_published()
     sources = {name: Source(**about) for name, about in content["sources"].items()}
-    return tuple(
-        PublishedRow(
+    places = {name: place for place, name in enumerate(sources)}
+    groups: dict[tuple, list[PublishedRow]] = {}
+    for entry in sorted(content["rows"], key=lambda entry: places[entry["source"]]):
+        row = PublishedRow(
             **{name: value for name, value in entry.items() if name not in {"source", "remark", *DIRECTIONS}},
             source=sources[entry["source"]],
             remark=content["remarks"][entry["remark"]] if "remark" in entry else "",
             figures={direction: entry[direction] for direction in DIRECTIONS},
             training=content["trainings"].get(entry.get("method"), {}),
         )
-        for entry in content["rows"]
-    )
+        groups.setdefault((entry["source"], row.dataset, row.protocol, row.method), []).append(row)
+    return tuple(row for rows in groups.values() for row in rows)
+
+
+def zero_shot_figures() -> dict[str, dict]:
+    """What is published of the models that --model takes, by every name that it has there.
+
+    Returns name -> params and flops (as PublishedModel has them), figures (protocol -> direction -> metric -> percent,
+    of raw captions on COCO and Flickr30k) and remark (what to know of them).
+    """
+    figures: dict[str, dict] = {name: {} for name in published_models()}
+    remarks: dict[str, str] = {}
+    for row in published_rows():
+        raw = row.method == ZERO_SHOT and row.prompt == "{}" and row.answerable
+        if raw and row.protocol in _ZERO_SHOT_PROTOCOLS:
+            figures[row.model].setdefault(row.protocol, row.figures)
+            remarks.setdefault(row.model, row.remark)
+    return {
+        alias: {"params": model.params, "flops": model.flops, "figures": figures[name], "remark": remarks.get(name, "")}
+        for name, model in published_models().items()
+        for alias in (name, *model.also)
+    }
 
 
 def describe_row(row: PublishedRow) -> dict:
@@ -144,6 +186,7 @@ def describe_row(row: PublishedRow) -> dict:
         "method": row.method,
         "dataset": row.dataset,
         "protocol": row.protocol,
+        "language": row.language,
         "prompt": row.prompt,
         "caption_clean": row.caption_clean,
         "remark": row.remark,
@@ -159,8 +202,3 @@ def list_published() -> dict:
     rows = published_rows()
     remarks = {row.source.label: row.source.remark for row in rows if row.source.remark}
     return {"rows": [describe_row(row) for row in rows], "remarks": remarks}
-
-
-def _content() -> dict:
-    file = importlib.resources.files("clipret.evaluation.reproduction") / "published.json"
-    return json.loads(file.read_text(encoding="utf-8"))

@@ -7,7 +7,13 @@ from clipret.errors import UsageError
 from clipret.evaluation.inputs import Inputs, open_inputs
 from clipret.evaluation.reproduction.deviations import Figure, Measured, explain
 from clipret.evaluation.reproduction.matching import Match, Recognised, Unmatched, match_rows, recognise, run_of
-from clipret.evaluation.reproduction.published import DIRECTIONS, ZERO_SHOT, describe_row, published_models
+from clipret.evaluation.reproduction.published import (
+    DIRECTIONS,
+    ZERO_SHOT,
+    describe_row,
+    published_models,
+    published_rows,
+)
 from clipret.metrics import cut_of, family_of, scale_of
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.gallery import rank_folds
@@ -22,21 +28,23 @@ _ROUNDING = 1e-9
 def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Measure every published row that the cache answers, and compare.
 
-    Zero-shot rows are measured with CLIP's own projections, fine-tuned ones with the run's head, each protocol once
-    whatever rows are of it. A figure passes when it is at most config.tolerance points from the published one.
+    Zero-shot rows are measured with the encoder's own projections, fine-tuned ones with the run's head, each protocol
+    once whatever rows are of it. A figure passes when it is at most config.tolerance points from the published one.
 
     on_progress  called after each protocol, with phase "protocols"
 
     Returns
 
-        cache      path, fingerprint, model (as it was extracted with), recognised (OpenAI's name of it), recognised_by
-                   (weights, name or file), dataset, prompt, caption_clean
+        cache      path, fingerprint, model (as it was extracted with), recognised (the name that its rows have),
+                   recognised_by (weights, name, file or tag), dataset, prompt, caption_clean
         run        the run's folder, or None
         tolerance  in points
         protocols  name -> as metrics.json describes a protocol
         rows       those compared: as published.describe_row gives them, with figures [{direction, metric, ours,
                    published, difference, within}] in percent, passed, and explanations of what is outside
-        unmatched  the others: as describe_row gives them, with reason and needs: the commands that make what answers it
+        unmatched  the others of its model: as describe_row gives them, with reason and needs: the commands that make
+                   what answers it
+        elsewhere  rows and models: how many are of other models
         compared, outside  figures in all, and those that did not pass
         passed     whether all did
 
@@ -68,6 +76,7 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
         "protocols": {match.row.protocol: match.protocol.describe() for match in matches},
         "rows": rows,
         "unmatched": [{**describe_row(other.row), "reason": other.reason, "needs": other.needs} for other in others],
+        "elsewhere": _elsewhere(recognised),
         "compared": sum(len(row["figures"]) for row in rows),
         "outside": sum(not figure["within"] for row in rows for figure in row["figures"]),
         "passed": all(row["passed"] for row in rows),
@@ -82,10 +91,16 @@ def _require_model(cache: FeatureCache) -> Recognised:
     recognised = recognise(cache)
     if recognised is None:
         raise UsageError(
-            f"no published figure is of {cache.path}: its model '{cache.about['model']}' is none of "
-            f"{', '.join(published_models())}; clipret reproduce --list shows all rows and the cache that each needs."
+            f"no published figure is of {cache.path}: its model '{cache.about['model']}' is none of the "
+            f"{len(published_models())} that have some, which clipret models shows; clipret reproduce --list shows all "
+            f"rows and the cache that each needs."
         )
     return recognised
+
+
+def _elsewhere(recognised: Recognised) -> dict[str, int]:
+    others = [row.model for row in published_rows() if row.model != recognised.model.name]
+    return {"rows": len(others), "models": len(set(others))}
 
 
 def _about(cache: FeatureCache, recognised: Recognised) -> dict:
@@ -104,7 +119,7 @@ def _no_row(cache: FeatureCache, recognised: Recognised, others: list[Unmatched]
     wanted = dict.fromkeys(
         f"{other.row.protocol}" + (f" with prompt '{other.row.prompt}'" if other.row.prompt != "{}" else "")
         for other in others
-        if other.row.model == model and other.row.method == ZERO_SHOT and other.row.protocol
+        if other.needs and other.row.method == ZERO_SHOT
     )
     return (
         f"no published figure of {model} matches {cache.path}: data set '{inputs['dataset']}', prompt "
