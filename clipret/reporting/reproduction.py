@@ -109,13 +109,13 @@ def _published_sheet(rows: list[dict], *, remark: str | None) -> Sheet:
 
 
 def _remarks(rows: list[dict]) -> list[str]:
-    """Every remark with what it is of: groups of rows, or models where it is not of the whole group."""
+    """Every remark with what it is of: groups of rows, or models where it is not of most of a group."""
     alike: dict[tuple, dict[str, None]] = {}
     for heading, group in groupby(rows, key=_heading):
         group = list(group)
         for row in group:
-            whole = all(other["remark"] == row["remark"] for other in group)
-            alike.setdefault((row["remark"], whole), {})[heading if whole else row["model"]] = None
+            most = 2 * sum(other["remark"] == row["remark"] for other in group) > len(group)
+            alike.setdefault((row["remark"], most), {})[heading if most else row["model"]] = None
     return [f"{'; '.join(names)}: {remark}" for (remark, _), names in alike.items() if remark]
 
 

@@ -200,17 +200,15 @@ def test_a_remark_of_several_groups_stands_once():
     assert "flickr30k at random, zero-shot; flickr30k at random, cross-entropy; flickr30k at random, margin:" in text
 
 
-def test_a_remark_of_some_models_names_them_and_of_a_whole_group_the_group():
+def test_a_remark_of_some_models_names_them_and_of_most_of_a_group_the_group():
     (sheet,) = [sheet for sheet in published_sheets(list_published()) if sheet.title == "open_clip"]
     assert (
         "open_clip:ViT-B-16/dfn2b: measured under a name whose activation is GELU, where these weights were trained "
         "with QuickGELU, with which clipret computes them"
     ) in sheet.notes
     sheet = published_sheets(list_published())[-1]
-    assert sheet.notes[-2:] == (
-        "xm3600-first mean, zero-shot: 3,600 images, the first caption of an image in the language",
-        "xtd10 mean, zero-shot: 1,000 images, one caption an image",
-    )
+    assert "xtd10 mean, zero-shot: 1,000 images, one caption an image" in sheet.notes
+    assert len(sheet.notes) == 6
 
 
 def test_what_rows_need_is_told_once_a_command():

@@ -1,0 +1,110 @@
+"""The models and tags that the installed open_clip has, and their widths, read from its files without importing it.
+
+open_clip imports torch, which takes seconds. A form of its files that is not known here leaves out what it says.
+"""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class Tag(NamedTuple):
+    """Weights that open_clip knows.
+
+    repository  of the hub, ORG/NAME; "" for none
+    names       that the file may have there, the first that is there counts
+    url         an address, which open_clip takes where there is no repository
+    """
+
+    repository: str
+    names: tuple[str, ...]
+    url: str
+
+
+def open_clip_folder() -> Path | None:
+    """Where the package is installed; None: it is not."""
+    spec = importlib.util.find_spec("open_clip")
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def read_tags(folder: Path) -> dict[tuple[str, str], Tag]:
+    """(model, tag) -> where its weights are, of all pairs in open_clip's table that have an architecture."""
+    try:
+        tree = ast.parse((folder / "pretrained.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    names: dict[str, Any] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            names[statement.targets[0].id] = _value(statement.value, names)
+    table = names.get("_PRETRAINED")
+    pairs = {}
+    for model, tags in table.items() if isinstance(table, dict) else ():
+        for tag, about in tags.items() if isinstance(tags, dict) else ():
+            if isinstance(about, dict):
+                pairs[model, tag] = _tag(about)
+                if about.get("quick_gelu"):
+                    pairs[f"{model}-quickgelu", tag] = _tag(about)
+    return {pair: tag for pair, tag in pairs.items() if (folder / "model_configs" / f"{pair[0]}.json").is_file()}
+
+
+def read_config(folder: Path, model: str) -> dict:
+    """The architecture of a model; empty where it cannot be read."""
+    return load_json(folder / "model_configs" / f"{model}.json")
+
+
+def widths_of(config: Mapping[str, Any]) -> dict[str, int | None]:
+    """What an architecture says of pixels and widths: side, image, text, embedding; None: only its weights do."""
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    side, embedding = vision.get("image_size", 224), config.get("embed_dim")
+    return {
+        "side": side[0] if isinstance(side, list) else side,
+        "image": _image_width(vision, embedding=embedding),
+        "text": None if "hf_model_name" in text else text.get("width", 512),
+        "embedding": embedding,
+    }
+
+
+def load_json(path: Path) -> dict:
+    """A JSON object of a file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _image_width(vision: Mapping[str, Any], *, embedding: int | None) -> int | None:
+    if "timm_model_name" in vision:
+        # Without a projection the trunk's features are the embedding; the trunk's own width only timm knows.
+        return embedding if vision.get("timm_proj") == "none" else None
+    if isinstance(vision.get("layers"), list):
+        return 32 * vision.get("width", 64)
+    return embedding if vision.get("attentional_pool") else vision.get("width", 768)
+
+
+def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """What an expression is, as far as it is made of constants, names, dicts and calls with keywords."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Dict):
+        keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+        return {key: _value(value, names) for key, value in zip(keys, node.values, strict=True)}
+    if isinstance(node, ast.Call):
+        first = {"url": _value(node.args[0], names)} if node.args else {}
+        return first | {keyword.arg: _value(keyword.value, names) for keyword in node.keywords}
+    return None
+
+
+def _tag(about: Mapping[str, Any]) -> Tag:
+    repository, _, file = (about.get("hf_hub") or "").rpartition("/")
+    stem = file.rpartition(".")[0]
+    names = (f"{stem}.safetensors", file) if file else _NAMES
+    return Tag(repository, names, about.get("url") or "")
