@@ -13,9 +13,7 @@ from clipret.config.settings import check, documented, setting
 class ModelsConfig:
     """Settings of the list of encoders."""
 
-    words: tuple[str, ...] = setting(
-        (), "Only models whose name has all of these words in it.", positional=True, metavar="WORD ..."
-    )
+    words: tuple[str, ...] = setting((), "Only models whose name has all of these words in it.", positional=True)
     family: str | None = setting(None, "Only models of this family.", shown="all")
     cached: bool = setting(False, "Only models whose weights are on this machine.")
     format: str = setting("table", f"{', '.join(FORMATS)}.", choices=FORMATS)
