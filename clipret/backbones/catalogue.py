@@ -1,7 +1,7 @@
-"""Which encoders there are: the families, what of them is installed, and their models, as far as this machine knows.
+"""A list of encoders: the families, their installed packages, and their models with widths and cached weights.
 
-Nothing is imported, fetched or loaded: models are read from tables, from files of installed packages, and from the
-folders that weights are downloaded to.
+No library is imported, and nothing is downloaded or loaded: models are read from tables, from the files of installed
+packages, and from the folders of downloaded weights.
 """
 
 import importlib.metadata
@@ -17,7 +17,7 @@ from clipret.backbones.open_clip_tags import load_json, open_clip_folder, read_c
 from clipret.config.models import ModelsConfig
 from clipret.errors import UsageError
 
-# Name -> side in pixels and widths of image features, text features and embeddings.
+# Name -> image size in pixels, and the widths of image features, text features and embeddings.
 _OPENAI = {
     "RN50": (224, 2048, 512, 1024),
     "RN101": (224, 2048, 512, 512),
@@ -30,9 +30,16 @@ _OPENAI = {
     "ViT-L/14@336px": (336, 1024, 768, 768),
 }
 _TINY = (64, 768, 192, 128)
-# Of transformers' models those that encode both images and texts.
-_HF_KINDS = {"clip", "siglip", "siglip2", "altclip", "chinese_clip", "metaclip_2", "vision-text-dual-encoder"}
-_HF_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+# The model_type of transformers' models that encode both images and texts.
+_HF_KINDS = {"clip", "siglip", "altclip", "chinese_clip", "metaclip_2", "vision-text-dual-encoder"}
+_HF_WEIGHTS = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+# The packages, with their extras, of a family whose needs depend on the name of the model.
+_DEPENDING: Mapping[str, Mapping[str, str]] = {
+    "pair": {"timm": "timm", "transformers": "hf", "sentence-transformers": "hf"},
+}
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 _UNKNOWN = {"side": None, "image": None, "text": None, "embedding": None}
 _UNPUBLISHED = {"params": None, "flops": None, "figures": {}, "remark": ""}
@@ -41,10 +48,11 @@ _FIRST = ("coco-karpathy-5k", "flickr30k-karpathy-1k")
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder by the name that --model takes.
+    """An encoder.
 
-    file    its weights on this machine; None: they would have to be fetched
-    widths  side, image, text, embedding: pixels and widths; None: only its weights say so
+    name    as for --model
+    file    its weights on this machine; None: they have to be downloaded
+    widths  side, image, text, embedding: image size in pixels and widths; None: unknown without its weights
     """
 
     name: str
@@ -55,26 +63,26 @@ class Model:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where weights are downloaded to: those of OpenAI and other addresses, and those of the hub."""
+    """The folders of downloaded weights: those from URLs, such as OpenAI's, and those from the hub."""
 
     addresses: Path
     hub: Path
 
 
 def list_models(config: ModelsConfig, *, published: Mapping[str, Mapping]) -> dict:
-    """The families and the models that the settings ask for, those with the best published figures first.
+    """The families and the selected models, with the best published results first.
 
-    published  name of a model -> params, flops, figures and remark, as reproduction.published.zero_shot_figures gives
+    published  name of a model -> params, flops, figures and remark, as returned by published.zero_shot_figures
 
     Returns
 
-        families  [{name, names: what --model takes, installed, packages: name -> version or None, extra, models: how
-                  many there are of it, cached: how many of those are on this machine}]
-        models    [{name, family, cached: the file or None, side, image, text, embedding: widths or None, params, flops,
+        families  [{name, names (as for --model), installed, packages: [{name, version or None, extra}], models (number
+                  of models), cached (number of models with weights on this machine)}]
+        models    [{name, family, cached (path or None), side, image, text, embedding (width or None), params, flops,
                   figures, remark}]
-        folders   {"openai", "hub"}: where weights are looked for
+        folders   {"openai", "hub"}: the folders of downloaded weights
 
-    Raises UsageError when there is no such family, or no such model.
+    Raises UsageError when the family is unknown, or no model is selected.
     """
     if config.family is not None and config.family not in FAMILIES:
         raise UsageError(f"--family is '{config.family}'; expected one of: {', '.join(FAMILIES)}.")
@@ -123,13 +131,13 @@ def _describe(model: Model, published: Mapping) -> dict:
 
 
 def _describe_family(name: str, row: Family, models: list[Model]) -> dict:
-    packages = {package: _version(package) for package in row.needs}
+    needs = _DEPENDING.get(name) or dict.fromkeys(row.needs, row.extra)
+    packages = [{"name": package, "version": _version(package), "extra": extra} for package, extra in needs.items()]
     return {
         "name": name,
         "names": row.names,
-        "installed": all(packages.values()),
+        "installed": all(package["version"] for package in packages),
         "packages": packages,
-        "extra": row.extra,
         "models": len(models),
         "cached": sum(model.file is not None for model in models),
     }
@@ -143,7 +151,7 @@ def _version(package: str) -> str | None:
 
 
 def _by_figures(model: dict) -> tuple:
-    """Best t2i R@1 on COCO first, then on Flickr30k; models without figures last, by name."""
+    """The sort key: descending t2i R@1 on COCO, then on Flickr30k; models without results come last, by name."""
     figures = (model["figures"].get(protocol, {}).get("t2i", {}).get("R@1") for protocol in _FIRST)
     return (*(-value if value is not None else math.inf for value in figures), model["name"])
 
@@ -183,7 +191,7 @@ def _list_open_clip(places: _Places, published: Mapping) -> Iterator[Model]:
 
 
 def _list_hf(places: _Places, published: Mapping) -> Iterator[Model]:
-    """Those that are cached, and those that there are figures of."""
+    """Cached repositories, and models with published results."""
     cached = {}
     for repository, snapshot in cached_repositories(places.hub):
         config = load_json(snapshot / "config.json")
@@ -195,7 +203,7 @@ def _list_hf(places: _Places, published: Mapping) -> Iterator[Model]:
 
 
 def _hf_widths(config: Mapping) -> dict[str, int | None]:
-    """What a config says; what it leaves to the library's defaults is not known here."""
+    """The widths in a config.json; None for those that it leaves to the library's defaults."""
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     image, words = vision.get("hidden_size"), text.get("hidden_size")
     # SigLIP has no projection of images: their features are embeddings.
@@ -207,7 +215,7 @@ def _list_none(places: _Places, published: Mapping) -> Iterator[Model]:
     return iter(())
 
 
-# Family -> its models; a family that is in no list takes whatever it is given.
+# Family -> its models. A family without a list has no models of fixed names.
 _LISTS: dict[str, Callable[[_Places, Mapping], Iterator[Model]]] = {
     "openai": _list_openai,
     "open_clip": _list_open_clip,

@@ -1,4 +1,4 @@
-"""The Hugging Face hub's cache on this machine, read as folders: nothing is imported or fetched.
+"""The Hugging Face hub's cache on this machine, read as folders: no library is imported, nothing is downloaded.
 
 Its layout: models--ORG--NAME/snapshots/REVISION/FILE, which are links to models--ORG--NAME/blobs/DIGEST, and
 models--ORG--NAME/refs/main, a file that holds a revision.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def hub_cache_folder() -> Path:
-    """Where the hub's own library keeps what it fetched."""
+    """The folder in which huggingface_hub caches repositories."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
             return _expanded(os.environ[name])
@@ -20,7 +20,7 @@ def hub_cache_folder() -> Path:
 
 
 def cached_repositories(cache: Path) -> Iterator[tuple[str, Path]]:
-    """Every model's repository in a cache, ORG/NAME, and the folder of its newest files."""
+    """The name (ORG/NAME) and the current snapshot folder of every model repository in a cache."""
     for folder in sorted(cache.glob("models--*")) if cache.is_dir() else ():
         snapshot = _snapshot(folder)
         if snapshot is not None:
@@ -28,15 +28,15 @@ def cached_repositories(cache: Path) -> Iterator[tuple[str, Path]]:
 
 
 def cached_file(repository: str, names: Iterable[str], *, cache: Path) -> Path | None:
-    """The first of a repository's files of these names that a cache has whole; None: none of them."""
+    """The first of the named files of a repository that is completely in a cache; None if none is."""
     snapshot = _snapshot(cache / f"models--{repository.replace('/', '--')}")
     paths = [snapshot / name for name in names] if snapshot else []
-    # A link whose blob is gone, or not there yet, is no file.
+    # A link to a missing blob is not a file.
     return next((path for path in paths if path.is_file()), None)
 
 
 def _snapshot(folder: Path) -> Path | None:
-    """The files that `main` stands for, or else those that came last."""
+    """The snapshot of the revision in refs/main, or else the newest one."""
     snapshots = folder / "snapshots"
     try:
         main = snapshots / (folder / "refs" / "main").read_text(encoding="utf-8").strip()

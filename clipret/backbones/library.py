@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from torchvision.transforms import Normalize, ToTensor
 
 from clipret.backbones.kernels import whole_float32
-from clipret.backbones.pixels import Normaliser
+from clipret.backbones.pixels import CLIP_RESIZE, Normaliser, colour_of
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
 
@@ -29,6 +30,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 # Where the scale of similarities starts in CLIP's training (Radford et al. 2021, section 2.5).
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
+_BY_KIND: Any = object()
+
 
 class Slot:
     """The place of a final projection in a model, empty but while its owner is compared: owner.name.
@@ -36,12 +39,12 @@ class Slot:
     The projection is a matrix (D, E), or a Linear, perhaps with a bias.
     """
 
-    def __init__(self, owner: nn.Module, name: str, *, empty: nn.Module | None = None):
-        """Take the projection out. empty: what stands in its place; by default nothing, or nn.Identity for a module."""
+    def __init__(self, owner: nn.Module, name: str, *, empty: nn.Module | None = _BY_KIND):
+        """Take the projection out. empty: what stands in its place; by default None, or nn.Identity for a module."""
         self._owner, self._name = owner, name
         self._projection = getattr(owner, name)
         is_module = isinstance(self._projection, nn.Module)
-        self._empty = nn.Identity() if empty is None and is_module else empty
+        self._empty = (nn.Identity() if is_module else None) if empty is _BY_KIND else empty
         setattr(owner, name, self._empty)
 
     @property
@@ -134,7 +137,7 @@ class LibraryBackbone:
     compiled        whether they go through torch.compile
     logit_scale     the encoder's own, a logarithm
     aligned         whether the sides have projections to one space
-    preprocessing   how an image becomes pixels, in words
+    preprocessing   how an image becomes pixels, in words; "224 px, shortest, bicubic" if that is as clip does it
     details         what else decides the features: tokenizer, pooling, revision
     """
 
@@ -159,6 +162,16 @@ class LibraryBackbone:
     def kernels(self) -> str:
         """What multiplies matrices: the library's operations are torch's."""
         return "torch"
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """Of the image side's normalisation."""
+        return colour_of(self.image.mean)
+
+    @property
+    def resizes_as_clip(self) -> bool:
+        """Whether `preprocessing` begins as clip's would."""
+        return self.preprocessing.startswith(f"{self.image_side} {CLIP_RESIZE}")
 
     @property
     def device(self) -> torch.device:
@@ -213,7 +226,7 @@ class LibraryBackbone:
 
     def projections(self) -> dict[str, np.ndarray]:
         """The encoder's own head in float32, as protocol.Backbone has it; logit_scale alone if it was never aligned."""
-        tensors = {"logit_scale": np.float32(self.logit_scale)}
+        tensors = {"logit_scale": np.array(self.logit_scale, dtype=np.float32)}
         for name, side in (("image", self.image), ("text", self.text)) if self.aligned else ():
             tensors[f"{name}/weight"], bias = side.projection()
             if bias is not None:

@@ -154,7 +154,7 @@ def _text_side(model: nn.Module, *, tokenizer: Callable) -> TextSide:
         slot = Slot(*at[type(projection)]) if type(projection) in at else None
         encode, cut, padding = functools.partial(_first, text), True, text.config.pad_token_id
     else:
-        slot = None if text.text_projection is None else Slot(text, "text_projection")
+        slot = None if text.text_projection is None else Slot(text, "text_projection", empty=None)
         pool = getattr(text, "pool_type", None) or model.text_pool_type
         cut = text.attn_mask is not None and getattr(text, "cls_emb", None) is None and pool in ("argmax", "eos")
         encode = functools.partial(_encode_causal, text, pool) if cut else functools.partial(_encode_text, model, text)

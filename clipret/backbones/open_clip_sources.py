@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import logging
 import os
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -128,6 +129,11 @@ def explained(name: str) -> Iterator[None]:
     """Inside, whatever open_clip raises at a file it cannot use becomes a BackboneError."""
     try:
         yield
+    except pickle.UnpicklingError:
+        raise BackboneError(
+            f"the weights of {name} are a pickle that holds more than tensors, and is not read as it could run code; "
+            f"save them as safetensors where they come from."
+        ) from None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
         raise BackboneError(f"open_clip cannot load {name}: {reason}.") from None

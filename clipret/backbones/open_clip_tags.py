@@ -1,6 +1,6 @@
-"""The models and tags that the installed open_clip has, and their widths, read from its files without importing it.
+"""The models and tags of the installed open_clip, and their widths, read from its files without importing it.
 
-open_clip imports torch, which takes seconds. A form of its files that is not known here leaves out what it says.
+Importing open_clip imports torch, which takes seconds. Parts of its files in an unexpected form are left out.
 """
 
 import ast
@@ -14,11 +14,11 @@ _NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class Tag(NamedTuple):
-    """Weights that open_clip knows.
+    """The source of a tag's weights.
 
     repository  of the hub, ORG/NAME; "" for none
-    names       that the file may have there, the first that is there counts
-    url         an address, which open_clip takes where there is no repository
+    names       possible names of the file in it, in order of preference
+    url         used by open_clip if there is no repository
     """
 
     repository: str
@@ -27,13 +27,13 @@ class Tag(NamedTuple):
 
 
 def open_clip_folder() -> Path | None:
-    """Where the package is installed; None: it is not."""
+    """The folder of the installed package; None if it is not installed."""
     spec = importlib.util.find_spec("open_clip")
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 def read_tags(folder: Path) -> dict[tuple[str, str], Tag]:
-    """(model, tag) -> where its weights are, of all pairs in open_clip's table that have an architecture."""
+    """(model, tag) -> the source of its weights, for all pairs in open_clip's table that have a config."""
     try:
         tree = ast.parse((folder / "pretrained.py").read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
@@ -54,12 +54,12 @@ def read_tags(folder: Path) -> dict[tuple[str, str], Tag]:
 
 
 def read_config(folder: Path, model: str) -> dict:
-    """The architecture of a model; empty where it cannot be read."""
+    """The config of a model's architecture; empty if it cannot be read."""
     return load_json(folder / "model_configs" / f"{model}.json")
 
 
 def widths_of(config: Mapping[str, Any]) -> dict[str, int | None]:
-    """What an architecture says of pixels and widths: side, image, text, embedding; None: only its weights do."""
+    """The image size in pixels (side) and the widths (image, text, embedding) in a config; None if missing."""
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     side, embedding = vision.get("image_size", 224), config.get("embed_dim")
     return {
@@ -71,7 +71,7 @@ def widths_of(config: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def load_json(path: Path) -> dict:
-    """A JSON object of a file; empty where there is none."""
+    """The JSON object in a file; empty if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -81,7 +81,7 @@ def load_json(path: Path) -> dict:
 
 def _image_width(vision: Mapping[str, Any], *, embedding: int | None) -> int | None:
     if "timm_model_name" in vision:
-        # Without a projection the trunk's features are the embedding; the trunk's own width only timm knows.
+        # Without a projection the trunk's features are the embeddings. Its width is otherwise known to timm only.
         return embedding if vision.get("timm_proj") == "none" else None
     if isinstance(vision.get("layers"), list):
         return 32 * vision.get("width", 64)
@@ -89,7 +89,7 @@ def _image_width(vision: Mapping[str, Any], *, embedding: int | None) -> int | N
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """What an expression is, as far as it is made of constants, names, dicts and calls with keywords."""
+    """The value of an expression of constants, names, dicts and calls with keywords; None for any other."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):

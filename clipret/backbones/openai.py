@@ -14,7 +14,7 @@ import torch
 from clipret.backbones.checkpoints import read_context_length
 from clipret.backbones.clip_package import ClipFirst, build_clip, import_clip, library_version
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
-from clipret.backbones.pixels import Crop, Normaliser, split_transform
+from clipret.backbones.pixels import CLIP_RESIZE, Crop, Normaliser, colour_of, split_transform
 from clipret.backbones.resnet import ImageResNet
 from clipret.backbones.tokens import Tokenizer, pad
 from clipret.backbones.towers import ImageTransformer, TextTransformer
@@ -120,6 +120,16 @@ class OpenAIClip:
     def context_length(self) -> int:
         """The most tokens that the text tower reads, start and end included."""
         return self.model.context_length
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """Of clip's normalisation."""
+        return colour_of(self.preprocess.transforms[-1].mean)
+
+    @property
+    def resizes_as_clip(self) -> bool:
+        """Whether `preprocess` is clip's own, or says the same."""
+        return self.transform == "clip" or self.transform.startswith(f"{self.image_side} {CLIP_RESIZE}")
 
     @property
     def device(self) -> torch.device:

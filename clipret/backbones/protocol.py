@@ -77,6 +77,14 @@ class Backbone(Protocol):
     def crop(self) -> Callable[[Image.Image], Image.Image]:
         """PIL image -> PIL RGB image of S x S. Can be pickled, without the weights."""
 
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour that the encoder's normalisation brings nearest to zero: for the borders of padded images."""
+
+    @property
+    def resizes_as_clip(self) -> bool:
+        """Whether crop is clip's: the short side to S, bicubic, and the centre. A GPU does that for --decode fast."""
+
     def prepare(self) -> None:
         """Prepare everything that is prepared once: processes forked after this share it."""
 

@@ -20,7 +20,9 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
         "state": state,
         "data set": info["dataset"],
         "model": f"{info['model']}  (weights {inputs['weights_sha256'][:12]}, {info['library']})",
-        "preprocessing": f"{inputs['preprocessing']}, decode {inputs['decode']}, background {inputs['background']}, "
+        **_encoder(inputs),
+        "preprocessing": f"{inputs['preprocessing']}{', padded' if inputs.get('pad_images') else ''}, "
+        f"decode {inputs['decode']}, background {inputs['background']}, "
         f"prompt '{inputs['prompt']}'",
         "images": f"{images['all']:,}: {images['done']:,} done, {images['todo']:,} to do, "
         f"{images['unusable']:,} unusable",
@@ -30,6 +32,7 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
         f"{captions['context_length']}",
         "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; "
         f"computed in {inputs['precision']}",
+        "projections": _projections(info["projections"]),
         **_remarkable(info),
         "splits": splits_in_words(info["splits"]),
         "split by": info["split_rule"],
@@ -41,10 +44,30 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
     return (property_sheet([*rows.items(), *lists]),)
 
 
+# What the fingerprint holds of encoders of other libraries than OpenAI's.
+_DETAILS = ("architecture", "revision", "tokenizer", "pooling")
+
+
+def _encoder(inputs: dict) -> dict[str, str]:
+    """Rows on an encoder, where there is more to say than its name and its weights."""
+    return {name: str(inputs[name]) for name in _DETAILS if name in inputs}
+
+
+def _projections(projections: dict | None) -> str:
+    if projections is None:
+        return "none: the two encoders were never aligned; heads start in closed form"
+    parts = []
+    for side, projection in projections.items():
+        width, embedding = projection["shape"]
+        what = "the identity, as the encoder has none" if projection["identity"] else f"{width} to {embedding}"
+        parts.append(f"{side} {what}{', with bias' if projection['bias'] else ''}")
+    return "; ".join(parts)
+
+
 def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
     """Captions that were too long: each of them, or the command that lists them."""
     if not info["truncated"]:
-        return []
+        return [("truncated", "none")] if whole else []
     if not whole:
         return [("truncated", f"list them with: clipret info {shlex.quote(info['path'])} --truncated")]
     captions = info["truncated"].items()
@@ -54,7 +77,7 @@ def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
 def _problems(info: dict, *, whole: bool) -> list[tuple[str, str]]:
     """Images that could not be read: each of them, or how many for which reason."""
     if not info["problems"]:
-        return []
+        return [("problems", "none")] if whole else []
     if whole:
         images = info["problems"].items()
         return [(f"problem, row {row}", f"{image['file']}: {image['reason']}") for row, image in images]

@@ -1,4 +1,4 @@
-"""What `clipret models` shows: the families of encoders, and their models with published figures."""
+"""The output of `clipret models`: the families of encoders, and their models with published results."""
 
 from clipret.reporting.sheets import LABEL, Cell, Column, Sheet
 
@@ -19,7 +19,7 @@ def models_sheets(result: dict) -> tuple[Sheet, ...]:
 
 
 def models_records(result: dict) -> tuple[Sheet, ...]:
-    """The same models for programs: a row each, with every figure and width."""
+    """The models as one table for programs, with all results and widths."""
     names = [f"{name} {direction} R@{cut}" for name, direction in _sides() for cut in _CUTS]
     columns = [Column("model", align="left"), Column("family", align="left"), Column("cached", align="left")]
     columns += [Column(name) for name in ("side", *_WIDTHS)]
@@ -55,9 +55,13 @@ def _families_sheet(result: dict) -> Sheet:
 
 
 def _installed(family: dict) -> Cell:
-    if family["installed"]:
-        return Cell("\n".join(f"{name} {version}" for name, version in family["packages"].items()) or "yes")
-    return Cell(f"pip install 'clipret[{family['extra']}]'", emphasis="bold")
+    lines = [
+        f"{package['name']} {package['version']}"
+        if package["version"]
+        else f"{package['name']}: pip install 'clipret[{package['extra']}]'"
+        for package in family["packages"]
+    ]
+    return Cell("\n".join(lines) or "yes", emphasis="" if family["installed"] else "bold")
 
 
 def _models_sheet(result: dict) -> Sheet:
@@ -70,7 +74,7 @@ def _models_sheet(result: dict) -> Sheet:
         rows.append((model["name"], *figures, params, _widths(model), "yes" if model["cached"] else ""))
     notes = [
         "R@1 in percent, zero-shot, raw captions, Karpathy's test splits: clipret reproduce --list has the source",
-        "widths: image features / text features / embeddings; ?: only the weights say; M params: in millions",
+        "widths: image features / text features / embeddings; ?: unknown without the weights; M params: in millions",
     ]
     remarks: dict[str, list[str]] = {}
     for model in result["models"]:
@@ -90,6 +94,6 @@ def _figure(value: float | None) -> Cell:
 
 
 def _widths(model: dict) -> str:
-    """768/512/512; nothing where none of them is known."""
+    """Such as 768/512/512; empty if all are unknown."""
     widths = [model[name] for name in _WIDTHS]
     return "/".join("?" if width is None else str(width) for width in widths) if any(widths) else ""

@@ -24,16 +24,15 @@ FAMILY = {
     "name": "open_clip",
     "names": "open_clip:MODEL/TAG",
     "installed": True,
-    "packages": {"open_clip_torch": "3.3.0"},
-    "extra": "open-clip",
+    "packages": [{"name": "open_clip_torch", "version": "3.3.0", "extra": "open-clip"}],
     "models": 1234,
     "cached": 1,
 }
 RESULT = {
     "families": [
-        {**FAMILY, "name": "openai", "packages": {}},
+        {**FAMILY, "name": "openai", "packages": []},
         FAMILY,
-        {**FAMILY, "name": "far", "installed": False, "packages": {"far": None}, "extra": "far"},
+        {**FAMILY, "name": "far", "installed": False, "packages": [{"name": "far", "version": None, "extra": "all"}]},
     ],
     "models": [SIGLIP, {**SIGLIP, "name": "twin"}, NEW],
     "folders": {"openai": "/clip", "hub": "/hub"},
@@ -51,7 +50,7 @@ def test_a_family_has_what_is_installed_or_what_installs_it():
         "family --model installed models here",
         "openai open_clip:MODEL/TAG yes 1,234 1",
         "open_clip open_clip:MODEL/TAG open_clip_torch 3.3.0 1,234 1",
-        "far open_clip:MODEL/TAG pip install 'clipret[far]' 1,234 1",
+        "far open_clip:MODEL/TAG far: pip install 'clipret[all]' 1,234 1",
         "here: weights are in /clip, /hub, the package",
     ]
 
@@ -65,7 +64,7 @@ def test_a_model_has_its_figures_and_widths_as_far_as_they_are_known():
         "twin 47.8 65.7 74.7 89.1 1,203 ?/768/768 yes",
         "[b]new[/b]",
         "R@1 in percent, zero-shot, raw captions, Karpathy's test splits: clipret reproduce --list has the source",
-        "widths: image features / text features / embeddings; ?: only the weights say; M params: in millions",
+        "widths: image features / text features / embeddings; ?: unknown without the weights; M params: in millions",
         "open_clip:siglip/webli; twin: what to know",
     ]
 

@@ -1,4 +1,4 @@
-"""Retrieval figures that others have published, as data, each with its source: published.json and what is beside it."""
+"""Published retrieval results, as data with their sources: published.json and the files beside it."""
 
 import functools
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from clipret.evaluation.reproduction.published_files import read_published
 
 DIRECTIONS = ("i2t", "t2i")
 ZERO_SHOT = "zero-shot"
-# In the place of a language: the mean over all of a data set's.
+# Instead of a language: the mean over all languages of a data set.
 MEAN = "mean"
 _ZERO_SHOT_PROTOCOLS = ("coco-karpathy-5k", "flickr30k-karpathy-1k")
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model that there are figures of.
+    """A model with published results.
 
-    name    as --model takes it
+    name    as for --model
     also    other names that --model takes for the same weights
-    sha256  of the weights' file, as OpenAI's own addresses have it; None: not one of OpenAI's
-    file    the weights' name there
-    side    height and width, in pixels, of the images that it takes
+    sha256  of the weights' file, as in OpenAI's URLs; None: not one of OpenAI's
+    file    name of the weights' file there
+    side    height and width, in pixels, of its input images
     params  millions of parameters; None: not published
     flops   billions of floating-point operations for an image and a caption
     """
@@ -37,13 +37,13 @@ class PublishedModel:
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures were published.
+    """A source of published results.
 
-    label     short, for tables
+    label     short name, for tables
     citation  repository and file, or paper and table
-    digits    decimals that the figures have
-    spread    how far, in points, another table of the same models is from this one; 0: none is known
-    remark    what to know of all its figures; may be empty
+    digits    number of decimals of the results
+    spread    difference, in percentage points, to another table of the same models; 0: none is known
+    remark    on all its results; may be empty
     """
 
     label: str
@@ -56,18 +56,19 @@ class Source:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """The figures of one model by one protocol.
+    """The published results of one model by one protocol.
 
     method         zero-shot, or the loss of a fine-tuned linear head as its source calls it: margin, cross-entropy
-    dataset        name of the data set, as extract takes it; with `split` where it is not the data set's own
-    protocol       of config.PROTOCOLS, or one that clipret has not; None: of images that nobody can draw again
-    language       of the captions, in a data set that has several, or MEAN; None: the data set has one
-    prompt, caption_clean  of the captions, as extract takes them
-    remark         what to know of this row; may be empty
-    figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP's divisor is in
-                   the name: that of mAP_hits@K is the number of matching items found in the top K
-    training       of a fine-tuned row: the settings of TrainConfig that its source tells
-    answerable     whether features that clipret computes can be compared with it; if not, the remark says why
+    dataset        name of the data set, as for extract; with `split` if it is not the data set's default
+    protocol       of config.PROTOCOLS, or one that clipret does not have; None: on random images that cannot be drawn
+                   again
+    language       of the captions, for a data set with several, or MEAN; None: the data set has one
+    prompt, caption_clean  as for extract
+    remark         on this row; may be empty
+    figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP_hits@K divides by the
+                   number of matching items found in the top K
+    training       for a fine-tuned row: the settings of TrainConfig that its source states
+    answerable     whether it can be compared with features that clipret computes; if not, the remark says why
     """
 
     source: Source
@@ -86,7 +87,7 @@ class PublishedRow:
 
     @property
     def name(self) -> str:
-        """Source, model, method, protocol and language: another for every row."""
+        """Source, model, method, protocol and language; unique for every row."""
         return f"{self.source.label} {self.model} {self.method}, {self.measured_by}"
 
     @property
@@ -97,7 +98,7 @@ class PublishedRow:
 
     @property
     def needs(self) -> str | None:
-        """The command that makes the cache, and the one that trains the head; None where no cache would do."""
+        """The commands that make the cache and train the head; None if the row cannot be measured."""
         if self.protocol not in PROTOCOLS or not self.answerable:
             return None
         extraction = self.extraction()
@@ -106,7 +107,7 @@ class PublishedRow:
 
     @property
     def contradiction(self) -> str:
-        """What its own figures show to be wrong; empty: nothing."""
+        """A contradiction among the published results themselves; empty if there is none."""
         for direction, metrics in self.figures.items():
             same = {name: metrics[name] for name in ("R@1", "mAP@1", "mAP_hits@1") if name in metrics}
             if len(set(same.values())) > 1:
@@ -115,7 +116,7 @@ class PublishedRow:
         return ""
 
     def extraction(self) -> ExtractConfig:
-        """Settings of a cache that answers this row."""
+        """Settings of a cache for this row."""
         return ExtractConfig(
             dataset=self.dataset,
             split=self.split,
@@ -125,7 +126,7 @@ class PublishedRow:
         )
 
     def training_command(self, cache) -> str:
-        """The command that trains this row's head on a cache, as far as the source tells how."""
+        """The command that trains this row's head on a cache, as far as the source states the settings."""
         return to_command("train", TrainConfig(cache=cache, **self.training))
 
 
@@ -156,10 +157,10 @@ def published_rows() -> tuple[PublishedRow, ...]:
 
 
 def zero_shot_figures() -> dict[str, dict]:
-    """What is published of the models that --model takes, by every name that it has there.
+    """The published zero-shot results of every model, by every name that --model takes for it.
 
     Returns name -> params and flops (as PublishedModel has them), figures (protocol -> direction -> metric -> percent,
-    of raw captions on COCO and Flickr30k) and remark (what to know of them).
+    of raw captions on COCO and Flickr30k) and remark (on them; may be empty).
     """
     figures: dict[str, dict] = {name: {} for name in published_models()}
     remarks: dict[str, str] = {}
@@ -176,7 +177,7 @@ def zero_shot_figures() -> dict[str, dict]:
 
 
 def describe_row(row: PublishedRow) -> dict:
-    """A row as JSON."""
+    """A row as a JSON-ready dict."""
     return {
         "name": row.name,
         "source": row.source.label,
@@ -198,7 +199,7 @@ def describe_row(row: PublishedRow) -> dict:
 
 
 def list_published() -> dict:
-    """{"rows": all of them as describe_row gives them, "remarks": source's label -> what to know of its figures}."""
+    """{"rows": all rows as returned by describe_row, "remarks": label of source -> its remark}."""
     rows = published_rows()
     remarks = {row.source.label: row.source.remark for row in rows if row.source.remark}
     return {"rows": [describe_row(row) for row in rows], "remarks": remarks}

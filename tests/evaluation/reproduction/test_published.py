@@ -29,7 +29,7 @@ def of_source(label):
     return [row for row in published_rows() if row.source.label == label]
 
 
-def test_every_figure_is_a_percentage_of_a_metric_that_there_is():
+def test_every_result_is_a_percentage_of_a_known_metric():
     for row in published_rows():
         assert list(row.figures) == ["i2t", "t2i"]
         assert set(row.figures["i2t"]) == set(row.figures["t2i"])
@@ -48,7 +48,7 @@ def test_recall_never_falls_with_k():
 
 
 def test_at_1_mean_average_precision_is_recall_but_for_what_was_printed_wrong():
-    """One figure of the picture cannot be: t2i R@1 is 75.96 there, and mAP@1 75.92."""
+    """One published result is impossible: t2i R@1 is 75.96 there, and mAP@1 75.92."""
     differing = [
         (row.name, direction)
         for row in of_source("reference")
@@ -293,7 +293,7 @@ def digest_of(rows):
 
 
 def test_no_figure_has_changed_since_all_were_compared_with_their_sources():
-    """Whoever changes a figure compares it with its source once more, and puts the new digest here."""
+    """After a change, compare the values with their sources again and put the new digests here."""
     by_hand = [row for row in published_rows() if row.model in MODELS and not row.language]
     assert digest_of(by_hand) == "2bdc263e549da9594baf408608601aa59d86257215ac6f8044c381d626987e6b"
     assert digest_of(published_rows()) == "6c4d8bde50623670d10ccda1ee528caea8772aa7710ba5321ca4f4e5ae5306c5"
