@@ -2,18 +2,24 @@
 
 import typer
 
+from clipret.backbones import FAMILIES
 from clipret.cli import options
 from clipret.cli.running import show
 from clipret.config.models import ModelsConfig
 from clipret.machine.escaping import visible
 from clipret.reporting import FORMS, SECTIONS
 
+_HELPS = {
+    "family": f"Only models of one family: {', '.join(FAMILIES)}.",
+    "download_root": "Folder of downloaded weights, if extract was given one.",
+}
 
-@options.from_settings(ModelsConfig)
+
+@options.from_settings(ModelsConfig, helps=_HELPS)
 def models(values: dict, *, as_json: options.Json = False):
-    """List the encoders that --model takes: what is installed and cached here, widths, and published figures.
+    """List the encoders for --model: installed packages, cached weights, widths and published zero-shot results.
 
-    The best on COCO come first. Nothing is fetched or loaded.
+    The best on COCO come first. Nothing is downloaded or loaded.
 
     \b
     clipret models
