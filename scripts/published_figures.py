@@ -26,7 +26,7 @@ DATASETS = {
     "Flickr": {"dataset": "flickr30k", "protocol": "flickr30k-karpathy-1k"},
 }
 MULTILINGUAL = {
-    "crossmodal3600": {"dataset": "xm3600", "protocol": "xm3600-first", "remark": "xm3600-first"},
+    "crossmodal3600": {"dataset": "xm3600", "protocol": "xm3600", "first": True, "remark": "xm3600"},
     "multilingual_mscoco_captions": {"dataset": "xtd10", "protocol": "xtd10", "remark": "xtd10"},
 }
 # The source's code of a language, where it is not the usual one.
@@ -46,7 +46,7 @@ REMARKS = {
     "with which clipret computes them",
     "fine-tuned": "fine-tuned on COCO, so that its figures on COCO are not zero-shot",
     "broken": "fine-tuned on COCO, and near chance, where the same model is far above it without: something was wrong",
-    "xm3600-first": "3,600 images, the first caption of an image in the language",
+    "xm3600": "3,600 images, the first caption of an image in the language",
     "xtd10": "1,000 images, one caption an image",
 }
 # Of two tags, which are two trainings.
@@ -82,7 +82,7 @@ def main() -> None:
     _write("published_open_clip.json", content)
     content = {
         "sources": {"open_clip-multilingual": SOURCE},
-        "remarks": {name: REMARKS[name] for name in ("xm3600-first", "xtd10")},
+        "remarks": {name: REMARKS[name] for name in ("xm3600", "xtd10")},
         "tables": list(_multilingual_tables(multilingual)),
     }
     _write("published_multilingual.json", content)

@@ -1,7 +1,10 @@
 """The published rows that can be measured with a cache and optionally a run."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from clipret import runs
 from clipret.cache import FeatureCache
@@ -9,10 +12,13 @@ from clipret.cache.image_keys import image_keys
 from clipret.config import PROTOCOLS
 from clipret.errors import DatasetError, UsageError
 from clipret.evaluation.inputs import Source
+from clipret.evaluation.reproduction.languages import caption_languages, in_languages
 from clipret.evaluation.reproduction.published import (
+    MEAN,
     ZERO_SHOT,
     PublishedModel,
     PublishedRow,
+    published_languages,
     published_models,
     published_rows,
 )
@@ -123,6 +129,18 @@ class _Protocols:
     def __init__(self, cache: FeatureCache):
         self._cache, self._made = cache, {}
 
+    def of(self, row: PublishedRow) -> Protocol | str:
+        """The protocol of a row, of captions in its language if it has one."""
+        protocol = self[row.protocol]
+        if row.language is None or isinstance(protocol, str):
+            return protocol
+        languages = published_languages(row.dataset) if row.language == MEAN else (row.language,)
+        return in_languages(protocol, languages, of_captions=self._languages, first=row.first)
+
+    @functools.cached_property
+    def _languages(self) -> np.ndarray:
+        return caption_languages(self._cache)
+
     def __getitem__(self, name: str) -> Protocol | str:
         if name not in self._made:
             try:
@@ -137,7 +155,7 @@ class _Protocols:
 def _match(row: PublishedRow, cache: FeatureCache, *, run: Run | None, protocols: _Protocols) -> Match | Unmatched:
     if reason := _other_cache(row, cache):
         return Unmatched(row, reason, row.needs)
-    protocol = protocols[row.protocol]
+    protocol = protocols.of(row)
     if isinstance(protocol, str):
         return Unmatched(row, protocol, row.needs)
     if row.method == ZERO_SHOT:

@@ -63,6 +63,7 @@ class PublishedRow:
     protocol       of config.PROTOCOLS, or one that clipret does not have; None: on random images that cannot be drawn
                    again
     language       of the captions, for a data set with several, or MEAN; None: the data set has one
+    first          whether only the first caption of an image in the language is used
     prompt, caption_clean  as for extract
     remark         on this row; may be empty
     figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP_hits@K divides by the
@@ -83,6 +84,7 @@ class PublishedRow:
     remark: str = ""
     training: dict = field(default_factory=dict)
     language: str | None = None
+    first: bool = False
     answerable: bool = True
 
     @property
@@ -154,6 +156,13 @@ def published_rows() -> tuple[PublishedRow, ...]:
         )
         groups.setdefault((entry["source"], row.dataset, row.protocol, row.method), []).append(row)
     return tuple(row for rows in groups.values() for row in rows)
+
+
+@functools.cache
+def published_languages(dataset: str) -> tuple[str, ...]:
+    """The languages of a data set that have published results, in alphabetical order."""
+    languages = {row.language for row in published_rows() if row.dataset == dataset} - {None, MEAN}
+    return tuple(sorted(languages))
 
 
 def zero_shot_figures() -> dict[str, dict]:

@@ -30,7 +30,7 @@ def read_published() -> dict:
 
 def _rows_of(table: dict) -> Iterator[dict]:
     languages, columns = table.get("languages"), table.get("columns")
-    shared = {key: table[key] for key in ("source", "dataset", "split", "protocol", "remark") if key in table}
+    shared = {key: table[key] for key in ("source", "dataset", "split", "protocol", "first", "remark") if key in table}
     for model, figures in table["rows"].items():
         row = {**shared, "model": model}
         if model in table.get("remarks", ()):

@@ -73,7 +73,7 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
         "cache": _about(cache, recognised),
         "run": str(run.folder) if run else None,
         "tolerance": config.tolerance,
-        "protocols": {match.row.protocol: match.protocol.describe() for match in matches},
+        "protocols": {match.row.measured_by: match.protocol.describe() for match in matches},
         "rows": rows,
         "unmatched": [{**describe_row(other.row), "reason": other.reason, "needs": other.needs} for other in others],
         "elsewhere": _elsewhere(recognised),
@@ -132,16 +132,18 @@ def _measure(
     inputs: Inputs, matches: list[Match], *, config: ReproduceConfig, on_progress: ProgressCallback
 ) -> list[tuple[Figure, ...]]:
     """The results of every match, in order. Each protocol ranks only the heads that its rows need."""
-    measured, names = {}, dict.fromkeys(match.row.protocol for match in matches)
+    measured, names = {}, dict.fromkeys(match.row.measured_by for match in matches)
     for done, name in enumerate(names, start=1):
-        matched = [match for match in matches if match.row.protocol == name]
+        matched = [match for match in matches if match.row.measured_by == name]
         heads = {match.head: inputs.heads[match.head] for match in matched}
         folds = matched[0].protocol.folds
         ranks = rank_folds(inputs.cache, folds, heads=heads, device=inputs.device, block=config.block)
         for head, directions in ranks.items():
             measured[name, head] = _summarise(directions, matches=matched)
         on_progress(Progress("protocols", done, len(names)))
-    return [_figures(match, measured[match.row.protocol, match.head], tolerance=config.tolerance) for match in matches]
+    return [
+        _figures(match, measured[match.row.measured_by, match.head], tolerance=config.tolerance) for match in matches
+    ]
 
 
 def _summarise(ranks: dict[str, tuple[Ranks, ...]], *, matches: list[Match]) -> dict[str, dict[str, float]]:

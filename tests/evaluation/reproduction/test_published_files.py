@@ -26,7 +26,7 @@ def test_every_file_has_parts_that_are_read_and_no_name_twice():
 def test_every_table_has_every_figure_of_every_row():
     sources, remarks = (read_published()[part] for part in ("sources", "remarks"))
     for table in (table for content in CONTENTS.values() for table in content.get("tables", ())):
-        assert set(table) - {"split", "columns", "languages", "remark"} == SHARED
+        assert set(table) - {"split", "columns", "languages", "remark", "first"} == SHARED
         assert ("columns" in table) != ("languages" in table)
         assert table["source"] in sources
         assert {*table["remarks"].values(), table.get("remark", "gelu")} <= set(remarks)
