@@ -13,7 +13,15 @@ from pathlib import Path
 
 from clipret.backbones import FAMILIES, Family
 from clipret.backbones.hub_cache import cached_file, cached_repositories, hub_cache_folder
-from clipret.backbones.open_clip_tags import load_json, open_clip_folder, read_config, read_tags, widths_of
+from clipret.backbones.open_clip_tags import (
+    load_json,
+    open_clip_folder,
+    part_of,
+    read_config,
+    read_tags,
+    whole_numbers,
+    widths_of,
+)
 from clipret.config.models import ModelsConfig
 from clipret.errors import UsageError
 
@@ -183,7 +191,7 @@ def _list_open_clip(places: _Places, published: Mapping) -> Iterator[Model]:
         config = load_json(snapshot / "open_clip_config.json")
         if config and repository not in listed:
             file = next((snapshot / name for name in _OPEN_CLIP_WEIGHTS if (snapshot / name).is_file()), None)
-            widths = widths_of(config.get("model_cfg", {}))
+            widths = widths_of(part_of(config, "model_cfg"))
             yield Model(f"open_clip:hf-hub:{repository}", "open_clip", file, widths)
     if not tags:
         names = [name for name in published if name.startswith("open_clip:") and ":hf-hub:" not in name]
@@ -195,7 +203,7 @@ def _list_hf(places: _Places, published: Mapping) -> Iterator[Model]:
     cached = {}
     for repository, snapshot in cached_repositories(places.hub):
         config = load_json(snapshot / "config.json")
-        if config.get("model_type") in _HF_KINDS:
+        if str(config.get("model_type")) in _HF_KINDS:
             file = next((snapshot / name for name in _HF_WEIGHTS if (snapshot / name).is_file()), None)
             cached[f"hf:{repository}"] = Model(f"hf:{repository}", "hf", file, _hf_widths(config))
     names = [name for name in published if name.startswith("hf:") and name not in cached]
@@ -204,11 +212,11 @@ def _list_hf(places: _Places, published: Mapping) -> Iterator[Model]:
 
 def _hf_widths(config: Mapping) -> dict[str, int | None]:
     """The widths in a config.json; None for those that it leaves to the library's defaults."""
-    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    vision, text = part_of(config, "vision_config"), part_of(config, "text_config")
     image, words = vision.get("hidden_size"), text.get("hidden_size")
     # SigLIP has no projection of images: their features are embeddings.
-    projected = image if config["model_type"].startswith("siglip") else config.get("projection_dim")
-    return {"side": vision.get("image_size"), "image": image, "text": words, "embedding": projected}
+    projected = image if config["model_type"] == "siglip" else config.get("projection_dim")
+    return whole_numbers({"side": vision.get("image_size"), "image": image, "text": words, "embedding": projected})
 
 
 def _list_none(places: _Places, published: Mapping) -> Iterator[Model]:

@@ -8,6 +8,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from clipret.machine.files import read_file
+
+_MOST_BYTES = 1 << 10
+
 
 def hub_cache_folder() -> Path:
     """The folder in which huggingface_hub caches repositories."""
@@ -39,9 +43,9 @@ def _snapshot(folder: Path) -> Path | None:
     """The snapshot of the revision in refs/main, or else the newest one."""
     snapshots = folder / "snapshots"
     try:
-        main = snapshots / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-        if main.is_dir() and main != snapshots:
-            return main
+        revision = read_file(folder / "refs" / "main", most=_MOST_BYTES).decode().strip()
+        if revision and (snapshots / revision).is_dir():
+            return snapshots / revision
     except (OSError, ValueError):
         pass
     try:

@@ -5,10 +5,11 @@ Importing open_clip imports torch, which takes seconds. Parts of its files in an
 
 import ast
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from clipret.machine.records import RecordError, read_record
 
 _NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -60,31 +61,43 @@ def read_config(folder: Path, model: str) -> dict:
 
 def widths_of(config: Mapping[str, Any]) -> dict[str, int | None]:
     """The image size in pixels (side) and the widths (image, text, embedding) in a config; None if missing."""
-    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    vision, text = part_of(config, "vision_cfg"), part_of(config, "text_cfg")
     side, embedding = vision.get("image_size", 224), config.get("embed_dim")
-    return {
-        "side": side[0] if isinstance(side, list) else side,
+    widths = {
+        "side": side[0] if isinstance(side, list) and side else side,
         "image": _image_width(vision, embedding=embedding),
         "text": None if "hf_model_name" in text else text.get("width", 512),
         "embedding": embedding,
     }
+    return whole_numbers(widths)
 
 
 def load_json(path: Path) -> dict:
     """The JSON object in a file; empty if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_record(path, {})
+    except (OSError, RecordError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
-def _image_width(vision: Mapping[str, Any], *, embedding: int | None) -> int | None:
+def part_of(config: Mapping[str, Any], name: str) -> dict:
+    """The object in a field of a config; empty if there is none."""
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def whole_numbers(values: Mapping[str, Any]) -> dict[str, int | None]:
+    """The values, with None for those that are no whole numbers: a downloaded config may hold anything."""
+    return {name: value if type(value) is int else None for name, value in values.items()}
+
+
+def _image_width(vision: Mapping[str, Any], *, embedding: Any) -> Any:
     if "timm_model_name" in vision:
         # Without a projection the trunk's features are the embeddings. Its width is otherwise known to timm only.
         return embedding if vision.get("timm_proj") == "none" else None
     if isinstance(vision.get("layers"), list):
-        return 32 * vision.get("width", 64)
+        width = vision.get("width", 64)
+        return 32 * width if type(width) is int else None
     return embedding if vision.get("attentional_pool") else vision.get("width", 768)
 
 

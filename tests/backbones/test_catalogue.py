@@ -100,6 +100,36 @@ def test_another_repository_in_open_clips_form_is_listed_by_its_name(hub):
     assert [model[name] for name in ("side", "image", "text", "embedding")] == [96, 48, 40, 32]
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_cfg": {"embed_dim": "wide", "vision_cfg": [1], "text_cfg": None}},
+        {
+            "model_cfg": {
+                "embed_dim": True,
+                "vision_cfg": {"layers": [1], "width": "w", "image_size": []},
+                "text_cfg": 1,
+            }
+        },
+        {"model_cfg": 7},
+    ],
+)
+def test_what_a_config_says_in_another_form_is_unknown(hub, transformers, config):
+    files = {"open_clip_config.json": json.dumps(config).encode(), "open_clip_model.safetensors": b"w"}
+    other = {"model_type": "clip", "vision_config": 3, "text_config": {"hidden_size": "x"}, "projection_dim": []}
+    write_repository(hub, "evil/\x1b[31mred", {**files, "config.json": json.dumps(other).encode()})
+    models = listed("evil")
+    assert set(models) == {"open_clip:hf-hub:evil/\x1b[31mred", "hf:evil/\x1b[31mred"}
+    assert all(models[name]["embedding"] is None for name in models)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{" * 1000, b"\xff", b'{"model_type": ["clip"]}'])
+def test_a_config_that_cannot_be_read_is_of_no_model(hub, transformers, content):
+    write_repository(hub, "me/odd", {"open_clip_config.json": content[:3], "config.json": content})
+    with pytest.raises(UsageError):
+        listed("me/odd")
+
+
 def test_without_open_clip_its_published_models_are_listed_all_the_same(hub, monkeypatch):
     monkeypatch.setattr(catalogue, "open_clip_folder", lambda: None)
     models = listed(family="open_clip")

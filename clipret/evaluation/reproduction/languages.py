@@ -17,7 +17,7 @@ def caption_languages(cache: FeatureCache) -> np.ndarray:
 def in_languages(
     protocol: Protocol, wanted: Collection[str], *, of_captions: np.ndarray, first: bool
 ) -> Protocol | str:
-    """The protocol with a gallery for each of the languages; a metric of it is the mean over them.
+    """The protocol with one gallery per language; a metric of it is the mean over the languages.
 
     of_captions  (M,) as returned by caption_languages
     first        whether only the first caption of an image in the language is used

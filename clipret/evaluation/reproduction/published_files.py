@@ -11,7 +11,7 @@ _FILES = ("published.json", "published_open_clip.json", "published_multilingual.
 def read_published() -> dict:
     """{"models", "sources", "trainings", "remarks": by name, "rows": of the files and of the tables in them}.
 
-    A table has in "rows" the figures of each model: in the order of its "columns", or, where it has "languages", by
+    A table has in "rows" the figures of every model: in the order of its "columns", or, where it has "languages", by
     column a list in their order. Its other fields are those of all its rows, but "remarks", which are by model, and
     "unanswerable", a list of models.
     """
