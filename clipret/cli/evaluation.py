@@ -16,6 +16,7 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     clipret eval --head runs/0001-margin-linear --split val --json
     clipret eval --zero-shot --cache data/coco.h5
     clipret eval --protocol coco-karpathy-5k,coco-karpathy-1k
+    clipret eval --zero-shot --cache data/xm3600.h5 --language de,fr
     clipret eval --wise-ft 0,0.1,...,1 --split val
     clipret eval --metrics R@1,nDCG@10,mAP@R --per-query ranks.parquet
     """

@@ -79,6 +79,11 @@ class EvalConfig:
         choices=PROTOCOLS,
     )
     split: str | None = shared.measured_split()
+    language: tuple[str, ...] = setting(
+        (),
+        "Of captions in several languages (xm3600, xtd10) those in these alone, such as de,fr.",
+        shown="each by itself, and their mean",
+    )
     allow_leak: bool = setting(False, "Measure also on images that the head was trained on.")
     k: tuple[int, ...] = cuts_setting()
     metrics: tuple[str, ...] = setting(
@@ -108,6 +113,7 @@ class EvalConfig:
             raise UsageError("--zero-shot needs a cache; give it with --cache FILE.")
         self._check_alphas()
         object.__setattr__(self, "protocol", tuple(dict.fromkeys(self.protocol)))
+        object.__setattr__(self, "language", tuple(dict.fromkeys(self.language)))
         if self.split is not None and not set(self.protocol) <= set(SPLIT_PROTOCOLS):
             raise UsageError(
                 f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "

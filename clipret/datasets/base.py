@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -17,7 +18,11 @@ from clipret.datasets.parsing import counted, flaw, listed, repeated
 from clipret.errors import DatasetError
 
 OWN_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
-_SPLIT_ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+_SPLIT_ALIASES = {
+    **dict.fromkeys(("training", "trn"), "train"),
+    **dict.fromkeys(("valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("testing", "tst"), "test"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +127,13 @@ def split_code(name: str) -> int | None:
     return SPLITS.index(name) if name in SPLITS else None
 
 
+def renamed_splits(names: Iterable[str | None]) -> tuple[str, ...]:
+    """What is said of splits under other names than ours: a remark on those of the names that are such, or none."""
+    codes = {name: split_code(name) for name in dict.fromkeys(names) if name is not None}
+    others = [f"{name} as {SPLITS[code]}" for name, code in codes.items() if code is not None and name != SPLITS[code]]
+    return (f"splits under other names: {listed(others)}",) if others else ()
+
+
 def own_splits(ids: list[str], config: DatasetConfig, *, codes, hint: str, of: str = "ids") -> tuple[np.ndarray, str]:
     """Split codes (N,) uint8 of people's own data, and in words the rule behind them.
 
@@ -209,10 +221,10 @@ def _root_of(outside: list[str]) -> str:
     return f", or a --root that they are in: {common}"
 
 
-def _names_in(folder: Path) -> frozenset[str]:
+def _names_in(folder: Path) -> Container[str]:
     """Names of the files in a folder, or of the members of a container; empty when there is neither."""
     if container := CONTAINERS.get(folder.suffix):
-        return frozenset(container.index(folder)) if folder.is_file() else frozenset()
+        return container.index(folder) if folder.is_file() else frozenset()
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())

@@ -18,6 +18,7 @@ from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
 from clipret.machine.own_code import label
 from clipret.protocols.bounds import best_reachable
+from clipret.protocols.languages import by_language
 from clipret.protocols.leakage import check_images, is_in_train
 from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 from clipret.retrieval.baseline import baseline_name, baseline_projections
@@ -190,15 +191,23 @@ def describe_protocol(
     }
 
 
-def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str | None) -> list[Protocol]:
+def choose_protocols(
+    cache: FeatureCache, *, names: tuple[str, ...], split: str | None, languages: tuple[str, ...] | None = None
+) -> list[Protocol]:
     """The protocols of these names, on `split` if given. Without names: protocol `split` if a split is given, else the
     default of the data set.
+
+    languages  those to measure in, each by itself; (): all that the captions say; None: all captions together
 
     Raises UsageError when the cache does not hold a protocol's images.
     """
     if split is not None:
-        return [split_protocol(cache, split=split, name=name) for name in names or ("split",)]
-    return [make_protocol(cache, name) for name in names or (default_protocol(cache),)]
+        protocols = [split_protocol(cache, split=split, name=name) for name in names or ("split",)]
+    else:
+        protocols = [make_protocol(cache, name) for name in names or (default_protocol(cache),)]
+    if languages is None:
+        return protocols
+    return [part for protocol in protocols for part in by_language(cache, protocol, languages=languages)]
 
 
 def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, allowed: bool) -> dict | None:

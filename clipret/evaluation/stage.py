@@ -17,6 +17,7 @@ from clipret.evaluation.inputs import (
     describe_trained,
     open_inputs,
 )
+from clipret.evaluation.languages import language_means
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.heads.base import Head
 from clipret.metrics import RSUM
@@ -55,7 +56,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
                    numbers: see significance.py) and gain, the same for trained less zero-shot, None without a trained
                    head
 
-    Further protocols are in the list `also`, in the same form; `remarks` on the head, if any. The result is written to
+    Further protocols are in the list `also`, in the same form; each language of a multilingual cache is a protocol, and
+    `languages` is what language_means returns for several; `remarks` on the head, if any. The result is written to
     config.out or the run's folder if there is one, with the ranks next to it (ranks_file.py).
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
@@ -68,7 +70,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     inputs = open_inputs(config)
     source, cache, heads = inputs.source, inputs.cache, inputs.heads
     trained = describe_trained(source)
-    protocols = choose_protocols(cache, names=config.protocol, split=config.split)
+    protocols = choose_protocols(cache, names=config.protocol, split=config.split, languages=config.language)
     # Checked for all protocols first, so that an error does not waste the time of a measurement.
     leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
     measured, ranked = [], []
@@ -85,6 +87,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         **describe_source(source, cache),
         **measured[0],
         **({"also": measured[1:]} if len(measured) > 1 else {}),
+        **({"languages": means} if (means := language_means(measured)) else {}),
         **({"remarks": remarks} if remarks else {}),
     }
     if config.per_query:

@@ -237,6 +237,10 @@ def test_what_rows_need_is_told_once_a_command():
         "    for coco-val2017 cross-entropy",
         "  clipret extract --dataset coco --model MODEL; clipret train --cache data/coco.h5 --reduction mean",
         "    for coco-val2017 margin",
+        "  clipret extract --dataset xm3600 --model MODEL",
+        "    for xm3600 zero-shot",
+        "  clipret extract --dataset xtd10 --model MODEL",
+        "    for xtd10 zero-shot",
     ]
 
 

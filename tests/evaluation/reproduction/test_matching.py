@@ -106,8 +106,8 @@ def test_a_cache_that_matches_no_row_is_refused_with_the_existing_rows(small, da
         reproduce(ReproduceConfig(cache=path))
     assert str(caught.value) == (
         f"no published figure of ViT-B/32 matches {path}: {inputs}; there are figures by protocol "
-        f"coco-karpathy-5k, flickr30k-karpathy-1k, coco-val2017; clipret reproduce --list shows them and the cache "
-        f"that each needs."
+        f"coco-karpathy-5k, flickr30k-karpathy-1k, coco-val2017, xm3600, xtd10; clipret reproduce --list shows them "
+        f"and the cache that each needs."
     )
 
 
@@ -144,8 +144,8 @@ def test_rows_that_the_cache_does_not_answer_say_why_and_what_does(small):
         None,
     )
     assert others["open_clip multilingual ViT-B/32 zero-shot, xm3600 de"] == (
-        "clipret has no protocol xm3600",
-        None,
+        f"needs a cache of data set 'xm3600', {path} is of 'flickr30k'",
+        "clipret extract --dataset xm3600",
     )
 
 
