@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from clipret import __version__
-from clipret.cli import caches, comparison, data, evaluation, failures, faults, reproduction, sweeps, training, trust
+from clipret.cli import (
+    caches,
+    comparison,
+    data,
+    evaluation,
+    failures,
+    faults,
+    models,
+    reproduction,
+    sweeps,
+    training,
+    trust,
+)
 from clipret.cli.running import complain
 from clipret.errors import ClipretError
 
@@ -17,6 +29,7 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
 for command in (
     data.download,
     data.check,
+    models.models,
     data.extract,
     caches.info,
     caches.verify,
