@@ -20,8 +20,9 @@ from clipret.backbones.hf_files import (
     load_model,
     quiet,
 )
-from clipret.backbones.hf_inputs import describe_tokens, load_pixels, load_tokens, reading_of
 from clipret.backbones.hf_openai import clip_weights, is_openai
+from clipret.backbones.hf_pixels import load_pixels
+from clipret.backbones.hf_tokens import describe_tokens, load_tokens, reading_of
 from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide
 from clipret.backbones.openai import as_openai
 from clipret.backbones.protocol import Backbone

@@ -98,7 +98,7 @@ def find_source(name: str, *, download_root: Path | None) -> Source:
 def _kind_of(config: dict[str, Any], *, folder: Path) -> Kind:
     kind = KINDS.get(config.get("model_type", ""))
     architecture = (config.get("architectures") or [kind.name if kind else config.get("model_type", "of no type")])[0]
-    if architecture == "Siglip2Model":
+    if config.get("model_type") == "siglip2":
         raise BackboneError(
             f"{folder} holds a Siglip2Model, which takes a varying number of patches (NaFlex); clipret takes images of "
             f"one size: use a fixed-size checkpoint of SigLIP 2, such as google/siglip2-base-patch16-224."
@@ -125,22 +125,44 @@ def load_model(source: Source):
             f"pip install -U transformers"
         )
     files = weights_of(source.folder)
-    with quiet(), explained(source.name):
+    with quiet(), explained(source.name), _without_code(files[0]):
         model, about = kind.from_pretrained(
             source.folder,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             use_safetensors=files[0].suffix == ".safetensors",
             weights_only=True,
             local_files_only=True,
             attn_implementation="sdpa" if getattr(kind, "_supports_sdpa", False) else "eager",
         )
-    missing = sorted(name for name in about["missing_keys"] if not name.endswith("position_ids"))
-    if missing:
-        raise BackboneError(
-            f"the weights of {source.name} lack {len(missing)} tensors of a {source.kind.name}, such as {missing[0]}; "
-            f"transformers would start them at random. Expected the files of a whole {source.kind.name}."
-        )
+    _require_all(about, source=source)
     return model.float().eval(), digest_of(files)
+
+
+def _require_all(about: dict, *, source: Source) -> None:
+    """Raise BackboneError for weights that transformers started at random."""
+    resized = sorted(entry if isinstance(entry, str) else entry[0] for entry in about["mismatched_keys"])
+    missing = sorted(name for name in {*about["missing_keys"], *resized} if not name.endswith("position_ids"))
+    if missing:
+        sizes = " of the sizes that config.json says" if resized else ""
+        raise BackboneError(
+            f"the weights of {source.name} lack {len(missing)} of the tensors of a {source.kind.name}{sizes}, such as "
+            f"{missing[0]}; transformers would start them at random. Expected the files of a whole {source.kind.name}."
+        )
+
+
+@contextlib.contextmanager
+def _without_code(file: Path) -> Iterator[None]:
+    """Inside, a pickle of more than tensors is refused; torch advises to run what is in it."""
+    try:
+        yield
+    except Exception as error:
+        if "weights_only" not in str(error):
+            raise
+        raise BackboneError(
+            f"{file} is a pickle that holds more than tensors, which clipret does not run; expected {_WEIGHTS[0]}, or "
+            f"a pickle of a state dict."
+        ) from None
 
 
 def weights_of(folder: Path) -> list[Path]:

@@ -1,31 +1,16 @@
-"""What transformers' models take: pixels, as their own image processor prepares them, and token ids.
-
-Shape suffixes: B batch, S image side, L token positions.
-"""
+"""Captions -> token ids by a model's own tokenizer of transformers. Shape suffixes: B batch, L token positions."""
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from clipret.backbones.hf_files import CAUSAL, CONFIG, MASKED, PADDED, Source, explained, quiet
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
 
-# Those whose settings say all that they do.
-_PROCESSORS = (
-    "BitImageProcessor",
-    "ChineseCLIPImageProcessor",
-    "CLIPImageProcessor",
-    "DeiTImageProcessor",
-    "SiglipImageProcessor",
-    "ViTImageProcessor",
-)
-# Far from square, both ways.
-_PROBES = ((97, 61), (40, 83))
 _PROBE_TEXTS = ("A dog", "Two men ride on 3 trains!")
 # Files that decide how a text becomes ids.
 _TOKENIZER_FILES = (
@@ -39,96 +24,14 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+# Of these, those of sentencepiece.
+_PIECES = {"sentencepiece.bpe.model", "spiece.model"}
 # Text models whose positions are counted from the id of the padding on.
 _OFFSET = ("altclip_text_model", "camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
 # Text models of a VisionTextDualEncoder that are CLIP's.
 _CAUSAL = ("clip_text_model", "metaclip_2_text_model")
 # ChineseCLIP was trained on captions of 52 tokens; its table of positions is that of the BERT that it began as.
 _TRAINED = {"ChineseCLIPModel": 52}
-
-
-@dataclass(frozen=True)
-class Crop:
-    """PIL image -> PIL RGB image of S x S, by a processor of transformers. Can be pickled."""
-
-    processor: Any
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        values = self.processor(images=image.convert("RGB"), do_rescale=False, do_normalize=False, return_tensors="np")[
-            "pixel_values"
-        ][0]
-        if values.dtype != np.uint8 or values.shape[0] != 3:
-            raise BackboneError(
-                f"{type(self.processor).__name__} makes pixels of {values.dtype} and shape {values.shape}; expected "
-                f"three channels of bytes."
-            )
-        return Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
-
-
-class Pixels(NamedTuple):
-    """How images become pixels: crop and side, as of an ImageSide, and the rest of it in words."""
-
-    crop: Crop
-    side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    words: str
-
-
-def load_pixels(source: Source, *, side: int) -> Pixels:
-    """The preprocessing of a folder; side: of the images that the model takes. Raises BackboneError."""
-    import transformers
-
-    # Of PIL, whatever else is installed: others resize to other pixels.
-    newer = int(transformers.__version__.split(".")[0]) >= 5
-    backend = {"backend": "pil"} if newer else {"use_fast": False}
-    with quiet(), explained(source.name):
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True, **backend
-        )
-    settings = processor.to_dict()
-    kind = settings.get("image_processor_type", type(processor).__name__)
-    if kind not in _PROCESSORS:
-        raise BackboneError(
-            f"the images of {source.name} are prepared by a {kind}, which clipret does not know; expected one of "
-            f"{', '.join(_PROCESSORS)} in preprocessor_config.json."
-        )
-    factor = settings.get("rescale_factor", 1 / 255)
-    if not settings.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
-        applied = f"by {factor:.6g}" if settings.get("do_rescale", True) else "not"
-        raise BackboneError(
-            f"the pixels of {source.name} are rescaled {applied} in preprocessor_config.json; clipret supports 1/255 "
-            f"only: do_rescale true, rescale_factor 0.00392156862745098."
-        )
-    crop = Crop(processor)
-    with quiet(), explained(source.name):
-        sizes = [crop(Image.new("RGB", size)).size for size in _PROBES]
-    if sizes != [(side, side)] * len(_PROBES):
-        width, height = next(size for size in sizes if size != (side, side))
-        raise BackboneError(
-            f"the preprocessing of {source.name} makes images of {width} x {height} pixels (preprocessor_config.json); "
-            f"its model takes {side} x {side}."
-        )
-    normalises = settings.get("do_normalize", True)
-    mean, std = (settings[f"image_{name}"] if normalises else value for name, value in (("mean", 0.0), ("std", 1.0)))
-    mean, std = (tuple(np.broadcast_to(values, 3).tolist()) for values in (mean, std))
-    return Pixels(crop, side, mean, std, _described(settings, kind=kind, side=side, mean=mean, std=std))
-
-
-def _described(settings: dict, *, kind: str, side: int, mean: tuple, std: tuple) -> str:
-    """The preprocessing, in words."""
-    steps = [f"{side} px"]
-    if settings.get("do_resize"):
-        size = settings["size"]
-        edge = size.get("shortest_edge")
-        steps += [f"shortest side to {edge}" if edge else f"squash to {size['height']} x {size['width']}"]
-        steps += [Image.Resampling(settings["resample"]).name.lower()]
-    if settings.get("do_center_crop"):
-        steps += [f"centre crop {settings['crop_size']['height']}"]
-    if settings.get("do_pad"):
-        steps += ["padded"]
-    numbers = ["/".join(f"{value:.6g}" for value in values) for values in (mean, std)]
-    return f"{', '.join(steps)}, mean {numbers[0]}, std {numbers[1]} ({kind})"
 
 
 @dataclass(frozen=True)
@@ -153,6 +56,7 @@ def load_tokens(source: Source, *, config: Any) -> LibraryTokenizer:
     import transformers
 
     reads, text = reading_of(source, config=config), config.text_config
+    _require_tokenizer(source)
     with quiet(), explained(source.name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=False, local_files_only=True
@@ -188,6 +92,17 @@ def load_tokens(source: Source, *, config: Any) -> LibraryTokenizer:
     )
 
 
+def _require_tokenizer(source: Source) -> None:
+    """Raise BackboneError where a folder has no tokenizer, or it needs a package that is not installed."""
+    names = {name for name in _TOKENIZER_FILES if (source.folder / name).is_file()}
+    if not names & {*_PIECES, "tokenizer.json", "vocab.json", "vocab.txt"}:
+        raise BackboneError(f"{source.folder} has no tokenizer; expected tokenizer.json, or the older files of one.")
+    if names & _PIECES and "tokenizer.json" not in names and not importlib.util.find_spec("sentencepiece"):
+        raise BackboneError(
+            f"{source.folder / min(names & _PIECES)} is read by sentencepiece; install with: pip install sentencepiece"
+        )
+
+
 def reading_of(source: Source, *, config: Any) -> str:
     """How the model reads a text: causal, masked or padded."""
     return CAUSAL if config.text_config.model_type in _CAUSAL else source.kind.reads
@@ -202,8 +117,8 @@ def _require_end(ids: list[list[int]], *, source: Source, text: Any) -> None:
         place = row.index(max(row)) if highest else row.index(end) if end in row else 0
         if place != len(row) - 1:
             raise BackboneError(
-                f"eos_token_id of text_config in {source.folder / CONFIG} is {end}, so that transformers reads a text at "
-                f"token {place + 1} of {len(row)}; its tokenizer ends texts with {row[-1]}: write that there."
+                f"eos_token_id of text_config in {source.folder / CONFIG} is {end}: transformers would read texts at "
+                f"token {place + 1} of {len(row)}; their last is {row[-1]}, which is expected there."
             )
 
 
