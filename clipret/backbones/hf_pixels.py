@@ -37,13 +37,18 @@ class Pixels(NamedTuple):
 
 @dataclass(frozen=True)
 class LibraryCrop:
-    """PIL image -> PIL RGB image, by a processor of transformers. Can be pickled."""
+    """PIL image -> PIL RGB image, by a processor of transformers. Can be pickled.
+
+    converts  whether the processor itself makes images of other modes RGB
+    """
 
     processor: Any
+    converts: bool
 
     def __call__(self, image: Image.Image) -> Image.Image:
         settings = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
-        values = self.processor(images=image.convert("RGB"), **settings)["pixel_values"][0]
+        image = image if self.converts else image.convert("RGB")
+        values = self.processor(images=image, **settings)["pixel_values"][0]
         return Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
 
 
@@ -55,12 +60,14 @@ class PlainCrop:
     size      width and height after the resize
     resample  of PIL
     crop      width and height of what is cut out of the middle; None: nothing
+    white     whether what is transparent becomes white, as with transformers 5, or whatever colour it has, as with 4
     """
 
     shortest: int | None
     size: tuple[int, int] | None
     resample: int
     crop: tuple[int, int] | None
+    white: bool
 
     def __call__(self, image: Image.Image) -> Image.Image:
         size = self.size
@@ -69,6 +76,9 @@ class PlainCrop:
             # Rounded down, and so is the corner below; torchvision rounds that to the nearest.
             other = int(self.shortest * long / short)
             size = (self.shortest, other) if image.width <= image.height else (other, self.shortest)
+        if self.white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image)
         image = image.convert("RGB").resize(size, self.resample)
         if self.crop is None:
             return image
@@ -98,18 +108,25 @@ def load_pixels(source: Source, *, side: int) -> Pixels:
             f"do_rescale true and rescale_factor 0.00392156862745098 in {_FILES[0]}."
         )
     with quiet(), explained(source.name):
-        crop = _crop(processor, settings=settings, side=side, name=source.name)
+        crop, white = _crop(processor, settings=settings, side=side, name=source.name)
     normalises = settings.get("do_normalize", True)
     mean, std = (settings[f"image_{name}"] if normalises else value for name, value in (("mean", 0.0), ("std", 1.0)))
     mean, std = (tuple(np.broadcast_to(values, 3).tolist()) for values in (mean, std))
-    return Pixels(crop, side, mean, std, _described(settings, kind=kind, side=side, mean=mean, std=std))
+    numbers = ["/".join(f"{value:.6g}" for value in values) for values in (mean, std)]
+    steps = ", ".join([f"{side} px", *(["transparency on white"] if white else []), *_described(settings)])
+    return Pixels(crop, side, mean, std, f"{steps}, mean {numbers[0]}, std {numbers[1]} ({kind})")
 
 
-def _crop(processor: Any, *, settings: dict, side: int, name: str) -> Callable[[Image.Image], Image.Image]:
-    """The processor's crop: ours, if its pixels are the same on images of several sizes, or its own."""
-    theirs, ours = LibraryCrop(processor), _plain_crop(settings)
+def _crop(processor: Any, *, settings: dict, side: int, name: str) -> tuple[Callable, bool]:
+    """The processor's crop: ours, if its pixels are the same on images of several sizes, or its own; and whether
+    what is transparent becomes white.
+    """
+    theirs = LibraryCrop(processor, bool(settings.get("do_convert_rgb")))
+    white = theirs(Image.new("RGBA", (side, side))).getpixel((side // 2, side // 2)) == (255,) * 3
+    ours = _plain_crop(settings, white=white)
     generator = np.random.default_rng(0)
-    images = [Image.fromarray(generator.integers(0, 256, (high, wide, 3), np.uint8)) for wide, high in _PROBES]
+    images = [Image.fromarray(generator.integers(0, 256, (high, wide, 4), np.uint8)) for wide, high in _PROBES]
+    images += [image.convert(mode) for image, mode in zip(images, ("RGB", "L", "P", "LA"), strict=True)]
     expected = [theirs(image) for image in images]
     for image in expected:
         if image.size != (side, side):
@@ -118,10 +135,10 @@ def _crop(processor: Any, *, settings: dict, side: int, name: str) -> Callable[[
                 f"model takes {side} x {side}."
             )
     same = ours is not None and [ours(image) for image in images] == expected
-    return ours if same else theirs
+    return (ours if same else theirs), white
 
 
-def _plain_crop(settings: dict) -> PlainCrop | None:
+def _plain_crop(settings: dict, *, white: bool) -> PlainCrop | None:
     """Of a processor that resizes, to no less than the crop; None for others."""
     size, crop = (settings.get(name) or {} for name in ("size", "crop_size"))
     cut = (crop.get("width"), crop.get("height")) if settings.get("do_center_crop") else None
@@ -136,7 +153,7 @@ def _plain_crop(settings: dict) -> PlainCrop | None:
         return None
     if cut and (None in cut or cut[0] > least[0] or cut[1] > least[1]):
         return None
-    return PlainCrop(shortest, both, settings["resample"], cut)
+    return PlainCrop(shortest, both, settings["resample"], cut, white)
 
 
 def _require_processor(source: Source) -> None:
@@ -162,9 +179,9 @@ def _require_known(kind: str, *, source: Source) -> None:
         )
 
 
-def _described(settings: dict, *, kind: str, side: int, mean: tuple, std: tuple) -> str:
-    """The preprocessing, in words."""
-    steps = [f"{side} px"]
+def _described(settings: dict) -> list[str]:
+    """Resizing and cropping, in words."""
+    steps = []
     if settings.get("do_resize"):
         size = {name: value for name, value in settings["size"].items() if value}
         if set(size) == {"height", "width"}:
@@ -177,5 +194,4 @@ def _described(settings: dict, *, kind: str, side: int, mean: tuple, std: tuple)
         steps += [f"centre crop {settings['crop_size']['height']}"]
     if settings.get("do_pad"):
         steps += ["padded"]
-    numbers = ["/".join(f"{value:.6g}" for value in values) for values in (mean, std)]
-    return f"{', '.join(steps)}, mean {numbers[0]}, std {numbers[1]} ({kind})"
+    return steps

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from clipret.backbones.clip_package import import_clip
 
 SIDE = 32
+CLIP_WORDS = 1000
 _SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
-_WIDE = _SIZES | {"intermediate_size": 256}
 _VISION = _SIZES | {"image_size": SIDE, "patch_size": 8}
 _WORDS = ["a", "man", "dog", "rides", "holds", "red", "small", "train", "on", "the", "street", "kitchen", "with", "two"]
 
@@ -52,20 +52,23 @@ def edit_json(path: Path, **changes) -> None:
     path.write_text(json.dumps(content))
 
 
-def openai_clip() -> torch.nn.Module:
+def openai_clip(*, words: int = CLIP_WORDS) -> torch.nn.Module:
     """OpenAI's architecture."""
-    text = _WIDE | {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407, "bos_token_id": 49406}
-    text |= {"hidden_act": "quick_gelu", "pad_token_id": 49407}
-    vision = _WIDE | {"image_size": SIDE, "patch_size": 8, "hidden_act": "quick_gelu"}
+    text = _clip_text(words) | {"hidden_act": "quick_gelu", "intermediate_size": 256}
+    vision = _VISION | {"hidden_act": "quick_gelu", "intermediate_size": 256}
     return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=48))
 
 
 def _clip() -> torch.nn.Module:
     """Not OpenAI's: GELU, and heads of 32."""
-    text = _SIZES | {"vocab_size": 49408, "max_position_embeddings": 77, "eos_token_id": 49407, "bos_token_id": 49406}
-    text |= {"hidden_act": "gelu", "num_attention_heads": 2, "pad_token_id": 49407}
+    text = _clip_text(CLIP_WORDS) | {"hidden_act": "gelu", "num_attention_heads": 2}
     vision = _VISION | {"hidden_act": "gelu"}
     return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=48))
+
+
+def _clip_text(words: int) -> dict:
+    ids = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
+    return _SIZES | ids | {"vocab_size": words, "max_position_embeddings": 77}
 
 
 def _siglip() -> torch.nn.Module:
@@ -108,11 +111,13 @@ def _dual_roberta() -> torch.nn.Module:
     return transformers.VisionTextDualEncoderModel(join(vision, text, projection_dim=48))
 
 
-def clip_tokenizer() -> transformers.PreTrainedTokenizerBase:
-    """OpenAI's vocabulary."""
-    tokenizer = import_clip().clip._tokenizer
-    merges = list(tokenizer.bpe_ranks)
-    return transformers.CLIPTokenizer(vocab=dict(tokenizer.encoder), merges=merges, model_max_length=77)
+def clip_tokenizer(*, words: int = CLIP_WORDS) -> transformers.PreTrainedTokenizerBase:
+    """Of so many of the tokens of OpenAI's vocabulary, which has 49,408: bytes, the first merges, start and end."""
+    whole = import_clip().clip._tokenizer
+    tokens = [*list(whole.encoder)[: words - 2], *list(whole.encoder)[-2:]]
+    vocabulary = {token: place for place, token in enumerate(tokens)}
+    merges = list(whole.bpe_ranks)[: words - 2 - 512]
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
 def _bert_tokenizer() -> transformers.PreTrainedTokenizerBase:
