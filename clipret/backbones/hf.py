@@ -21,13 +21,16 @@ from clipret.backbones.hf_files import (
     quiet,
 )
 from clipret.backbones.hf_openai import clip_weights, is_openai
-from clipret.backbones.hf_pixels import load_pixels
+from clipret.backbones.hf_pixels import Pixels, load_pixels
 from clipret.backbones.hf_tokens import describe_tokens, load_tokens, reading_of
 from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide
 from clipret.backbones.openai import as_openai
 from clipret.backbones.protocol import Backbone
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
+
+# Image models of a VisionTextDualEncoder that stretch their positions over images of any size.
+_ANY_SIDE = ("dinov2", "dinov2_with_registers")
 
 
 def load(name: str, *, device: str, precision: str, compiled: bool, download_root: Path | None) -> Backbone:
@@ -61,29 +64,9 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
         preprocess = Compose([pixels.crop, ToTensor(), Normalize(pixels.mean, pixels.std)])
         return as_openai(clip_weights(model), preprocess=preprocess, device=device, own_tokenizer=tokens, **common)
     model.to(device)
-    encode_image = functools.partial(_encode_image, model)
-    encode_text = functools.partial(_encode_text, model, tokens.padding if reads == MASKED else None)
-    image, text = (_slot(model, place) for place in (source.kind.image, source.kind.text))
     return LibraryBackbone(
-        image=ImageSide(
-            model=model,
-            encode=encode_image,
-            reference=encode_image,
-            slot=image,
-            width=image.weight.shape[0] if image else config.vision_config.hidden_size,
-            crop=pixels.crop,
-            side=pixels.side,
-            mean=pixels.mean,
-            std=pixels.std,
-        ),
-        text=TextSide(
-            model=model,
-            encode=encode_text,
-            reference=encode_text,
-            slot=text,
-            width=text.weight.shape[0],
-            tokenizer=tokens,
-        ),
+        image=_image_side(model, source=source, config=config, pixels=pixels),
+        text=_text_side(model, source=source, tokens=tokens, masked=reads == MASKED),
         logit_scale=float(model.logit_scale.detach().reshape(())),
         **common,
     )
@@ -102,13 +85,38 @@ def _config_of(source: Source) -> Any:
         return transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
 
 
-def _side_of(config: Any, *, source: Source) -> int:
-    """S: height and width of the images that a model takes."""
-    side = config.vision_config.image_size
+def _side_of(config: Any, *, source: Source) -> int | None:
+    """S: height and width of the images that a model takes; None: any."""
+    vision = config.vision_config
+    if vision.model_type in _ANY_SIDE:
+        return None
+    side = vision.image_size
     sides = {side} if isinstance(side, int) else set(side)
     if len(sides) > 1:
         raise BackboneError(f"{source.name} takes images of {' x '.join(map(str, side))} pixels; clipret's are square.")
     return sides.pop()
+
+
+def _image_side(model: nn.Module, *, source: Source, config: Any, pixels: Pixels) -> ImageSide:
+    slot, encode = _slot(model, source.kind.image), functools.partial(_encode_image, model)
+    return ImageSide(
+        model=model,
+        encode=encode,
+        reference=encode,
+        slot=slot,
+        width=slot.weight.shape[0] if slot else config.vision_config.hidden_size,
+        crop=pixels.crop,
+        side=pixels.side,
+        mean=pixels.mean,
+        std=pixels.std,
+    )
+
+
+def _text_side(model: nn.Module, *, source: Source, tokens: LibraryTokenizer, masked: bool) -> TextSide:
+    slot = _slot(model, source.kind.text)
+    encode = functools.partial(_encode_text, model, padding=tokens.padding if masked else None)
+    width = slot.weight.shape[0]
+    return TextSide(model=model, encode=encode, reference=encode, slot=slot, width=width, tokenizer=tokens)
 
 
 def _slot(model: nn.Module, place: str | None) -> Slot | None:
@@ -124,7 +132,7 @@ def _encode_image(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     return _pooled(model.get_image_features(pixel_values=pixels), side="image")
 
 
-def _encode_text(model: nn.Module, padding: int | None, ids: torch.Tensor) -> torch.Tensor:
+def _encode_text(model: nn.Module, ids: torch.Tensor, *, padding: int | None) -> torch.Tensor:
     """What get_text_features returns for (B, L) ids; padding: the id at the end that is masked, None: no mask.
 
     A causal text is read at its end, which sees nothing of what follows; SigLIP reads its padding.
@@ -140,7 +148,10 @@ def _until_last(filled: torch.Tensor) -> torch.Tensor:
 
 def _pooled(output: Any, *, side: str) -> torch.Tensor:
     """The features: in transformers 5 in an object, in 4 as they are."""
-    features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    features = output if isinstance(output, torch.Tensor) else getattr(output, "pooler_output", None)
     if features is None:
-        raise BackboneError(f"the {side} side of this model has no pooled output, which clipret needs.")
+        # So it is of some ChineseCLIPs in some versions of transformers 4, too.
+        raise BackboneError(
+            f"the {side} side of this model has no pooled output in {library_version()}; clipret needs it."
+        )
     return features

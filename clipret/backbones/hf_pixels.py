@@ -86,8 +86,8 @@ class PlainCrop:
         return image.crop((left, top, left + self.crop[0], top + self.crop[1]))
 
 
-def load_pixels(source: Source, *, side: int) -> Pixels:
-    """The preprocessing of a folder; side: of the images that the model takes. Raises BackboneError."""
+def load_pixels(source: Source, *, side: int | None) -> Pixels:
+    """The preprocessing of a folder; side: of the images that the model takes, None: any. Raises BackboneError."""
     import transformers
 
     _require_processor(source)
@@ -100,7 +100,7 @@ def load_pixels(source: Source, *, side: int) -> Pixels:
         )
     settings = processor.to_dict()
     kind = settings.get("image_processor_type", type(processor).__name__)
-    _require_known(kind, source=source)
+    _require_supported(kind, source=source)
     factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1
     if abs(factor * 255 - 1) > 1e-6:
         raise BackboneError(
@@ -113,26 +113,28 @@ def load_pixels(source: Source, *, side: int) -> Pixels:
     mean, std = (settings[f"image_{name}"] if normalises else value for name, value in (("mean", 0.0), ("std", 1.0)))
     mean, std = (tuple(np.broadcast_to(values, 3).tolist()) for values in (mean, std))
     numbers = ["/".join(f"{value:.6g}" for value in values) for values in (mean, std)]
+    side = crop(Image.new("RGB", _PROBES[0])).width
     steps = ", ".join([f"{side} px", *(["transparency on white"] if white else []), *_described(settings)])
     return Pixels(crop, side, mean, std, f"{steps}, mean {numbers[0]}, std {numbers[1]} ({kind})")
 
 
-def _crop(processor: Any, *, settings: dict, side: int, name: str) -> tuple[Callable, bool]:
+def _crop(processor: Any, *, settings: dict, side: int | None, name: str) -> tuple[Callable, bool]:
     """The processor's crop: ours, if its pixels are the same on images of several sizes, or its own; and whether
     what is transparent becomes white.
     """
     theirs = LibraryCrop(processor, bool(settings.get("do_convert_rgb")))
-    white = theirs(Image.new("RGBA", (side, side))).getpixel((side // 2, side // 2)) == (255,) * 3
+    clear = theirs(Image.new("RGBA", (99, 99)))
+    white = clear.getpixel((clear.width // 2, clear.height // 2)) == (255,) * 3
     ours = _plain_crop(settings, white=white)
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (high, wide, 4), np.uint8)) for wide, high in _PROBES]
     images += [image.convert(mode) for image, mode in zip(images, ("RGB", "L", "P", "LA"), strict=True)]
     expected = [theirs(image) for image in images]
     for image in expected:
-        if image.size != (side, side):
+        if image.size != (side or image.height, side or image.height):
             raise BackboneError(
                 f"the preprocessing of {name} makes images of {image.width} x {image.height} pixels ({_FILES[0]}); its "
-                f"model takes {side} x {side}."
+                f"model takes {f'{side} x {side}' if side else 'square ones'}."
             )
     same = ours is not None and [ours(image) for image in images] == expected
     return (ours if same else theirs), white
@@ -168,10 +170,10 @@ def _require_processor(source: Source) -> None:
     except (OSError, RecordError) as error:
         raise BackboneError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
     if settings.get("image_processor_type"):
-        _require_known(settings["image_processor_type"].removesuffix("Fast"), source=source)
+        _require_supported(settings["image_processor_type"].removesuffix("Fast"), source=source)
 
 
-def _require_known(kind: str, *, source: Source) -> None:
+def _require_supported(kind: str, *, source: Source) -> None:
     if kind not in _PROCESSORS:
         raise BackboneError(
             f"the images of {source.name} are prepared by a {kind}, which clipret does not know; expected one of "

@@ -1,6 +1,5 @@
 """Captions -> token ids by a model's own tokenizer of transformers. Shape suffixes: B batch, L token positions."""
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from clipret.backbones.hf_files import CAUSAL, CONFIG, MASKED, PADDED, Source, explained, quiet
+from clipret.backbones.hub import digest_of
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
 
@@ -131,13 +131,11 @@ def _context_length(source: Source, *, text: Any, tokenizer: Any) -> int:
 
 def describe_tokens(tokens: LibraryTokenizer, *, source: Source, reads: str) -> str:
     """The tokenizer, in words."""
-    tokenizer, digest = tokens.tokenize.tokenizer, hashlib.sha256()
-    for name in _TOKENIZER_FILES:
-        if (source.folder / name).is_file():
-            digest.update((source.folder / name).read_bytes())
+    tokenizer = tokens.tokenize.tokenizer
+    digest = digest_of(source.folder / name for name in _TOKENIZER_FILES if (source.folder / name).is_file())
     with quiet():
         upper, lower = tokenizer([_PROBE_TEXTS[0], _PROBE_TEXTS[0].lower()])["input_ids"]
     case = "lower-cased" if upper == lower else "case kept"
     padding = {CAUSAL: "read up to the end", MASKED: "padding masked", PADDED: "padded to that, no mask"}
     length = f"{tokens.context_length} tokens"
-    return f"{type(tokenizer).__name__} {digest.hexdigest()[:12]}, {length}, {case}, {padding[reads]}"
+    return f"{type(tokenizer).__name__} {digest[:12]}, {length}, {case}, {padding[reads]}"

@@ -69,7 +69,7 @@ def test_a_pickle_is_read_where_there_is_nothing_else_and_nothing_in_it_is_run(h
     assert torch.equal(load_backbone(f"hf:{folder}").encode_text(inputs["text"]), expected.encode_text(inputs["text"]))
 
 
-def test_weights_in_parts_are_read_and_each_part_counts(hf_changed):
+def test_weights_in_parts_are_read_and_all_of_them_count(hf_changed):
     folder = hf_changed("dual")
     whole = load_backbone(f"hf:{folder}")
     with quiet():
@@ -98,7 +98,7 @@ def test_weights_in_parts_are_read_and_each_part_counts(hf_changed):
         ({"model_type": "blip", "architectures": None}, "blip"),
     ],
 )
-def test_a_class_that_is_not_known_is_refused(hf_changed, fields, what):
+def test_a_class_that_is_not_supported_is_refused(hf_changed, fields, what):
     folder = hf_changed("siglip", **fields)
     assert message_of(folder) == (
         f"{folder}/config.json describes a model that clipret does not know, {what}; expected one of {CLASSES}."

@@ -13,7 +13,7 @@ from tests.helpers.hf_models import SIDE, edit_json
 from tests.helpers.hf_reference import library_of, message_of
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "dual"])
+@pytest.mark.parametrize("kind", ["clip", "siglip", "dual", "dual-dino"])
 def test_pixels_are_those_of_the_librarys_processor(hf_folders, kind):
     """Odd and even sizes: CLIP's centre crop of transformers is not torchvision's."""
     source = find_source(f"hf:{hf_folders(kind)}", download_root=None)

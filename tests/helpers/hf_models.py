@@ -111,6 +111,15 @@ def _dual_roberta() -> torch.nn.Module:
     return transformers.VisionTextDualEncoderModel(join(vision, text, projection_dim=48))
 
 
+def _dual_dino() -> torch.nn.Module:
+    """DINOv2's images, which are smaller than those that its positions are of, and BERT's text."""
+    vision = transformers.Dinov2Config(hidden_size=64, num_hidden_layers=2, num_attention_heads=1, mlp_ratio=2)
+    vision.image_size, vision.patch_size = 2 * SIDE, 8
+    text = transformers.BertConfig(**_SIZES, vocab_size=120, max_position_embeddings=40)
+    join = transformers.VisionTextDualEncoderConfig.from_vision_text_configs
+    return transformers.VisionTextDualEncoderModel(join(vision, text, projection_dim=48))
+
+
 def clip_tokenizer(*, words: int = CLIP_WORDS) -> transformers.PreTrainedTokenizerBase:
     """Of so many of the tokens of OpenAI's vocabulary, which has 49,408: bytes, the first merges, start and end."""
     whole = import_clip().clip._tokenizer
@@ -158,6 +167,11 @@ def _vit_processor() -> transformers.BaseImageProcessor:
     return transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 
 
+def _dino_processor() -> transformers.BaseImageProcessor:
+    crop = {"height": SIDE, "width": SIDE}
+    return transformers.BitImageProcessor(size={"shortest_edge": SIDE + 4}, crop_size=crop)
+
+
 KINDS: Mapping[str, Callable[[], torch.nn.Module]] = {
     "openai": openai_clip,
     "clip": _clip,
@@ -167,6 +181,7 @@ KINDS: Mapping[str, Callable[[], torch.nn.Module]] = {
     "metaclip2": _meta_clip_2,
     "dual": _dual_encoder,
     "dual-roberta": _dual_roberta,
+    "dual-dino": _dual_dino,
 }
 TOKENIZERS: Mapping[str, Callable] = {
     "openai": clip_tokenizer,
@@ -177,5 +192,10 @@ TOKENIZERS: Mapping[str, Callable] = {
     "metaclip2": _roberta_tokenizer,
     "dual": _bert_tokenizer,
     "dual-roberta": _roberta_tokenizer,
+    "dual-dino": _bert_tokenizer,
 }
-PROCESSORS: Mapping[str, Callable] = {"siglip": _siglip_processor, "dual": _vit_processor}
+PROCESSORS: Mapping[str, Callable] = {
+    "siglip": _siglip_processor,
+    "dual": _vit_processor,
+    "dual-dino": _dino_processor,
+}

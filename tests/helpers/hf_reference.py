@@ -58,7 +58,7 @@ def inputs_of(backbone, captions) -> dict[str, torch.Tensor]:
 
 
 def embeddings_of(backbone, captions) -> dict[str, torch.Tensor]:
-    """Features times projection of photographs and captions; each is compared with the library's output as well."""
+    """Features times projection of photographs and captions; which are compared with the library's output as well."""
     head = {name: torch.from_numpy(values) for name, values in backbone.projections().items() if values.ndim}
     embeddings = {}
     for side, inputs in inputs_of(backbone, captions).items():
