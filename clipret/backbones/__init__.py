@@ -48,6 +48,13 @@ FAMILIES: Mapping[str, Family] = {
         needs=("open_clip_torch",),
         extra="open-clip",
     ),
+    "hf": Family(
+        "clipret.backbones.hf",
+        prefix="hf:",
+        names="hf:FOLDER, hf:ORG/NAME of the Hugging Face hub (transformers)",
+        needs=("transformers",),
+        extra="hf",
+    ),
 }
 
 

@@ -9,7 +9,9 @@ Shape suffixes: B batch, S image side, L token positions, D feature width, E emb
 import contextlib
 import copy
 import functools
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -284,6 +286,19 @@ def measure_width(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.
     """D of what a model returns for inputs, for sides without a projection that would say it."""
     with torch.inference_mode():
         return encode(inputs).shape[1]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, nothing is logged or warned of: libraries say much of that for developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
