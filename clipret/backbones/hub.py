@@ -13,19 +13,23 @@ _SAFE, _PICKLED = ("*.safetensors",), ("*.bin", "*.pt", "*.pth")
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken")
 
 
-def repository_folder(repository: str, *, option: str, cache: Path | None) -> tuple[Path, str]:
+def repository_folder(
+    repository: str, *, option: str, cache: Path | None, also: tuple[str, ...] = ()
+) -> tuple[Path, str]:
     """The folder that holds a repository's files, fetched where they are not in the hub's cache, and its revision.
 
     repository  ORG/NAME
     option      what --model takes instead, for a folder that was copied by hand: "hf:DIR"
     cache       the hub's cache; None: where HF_HOME says
+    also        patterns of further files, such as weights in folders of the repository
 
     Raises BackboneError when there is no such repository, or it cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    settings = {"cache_dir": cache, "ignore_patterns": ["onnx/*", "openvino/*", "*/*.bin"]}
+    nested = [] if also else ["*/*.bin"]
+    settings = {"cache_dir": cache, "ignore_patterns": ["onnx/*", "openvino/*", *nested]}
 
     def fetch(patterns: Iterable[str], *, local: bool) -> Path:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=local, **settings))
@@ -33,9 +37,9 @@ def repository_folder(repository: str, *, option: str, cache: Path | None) -> tu
     try:
         folder = _cached(fetch)
         if folder is None:
-            folder = fetch((*_DESCRIPTIONS, *_SAFE), local=False)
+            folder = fetch((*_DESCRIPTIONS, *_SAFE, *also), local=False)
             if not any(folder.glob(pattern) for pattern in _SAFE) or not list(folder.glob("*.safetensors")):
-                folder = fetch((*_DESCRIPTIONS, *_PICKLED), local=False)
+                folder = fetch((*_DESCRIPTIONS, *_PICKLED, *also), local=False)
     except HFValidationError:
         raise BackboneError(f"'{repository}' is neither a folder nor a repository of the hub, ORG/NAME.") from None
     except HfHubHTTPError as error:
