@@ -15,7 +15,7 @@ def inspect_cache(path: Path | str) -> dict:
     """Describe a cache, finished or not, as a JSON-ready dict.
 
     Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, split_rule, remarks,
-    inputs, and
+    inputs, aligned (whether there are projections to one space), and
 
         images    in all, done, todo, unusable, width
         captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
@@ -48,6 +48,7 @@ def inspect_cache(path: Path | str) -> dict:
         "split_rule": cache.about["split_rule"],
         "remarks": cache.about["remarks"],
         "inputs": cache.inputs,
+        "aligned": cache.aligned,
         "images": {**_counts(cache.image_states), "width": cache.width("image")},
         "captions": {
             **_counts(cache.text_states),

@@ -12,7 +12,7 @@ from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 from clipret.metrics import RSUM
 
-# How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.
+# How metrics.json and the ranks name a head between the untrained and the trained one, before its alpha.
 WISE_FT = "wise-ft "
 _MOST_ALPHAS = 101
 # Fewer flips say nothing of the ends of an interval, and more nothing further.
@@ -65,10 +65,10 @@ class EvalConfig:
 
     cache: Path | None = setting(None, "Features to measure on.", shown="the run's own")
     head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="the newest run")
-    zero_shot: bool = setting(False, "Measure CLIP's own projections alone.")
+    zero_shot: bool = setting(False, "Measure the encoder's own head alone, or the closed-form one where it has none.")
     wise_ft: tuple[float, ...] = setting(
         (),
-        "Also heads between zero-shot (0) and trained (1): 0.5, or a curve, 0,0.1,...,1.",
+        "Also heads between zero-shot, or closed-form (0), and trained (1): 0.5, or a curve, 0,0.1,...,1.",
         parse=parse_alphas,
     )
     runs_dir: Path = shared.runs_dir()

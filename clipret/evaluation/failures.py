@@ -1,4 +1,4 @@
-"""Stage 2: features.h5 and a head -> failures.json: queries that fail, changes against zero-shot, hubs, breakdowns.
+"""Stage 2: features.h5 and a head -> failures.json: queries that fail, changes against the baseline, hubs, breakdowns.
 
 Shape suffixes: Q queries of all folds, G items of a gallery, T best items of a query.
 """
@@ -31,16 +31,16 @@ _FEW = 30
 
 
 def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Where a head fails, both directions of one protocol, zero-shot beside trained.
+    """Where a head fails, both directions of one protocol, the baseline beside trained.
 
     on_progress  called while galleries are ranked, with phase "ranking": images, each as often as there are heads
 
-    Returns format, cache, run, head, protocol, leakage and copies as metrics.json has them; heads (the names zero-shot
-    and trained, or zero-shot alone), top, and of each direction in `directions`:
+    Returns format, cache, run, head, protocol, leakage and copies as metrics.json has them; heads (the names zero-shot,
+    or closed-form, and trained, or the first alone), top, and of each direction in `directions`:
 
     queries    their number
     worst      the queries whose best-placed matching item stands lowest under the trained head, worst first
-    changed    None for zero-shot alone; else the counts improved, worsened and same, mean_log2_ratio (of the trained
+    changed    None without a trained head; else the counts improved, worsened and same, mean_log2_ratio (of the trained
                rank to the zero-shot one, over all queries), and most_improved and most_worsened, by the ratio of the
                two ranks: from 1 to 10 is more than from 500 to 600; of equal ratios the better ranks come first
     hubs       head -> what describe_hubs gives, and largest: the items in most queries' top K

@@ -29,7 +29,7 @@ class Source:
     """A cache, and perhaps a head, its run, and the fingerprint that the run expects of the cache.
 
     cache        path of the features
-    head         path of the head's file; None: zero-shot alone
+    head         path of the head's file; None: the baseline alone
     run          the run's folder; None: the head is in none
     fingerprint  of the cache that the run was trained on; None: any cache will do
     """
@@ -45,7 +45,7 @@ class Inputs:
     """What a command measures, opened.
 
     device  where it is ranked
-    alphas  of the heads between CLIP's own and the trained one
+    alphas  of the heads between the baseline and the trained one
     """
 
     source: Source
@@ -74,7 +74,7 @@ class Inputs:
 def open_inputs(config: EvalConfig | FailuresConfig | ReproduceConfig) -> Inputs:
     """The cache, the head and the device that these settings mean. The head's file is read when it is first used.
 
-    Where no head is named, eval and failures take the newest run, and reproduce measures CLIP's own alone.
+    Where no head is named, eval and failures take the newest run, and reproduce measures the encoder's own alone.
 
     Raises what choose_device, find_source and open_cache do.
     """

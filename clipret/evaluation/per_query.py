@@ -44,7 +44,7 @@ def per_query_table(
     number     of the fold, from 0
     protocol   its name
     direction  t2i or i2t
-    head       zero-shot, trained ...
+    head       zero-shot or closed-form, trained ...
     ranks      with `top`, as many of the best items as are wanted
 
     Columns: protocol, fold, direction, head; query (the caption's id in t2i, the image's in i2t), caption (t2i; null in

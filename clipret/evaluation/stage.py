@@ -37,22 +37,22 @@ _LONG = 1 << 25
 
 
 def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Every metric by one or more protocols, both directions, zero-shot beside trained, with intervals.
+    """Every metric by one or more protocols, both directions, the baseline beside trained, with intervals.
 
     on_progress  called after each protocol, with phase "protocols", and while a large gallery is ranked
 
-    Returns what metrics.json holds: format, cache, run and head (None for zero-shot alone), finished (whether the run's
-    training had come to its end), and of the first protocol
+    Returns what metrics.json holds: format, cache, run and head (None for the baseline alone), finished (whether the
+    run's training had come to its end), and of the first protocol
 
         protocol   name, split, counts, tie rule, mAP's divisor, precision, digest of the queries and items, remarks
-        leakage    None for zero-shot alone; else checked and trained_on, how many of its images the head was trained on
+        leakage    None without a trained head; else checked and trained_on, how many of its images that was trained on
         copies     how many of its images equal images of train, byte for byte: split, images, copies, of; None of train
         results    {"zero-shot": {"t2i": {...}, "i2t": {...}}, "trained": {...}} as fractions, and between them
                    "wise-ft ALPHA" for each of config.wise_ft; of encoders that were never aligned "closed-form" is in
                    the place of "zero-shot"
         rsum       head -> sum of R@K over config.k and both directions
         intervals  None, or level, method, resamples, heads (as results, and "rsum", [low, high] in place of numbers, or
-                   None: see significance.py) and gain, the same of trained less zero-shot, None without a trained head
+                   None: see significance.py) and gain, the same of trained less the baseline, None without trained
 
     Of further protocols, the same in the list `also`; and `remarks`, where there are some on the head. It is written to
     config.out, or into the run's folder when there is one, and beside it the ranks (ranks_file.py).

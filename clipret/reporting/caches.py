@@ -20,6 +20,7 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
         "state": state,
         "data set": info["dataset"],
         "model": f"{info['model']}  (weights {inputs['weights_sha256'][:12]}, {info['library']})",
+        **_encoder(info),
         "preprocessing": f"{inputs['preprocessing']}, decode {inputs['decode']}, background {inputs['background']}, "
         f"prompt '{inputs['prompt']}'",
         "images": f"{images['all']:,}: {images['done']:,} done, {images['todo']:,} to do, "
@@ -39,6 +40,23 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
     }
     lists = _truncated(info, whole=truncated) + _problems(info, whole=problems)
     return (property_sheet([*rows.items(), *lists]),)
+
+
+def _encoder(info: dict) -> dict[str, str]:
+    """Rows on encoders of other libraries than OpenAI's."""
+    inputs = info["inputs"]
+    names = [
+        name
+        for name in inputs
+        if name.endswith(("architecture", "encoder", "pooling", "tokenizer", "text_prompt", "revision"))
+    ]
+    words = [f"{name.replace('_', ' ')}: {inputs[name]}" for name in names]
+    rows = {"encoders": "\n".join(words)} if words else {}
+    if not info["aligned"]:
+        rows["projection"] = (
+            "none: the encoders were never aligned; heads start in closed form, and nothing is zero-shot"
+        )
+    return rows
 
 
 def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from clipret import runs
 from clipret.config import DIRECTIONS, TrainConfig
 from clipret.config.checks import check_settings, shortened
-from clipret.config.comparison import ZERO_SHOT
+from clipret.config.comparison import BASELINES, ZERO_SHOT
 from clipret.config.evaluation import WISE_FT
 from clipret.errors import RunError, UsageError
 from clipret.machine.files import read_file
@@ -68,8 +68,8 @@ class ProtocolRankings:
     """All that was ranked by one protocol.
 
     protocol  as metrics.json describes it, with `digest`: equal digests have the same queries, items and matches
-    heads     head's name (zero-shot, trained ...) -> direction -> Ranks of each fold, with their images
-    leakage   as in metrics.json; None for zero-shot alone
+    heads     head's name (zero-shot or closed-form, trained ...) -> direction -> Ranks of each fold, with their images
+    leakage   as in metrics.json; None without a trained head
     """
 
     protocol: dict
@@ -103,7 +103,7 @@ class Rankings:
 
     cache      path, fingerprint, model, dataset, as in metrics.json
     protocols  the first is the one that metrics.json shows first
-    trained    None for zero-shot alone
+    trained    None without a trained head
     """
 
     cache: dict
@@ -217,7 +217,8 @@ def _require_structure(about: dict, file: TensorFile) -> None:
 
 
 def _require_heads(heads: list[str], *, trained: bool, first: list[str]) -> None:
-    expected = {ZERO_SHOT, *([_TRAINED] if trained else [])}
+    baseline = next((name for name in BASELINES if name in heads), ZERO_SHOT)
+    expected = {baseline, *([_TRAINED] if trained else [])}
     others = {head for head in heads if not (trained and head.startswith(WISE_FT))}
     if others != expected or len(set(heads)) < len(heads) or heads != first:
         raise RecordError(

@@ -39,7 +39,7 @@ class Heads:
     """Heads of the same settings.
 
     members  their places among the heads
-    varies   whether another training of these settings would give another head: not of zero-shot
+    varies   whether another training of these settings would give another head: not of a baseline
     """
 
     members: tuple[int, ...]

@@ -63,7 +63,7 @@ def measured_figures(reports: list[dict], *, head: str) -> dict:
     """Mean and std over runs of R@1, R@5 and R@10 of both directions, as fractions, and of their sum, rsum.
 
     reports  what evaluate returned for each run
-    head     whose figures: trained or zero-shot
+    head     whose figures: trained, or the baseline's name
     """
     results = [report["results"][head] for report in reports]
     figures = {

@@ -46,7 +46,8 @@ def sweep(
 
     Returns sweep (its folder), cache, runs, failed (how many), varied and fixed settings, configurations (best first,
     as ranking.leaderboard gives them, with test as ranking.measured_figures gives it, or None), chosen (the first, and
-    the command that trains it), zero_shot (val_rsum, and test in the same form), protocol of the test figures,
+    the command that trains it), zero_shot, or of encoders that were never aligned
+    closed_form (val_rsum, and test in the same form), protocol of the test figures,
     test_all, remarks and seconds. The same is in sweep.json.
 
     Raises UsageError, CacheError, RunError, LeakageError when test images are images of train too, or TrainingError

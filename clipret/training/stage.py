@@ -38,8 +38,9 @@ def train(config: TrainConfig, *, loss: Any = None, head: Any = None, on_progres
     The last epoch is kept when the config says so, or without a val split. On the CPU the same config gives the same
     bits.
 
-    Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without val),
-    features (where they lived), remarks and seconds.
+    Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without val;
+    of encoders that were never aligned None, and closed_form_val_rsum instead), features (where they lived), remarks
+    and seconds.
 
     Raises CacheError, UsageError, RunError or TrainingError.
     """

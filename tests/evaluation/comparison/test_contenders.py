@@ -131,7 +131,10 @@ def test_settings_that_an_older_run_did_not_know_are_their_defaults():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("runs/b", "there is no runs/b; expected a run's folder, a file that clipret eval wrote, or zero-shot."),
+        (
+            "runs/b",
+            "there is no runs/b; expected a run's folder, a file that clipret eval wrote, zero-shot or closed-form.",
+        ),
         (
             "runs",
             "runs is not a run: it has no config.json; expected the folder of a run, such as runs/a.",
