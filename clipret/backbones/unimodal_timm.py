@@ -95,7 +95,11 @@ def _published(name: str) -> tuple[str, str | None]:
             f"timm has no model '{name}', and there is no such folder{hint}. Expected timm/NAME, timm/ORG/NAME of the "
             f"hub, or timm/FOLDER."
         )
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        # There is no such tag of the model.
+        config = None
     if config is None or not config.hf_hub_id:
         tags = [tagged for tagged in timm.list_pretrained() if tagged.partition(".")[0] == name.partition(".")[0]]
         offered = f"expected one of {', '.join(tags)}" if tags else "give a folder with weights, timm/FOLDER"

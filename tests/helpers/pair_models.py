@@ -13,6 +13,23 @@ SIDE, CONTEXT = 28, 24
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+class PairModels:
+    """Name of a function below -> the folder that it made, made when it is first asked for."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._folders = folder, {}
+
+    def __getitem__(self, name: str) -> Path:
+        if name not in self._folders:
+            self._folders[name] = MAKERS[name](self._folder / name)
+        return self._folders[name]
+
+    def pair(self, image: str = "timm_dinov2", text: str = "minilm") -> str:
+        """The name of a pair, as --model takes it."""
+        library = "st" if text.startswith("minilm") else "hf"
+        return f"pair:{image.partition('_')[0]}/{self[image]}+{library}/{self[text]}"
+
+
 def timm_dinov2(folder: Path) -> Path:
     """A DINOv2 as timm has it: register-free, no classifier, the class token behind a norm."""
     arguments = {"img_size": SIDE, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -84,12 +101,12 @@ def hf_t5(folder: Path) -> Path:
 
 def minilm(folder: Path, *, dense: bool = False, prompt: str = "") -> Path:
     """What all-MiniLM-L6-v2 is: BERT, mean pooling, Normalize; dense: with a Dense before the last."""
-    import sentence_transformers
-    from sentence_transformers import models
-
     hf_bert(folder / "bert", pooler=False)
     torch.manual_seed(5)
     with calm("sentence_transformers", "it"):
+        import sentence_transformers
+        from sentence_transformers import models
+
         transformer = models.Transformer(str(folder / "bert"), max_seq_length=CONTEXT)
         added = [models.Dense(32, 20)] if dense else []
         modules = [transformer, models.Pooling(32, "mean"), *added, models.Normalize()]
@@ -152,5 +169,18 @@ def _timm(folder: Path, architecture: str, arguments: dict, *, config: dict | No
     _scale_layers(model)
     settings = {"input_size": (3, SIDE, SIDE), **(config or {})}
     model.pretrained_cfg = {**dict(model.pretrained_cfg), **settings}
-    save_for_hf(model, folder, model_args=arguments)
+    save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
     return folder
+
+
+MAKERS = {
+    "timm_dinov2": timm_dinov2,
+    "timm_convnext": timm_convnext,
+    "hf_dinov2": hf_dinov2,
+    "hf_vit": hf_vit,
+    "bert": hf_bert,
+    "bert_without_pooler": functools.partial(hf_bert, pooler=False),
+    "t5": hf_t5,
+    "minilm": minilm,
+    "minilm_dense": functools.partial(minilm, dense=True, prompt="query: "),
+}
