@@ -52,14 +52,14 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
     model, prompt = _without_normalisation(model), _prompt(model, name=name)
     tokenizer = _prepared(model.tokenizer)
     tokens = LibraryTokenizer(
-        tokenize=functools.partial(_tokenize, model, prompt),
-        count=functools.partial(_count, tokenizer, prompt),
+        tokenize=functools.partial(_tokenize, model=model, prompt=prompt),
+        count=functools.partial(_count, tokenizer=tokenizer, prompt=prompt),
         context_length=int(model.max_seq_length),
         end=None,
         padding=PADDING,
         cut=True,
     )
-    encode = functools.partial(_features, model, tokenizer.pad_token_id)
+    encode = functools.partial(_features, model=model, padding=tokenizer.pad_token_id)
     with calm(_LIBRARY, name):
         width = measure_width(encode, tokens.pad(tokens(["two"])[0]))
         _require_equal(model, name, ours=encode(tokens.pad(tokens(list(_PROBES))[0])))
@@ -90,8 +90,10 @@ def load_tokenizer(name: str, *, download_root: Path | None) -> LibraryTokenizer
     prompt = prompts.get("prompts", {}).get(prompts.get("default_prompt_name")) or ""
     lower = bool(settings.get("do_lower_case"))
     return LibraryTokenizer(
-        tokenize=functools.partial(_tokenize_plainly, tokenizer, prompt, lower, int(length)),
-        count=functools.partial(_count, tokenizer, prompt),
+        tokenize=functools.partial(
+            _tokenize_plainly, tokenizer=tokenizer, prompt=prompt, lower=lower, length=int(length)
+        ),
+        count=functools.partial(_count, tokenizer=tokenizer, prompt=prompt),
         context_length=int(length),
         end=None,
         padding=PADDING,
@@ -166,7 +168,7 @@ def _prepared(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _tokenize(model: nn.Module, prompt: str, texts: list[str]) -> torch.Tensor:
+def _tokenize(texts: list[str], *, model: nn.Module, prompt: str) -> torch.Tensor:
     """Ids as the library itself has them."""
     texts = [prompt + text for text in texts]
     # Its name since sentence-transformers 5.3.
@@ -175,17 +177,17 @@ def _tokenize(model: nn.Module, prompt: str, texts: list[str]) -> torch.Tensor:
     return pad_ids([ids[mask].tolist() for ids, mask in rows])
 
 
-def _tokenize_plainly(tokenizer: Any, prompt: str, lower: bool, length: int, texts: list[str]) -> torch.Tensor:
+def _tokenize_plainly(texts: list[str], *, tokenizer: Any, prompt: str, lower: bool, length: int) -> torch.Tensor:
     texts = [prompt + (text.lower() if lower else text) for text in texts]
     return pad_ids(tokenizer(texts, truncation=True, max_length=length)["input_ids"])
 
 
-def _count(tokenizer: Any, prompt: str, texts: list[str]) -> list[int]:
+def _count(texts: list[str], *, tokenizer: Any, prompt: str) -> list[int]:
     texts = [prompt + text for text in texts]
     return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
 
 
-def _features(model: nn.Module, padding: int, ids: torch.Tensor) -> torch.Tensor:
+def _features(ids: torch.Tensor, *, model: nn.Module, padding: int) -> torch.Tensor:
     return model(masked(ids, padding=padding))["sentence_embedding"]
 
 

@@ -50,7 +50,7 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
             pooling = _POOLER
         else:
             pooling = _CLASS if _has_class_token(model) else _MEAN
-        encode = functools.partial(_image_features, model, pooling)
+        encode = functools.partial(_image_features, model=model, pooling=pooling)
         width = measure_width(encode, blank)
     side = ImageSide(
         model=model,
@@ -80,7 +80,7 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
     with calm("transformers", name):
         outputs = _outputs(model, **masked(probe, padding=padding))
         pooling = _POOLER if has_pooler and outputs.get("pooler_output") is not None else _MEAN
-        encode = functools.partial(_text_features, model, padding, pooling)
+        encode = functools.partial(_text_features, model=model, padding=padding, pooling=pooling)
         width = measure_width(encode, probe)
     tokens = _tokenizer(tokenizer, length=_context_length(tokenizer, folder))
     side = TextSide(model=model, encode=encode, reference=encode, slot=None, width=width, tokenizer=tokens)
@@ -141,7 +141,7 @@ def _has_class_token(model: nn.Module) -> bool:
     return any(name.rpartition(".")[2] in ("cls_token", "class_token") for name, _ in model.named_parameters())
 
 
-def _image_features(model: nn.Module, pooling: str, pixels: torch.Tensor) -> torch.Tensor:
+def _image_features(pixels: torch.Tensor, *, model: nn.Module, pooling: str) -> torch.Tensor:
     outputs = model(pixel_values=pixels)
     if pooling == _POOLER:
         # Of convolutions (B, D, 1, 1).
@@ -152,7 +152,7 @@ def _image_features(model: nn.Module, pooling: str, pixels: torch.Tensor) -> tor
     return states.mean(dim=(2, 3)) if states.dim() == 4 else states.mean(dim=1)
 
 
-def _text_features(model: nn.Module, padding: int, pooling: str, ids: torch.Tensor) -> torch.Tensor:
+def _text_features(ids: torch.Tensor, *, model: nn.Module, padding: int, pooling: str) -> torch.Tensor:
     inputs = masked(ids, padding=padding)
     outputs = model(**inputs)
     if pooling == _POOLER:
@@ -188,8 +188,8 @@ def _context_length(tokenizer: Any, folder: Path) -> int:
 
 def _tokenizer(tokenizer: Any, *, length: int) -> LibraryTokenizer:
     return LibraryTokenizer(
-        tokenize=functools.partial(_tokenize, tokenizer, length),
-        count=functools.partial(_count, tokenizer),
+        tokenize=functools.partial(_tokenize, tokenizer=tokenizer, length=length),
+        count=functools.partial(_count, tokenizer=tokenizer),
         context_length=length,
         end=None,
         padding=PADDING,
@@ -197,11 +197,11 @@ def _tokenizer(tokenizer: Any, *, length: int) -> LibraryTokenizer:
     )
 
 
-def _tokenize(tokenizer: Any, length: int, texts: list[str]) -> torch.Tensor:
+def _tokenize(texts: list[str], *, tokenizer: Any, length: int) -> torch.Tensor:
     return pad_ids(tokenizer(texts, truncation=True, max_length=length)["input_ids"])
 
 
-def _count(tokenizer: Any, texts: list[str]) -> list[int]:
+def _count(texts: list[str], *, tokenizer: Any) -> list[int]:
     return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
 
 

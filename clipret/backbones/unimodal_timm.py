@@ -31,11 +31,11 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
             f"timm's {name} takes images of {'x'.join(map(str, size))}; expected 3 channels and a square."
         )
     before = [kind for kind, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor")]
-    encode = functools.partial(_pooled, model, name)
+    encode = functools.partial(_pooled, model=model, name=name)
     side = ImageSide(
         model=model,
         encode=encode,
-        reference=functools.partial(_headless, model),
+        reference=functools.partial(_headless, model=model),
         slot=None,
         width=measure_width(encode, torch.zeros(2, *size)),
         crop=Compose([rgb, *steps[: before[0]]]),
@@ -107,14 +107,14 @@ def _published(name: str) -> tuple[str, str | None]:
     return config.hf_hub_id, config.hf_hub_filename
 
 
-def _pooled(model: nn.Module, name: str, pixels: torch.Tensor) -> torch.Tensor:
+def _pooled(pixels: torch.Tensor, *, model: nn.Module, name: str) -> torch.Tensor:
     features = model(pixels)
     if not isinstance(features, torch.Tensor) or features.dim() != 2:
         raise BackboneError(f"timm's {name} has no pooled feature, (B, D), without its classifier; take another model.")
     return features
 
 
-def _headless(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+def _headless(pixels: torch.Tensor, *, model: nn.Module) -> torch.Tensor:
     """What goes into a classifier, in timm's other words for it."""
     return model.forward_head(model.forward_features(pixels), pre_logits=True)
 

@@ -4,12 +4,15 @@ import functools
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from clipret.backbones.unimodal import calm
 from tests.conftest import randomise
 
 SIDE, CONTEXT = 28, 24
+CAPTIONS = ["red dog", "a smiling face with sunglasses and three red hearts", "x", " Two  Dogs! "]
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -184,3 +187,26 @@ MAKERS = {
     "minilm": minilm,
     "minilm_dense": functools.partial(minilm, dense=True, prompt="query: "),
 }
+
+
+def pictures():
+    """Of several shapes and modes."""
+    generator = np.random.default_rng(0)
+    shapes = [(50, 71, 3), (72, 72, 4), (33, 28, 3), (90, 40)]
+    return [Image.fromarray(generator.integers(0, 256, size=shape, dtype=np.uint8)) for shape in shapes]
+
+
+def image_features(backbone):
+    """Of the pictures, compared with the library's own."""
+    pixels = torch.stack([torch.from_numpy(np.asarray(backbone.crop(image)).copy()) for image in pictures()])
+    features = backbone.encode_image(pixels)
+    backbone.require_exact("image", inputs=pixels, features=features)
+    return features
+
+
+def text_features(backbone, captions=CAPTIONS):
+    """Of captions, compared with the library's own."""
+    ids = backbone.pad(backbone.tokenize(captions)[0])
+    features = backbone.encode_text(ids)
+    backbone.require_exact("text", inputs=ids, features=features)
+    return features
