@@ -104,7 +104,7 @@ def load_tokenizer(name: str, *, download_root: Path | None) -> LibraryTokenizer
 def _folder(name: str, root: Path | None) -> tuple[Path, str]:
     repository = name if "/" in name else f"{_ORGANISATION}/{name}"
     folder, revision = find_folder(
-        name, repository=repository, option="pair: with st/FOLDER", cache=root, also=_NESTED_WEIGHTS
+        name, repository=repository, option="pair:IMAGE+st/FOLDER", cache=root, also=_NESTED_WEIGHTS
     )
     if not (folder / _MODULES).is_file():
         raise BackboneError(

@@ -35,7 +35,7 @@ _POOLER, _CLASS, _MEAN = "pooler_output", "class token", "mean over the tokens"
 
 def load_image(name: str, *, download_root: Path | None) -> Half:
     """The image half by what follows hf/, such as DINOv2. Raises BackboneError."""
-    folder, revision = _folder(name, download_root)
+    folder, revision = _folder(name, download_root, option="pair:hf/FOLDER+TEXT")
     files = require_weights(folder, expected=_EXPECTED)
     processing = read_processing(folder, name=name)
     model, missing = _load(folder, name=name)
@@ -100,8 +100,8 @@ def load_tokenizer(name: str, *, download_root: Path | None) -> LibraryTokenizer
     return _tokenizer(tokenizer, length=_context_length(tokenizer, folder))
 
 
-def _folder(name: str, root: Path | None) -> tuple[Path, str]:
-    folder, revision = find_folder(name, repository=name, option="pair: with hf/FOLDER", cache=root)
+def _folder(name: str, root: Path | None, *, option: str = "pair:IMAGE+hf/FOLDER") -> tuple[Path, str]:
+    folder, revision = find_folder(name, repository=name, option=option, cache=root)
     if not (folder / "config.json").is_file():
         raise BackboneError(f"{folder} has no config.json; expected a folder as transformers saves it.")
     return folder, revision

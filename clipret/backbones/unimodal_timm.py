@@ -57,7 +57,7 @@ def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Pat
     architecture, filename = name, None
     path = Path(name).expanduser()
     if path.is_dir() or "/" in name:
-        folder, revision = find_folder(name, repository=name, option="pair:timm/FOLDER+...", cache=download_root)
+        folder, revision = find_folder(name, repository=name, option="pair:timm/FOLDER+TEXT", cache=download_root)
         if not (folder / _CONFIG).is_file():
             raise BackboneError(
                 f"{folder} has no {_CONFIG}; expected a folder as timm saves it for the hub, with {_CONFIG} and "
@@ -67,7 +67,7 @@ def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Pat
     else:
         repository, filename = _published(name)
         folder, revision = find_folder(
-            repository, repository=repository, option="pair:timm/FOLDER+...", cache=download_root
+            repository, repository=repository, option="pair:timm/FOLDER+TEXT", cache=download_root
         )
     files = require_weights(folder, expected=f"model.safetensors beside {_CONFIG}")
     if filename:
