@@ -20,6 +20,7 @@ def repository_folder(
     cache: Path | None,
     safe: tuple[str, ...] = _SAFE,
     pickled: tuple[str, ...] = _PICKLED,
+    also: tuple[str, ...] = (),
 ) -> tuple[Path, str]:
     """The folder that holds a repository's files, fetched where they are not in the hub's cache, and its revision.
 
@@ -28,13 +29,15 @@ def repository_folder(
     cache       the hub's cache; None: where HF_HOME says
     safe        names of the weights, with `*`; other files of weights are left where they are
     pickled     names of those that are fetched only where there are none of these
+    also        patterns of further files, such as weights in folders of the repository
 
     Raises BackboneError when there is no such repository, or it cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    settings = {"cache_dir": cache, "ignore_patterns": ["onnx/*", "openvino/*", "*/*.bin"]}
+    nested = [] if also else ["*/*.bin"]
+    settings = {"cache_dir": cache, "ignore_patterns": ["onnx/*", "openvino/*", *nested]}
 
     def fetch(patterns: Iterable[str], *, local: bool) -> Path:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=local, **settings))
@@ -42,9 +45,9 @@ def repository_folder(
     try:
         folder = _cached(fetch, weights=(*safe, *pickled))
         if folder is None:
-            folder = fetch((*_DESCRIPTIONS, *safe), local=False)
+            folder = fetch((*_DESCRIPTIONS, *safe, *also), local=False)
             if not _has(folder, safe):
-                folder = fetch((*_DESCRIPTIONS, *pickled), local=False)
+                folder = fetch((*_DESCRIPTIONS, *pickled, *also), local=False)
     except HFValidationError:
         raise BackboneError(f"'{repository}' is neither a folder nor a repository of the hub, ORG/NAME.") from None
     except HfHubHTTPError as error:

@@ -29,6 +29,8 @@ from clipret.errors import BackboneError
 # Largest difference between features times projection and the library's own output, relative to that output's largest
 # value.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+# Positions of the longest captions that are compared: some encoders read tens of thousands.
+_PADDED = 512
 # Where the scale of similarities starts in CLIP's training (Radford et al. 2021, section 2.5).
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
@@ -242,8 +244,8 @@ class LibraryBackbone:
         if side == "image":
             prepared = self._normalise(inputs)
         else:
-            # To its full length, as the library itself does.
-            missing = self.context_length - inputs.shape[1]
+            # To its full length, as the library itself does; or enough to see that it makes no difference.
+            missing = max(min(self.context_length, _PADDED) - inputs.shape[1], 0)
             padded = nn.functional.pad(inputs, (0, missing), value=self.text.tokenizer.padding)
             prepared = padded.to(self.device, torch.int64)
         with whole_float32(self.device):

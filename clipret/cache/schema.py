@@ -124,11 +124,16 @@ def _wrong_links(file: h5py.File, table: dict[str, Array]) -> list[str]:
     """Every group and array is the file's own, all that have to be are there, and nothing else is."""
     groups = {name[:at] for name in table for at, letter in enumerate(name) if letter == "/"}
     faults = []
+    optional = {name for name, array in table.items() if array.optional}
+    # The projections of a side, where it has none.
+    optional |= {group for group in groups if all(name in optional for name in table if name.startswith(f"{group}/"))}
     for group in ["", *sorted(groups)]:
         inside = {name for name in (*table, *groups) if name.rpartition("/")[0] == group}
+        if group in optional and group not in file:
+            continue
         where = file[group] if group else file
         for name in sorted(inside):
-            faults += _wrong_link(where, name, group=name in groups, optional=name in table and table[name].optional)
+            faults += _wrong_link(where, name, group=name in groups, optional=name in optional)
         if faults:
             return faults
         unknown = sorted(key for key in where if f"{group}/{key}".lstrip("/") not in inside)

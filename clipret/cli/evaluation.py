@@ -9,7 +9,7 @@ from clipret.reporting.curve import without_curve
 
 @options.from_settings(EvalConfig)
 def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
-    """Stage 2: measure R@K, mAP@K, MRR and others, zero-shot beside trained, both directions, with intervals.
+    """Stage 2: measure R@K, mAP@K, MRR and others, zero-shot (or closed-form) beside trained, with intervals.
 
     \b
     clipret eval

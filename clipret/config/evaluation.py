@@ -65,10 +65,10 @@ class EvalConfig:
 
     cache: Path | None = setting(None, "Features to measure on.", shown="the run's own")
     head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="the newest run")
-    zero_shot: bool = setting(False, "Measure CLIP's own projections alone.")
+    zero_shot: bool = setting(False, "Measure the encoder's own head alone, or the closed-form one where it has none.")
     wise_ft: tuple[float, ...] = setting(
         (),
-        "Also heads between zero-shot (0) and trained (1): 0.5, or a curve, 0,0.1,...,1.",
+        "Also heads between zero-shot, or closed-form (0), and trained (1): 0.5, or a curve, 0,0.1,...,1.",
         parse=parse_alphas,
     )
     runs_dir: Path = shared.runs_dir()

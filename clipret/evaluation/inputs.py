@@ -30,7 +30,7 @@ class Source:
     """Paths of a cache and optionally a head and its run.
 
     cache        path of the features
-    head         path of the head's file; None: zero-shot only
+    head         path of the head's file; None: the baseline only
     run          the run's folder; None: the head belongs to no run
     fingerprint  of the cache that the run was trained on; None: any cache is accepted
     """
@@ -46,7 +46,7 @@ class Inputs:
     """The opened inputs of a command.
 
     device  device for ranking
-    alphas  WiSE-FT interpolations between CLIP's own head (0) and the trained one (1)
+    alphas  WiSE-FT interpolations between the baseline (0) and the trained one (1)
     """
 
     source: Source
@@ -75,7 +75,7 @@ class Inputs:
 def open_inputs(config: EvalConfig | FailuresConfig | ReproduceConfig) -> Inputs:
     """Open the cache, head and device of these settings. The head's file is read at first use.
 
-    Without a head, eval and failures take the newest run, and reproduce measures only CLIP's own head.
+    Without a head, eval and failures take the newest run, and reproduce measures only the baseline.
 
     Raises as choose_device, find_source and open_cache do.
     """

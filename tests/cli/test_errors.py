@@ -112,8 +112,8 @@ BAD_INPUTS = {
     "no run": (
         "eval",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
-        "--zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at the encoder itself "
+        "with --zero-shot --cache FILE",
     ),
     "NaN features": (
         "train --cache nan.h5",
@@ -278,18 +278,18 @@ BAD_INPUTS = {
     "one run to compare": (
         "compare zero-shot",
         2,
-        "only `zero-shot` was given; name two runs or more to compare, or a run and zero-shot.",
+        "only `zero-shot` was given; name two runs or more to compare, or a run and one of zero-shot, closed-form.",
     ),
     "a run to compare that is not there": (
         "compare gone zero-shot",
         1,
-        "there is no gone; expected a run's folder, a file that clipret eval wrote, or zero-shot.",
+        "there is no gone; expected a run's folder, a file that clipret eval wrote, zero-shot or closed-form.",
     ),
     "failures without a run": (
         "failures",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
-        "--zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at the encoder itself "
+        "with --zero-shot --cache FILE",
     ),
     "reproduce without a cache": (
         "reproduce",
