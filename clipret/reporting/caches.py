@@ -56,7 +56,7 @@ def _encoder(inputs: dict) -> dict[str, str]:
 
 def _projections(projections: dict | None) -> str:
     if projections is None:
-        return "none: the two encoders were never aligned; heads start in closed form"
+        return "none: the encoders were never aligned; heads start in closed form, and nothing is zero-shot"
     parts = []
     for side, projection in projections.items():
         width, embedding = projection["shape"]

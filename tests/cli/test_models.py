@@ -40,7 +40,7 @@ def test_words_family_and_cached_choose_models(run, tmp_path):
     write_repository(tmp_path / "hf" / "hub", "timm/ViT-B-16-SigLIP", {"open_clip_model.safetensors": b"w"})
     models = json.loads(run("SIGLIP", "384", "--json")[1])["models"]
     assert models
-    assert all("SigLIP" in model["name"] and "384" in model["name"] for model in models)
+    assert all("siglip" in model["name"].lower() and "384" in model["name"] for model in models)
     names = [model["name"] for model in json.loads(run("--cached", "--json")[1])["models"]]
     assert names == ["open_clip:ViT-B-16-SigLIP/webli", "tiny-emoji"]
     result = json.loads(run("--cached", "--family", "openai", "--json")[1])

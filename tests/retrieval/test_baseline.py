@@ -62,7 +62,8 @@ def test_without_train_it_is_refused_in_one_line(tmp_path):
         baseline_projections(cache)
     assert str(caught.value) == (
         f"{cache.path} is of two encoders without projections of their own, so that its untrained head is solved for "
-        f"on the train split: split 'train' has 0 usable images and 0 captions; images a split in this cache: train 0, "
+        f"on the train split: split 'train' has 0 usable images and 0 captions, expected at least one of "
+        f"each; images a split in this cache: train 0, "
         f"val 30, test 30, restval 0."
     )
 

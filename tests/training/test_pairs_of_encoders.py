@@ -168,7 +168,7 @@ def test_published_figures_are_none_of_theirs(call, run):
 
 def test_a_cache_says_that_it_has_no_projection(call, run):
     shown = " ".join(run("info", "pair.h5")[1].split())
-    assert "projection none: the encoders were never aligned; heads start in closed form, and nothing is " in shown
+    assert "projections none: the encoders were never aligned; heads start in closed form, and nothing is " in shown
     assert json.loads(run("info", "pair.h5", "--json")[1])["aligned"] is False
 
 
@@ -190,7 +190,8 @@ def test_without_a_train_split_there_is_one_line(run, tmp_path):
     write_pair_cache(tmp_path / "test.h5", image_splits=splits(60, 1, 2))
     line = (
         "error: test.h5 is of two encoders without projections of their own, so that its untrained head is solved for "
-        "on the train split: split 'train' has 0 usable images and 0 captions; images a split in this cache: train 0, "
+        "on the train split: split 'train' has 0 usable images and 0 captions, expected at least one of "
+        "each; images a split in this cache: train 0, "
         "val 30, test 30, restval 0.\n"
     )
     assert run("eval", "--zero-shot", "--cache", "test.h5")[2] == line
