@@ -65,7 +65,7 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
         "precision": precision,
         "compiled": compiled,
         "preprocessing": _described(get_model_preprocess_cfg(model)),
-        "details": _details(config, source),
+        "details": _details(config, source, tokenizer=tokenizer),
     }
     if _is_openai(model, config):
         steps = [*preprocess.transforms[:-2], ToTensor(), Normalize(*_statistics(preprocess))]
@@ -204,7 +204,8 @@ def _count_pretrained(tokenizer: Callable, texts: list[str]) -> list[int]:
     from open_clip.tokenizer import basic_clean, canonicalize_text
 
     clean = getattr(tokenizer, "clean_fn", None) or (lambda text: canonicalize_text(basic_clean(text)))
-    return [len(ids) for ids in tokenizer.tokenizer([clean(text) for text in texts])["input_ids"]]
+    # Not verbose: of long texts it would warn that the model cannot read them.
+    return [len(ids) for ids in tokenizer.tokenizer([clean(text) for text in texts], verbose=False)["input_ids"]]
 
 
 def _is_openai(model: nn.Module, config: dict) -> bool:
@@ -222,9 +223,10 @@ def _is_openai(model: nn.Module, config: dict) -> bool:
     )
 
 
-def _details(config: dict, source: Source) -> dict[str, str]:
+def _details(config: dict, source: Source, *, tokenizer: Callable) -> dict[str, str]:
     text = config["text_cfg"]
-    tokenizer = text.get("hf_tokenizer_name") or "CLIP's byte pairs"
+    inner = getattr(tokenizer, "tokenizer", None)
+    named = "CLIP's byte pairs" if inner is None else type(inner).__name__
     arguments = text.get("tokenizer_kwargs", {})
     architecture = source.architecture
     if architecture.startswith(FOLDER):
@@ -232,7 +234,7 @@ def _details(config: dict, source: Source) -> dict[str, str]:
         architecture = f"open_clip_config.json {digest[:12]}"
     return {
         "architecture": architecture,
-        "tokenizer": f"{tokenizer}, {text.get('context_length', 77)} tokens{f', {arguments}' if arguments else ''}",
+        "tokenizer": f"{named}, {text.get('context_length', 77)} tokens{f', {arguments}' if arguments else ''}",
         "pooling": text.get("pool_type") or text.get("hf_pooler_type") or "argmax",
         **({"revision": source.revision} if source.revision else {}),
     }

@@ -42,7 +42,8 @@ def cache_contents(
         "dataset": dataset.name,
         "annotation_sha256": dataset.annotation_sha256,
         **({"pad_images": True} if config.pad_images else {}),
-        **backbone.details,
+        # Another version of a library may compute other features; ours for OpenAI's are compared with clip's each time.
+        **({"library": backbone.library, **backbone.details} if backbone.details else {}),
     }
     about = {
         "model": backbone.name,

@@ -18,6 +18,7 @@ from clipret.backbones.openai import OpenAIClip
 from clipret.errors import BackboneError
 from tests.helpers.backbone_models import embedded, error_of, pictures, spread_of
 from tests.helpers.open_clip_models import ARCHITECTURES, PREPROCESSING, library_model, write_open_clip
+from tests.helpers.pair_models import hf_bert
 
 CAPTIONS = ["a red bus", "two dogs on a very long beach at night", "x", "", "Curly ‘quotes’ &amp; ﬁgures", "word " * 90]
 IDENTICAL = {"siglip": "image"}
@@ -85,6 +86,28 @@ def test_a_side_without_a_projection_gets_the_identity(folders):
     assert "image/bias" not in projections
     assert projections["text/weight"].shape == (64, 192)
     assert projections["text/bias"].shape == (192,)
+
+
+@pytest.mark.parametrize("projection", ["linear", "mlp"])
+@pytest.mark.parametrize("pooler", ["mean_pooler", "cls_pooler"])
+def test_text_towers_of_hugging_face(tmp_path, capfd, projection, pooler):
+    """The matrix, or the last one of an MLP, behind a BERT; captions are cut to the longest under its mask."""
+    folder = hf_bert(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "context_length": 24}
+    text |= {"hf_proj_type": projection, "hf_pooler_type": pooler}
+    architecture = {**ARCHITECTURES["vit"], "custom_text": True, "text_cfg": text}
+    backbone = loaded(write_open_clip(folder, architecture))
+    assert backbone.widths["text"] == {"linear": 32, "mlp": 40}[projection]
+    tokens, counts = backbone.tokenize(CAPTIONS)
+    assert (counts > 24).tolist() == [False] * 5 + [True]
+    expected = open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS)
+    with torch.no_grad():
+        texts = library_model(folder).encode_text(expected, normalize=False)
+    assert error_of(embedded(backbone, "text", backbone.encode_text(backbone.pad(tokens))), texts) < 2e-5
+    assert backbone.pad(tokens[:3]).shape[1] < 24
+    assert backbone.details["tokenizer"] == "BertTokenizer, 24 tokens"
+    assert "longer than" not in capfd.readouterr().err
 
 
 def test_crops_and_colours_are_those_of_the_folder(tmp_path, folders):

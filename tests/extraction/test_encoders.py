@@ -45,6 +45,7 @@ def test_an_encoder_of_another_library_goes_through_every_stage(config, coco_roo
     }
     assert info["inputs"]["tokenizer"] == "CLIP's byte pairs, 64 tokens"
     assert info["inputs"]["pooling"] == "last"
+    assert info["inputs"]["library"] == info["library"]
     assert info["captions"]["context_length"] == 64
     run = train(TrainConfig(cache=result["cache"], runs_dir=tmp_path / "runs", epochs=2, lr=1e-3))
     report = evaluate(EvalConfig(head=run["run"], resamples=0))
