@@ -7,27 +7,18 @@ decided by their score in float64. So counts depend neither on tiles nor on the 
 All comparisons ask "less than": they are false for NaN, which therefore counts against the pair.
 """
 
-from collections.abc import Callable
 from functools import partial
 
-import numba
 import numpy as np
+
+from clipret.machine.compiling import compiled
 
 # So many that what is read again, where a score is close to an edge, is little.
 _SCORES_AT_ONCE = 1024
 
 
-def _compiled(function: Callable, **settings) -> Callable:
-    """The function as machine code, without Python's lock; kept on disk where there is a place for it."""
-    try:
-        return numba.njit(nogil=True, cache=True, **settings)(function)
-    except RuntimeError:
-        # A read-only installation of a user without a home: compiled anew in each process.
-        return numba.njit(nogil=True, **settings)(function)
-
-
 # Sums in any order: without that they are made one number at a time.
-@partial(_compiled, fastmath={"reassoc", "contract"})
+@partial(compiled, fastmath={"reassoc", "contract"})
 def dot(left, right):
     """Product of two rows, in float64."""
     total = 0.0
@@ -36,7 +27,7 @@ def dot(left, right):
     return total
 
 
-@_compiled
+@compiled
 def dots(left, right, left_rows, right_rows):
     """(P,) float64 products of left[left_rows[p]] with right[right_rows[p]]."""
     products = np.empty(left_rows.size, dtype=np.float64)
@@ -45,7 +36,7 @@ def dots(left, right, left_rows, right_rows):
     return products
 
 
-@_compiled
+@compiled
 def _below(scores, low, high):
     """How many scores are less than low, and less than high."""
     surely, perhaps = np.int32(0), np.int32(0)
@@ -55,7 +46,7 @@ def _below(scores, low, high):
     return surely, perhaps
 
 
-@_compiled
+@compiled
 def _settle(scores, low, high, edge, query, items):
     """Of the scores from low to high, how many are below the edge. items (len(scores), E) are what was scored."""
     count = 0
@@ -65,7 +56,7 @@ def _settle(scores, low, high, edge, query, items):
     return count
 
 
-@_compiled
+@compiled
 def _count_row(scores, pairs, query, items, edges, below):
     low, high, exact = edges
     for pair in range(pairs[0], pairs[1]):
@@ -78,7 +69,7 @@ def _count_row(scores, pairs, query, items, edges, below):
                 below[pair] += _settle(scores[first:last], low[pair], high[pair], exact[pair], query, some)
 
 
-@_compiled
+@compiled
 def count_rows(tile, queries, items, starts, matching, edges, below):
     """Add to `below` what each query's row of the tile has below its pairs' edges, its own matching items left out.
 
@@ -103,7 +94,7 @@ def count_rows(tile, queries, items, starts, matching, edges, below):
                 scores[column] = own_scores[place]
 
 
-@_compiled
+@compiled
 def _below_each(tile, low, high, surely, perhaps):
     """As _below, for every column at once: low, high, surely, perhaps (C,)."""
     for first in range(0, tile.shape[1], _SCORES_AT_ONCE):
@@ -116,7 +107,7 @@ def _below_each(tile, low, high, surely, perhaps):
                 may[place] += np.int32(scores[place] < highs[place])
 
 
-@_compiled
+@compiled
 def _count_single_columns(tile, queries, items, starts, matching, edges, below):
     low, high, exact = edges
     height, width = tile.shape
@@ -140,7 +131,7 @@ def _count_single_columns(tile, queries, items, starts, matching, edges, below):
             tile[matching[pair], column] = own_scores[column]
 
 
-@_compiled
+@compiled
 def count_columns(tile, queries, items, starts, matching, edges, below):
     """As count_rows, for the tile's columns: tile (B, C), queries (C, E), items (B, E), starts (C + 1,).
 
@@ -155,7 +146,7 @@ def count_columns(tile, queries, items, starts, matching, edges, below):
         _count_row(scores, pairs, queries[column], items, edges, below)
 
 
-@_compiled
+@compiled
 def _insert(score, item, scores, items):
     """Put an item where it belongs among the best, if it does: higher scores first, of equal ones the lower row."""
     last = scores.size - 1
@@ -170,7 +161,7 @@ def _insert(score, item, scores, items):
     scores[place], items[place] = score, item
 
 
-@_compiled
+@compiled
 def keep_best(tile, row_items, column_items, row_best, column_best):
     """Keep the best of a tile beside those found before.
 
