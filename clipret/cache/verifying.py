@@ -5,6 +5,7 @@ import numpy as np
 from clipret.cache.assembling import chunks
 from clipret.cache.layout import PENDING, UNUSABLE
 from clipret.cache.reading import FeatureCache
+from clipret.cache.texts import ImpliedTexts
 from clipret.progress import Progress, ProgressCallback, silent
 
 _ROW_FAULTS = ("not what was written", "called done, never written", "not finite", "unusable, yet with a feature")
@@ -40,7 +41,8 @@ def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback 
 def check_texts(cache: FeatureCache) -> list[str]:
     """What is wrong with ids and annotations, which are not read when a cache is opened, in words."""
     faults = []
-    repeated = len(cache.image_ids) - len(set(cache.image_ids))
+    implied = isinstance(cache.image_ids, ImpliedTexts)
+    repeated = 0 if implied else len(cache.image_ids) - len(set(cache.image_ids))
     if repeated:
         faults.append(f"/image/id: {repeated} ids are used by more than one image")
     # Caches that a script made of its own arrays have none.

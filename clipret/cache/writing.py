@@ -44,12 +44,16 @@ class CacheWriter:
     def __init__(self, path: Path, raw: RawFile, *, rows: dict[str, range], about: dict):
         self._path, self._raw = path, raw
         self.rows, self.about, self.dtype = rows, about, raw.places["image/features"].dtype
+        self._notes = {side: [name for name in NOTES[side] if f"{side}/{name}" in raw.places] for side in SIDES}
         self.states = {side: self._load(side, "state") for side in SIDES}
         self._unsaid = {side: np.zeros(len(rows[side]), dtype=bool) for side in SIDES}
         self._synced, self._lost = time.monotonic(), False
+        # Imported images have no reasons, as all of them have features.
         unusable, first = np.flatnonzero(self.states["image"] == UNUSABLE), rows["image"].start
-        reasons = zip(unusable.tolist(), self._load("image", "problem", unusable).tolist(), strict=True)
-        self.problems = {first + place: why.decode(errors="replace") for place, why in reasons}
+        unusable = unusable if "problem" in self._notes["image"] else unusable[:0]
+        why = self._load("image", "problem", unusable).tolist() if len(unusable) else []
+        reasons = zip(unusable.tolist(), why, strict=True)
+        self.problems = {first + place: reason.decode(errors="replace") for place, reason in reasons}
         # What was being forgotten when the process was killed.
         self._forget(unusable[self._load("image", "checksum", unusable) == 0])
         for side in SIDES:
@@ -111,7 +115,7 @@ class CacheWriter:
     def stored(self, side: str, places: np.ndarray) -> Rows:
         """What is stored at places (n,), counted from this writer's first row."""
         features, checksums = (self._load(side, name, places) for name in ("features", "checksum"))
-        notes = {name: self._load(side, name, places) for name in NOTES[side]}
+        notes = {name: self._load(side, name, places) for name in self._notes[side]}
         return Rows(features, notes, states=self.states[side][places], checksums=checksums)
 
     def put(self, side: str, rows: np.ndarray, *, stored: Rows) -> None:
@@ -121,7 +125,9 @@ class CacheWriter:
         order = order[self.states[side][places[order]] == PENDING]
         if not len(order):
             return
-        places, stored = places[order], stored.take(order)
+        if len(order) != len(places) or (np.diff(order) != 1).any():
+            # Blocks of rows in their order, as most are, need no copy.
+            places, stored = places[order], stored.take(order)
         with explained(self._path):
             self._raw.write(f"{side}/features", places, values=stored.features)
             # Of every row: an extraction that was killed here may have left the reason of an image mended since.
@@ -132,9 +138,8 @@ class CacheWriter:
         self._unsaid[side][places] = True
         if side == "image":
             first = self.rows[side].start
-            unusable = np.flatnonzero(stored.states == UNUSABLE)
-            reasons = stored.notes["problem"]
-            self.problems |= {first + int(places[at]): reasons[at].decode() for at in unusable}
+            for at in np.flatnonzero(stored.states == UNUSABLE).tolist():
+                self.problems[first + int(places[at])] = stored.notes["problem"][at].decode()
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self.sync()
 
@@ -184,7 +189,7 @@ class CacheWriter:
         Checksums go first: a row that is to do and has its checksum would be taken for whole. Killed after that, the
         next to open the file goes on here.
         """
-        for name in ("checksum", "state", *NOTES["image"]) if len(places) else ():
+        for name in ("checksum", "state", *self._notes["image"]) if len(places) else ():
             with explained(self._path):
                 array = self._raw.places[f"image/{name}"]
                 empty = np.zeros((len(places), *array.shape[1:]), dtype=array.dtype)
