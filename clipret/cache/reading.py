@@ -120,6 +120,15 @@ class FeatureCache:
         """Whether the features have projections to one space, so that there is a zero-shot head."""
         return "image/weight" in self.projections
 
+    def require_pairs(self) -> None:
+        """Raise CacheError when it has imported features of one side only."""
+        for side, what, option in (("image", "images", "--images"), ("text", "captions", "--texts")):
+            if not len(self.checksums[side]):
+                raise CacheError(
+                    f"{self.path} has no {what}: features of one side can be inspected, and not be trained or measured "
+                    f"on; import those of the other too, with {option} FILE."
+                )
+
     @property
     def dtype(self) -> np.dtype:
         """Of the features."""

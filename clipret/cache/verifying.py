@@ -35,7 +35,9 @@ def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback 
         for name, faulty in zip(_ROW_FAULTS, faults, strict=True):
             rows_of[name].append(rows.start + np.flatnonzero(settled & faulty))
         on_progress(Progress(f"{side} rows", rows.stop, count))
-    return {name: np.concatenate(pieces) for name, pieces in rows_of.items()}
+    # Imported features may be of one side only.
+    none = np.zeros(0, dtype=np.int64)
+    return {name: np.concatenate([none, *pieces]) for name, pieces in rows_of.items()}
 
 
 def check_texts(cache: FeatureCache) -> list[str]:

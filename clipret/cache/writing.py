@@ -42,7 +42,7 @@ class CacheWriter:
     """
 
     def __init__(self, path: Path, raw: RawFile, *, rows: dict[str, range], about: dict):
-        self._path, self._raw = path, raw
+        self.path, self._raw = path, raw
         self.rows, self.about, self.dtype = rows, about, raw.places["image/features"].dtype
         self._notes = {side: [name for name in NOTES[side] if f"{side}/{name}" in raw.places] for side in SIDES}
         self.states = {side: self._load(side, "state") for side in SIDES}
@@ -128,7 +128,7 @@ class CacheWriter:
         if len(order) != len(places) or (np.diff(order) != 1).any():
             # Blocks of rows in their order, as most are, need no copy.
             places, stored = places[order], stored.take(order)
-        with explained(self._path):
+        with explained(self.path):
             self._raw.write(f"{side}/features", places, values=stored.features)
             # Of every row: an extraction that was killed here may have left the reason of an image mended since.
             for name, values in stored.notes.items():
@@ -143,6 +143,10 @@ class CacheWriter:
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self.sync()
 
+    def checksums(self, side: str, rows: np.ndarray) -> np.ndarray:
+        """(len(rows),) uint32, of rows of this writer."""
+        return self._load(side, "checksum", rows - self.rows[side].start)
+
     def micro_batch(self, side: str) -> int:
         """The smallest micro-batch, in rows, that any process used after running out of memory; 0: none."""
         return int(self._load(side, "micro_batch", _BOTH)[0])
@@ -151,7 +155,7 @@ class CacheWriter:
         """Record that batches were cut into pieces of `size` rows after running out of memory; the smallest is kept."""
         current = self.micro_batch(side)
         if current == 0 or size < current:
-            with explained(self._path):
+            with explained(self.path):
                 self._raw.write(f"{side}/micro_batch", _BOTH, values=np.array([size, size]))
 
     def forget_problems(self) -> None:
@@ -170,7 +174,7 @@ class CacheWriter:
         if any(unsaid.any() for unsaid in self._unsaid.values()):
             for side, unsaid in self._unsaid.items():
                 places = _filled(np.flatnonzero(unsaid))
-                with explained(self._path):
+                with explained(self.path):
                     self._raw.write(f"{side}/state", places, values=self.states[side][places])
             self._sync()
         for unsaid in self._unsaid.values():
@@ -190,7 +194,7 @@ class CacheWriter:
         next to open the file goes on here.
         """
         for name in ("checksum", "state", *self._notes["image"]) if len(places) else ():
-            with explained(self._path):
+            with explained(self.path):
                 array = self._raw.places[f"image/{name}"]
                 empty = np.zeros((len(places), *array.shape[1:]), dtype=array.dtype)
                 self._raw.write(f"image/{name}", places, values=empty)
@@ -212,22 +216,22 @@ class CacheWriter:
             self.put(side, self.rows[side].start + places[whole], stored=candidates.take(whole))
 
     def _load(self, side: str, name: str, places=None) -> np.ndarray:
-        with explained(self._path):
+        with explained(self.path):
             return self._raw.read(f"{side}/{name}", np.arange(len(self.rows[side])) if places is None else places)
 
     def _sync(self) -> None:
         # After a sync that failed the system may take for written what is not; nothing more is called done then.
         if self._lost:
-            raise CacheError(f"{self._path} could not be written to disk; run the same command again.")
+            raise CacheError(f"{self.path} could not be written to disk; run the same command again.")
         try:
-            with explained(self._path):
+            with explained(self.path):
                 self._raw.sync()
         except CacheError:
             self._lost = True
             raise
         if not self._raw.is_there():
             raise CacheError(
-                f"{self._path} was removed or replaced while it was being written; the same command starts it again."
+                f"{self.path} was removed or replaced while it was being written; the same command starts it again."
             )
 
 

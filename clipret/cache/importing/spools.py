@@ -1,0 +1,145 @@
+"""Texts that wait on the disk until it is certain how many there are: arrays of a cache are made with their sizes."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from clipret.cache.raw import read_at
+from clipret.cache.texts import ImpliedTexts, PackedTexts
+from clipret.machine.compiling import compiled
+
+_VALUES_AT_ONCE = 1 << 22
+_ROWS_AT_ONCE = 1 << 18
+
+
+class FileArray:
+    """An array (n,) in a file without a name, longer than memory: values are added to it, and read by slices."""
+
+    def __init__(self, folder: Path, dtype):
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self.dtype, self._count = np.dtype(dtype), 0
+
+    def append(self, values: np.ndarray) -> None:
+        """Add values at its end."""
+        self._file.write(np.ascontiguousarray(values, dtype=self.dtype))
+        self._count += len(values)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of the array."""
+        return (self._count,)
+
+    def __getitem__(self, key: int | slice) -> np.ndarray:
+        rows = range(self._count)[key]
+        if not isinstance(key, slice):
+            return self[rows : rows + 1][0]
+        self._file.flush()
+        values = np.empty(len(rows), dtype=self.dtype)
+        read_at(self._file.fileno(), memoryview(values.view(np.uint8)), offset=rows.start * self.dtype.itemsize)
+        return values
+
+
+class TextSpool:
+    """Texts that come in blocks, stored packed in files without a name."""
+
+    def __init__(self, folder: Path):
+        self._data, self._ends, self._end = FileArray(folder, np.uint8), FileArray(folder, np.int64), 0
+
+    def append(self, data: np.ndarray, lengths: np.ndarray) -> None:
+        """Add texts: their UTF-8, one behind the other, and how many bytes each has."""
+        ends = self._end + np.cumsum(lengths, dtype=np.int64)
+        self._data.append(data)
+        self._ends.append(ends)
+        self._end += len(data)
+
+    def append_texts(self, texts: Sequence[str]) -> None:
+        """Add strings."""
+        encoded = [text.encode() for text in texts]
+        self.append(np.frombuffer(b"".join(encoded), np.uint8), np.array([len(text) for text in encoded], np.int64))
+
+    @property
+    def texts(self) -> PackedTexts:
+        """All that were added."""
+        return PackedTexts(self._data, self._ends)
+
+
+def spool_texts(texts: Iterable[str], folder: Path) -> PackedTexts:
+    """Strings of any number, as they come."""
+    spool, waiting = TextSpool(folder), []
+    for text in texts:
+        waiting.append(text)
+        if len(waiting) == _ROWS_AT_ONCE:
+            spool.append_texts(waiting)
+            waiting = []
+    spool.append_texts(waiting)
+    return spool.texts
+
+
+def packed_blocks(texts: PackedTexts) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """First row, bytes and ends (counted from the first of these bytes) of some hundred thousand texts at a time."""
+    for start in range(0, len(texts), _ROWS_AT_ONCE):
+        first = int(texts.ends[start - 1]) if start else 0
+        ends = texts.ends[start : start + _ROWS_AT_ONCE]
+        yield start, texts.data[first : int(ends[-1])], ends - first
+
+
+def first_repeated(texts: Sequence[str]) -> tuple[int, int] | None:
+    """Two rows with the same text, the second as early as possible; None where all differ."""
+    if isinstance(texts, ImpliedTexts):
+        return None
+    if isinstance(texts, PackedTexts):
+        blocks = [_digests(data, ends) for _, data, ends in packed_blocks(texts)]
+        digests = np.concatenate(blocks) if blocks else np.zeros(0, np.uint64)
+    else:
+        digests = np.fromiter(map(hash, texts), np.int64, count=len(texts))
+    ordered = np.sort(digests)
+    suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    rows: dict[str, int] = {}
+    for row in np.flatnonzero(np.isin(digests, suspects)).tolist() if len(suspects) else ():
+        if (before := rows.setdefault(texts[row], row)) != row:
+            return before, row
+    return None
+
+
+def digest_columns(columns: Sequence) -> str:
+    """sha256 over columns: texts, where they are stored, and arrays."""
+    digest = hashlib.sha256()
+    for column in columns:
+        if isinstance(column, PackedTexts):
+            parts = (column.data, column.ends)
+        elif isinstance(column, ImpliedTexts):
+            digest.update(f"{len(column)} {column.numbered}".encode())
+            parts = ()
+        else:
+            parts = (column,)
+        for part in parts:
+            digest.update(f"{part.dtype.str} {len(part)}".encode())
+            for start in range(0, len(part), _VALUES_AT_ONCE):
+                digest.update(np.ascontiguousarray(part[start : start + _VALUES_AT_ONCE]))
+    return digest.hexdigest()
+
+
+def map_blocks(texts: Sequence[str], function: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
+    """What a function makes of all texts, of some at a time, put together."""
+    blocks = [function(texts[start : start + _ROWS_AT_ONCE]) for start in range(0, len(texts), _ROWS_AT_ONCE)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.uint8)
+
+
+@compiled
+def _digests(data, ends):
+    """(n,) uint64 of texts: FNV-1a, with the bits mixed once more."""
+    digests = np.empty(ends.size, dtype=np.uint64)
+    start = 0
+    for row in range(ends.size):
+        total = np.uint64(0xCBF29CE484222325)
+        for place in range(start, ends[row]):
+            total = (total ^ np.uint64(data[place])) * np.uint64(0x100000001B3)
+        digests[row] = total ^ (total >> np.uint64(32))
+        start = ends[row]
+    return digests
