@@ -292,7 +292,7 @@ class FeatureCache:
     def _load(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Rows of a raw array, or all, by plain reads: a map of a file that is cut short would end the process."""
         try:
-            return self._raw.read(name, np.arange(self._places[name].shape[0]) if rows is None else rows)
+            return self._raw.read(name, range(self._places[name].shape[0]) if rows is None else rows)
         except OSError as error:
             raise CacheError(
                 f"{self.path} cannot be read any more: {error.strerror or error}. Check it with: "

@@ -125,17 +125,28 @@ class CacheWriter:
         order = order[self.states[side][places[order]] == PENDING]
         if not len(order):
             return
-        if len(order) != len(places) or (np.diff(order) != 1).any():
-            # Blocks of rows in their order, as most are, need no copy.
-            places, stored = places[order], stored.take(order)
+        places, stored = places[order], stored.take(order)
+        self._put(side, places, stored=stored)
+
+    def put_block(self, side: str, rows: range, *, stored: Rows) -> None:
+        """Write whole consecutive rows, as put does; without a copy where all are still to do."""
+        places = range(rows.start - self.rows[side].start, rows.stop - self.rows[side].start)
+        if (self.states[side][places.start : places.stop] == PENDING).all():
+            self._put(side, places, stored=stored)
+        else:
+            self.put(side, np.arange(rows.start, rows.stop), stored=stored)
+
+    def _put(self, side: str, places: np.ndarray | range, *, stored: Rows) -> None:
+        """Write rows that are to do, at ascending places counted from this writer's first row."""
         with explained(self.path):
             self._raw.write(f"{side}/features", places, values=stored.features)
             # Of every row: an extraction that was killed here may have left the reason of an image mended since.
             for name, values in stored.notes.items():
                 self._raw.write(f"{side}/{name}", places, values=values)
             self._raw.write(f"{side}/checksum", places, values=stored.checksums)
-        self.states[side][places] = stored.states
-        self._unsaid[side][places] = True
+        where = slice(places.start, places.stop) if isinstance(places, range) else places
+        self.states[side][where] = stored.states
+        self._unsaid[side][where] = True
         if side == "image":
             first = self.rows[side].start
             for at in np.flatnonzero(stored.states == UNUSABLE).tolist():
@@ -173,9 +184,10 @@ class CacheWriter:
         self._sync()
         if any(unsaid.any() for unsaid in self._unsaid.values()):
             for side, unsaid in self._unsaid.items():
-                places = _filled(np.flatnonzero(unsaid))
-                with explained(self.path):
-                    self._raw.write(f"{side}/state", places, values=self.states[side][places])
+                for places in _spans(unsaid):
+                    with explained(self.path):
+                        values = self.states[side][places.start : places.stop]
+                        self._raw.write(f"{side}/state", places, values=values)
             self._sync()
         for unsaid in self._unsaid.values():
             unsaid[:] = False
@@ -217,7 +229,7 @@ class CacheWriter:
 
     def _load(self, side: str, name: str, places=None) -> np.ndarray:
         with explained(self.path):
-            return self._raw.read(f"{side}/{name}", np.arange(len(self.rows[side])) if places is None else places)
+            return self._raw.read(f"{side}/{name}", range(len(self.rows[side])) if places is None else places)
 
     def _sync(self) -> None:
         # After a sync that failed the system may take for written what is not; nothing more is called done then.
@@ -293,9 +305,12 @@ def _states(notes: dict[str, np.ndarray], *, count: int) -> np.ndarray:
     return states
 
 
-def _filled(rows: np.ndarray) -> np.ndarray:
-    """rows (n,), ascending, with those in between where few are missing."""
+def _spans(changed: np.ndarray) -> Iterator[range]:
+    """The rows that changed (n,) bool, with those in between where few are missing."""
+    rows = np.flatnonzero(changed)
     if not len(rows):
-        return rows
+        return
     cuts = np.flatnonzero(np.diff(rows) > _GAP) + 1
-    return np.concatenate([np.arange(span[0], span[-1] + 1) for span in np.split(rows, cuts)])
+    firsts, lasts = rows[np.concatenate([[0], cuts])], rows[np.concatenate([cuts - 1, [len(rows) - 1]])]
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        yield range(first, last + 1)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipret.annotations.splits import OWN_FRACTIONS, hash_rule, split_by_hash, split_code
+from clipret.cache.importing.hashing import split_packed
 from clipret.cache.importing.spools import digest_columns, first_repeated, map_blocks
-from clipret.cache.texts import ImpliedTexts
+from clipret.cache.texts import ImpliedTexts, PackedTexts
 from clipret.config import SPLITS
 from clipret.errors import DatasetError
 
@@ -64,6 +65,8 @@ def choose_splits(
     keys, of = ids, "ids"
     if isinstance(ids, ImpliedTexts):
         keys, of = (ids, "row numbers") if isinstance(files, ImpliedTexts) else (files, "paths")
+    if isinstance(keys, PackedTexts):
+        return split_packed(keys, fractions=OWN_FRACTIONS), hash_rule(of)
     return map_blocks(keys, lambda texts: split_by_hash(texts, fractions=OWN_FRACTIONS)), hash_rule(of)
 
 

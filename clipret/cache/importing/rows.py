@@ -1,14 +1,13 @@
 """What is asked of rows of ready-made features, and writing them to the cache."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from clipret.cache.checksums import Rows, row_checksums, unfit
 from clipret.cache.importing.sources import Read, Source
+from clipret.cache.importing.spools import in_threads
 from clipret.cache.layout import DONE, PENDING
 from clipret.cache.row_sums import square_sums
 from clipret.cache.writing import CacheWriter
@@ -19,8 +18,6 @@ from clipret.progress import Progress, ProgressCallback
 _TOLERANCE = 0.02
 # Sums of squares whose rows are looked at closely.
 _LOW, _HIGH = 1e-20, 1e20
-_THREADS = 2
-_AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -83,36 +80,23 @@ def write_rows(writer: CacheWriter, side: str, asked: Asked, *, on_progress: Pro
     Raises DatasetError at a row that is not what was said, CacheMismatchError at one that has other values by now.
     """
     source = asked.source
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start, stored in _prepared(asked, pool):
-            rows = np.arange(start, start + len(stored.checksums))
-            before = writer.states[side][rows[0] : rows[-1] + 1] != PENDING
-            if before.any():
-                _require_same(writer, side, rows[before], stored=stored.take(before), source=source)
-            writer.put(side, rows, stored=stored)
-            on_progress(Progress(f"{side} rows", int(rows[-1]) + 1, source.rows))
+    for start, stored in _prepared(asked):
+        rows = range(start, start + len(stored.checksums))
+        before = writer.states[side][rows.start : rows.stop] != PENDING
+        if before.any():
+            _require_same(writer, side, start + np.flatnonzero(before), stored=stored.take(before), source=source)
+        writer.put_block(side, rows, stored=stored)
+        on_progress(Progress(f"{side} rows", rows.stop, source.rows))
 
 
-def _prepared(asked: Asked, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Rows]]:
-    """First row and rows of every piece, in order; the next ones are read meanwhile."""
-    waiting: deque[tuple[int, Future]] = deque()
+def _prepared(asked: Asked) -> Iterator[tuple[int, Rows]]:
+    """First row and rows of every piece, in order."""
 
-    def prepare(start: int, read: Read) -> Rows:
-        return asked.prepare(start, read())
+    def prepare(piece: tuple[int, int, Read]) -> tuple[int, Rows]:
+        start, _, read = piece
+        return start, asked.prepare(start, read())
 
-    try:
-        for start, stop, read in asked.source.pieces():
-            if stop > start:
-                waiting.append((start, pool.submit(prepare, start, read)))
-            if len(waiting) >= _AHEAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in waiting:
-            future.cancel()
+    return in_threads(prepare, (piece for piece in asked.source.pieces() if piece[1] > piece[0]))
 
 
 def _require_same(writer: CacheWriter, side: str, rows: np.ndarray, *, stored: Rows, source: Source) -> None:

@@ -2,7 +2,9 @@
 
 import hashlib
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from clipret.cache.texts import ImpliedTexts, PackedTexts
 from clipret.machine.compiling import compiled
 
 _VALUES_AT_ONCE = 1 << 22
-_ROWS_AT_ONCE = 1 << 18
+_ROWS_AT_ONCE = 1 << 16
+_THREADS = 2
+_AHEAD = 3
 
 
 class FileArray:
@@ -89,13 +93,29 @@ def packed_blocks(texts: PackedTexts) -> Iterator[tuple[int, np.ndarray, np.ndar
         yield start, texts.data[first : int(ends[-1])], ends - first
 
 
+def in_threads(work: Callable, items: Iterable) -> Iterator:
+    """work(item) of all items, in order; the next ones are worked on meanwhile."""
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def first_repeated(texts: Sequence[str]) -> tuple[int, int] | None:
     """Two rows with the same text, the second as early as possible; None where all differ."""
     if isinstance(texts, ImpliedTexts):
         return None
     if isinstance(texts, PackedTexts):
-        blocks = [_digests(data, ends) for _, data, ends in packed_blocks(texts)]
-        digests = np.concatenate(blocks) if blocks else np.zeros(0, np.uint64)
+        blocks = in_threads(lambda block: _digests(*block[1:]), packed_blocks(texts))
+        digests = np.concatenate([np.zeros(0, np.uint64), *blocks])
     else:
         digests = np.fromiter(map(hash, texts), np.int64, count=len(texts))
     ordered = np.sort(digests)
