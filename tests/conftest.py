@@ -139,7 +139,10 @@ def write_coco(root: Path, *, train: int, test: int) -> Path:
 def contents(
     *, images: int = 60, dims: tuple[int, int, int] = (24, 16, 12), bias: bool = False, seed: int = 0, **changes
 ):
-    """Contents of a cache whose images carry one to four captions; dims: image, text and embedding width."""
+    """Contents of a cache whose images carry one to four captions; dims: image, text and embedding width.
+
+    bias  whether both projections have one
+    """
     generator = np.random.default_rng(seed)
     image_width, text_width, embedding = dims
     counts = generator.integers(1, 5, size=images)
@@ -151,6 +154,7 @@ def contents(
     }
     if bias:
         projections["image/bias"] = generator.normal(size=embedding).astype(np.float32)
+        projections["text/bias"] = generator.normal(size=embedding).astype(np.float32)
     values = {
         "image_ids": [str(100 + row) for row in range(images)],
         "image_files": [f"{row}.jpg" for row in range(images)],

@@ -33,10 +33,12 @@ STAGES = (
 # The one stage that is made of others.
 MADE_OF = {"sweeps/*": ("training/*", "evaluation/stage.py")}
 STAGE_ONE = ("backbones/*", "datasets/*", "extraction/*", "images/*")
-STAGE_ONE_LIBRARIES = {"clip", "open_clip", "PIL", "torchvision", "transformers"}
+STAGE_ONE_LIBRARIES = {"clip", "open_clip", "PIL", "sentence_transformers", "timm", "torchvision", "transformers"}
 ONLY_IMPORTER = {
     "clip": "backbones/clip_package.py",
     "h5py": "cache/*",
+    "huggingface_hub": "backbones/hub.py",
+    "open_clip": "backbones/open_clip*",
     "pycocotools": "datasets/coco_json.py",
     "requests": "datasets/downloads/transfer.py",
 }

@@ -1,7 +1,6 @@
 """What a run's files say, and what is said of files that are damaged."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from clipret import EvalConfig, FailuresConfig, TrainConfig, evaluate, find_failures, train
 from clipret.errors import RunError
 from clipret.runs import read_config, read_failures, read_history, read_metrics, read_result
+from tests.helpers import system
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_damaged_history_is_refused(run, change, reason):
 @pytest.mark.parametrize("name", [*READERS, "history.csv"])
 def test_a_pipe_is_not_waited_for(run, name):
     (run / name).unlink()
-    os.mkfifo(run / name)
+    system.make_pipe(run / name)
     reader = read_history if name == "history.csv" else READERS[name][0]
     assert "it is a pipe, not a file" in refusal(reader, run)
 

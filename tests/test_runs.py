@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from clipret.runs import locked, make_run
 from clipret.sweeps import resume_sweep, sweep
 from clipret.training import repeated_config, resume
 from tests.conftest import StopAfter
+from tests.helpers import system
 
 
 @pytest.fixture
@@ -86,21 +86,13 @@ def test_a_sweep_that_cannot_be_begun_leaves_nothing_behind(cache_path, tmp_path
     assert sweep(config)["sweep"] == "runs/s"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root makes file systems")
 def test_a_disk_that_is_full_at_the_first_file_of_a_run_is_one_line(settings, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
-    if subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("no file systems are made here")
-    try:
+    with system.small_disk(tmp_path / "disk", megabytes=1) as disk:
         with pytest.raises(OSError, match="No space"):
             (disk / "fill").write_bytes(bytes(1 << 21))
         assert refusal(train, settings(runs_dir=disk / "runs")) == full_message(disk / "runs" / "t")
         (disk / "fill").unlink()
         assert train(settings(runs_dir=disk / "runs"))["run"] == str(disk / "runs" / "t")
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_folder_in_which_nothing_was_finished_is_taken_and_any_other_is_not(tmp_path):
@@ -330,7 +322,7 @@ def test_a_history_that_is_no_file_is_refused(settings):
     with pytest.raises(KeyboardInterrupt):
         train(settings(), on_progress=StopAfter(2))
     Path("runs/t/history.csv").unlink()
-    os.mkfifo("runs/t/history.csv")
+    system.make_pipe("runs/t/history.csv")
     assert refusal(resume, "runs/t") == (
         "runs/t/checkpoint.safetensors cannot be read: history.csv beside it cannot be read: it is a pipe, not a file; "
         "delete it, and the run starts again from its first epoch."
@@ -341,7 +333,7 @@ def test_a_history_that_is_no_file_is_refused(settings):
 def test_a_record_that_is_no_file_is_not_waited_for(settings, name):
     train(settings(epochs=0))
     Path("runs/t", name).unlink()
-    os.mkfifo(Path("runs/t", name))
+    system.make_pipe(Path("runs/t", name))
     assert refusal(resume, "runs/t").startswith(f"runs/t/{name} cannot be read: it is a pipe, not a file; ")
 
 

@@ -1,10 +1,14 @@
 """Frozen encoders: one file and one row of FAMILIES a family. Importing this loads no library."""
 
 import importlib
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
+
+from clipret.errors import BackboneError
 
 if TYPE_CHECKING:
     from clipret.backbones.protocol import Backbone, Tokenizer
@@ -20,11 +24,15 @@ class Family:
             `load_tokenizer(name, *, download_root)`, which returns a protocol.Tokenizer and loads no weights
     prefix  what the names of these models begin with; "" for names that begin with no other family's prefix
     names   the names, for --help
+    needs   the packages that are imported, as pip calls them
+    extra   of this package, that installs them
     """
 
     module: str
     prefix: str
     names: str
+    needs: tuple[str, ...] = ()
+    extra: str | None = None
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -32,6 +40,13 @@ FAMILIES: Mapping[str, Family] = {
         "clipret.backbones.openai",
         prefix="",
         names="OpenAI's name (ViT-B/32, RN50, ...), tiny-emoji, or the path of a checkpoint",
+    ),
+    "open_clip": Family(
+        "clipret.backbones.open_clip",
+        prefix="open_clip:",
+        names="open_clip:MODEL/TAG, open_clip:local-dir:FOLDER, open_clip:hf-hub:ORG/NAME",
+        needs=("open_clip_torch",),
+        extra="open-clip",
     ),
 }
 
@@ -68,12 +83,35 @@ def load_backbone(
     """
     from clipret.machine.devices import choose_precision
 
-    precision, name = choose_precision(precision, device=device), str(name_or_path)
-    module = importlib.import_module(family_of(name).module)
-    return module.load(name, device=device, precision=precision, compiled=compiled, download_root=download_root)
+    name = str(name_or_path)
+    settings = {"device": device, "precision": choose_precision(precision, device=device), "compiled": compiled}
+    return _module_of(name).load(name, download_root=download_root, **settings)
 
 
 def load_tokenizer(name_or_path: str, *, download_root: Path | None = None) -> "Tokenizer":
     """The tokenizer of a model, without its weights. Raises BackboneError as load_backbone does."""
     name = str(name_or_path)
-    return importlib.import_module(family_of(name).module).load_tokenizer(name, download_root=download_root)
+    return _module_of(name).load_tokenizer(name, download_root=download_root)
+
+
+def _module_of(name: str) -> ModuleType:
+    """The module of a model's family. Raises BackboneError when there is no such family, or a package is missing."""
+    row = family_of(name)
+    prefix = name.partition(":")[0]
+    # Of one letter it is a drive of Windows.
+    if not row.prefix and len(prefix) > 1 and prefix.isidentifier() and prefix != name and not Path(name).exists():
+        raise BackboneError(f"--model {name}: there is no family '{prefix}:'; expected {model_help()}")
+    missing = [package for package in row.needs if not _is_installed(package)]
+    if missing:
+        raise BackboneError(
+            f"--model {name} needs {' and '.join(missing)}; install with: pip install 'clipret[{row.extra}]'"
+        )
+    return importlib.import_module(row.module)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -4,17 +4,17 @@ Shape suffixes: B batch, S image side, L token positions, D feature width, E emb
 """
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from clipret.backbones.checkpoints import read_context_length
-from clipret.backbones.clip_package import ClipFirst, import_clip, library_version
+from clipret.backbones.clip_package import ClipFirst, build_clip, import_clip, library_version
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
-from clipret.backbones.pixels import Crop, Normaliser, split_transform
+from clipret.backbones.pixels import CLIP_RESIZE, Crop, Normaliser, colour_of, split_transform
 from clipret.backbones.resnet import ImageResNet
 from clipret.backbones.tokens import Tokenizer, pad
 from clipret.backbones.towers import ImageTransformer, TextTransformer
@@ -35,6 +35,29 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
         # The model in float16, as clip loads it on CUDA, is the reference for float16 only.
         model.float()
     return OpenAIClip(name, sha256, library_version(), model.eval(), preprocess, precision, compiled)
+
+
+def as_openai(
+    weights: Mapping[str, torch.Tensor],
+    *,
+    preprocess: Callable,
+    preprocessing: str,
+    precision: str,
+    device: str,
+    **about,
+) -> "OpenAIClip":
+    """A model of OpenAI's architecture that another library loaded, in our own towers.
+
+    weights        by clip's names, float32: they are not rounded to float16 unless the precision is that
+    preprocess     PIL image -> (3, S, S), whose last two steps are ToTensor and Normalize
+    preprocessing  the same in words
+    about          name, family, library, weights_sha256, compiled and details of an OpenAIClip
+    """
+    model, _ = build_clip(weights)
+    if precision != "float16":
+        model.float().load_state_dict(weights, strict=False)
+    model = model.to(device).eval()
+    return OpenAIClip(model=model, preprocess=preprocess, precision=precision, transform=preprocessing, **about)
 
 
 def load_tokenizer(name: str, *, download_root: Path | None) -> Tokenizer:
@@ -58,6 +81,9 @@ class OpenAIClip:
     preprocess      clip's own transform: PIL image -> (3, S, S) float32
     precision       type that the towers compute in: float32, float16 as clip loads them on CUDA, or bfloat16
     compiled        whether the towers go through torch.compile
+    family          its row of FAMILIES
+    transform       what preprocess does, in words; clip: clip's own
+    details         as of a Backbone
     """
 
     name: str
@@ -67,19 +93,23 @@ class OpenAIClip:
     preprocess: Callable
     precision: str = "float32"
     compiled: bool = False
+    family: str = "openai"
+    transform: str = "clip"
+    details: Mapping[str, str] = field(default_factory=dict)
 
     def __reduce__(self):
-        return _restore, (ClipFirst(), *(getattr(self, field.name) for field in fields(self)))
-
-    @property
-    def family(self) -> str:
-        """Its row of FAMILIES."""
-        return "openai"
+        return _restore, (ClipFirst(), *(getattr(self, part.name) for part in fields(self)))
 
     @property
     def preprocessing(self) -> str:
         """How an image becomes pixels, in words."""
-        return f"clip {self.image_side} px"
+        return f"clip {self.image_side} px" if self.transform == "clip" else self.transform
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """image, text -> D."""
+        projections = self.projections()
+        return {side: len(projections[f"{side}/weight"]) for side in ("image", "text")}
 
     @property
     def image_side(self) -> int:
@@ -90,6 +120,16 @@ class OpenAIClip:
     def context_length(self) -> int:
         """The most tokens that the text tower reads, start and end included."""
         return self.model.context_length
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """Of clip's normalisation."""
+        return colour_of(self.preprocess.transforms[-1].mean)
+
+    @property
+    def resizes_as_clip(self) -> bool:
+        """Whether `preprocess` is clip's own, or says the same."""
+        return self.transform == "clip" or self.transform.startswith(f"{self.image_side} {CLIP_RESIZE}")
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, S image side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from clipret.backbones.clip_package import ClipFirst, library_version
 from clipret.errors import BackboneError
+
+# How the words for a transform go on, after the number of pixels, whose resize and crop are clip's.
+CLIP_RESIZE = "px, shortest, bicubic"
 
 
 class Crop:
@@ -41,6 +44,12 @@ def split_transform(preprocess: Callable, *, name: str) -> tuple[Crop, list[Call
             f"clipret does not support this version of clip ({library_version()})."
         )
     return Crop(steps[:-2]), steps[-2:]
+
+
+def colour_of(mean: Sequence[float]) -> tuple[int, int, int]:
+    """The colour nearest to a mean of pixels from 0 to 1."""
+    red, green, blue = (round(255 * float(value)) for value in mean)
+    return red, green, blue
 
 
 class Normaliser:

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, S image side, L token positions, D feature width, E embedding width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +14,9 @@ from PIL import Image
 class Tokenizer(Protocol):
     """Captions -> token ids. Can be pickled."""
 
-    context_length: int
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the encoder reads, start and end included."""
 
     def is_too_long(self, text: str) -> bool:
         """Whether a text has more tokens than context_length, start and end included."""
@@ -52,6 +54,14 @@ class Backbone(Protocol):
         """What multiplies matrices: "oneDNN" or "torch". The two differ in the last bits of the features."""
 
     @property
+    def details(self) -> Mapping[str, str]:
+        """What else decides the features, in words: tokenizer, pooling, revision. Part of the fingerprint."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """image, text -> D, the feature widths."""
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
 
@@ -67,6 +77,14 @@ class Backbone(Protocol):
     def crop(self) -> Callable[[Image.Image], Image.Image]:
         """PIL image -> PIL RGB image of S x S. Can be pickled, without the weights."""
 
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The colour that the encoder's normalisation brings nearest to zero: for the borders of padded images."""
+
+    @property
+    def resizes_as_clip(self) -> bool:
+        """Whether crop is clip's: the short side to S, bicubic, and the centre. A GPU does that for --decode fast."""
+
     def prepare(self) -> None:
         """Prepare everything that is prepared once: processes forked after this share it."""
 
@@ -80,11 +98,12 @@ class Backbone(Protocol):
         """Ids of B captions -> (B, L), the input of encode_text, L the longest of them."""
 
     def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, L) token ids -> (B, D) penultimate features on the device. L changes no feature beyond rounding."""
+        """(B, L) token ids, as pad makes them -> (B, D) penultimate features on the device."""
 
     def projections(self) -> dict[str, np.ndarray]:
         """The encoder's own head in float32: image/weight (D_i, E), text/weight (D_t, E), logit_scale, and where there
-        is one image/bias, text/bias.
+        is one image/bias, text/bias. The weight of a side without a projection is the identity; of two encoders that
+        were never aligned there is logit_scale alone.
         """
 
     def require_exact(self, side: str, *, inputs: torch.Tensor, features: torch.Tensor) -> None:

@@ -10,13 +10,13 @@ Layout, format 1 (N images, M captions, D feature widths, E embedding width):
     /projection/image/weight (D_image, E)  /projection/image/bias (E,)
     /projection/text/weight (D_text, E)    /projection/text/bias (E,)   /projection/logit_scale ()
                                   weights are missing of encoders that were never aligned, biases where there is none
-    attributes: format, fingerprint, inputs (JSON, what the fingerprint is made of), about (JSON, everything else)
+    attributes: format, fingerprint, inputs (JSON, what the fingerprint is computed from), about (JSON, everything else)
 
-Several processes write a shard each, which has the arrays of its rows that change (parts.py). A cache is made of all
-shards at once, and may leave the features in them: then these are HDF5's virtual data sets.
+When several processes extract, each writes one shard: the arrays that change, for its own rows (parts.py). The cache is
+then built from all shards at once. It may leave the features in the shards; they are then HDF5 virtual data sets.
 
-All structure is written before the first feature, under another name, and the finished file is put in place. From then
-on only fixed-size raw data changes, so the file opens whenever its writer is killed.
+The whole structure is written before the first feature, to a temporary name, and the file is then renamed. After that
+only fixed-size raw data changes, so the file can be opened even if its writer was killed.
 """
 
 from clipret.cache.access import file_lock, locked, require_writable

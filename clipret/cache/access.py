@@ -1,4 +1,4 @@
-"""Who may write a cache, and whether it can be written at all."""
+"""Locks on caches, checks that a cache can be written, and atomic creation of files."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from clipret.errors import CacheError, CacheLockedError, ClipretError
 try:
     import fcntl
 except ImportError:
-    # Windows, where filelock removes the file that it locked.
+    # Windows. There filelock removes the lock file itself.
     fcntl = None
 
 # An extraction that was just killed may hold its lock until its workers notice, within five seconds.
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.05
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into an error for the user."""
+    """Turn an OSError while writing `path` into a CacheError for the user."""
     try:
         yield
     except OSError as error:
@@ -40,9 +40,9 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Inside, this process, with those it forks, is the only writer of `path`; its folder is made.
+    """Hold the write lock of `path` for this process and those it forks; creates the folder of `path`.
 
-    Raises CacheLockedError when another process is.
+    Raises CacheLockedError when another process holds the lock.
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,11 +53,11 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def file_lock(path: Path, *, refusal: ClipretError, seconds: float | None = None) -> Iterator[None]:
-    """Inside, this process, with those it forks, alone has the lock file at `path`, which is gone afterwards.
+    """Hold the lock file at `path` for this process and those it forks; the file is removed afterwards.
 
-    seconds  how long to wait for another process that has it; None: as long as one that was killed may take to end
+    seconds  how long to wait for another process to release it; None: as long as a killed process may take to end
 
-    Raises refusal when another process has it still, CacheError when the file cannot be made.
+    Raises refusal when another process still holds it, CacheError when the file cannot be created.
     """
     wait = _LOCK_SECONDS if seconds is None else seconds
     if fcntl is None:
@@ -76,7 +76,7 @@ def file_lock(path: Path, *, refusal: ClipretError, seconds: float | None = None
         owner = os.getpid()
 
         def release() -> None:
-            # The file goes while it is locked: whoever opened it meanwhile sees, once it has the lock, that it is gone.
+            # Removed while it is locked: a process that opened it meanwhile then sees that its file is gone.
             if os.getpid() == owner:
                 with suppress(FileNotFoundError):
                     path.unlink()
@@ -90,12 +90,12 @@ def file_lock(path: Path, *, refusal: ClipretError, seconds: float | None = None
 
 
 def _flock(path: Path, *, until: float) -> int | None:
-    """A descriptor of the file at `path`, locked; None when another process has the lock for so long."""
+    """A locked descriptor of the file at `path`; None when another process holds the lock until `until`."""
     while True:
         descriptor, ours = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Else the process that had it removed it meanwhile, and another file may be there by now.
+            # False if the previous holder removed the file meanwhile; `path` may be a new file by now.
             ours = os.path.samestat(os.fstat(descriptor), path.stat())
         except FileNotFoundError:
             pass
@@ -111,7 +111,7 @@ def _flock(path: Path, *, until: float) -> int | None:
 
 
 def require_writable(path: Path) -> None:
-    """Make the folder of `path`, and raise CacheError unless a file can be made in it and `path` can be written."""
+    """Create the folder of `path`; raise CacheError unless files can be created in it and `path` can be written."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -121,7 +121,7 @@ def require_writable(path: Path) -> None:
 
 
 def require_room(path: Path, *, needed: int) -> None:
-    """Raise CacheError unless the disk of `path`, whose folder is there, has `needed` bytes free."""
+    """Raise CacheError unless the disk of `path` has `needed` bytes free. The folder of `path` must exist."""
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise CacheError(
@@ -132,9 +132,9 @@ def require_room(path: Path, *, needed: int) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield another name to make a file under; put it in place when it is whole and on the disk.
+    """Yield a temporary path to write to; rename it to `path` once it is complete and synced to disk.
 
-    What was made is removed when making it fails, so that a full disk is not filled by half a file.
+    On failure the temporary file is removed, so that half a file does not fill up the disk.
     """
     unfinished = path.with_name(path.name + ".new")
     unfinished.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Making a whole cache at once, of rows that are in other files."""
+"""Building a complete cache at once, from rows of other files."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,13 +24,13 @@ def assemble(
     micro_batch: dict[str, int],
     parts: list[Part] | None = None,
 ) -> None:
-    """Make the cache at `path`, or replace the one that is there, once all of it is on the disk.
+    """Build the cache at `path`. An existing file is replaced only once the new one is complete and synced to disk.
 
-    blocks       side, rows and what they hold, until every row of both sides was given
+    blocks       (side, rows, stored rows); together they cover every row of both sides
     micro_batch  as FeatureCache.micro_batch
-    parts        the features stay in the shards of these parts; None: they are written
+    parts        leave the features in the shards of these parts; None: copy them into the cache
 
-    Raises CacheError when there is no room for it or it cannot be written. Nothing is left of it then.
+    Raises CacheError when the disk is too full or the cache cannot be written. Nothing is left behind then.
     """
     with explained(path), new_file(path) as unfinished:
         require_room(path, needed=needed_bytes(contents, features=parts is None))
@@ -61,12 +61,12 @@ def assemble(
 
 
 def chunks(count: int) -> Iterator[range]:
-    """0 to count in pieces small enough for memory."""
+    """range(count) in pieces small enough for memory."""
     return (range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
 
 
 def cache_blocks(cache: FeatureCache, side: str) -> Iterator[tuple[range, Rows]]:
-    """All rows of one side of a cache, in pieces; raises CacheError at rows that are not what was written."""
+    """All rows of one side of a cache, in pieces. Raises CacheError when a row does not match its checksum."""
     for rows in chunks(len(cache.checksums[side])):
         stored = cache.stored(side, rows)
         require_whole(
@@ -76,5 +76,5 @@ def cache_blocks(cache: FeatureCache, side: str) -> Iterator[tuple[range, Rows]]
 
 
 def smallest(sizes: Iterable[int]) -> int:
-    """The smallest micro-batch of several, of which 0 means none."""
+    """The smallest of several micro-batch sizes, 0 (none) excepted; 0 when all are."""
     return min(filter(None, sizes), default=0)

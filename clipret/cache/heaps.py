@@ -1,7 +1,7 @@
-"""HDF5's heaps, where texts of any length lie: whether HDF5 comes to their end.
+"""Checks that HDF5 can read the global heaps of a file, which hold texts of variable length, without looping for ever.
 
-A heap is a row of objects, one behind the other. After one that takes no bytes HDF5 (2.0 and before) looks for the next
-at the same place, for ever. Damage never gets that far, as checksums are compared first; a file with forged ones does.
+A heap is a sequence of objects. After an object of zero bytes, HDF5 (2.0 and before) looks for the next one at the same
+offset, for ever. A damaged file does not get this far, as checksums are compared first; one with forged checksums does.
 Source: HDF5 file format specification, III.E, global heap.
 """
 
@@ -15,16 +15,16 @@ from clipret.cache.raw import read_at
 
 _MARK = b"GCOL\x01\x00\x00\x00"
 _HEADER = 16
-# What a column has for a text: its bytes, where its heap lies, and which of the heap's objects it is.
+# How a column refers to a text: its length in bytes, the offset of its heap, and the index of its object there.
 _REFERENCE = np.dtype([("bytes", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 _ROWS_AT_ONCE = 1 << 20
 
 
 def is_column_readable(descriptor: int, dataset: h5py.Dataset, *, base: int, size: int) -> bool:
-    """Whether HDF5 comes to the end of all heaps that the texts of a column lie in.
+    """Whether HDF5 can read all heaps that hold the texts of a column.
 
     descriptor  the file, open for reading
-    base        the byte that HDF5 counts from
+    base        the byte that HDF5 offsets count from
     size        bytes of the file
     """
     stored = dataset.id.get_storage_size()
@@ -36,13 +36,13 @@ def is_column_readable(descriptor: int, dataset: h5py.Dataset, *, base: int, siz
         offset = dataset.id.get_offset() + first * _REFERENCE.itemsize
         read_at(descriptor, memoryview(references.view(np.uint8)), offset=offset)
         heaps = references["heap"][references["bytes"] > 0]
-        # Texts that follow each other share a heap, mostly.
+        # Consecutive texts mostly share a heap.
         places.update(heaps[np.diff(heaps, prepend=~heaps[:1]) != 0].tolist())
     return all(_is_readable(descriptor, base + place, size=size) for place in places)
 
 
 def are_heaps_readable(descriptor: int, start: int, stop: int) -> bool:
-    """The same of whatever heaps lie between two bytes of a file, such as those of attributes."""
+    """Whether HDF5 can read all heaps between two offsets of a file, such as those of attributes."""
     data = bytearray(stop - start)
     read_at(descriptor, memoryview(data), offset=start)
     at = data.find(_MARK)
@@ -54,7 +54,7 @@ def are_heaps_readable(descriptor: int, start: int, stop: int) -> bool:
 
 
 def _is_readable(descriptor: int, place: int, *, size: int) -> bool:
-    """Whether a heap begins at this byte whose objects take bytes, and end within it."""
+    """Whether a heap starts at this offset, with objects that are not empty and end within it."""
     header = bytearray(_HEADER)
     if place + _HEADER > size:
         return False
@@ -68,13 +68,13 @@ def _is_readable(descriptor: int, place: int, *, size: int) -> bool:
     if sys.byteorder == "big":
         words.byteswap()
     at, end = _HEADER // 8, length // 8
-    # What has no room for the number and the bytes of an object is the rest.
+    # A remainder too short for an object's header is padding.
     while at + 2 <= end:
         number, taken = words[at] & 0xFFFF, words[at + 1]
         if number:
             at += 2 + (taken + 7) // 8
         elif taken and taken % 8 == 0:
-            # What is free, these two words included.
+            # The size of the free space includes these two words.
             at += taken // 8
         else:
             return False

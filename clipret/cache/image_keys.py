@@ -1,4 +1,4 @@
-"""What images are known by, whatever names and caches they came by: the bytes of their files, and COCO's ids."""
+"""Keys that identify an image across caches and file names: the hash of its file, and its COCO id."""
 
 import hashlib
 import re
@@ -8,26 +8,26 @@ import numpy as np
 from clipret.cache.reading import FeatureCache
 from clipret.config import SPLITS
 
-# COCO's file names of 2014 and of 2017; the integer id, the same in both, is the image.
+# COCO's file names of 2014 and of 2017; both contain the same integer id of the image.
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
-# In this order: copies are said of the split that figures are of, before the one that they are copies of.
+# Order of a pair of splits in reports of copies: the one that results are measured on comes first.
 _MEASURED_FIRST = ("test", "val", "restval", "train")
-# The key of what is not known.
+# The key of an image whose key is not known.
 UNKNOWN = 0
 
 
 def content_keys(cache: FeatureCache) -> np.ndarray:
-    """(N,) uint64: of each image the first 8 bytes of the sha256 of its file; 0 where that is not known."""
+    """(N,) uint64: the first 8 bytes of the sha256 of each image file; 0 where that is not known."""
     return np.ascontiguousarray(cache.image_digests[:, :8]).view(">u8")[:, 0].astype(np.uint64)
 
 
 def image_keys(cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
-    """Numbers of each image that are the same wherever it is met again: images that share one are the same image.
+    """Two keys of each image that are the same in every cache. Images that share either key are the same image.
 
     rows  (N,) rows of the cache
 
-    Returns (N, 2) uint64: the first 8 bytes of the sha256 of the file, and of that of `coco:` and the integer id where
-    the file has one of COCO's names of 2014 or 2017; 0 where there is none.
+    Returns (N, 2) uint64: the first 8 bytes of the sha256 of the file, and the first 8 of the sha256 of `coco:ID` for
+    files named as in COCO 2014 or 2017; 0 where a key is not known.
     """
     names = (_COCO_NAME.fullmatch(cache.image_files[row].rpartition("/")[2]) for row in rows)
     ids = [_number(hashlib.sha256(f"coco:{int(name[1])}".encode()).digest()) if name else UNKNOWN for name in names]
@@ -35,10 +35,10 @@ def image_keys(cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
 
 
 def split_copies(cache: FeatureCache) -> list[dict]:
-    """Of any two splits, how many usable images of the one equal images of the other, byte for byte.
+    """For each pair of splits, how many usable images of one equal images of the other, byte for byte.
 
-    Returns split, images (usable ones of that split), copies (how many of them) and of (the other split), for those
-    with copies; of two splits the one that is measured comes first.
+    Returns one dict for each pair with copies: split, images (usable ones of that split), copies (how many of them) and
+    of (the other split). `split` is the one that results are measured on.
     """
     contents, entries = content_keys(cache), []
     for place, split in enumerate(_MEASURED_FIRST):
@@ -49,7 +49,7 @@ def split_copies(cache: FeatureCache) -> list[dict]:
 
 
 def copies(contents: np.ndarray, rows: np.ndarray, *, cache: FeatureCache, split: str, of: str) -> dict:
-    """How many of these rows, of a split, equal usable images of the split `of`: an entry of split_copies.
+    """An entry of split_copies: how many of these rows of `split` equal usable images of the split `of`.
 
     contents  content_keys of the cache
     """

@@ -1,4 +1,4 @@
-"""What a cache holds, in figures: the function behind `clipret info`."""
+"""A summary of a cache: the function behind `clipret info`."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipret.annotations.counting import count_splits
-from clipret.cache import DONE, FORMAT, PENDING, UNUSABLE, FeatureCache
+from clipret.cache import DONE, FORMAT, PENDING, SIDES, UNUSABLE, FeatureCache
 from clipret.cache.image_keys import split_copies
 
 
@@ -17,16 +17,18 @@ def inspect_cache(path: Path | str) -> dict:
     Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, split_rule, remarks,
     inputs, and
 
-        images    in all, done, todo, unusable, width
-        captions  in all, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
+        projections  image, text -> shape (D, E), bias (whether there is one) and identity (whether the encoder has
+                  none of its own on that side); None: the encoders were never aligned
+        images    total, done, todo, unusable, width
+        captions  total, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
         truncated caption row -> id and tokens, of the captions that were too long for the model
         micro_batch  image, text: rows encoded at once after running out of memory; 0: none
-        per_image captions of an image: min, mean, max
+        per_image captions per image: min, mean, max
         splits    name -> images and captions
-        problems  image row -> file and reason, of the images that could not be read
+        problems  image row -> file and reason, for the images that could not be read
         single_colour  images whose pixels are all equal as the encoder sees them, and the first one's file (or None)
-        cross_split_copies  as leakage.split_copies gives them
-        reasons   reason, without the figures behind it -> images, the most frequent first
+        cross_split_copies  as returned by split_copies
+        reasons   reason without its details -> number of images, the most frequent first
 
     Raises CacheError or CacheFormatError.
     """
@@ -50,6 +52,7 @@ def inspect_cache(path: Path | str) -> dict:
         "command": cache.about["command"],
         "split_rule": cache.about["split_rule"],
         "remarks": cache.about["remarks"],
+        "projections": {side: _projection(cache, side) for side in SIDES} if cache.aligned else None,
         "inputs": cache.inputs,
         "images": {**_counts(cache.image_states), "width": cache.width("image")},
         "captions": {
@@ -74,14 +77,23 @@ def inspect_cache(path: Path | str) -> dict:
     }
 
 
+def _projection(cache: FeatureCache, side: str) -> dict:
+    weight = cache.projections[f"{side}/weight"]
+    return {
+        "shape": list(weight.shape),
+        "bias": f"{side}/bias" in cache.projections,
+        "identity": weight.shape[0] == weight.shape[1] and np.array_equal(weight, np.eye(len(weight))),
+    }
+
+
 def count_single_colour(cache: FeatureCache) -> dict:
-    """How many images have pixels that are all equal, as the encoder sees them, and the first one's file, or None."""
+    """The number of images that are a single colour after preprocessing, and the file of the first one, or None."""
     rows = np.flatnonzero(cache.single_colour)
     return {"images": len(rows), "first": cache.image_files[rows[0]] if len(rows) else None}
 
 
 def _kind(reason: str) -> str:
-    """A reason up to what differs from image to image: `too elongated: 9000x1 ...` -> too elongated."""
+    """A reason without the details of the image: `too elongated: 9000x1 ...` -> too elongated."""
     return re.split(r"[:(]", reason, maxsplit=1)[0].strip() or "no reason given"
 
 

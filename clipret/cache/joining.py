@@ -1,4 +1,4 @@
-"""Making one cache of the shards that several processes wrote."""
+"""Joining the shards that several processes wrote into one cache."""
 
 import dataclasses
 import shutil
@@ -21,18 +21,19 @@ from clipret.errors import CacheIncompleteError, CacheMismatchError
 def join_shards(
     path: Path, contents: CacheContents, *, parts: list[Part], sources: dict[str, np.ndarray], merge: bool = True
 ) -> None:
-    """Make the cache at `path` of the shards of all parts, or find that it is made.
+    """Build the cache at `path` from the shards of all parts, unless it exists already.
 
-    sources  image, text -> (N,), (M,) int64: the row whose feature a row has; itself for most. A row with another
-             source may still be to do in its shard, and is filled here
-    merge    copy the features into the cache and remove the shards; else they stay there, and the cache refers to them
+    sources  image, text -> (N,), (M,) int64: the row that each row copies its feature from; itself for most. A row
+             with another source may still be pending in its shard, and is filled here
+    merge    copy the features into the cache and remove the shards; else the features stay there, and the cache refers
+             to the shards
 
-    Every row is compared with its checksum. Killed at any moment, the same call completes it. A cache that leaves its
-    features in shards is made one that holds them, when merge is asked for.
+    Every row is compared with its checksum. If the process is killed, the same call completes the cache. With merge, an
+    existing cache that refers to shards is replaced by one that holds its features.
 
-    Raises CacheIncompleteError when a shard is missing or has rows to do, CacheMismatchError when one was made from
-    other inputs or other rows, CacheLockedError when one is being written, CacheError at rows that are not what was
-    written or when the cache cannot be written.
+    Raises CacheIncompleteError when a shard is missing or has pending rows, CacheMismatchError when a shard was made
+    from other inputs or for other rows, CacheLockedError when one is being written, CacheError when a row does not
+    match its checksum or the cache cannot be written.
     """
     with locked(path):
         if path.exists():
@@ -44,10 +45,7 @@ def join_shards(
 
 
 def discard_shards(path: Path) -> None:
-    """Remove the shards that are left of the cache at `path`, which holds its features itself.
-
-    Of a cache that refers to them, or of none, nothing is removed.
-    """
+    """Remove leftover shards of the cache at `path`, if the cache exists and does not refer to them."""
     folder = shards_folder(path)
     if not folder.is_dir() or not path.exists():
         return
@@ -58,7 +56,7 @@ def discard_shards(path: Path) -> None:
 
 
 def _rejoin(path: Path, contents: CacheContents, *, merge: bool) -> None:
-    """The cache is there: it is whole, and at most its features are to be brought in from the shards."""
+    """Check the existing cache, which is complete; with merge, copy its features in from the shards."""
     cache = FeatureCache(path)
     require_same(path, stored=cache.inputs, asked=contents.inputs)
     if merge and cache.segmented:
@@ -72,7 +70,7 @@ def _join(
     with _open_shards(path, contents, parts=parts) as shards:
         shards.require_complete(sources)
         if not merge:
-            # Rows that are copies of another shard's: nothing may be missing from a shard that stays.
+            # Copies of rows of other shards. Shards that are kept must have no pending row.
             shards.fill(sources)
         assemble(
             path,
@@ -105,7 +103,7 @@ def _open_shards(path: Path, contents: CacheContents, *, parts: list[Part]) -> I
 
 
 class _Shards:
-    """The shards of all parts, open, read as if they were one file."""
+    """The open shards of all parts, read as one file."""
 
     def __init__(self, path: Path, contents: CacheContents, *, parts: list[Part], writers: list[CacheWriter]):
         self._path, self._command = path, contents.about["command"]
@@ -117,7 +115,7 @@ class _Shards:
             assert edges[-1] == count, "parts leave no row out"
 
     def require_complete(self, sources: dict[str, np.ndarray]) -> None:
-        """Raise CacheIncompleteError unless every row, or its source, has its feature."""
+        """Raise CacheIncompleteError unless every row, or its source, has a feature."""
         todo = {}
         for side in SIDES:
             states = np.concatenate([writer.states[side] for writer in self.writers])
@@ -129,7 +127,7 @@ class _Shards:
             )
 
     def fill(self, sources: dict[str, np.ndarray]) -> None:
-        """Write the rows that are to do, of their sources."""
+        """Fill pending rows with copies of their sources."""
         for side in SIDES:
             for writer in self.writers:
                 pending = writer.pending(side)
@@ -146,7 +144,7 @@ class _Shards:
                 yield side, rows, self._gather(side, self._effective(side, sources, rows=rows))
 
     def _effective(self, side: str, sources: dict[str, np.ndarray], *, rows: range) -> np.ndarray:
-        """(len(rows),) the rows to read instead of consecutive ones: the source where a row is still to do."""
+        """(len(rows),) the row to read for each of `rows`: its source where it is pending, else itself."""
         own = np.arange(rows.start, rows.stop)
         states = np.concatenate(
             [
@@ -158,7 +156,7 @@ class _Shards:
         return np.where(states == PENDING, sources[side][rows.start : rows.stop], own)
 
     def _gather(self, side: str, rows: np.ndarray) -> Rows:
-        """What is stored of rows (n,) in any order and of any part; raises CacheError unless all of it is whole."""
+        """The stored rows (n,), in any order, of any parts. Raises CacheError when one does not match its checksum."""
         starts = [part.rows[side].start for part in self._parts]
         owners = np.searchsorted(starts, rows, side="right") - 1
         arrays: dict[str, np.ndarray] = {}

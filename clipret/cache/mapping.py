@@ -1,4 +1,4 @@
-"""Arrays too large for memory, as the system maps them from one file or several."""
+"""Memory maps of arrays that lie in one file or several."""
 
 import numpy as np
 

@@ -14,31 +14,31 @@ from clipret.config import SPLITS, MergeConfig, to_command
 from clipret.errors import CacheError, CacheMismatchError
 from clipret.progress import Progress, ProgressCallback, silent
 
-# What may differ between the caches: which images they are of.
+# Inputs that may differ between the caches.
 _OWN_INPUTS = {"dataset", "annotation_sha256"}
 _SHOWN = 5
 
 
 def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Join finished caches of different images whose features were made in the same way.
+    """Merge complete caches of different images whose features were made with the same settings.
 
-    on_progress  called after every some thousand rows, with phase "image rows", then "text rows"
+    on_progress  called every few thousand rows, with phase "image rows", then "text rows"
 
-    Rows come in the order of the caches, with their features, reasons and checksums, which are compared; what a cache
-    was made with is kept in `about`, under merged_from. Captions keep their ids, so these too must differ between
-    caches of the same data set; between different data sets they mean nothing, and may be equal. Memory is needed for
-    all that the caches hold but the features.
+    Rows keep the order of the caches. Features, reasons and checksums are copied, after the checksums are compared.
+    `about` lists each cache and how it was made under merged_from. Caption ids are kept, so they must be unique among
+    caches of the same data set; caches of different data sets may share ids. Everything but the features is held in
+    memory.
 
-    Images are the same by the bytes of their files. Those that two caches hold, in the same split, are in the new one
-    twice, and it is remarked.
+    Two images are the same if the bytes of their files are equal. An image that two caches hold in the same split is
+    kept twice, with a remark.
 
     Returns cache (path), fingerprint, images, captions, problems (images without a feature), caches (paths), remarks
-    (of this merge) and seconds. A cache that is there, whole, and made from the same is left as it is. Killed at any
-    moment, nothing is left half done, and the same call starts again.
+    (of this merge) and seconds. An existing complete cache of the same inputs is left unchanged. If the process is
+    killed, no partial file is left and the same call starts again.
 
-    Raises CacheError when two caches have images of the same id, or the same image in different splits, when a row is
-    not what was written or the cache cannot be written, CacheMismatchError when settings differ, or those of the cache
-    that is there, CacheIncompleteError when one has rows to do.
+    Raises CacheError when two caches have images of the same id, or the same image in different splits, when a row does
+    not match its checksum or the cache cannot be written, CacheMismatchError when the settings of the caches differ, or
+    an existing cache at that path was made from other inputs, CacheIncompleteError when a cache has pending rows.
     """
     started = time.perf_counter()
     if config.out.resolve() in {path.resolve() for path in config.caches}:
@@ -96,7 +96,7 @@ def _require_different(caches: list[FeatureCache]) -> None:
 
 
 def _require_other_files(caches: list[FeatureCache]) -> None:
-    """Raise CacheError when two caches have the same id for files that are known to differ."""
+    """Raise CacheError when two caches use the same id for files that are known to differ."""
     holders: dict[str, tuple[Path, int]] = {}
     for cache in caches:
         pairs = list(zip(cache.image_ids, content_keys(cache).tolist(), strict=True))
@@ -111,9 +111,9 @@ def _require_other_files(caches: list[FeatureCache]) -> None:
 
 
 def _copies(caches: list[FeatureCache]) -> list[str]:
-    """A sentence for each cache with images that an earlier one holds too, by the bytes of their files.
+    """A remark for each cache with images that an earlier one also holds (files equal byte for byte).
 
-    Raises CacheError when such an image is in another split there.
+    Raises CacheError when the splits of such an image differ.
     """
     remarks, keys = [], [content_keys(cache) for cache in caches]
     for place, cache in enumerate(caches[1:], start=1):
@@ -158,7 +158,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _require_once(what: str, columns: list[tuple[str | None, Path, list[str]]]) -> None:
-    """columns: of each cache what its ids are unique in, its path, and the ids, which may repeat within a cache."""
+    """columns: for each cache the scope of its ids, its path, and the ids, which may repeat within a cache."""
     holders: dict[tuple[str | None, str], Path] = {}
     for scope, path, ids in columns:
         again = [name for name in dict.fromkeys(ids) if (scope, name) in holders]
@@ -185,7 +185,7 @@ def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[
 
 
 def _about(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str]) -> dict:
-    """What the first cache says of its making, which holds for all, and what differs, put together."""
+    """`about` of the merged cache: that of the first cache, with the fields that differ between caches combined."""
 
     def different(name: str) -> list[str]:
         return list(dict.fromkeys(str(cache.about[name]) for cache in caches if name in cache.about))
@@ -202,7 +202,7 @@ def _about(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str
 
 
 def _blocks(caches: list[FeatureCache], *, on_progress: ProgressCallback) -> Iterator:
-    """Rows of all caches one after the other, as cache.assemble takes them."""
+    """The rows of all caches in order, as cache.assemble takes them."""
     for side in SIDES:
         start, total = 0, sum(len(cache.checksums[side]) for cache in caches)
         for cache in caches:

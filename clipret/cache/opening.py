@@ -1,4 +1,4 @@
-"""Opening a cache or a shard: nothing of it is taken for true before its checksums and its schema are compared."""
+"""Opening a cache or a shard. Nothing in it is trusted before its checksums and its schema are checked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ _LAST_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Opened:
-    """A file whose checksums and schema hold; places: the raw arrays' name -> where it lies."""
+    """A file with valid checksums and schema; places: name of a raw array -> where it lies."""
 
     file: h5py.File
     attributes: Attributes
@@ -29,10 +29,10 @@ class Opened:
 
 @contextmanager
 def opened_file(path: Path, *, shard: bool = False) -> Iterator[Opened]:
-    """The cache or shard at `path`, for reading.
+    """The cache or shard at `path`, open for reading.
 
-    Raises CacheError when there is none or a shard that it refers to is missing, CacheFormatError when it is something
-    else, CacheDamagedError when it is not what was written.
+    Raises CacheError when it or a shard that it refers to is missing, CacheFormatError when it is another kind of file,
+    CacheDamagedError when its checksums do not match.
     """
     seal = require_sealed(path)
     with legible(path), h5py.File(path, "r", locking=False) as file:
@@ -52,9 +52,9 @@ def require_part(path: Path, attributes: Attributes, part: Part) -> None:
 
 
 def found_about(path: Path) -> dict | None:
-    """The `about` of the shards that are there of the cache at `path`, of any of them; None without shards.
+    """The `about` of any existing shard of the cache at `path`; None when there are no shards.
 
-    Says the batch size, by which the parts are cut, before a part's own shard can be opened.
+    It gives the batch size, which decides the parts, before a part's own shard can be opened.
     """
     for _, shard in sorted(shards(path)):
         with opened_file(shard, shard=True) as opened:
@@ -64,7 +64,7 @@ def found_about(path: Path) -> dict | None:
 
 def _checked(path: Path, file: h5py.File, *, seal: Seal, shard: bool) -> Opened:
     with path.open("rb", 0) as plain:
-        # The attributes' texts are written after all others, and so behind one of the columns.
+        # The texts of attributes are written last, and so lie at the end of one of the columns.
         ends = [(max(extent.start, extent.stop - _LAST_BYTES), extent.stop) for extent in seal.checked]
         if not all(are_heaps_readable(plain.fileno(), start, stop) for start, stop in ends):
             raise CacheDamagedError(path, ["it has texts without an end"], command=seal.command)
@@ -99,18 +99,18 @@ def _checked(path: Path, file: h5py.File, *, seal: Seal, shard: bool) -> Opened:
 def _place(path: Path, dataset: h5py.Dataset, *, attributes: Attributes) -> Place:
     if dataset.is_virtual:
         return Place(dataset.dtype, dataset.shape, _segments(path, dataset, fingerprint=attributes.fingerprint))
-    # None: of an array without rows.
+    # None for an array without rows.
     offset = dataset.id.get_offset() or 0
     return Place(dataset.dtype, dataset.shape, (Segment(path, offset, range(len(dataset))),))
 
 
 def _segments(path: Path, dataset: h5py.Dataset, *, fingerprint: str) -> tuple[Segment, ...]:
-    """Where the rows lie that a cache has left in its shards, each of which is opened as a cache is."""
+    """Where the rows lie that a cache has left in its shards. Each shard is opened and checked."""
     segments = []
     for source in dataset.virtual_sources():
         first, last = source.vspace.get_select_bounds()
         rows = range(first[0], last[0] + 1)
-        # Doubled by HDF5's rule: a single percent sign would start a pattern.
+        # HDF5 doubles percent signs, as a single one would start a pattern.
         shard = _own_shard(path, source.file_name.replace("%%", "%"), array=dataset.name)
         if not shard.is_file():
             raise CacheError(
@@ -126,7 +126,7 @@ def _segments(path: Path, dataset: h5py.Dataset, *, fingerprint: str) -> tuple[S
             not (same and whole and source.dset_name.lstrip("/") == dataset.name.lstrip("/"))
             or (place.dtype, place.shape) != expected
         ):
-            raise CacheFormatError(f"{shard} does not hold what {path} says of it; delete both and extract again.")
+            raise CacheFormatError(f"{shard} does not match {path}; delete both and extract again.")
         segments.append(Segment(shard, place.segments[0].offset, rows))
     segments.sort(key=lambda segment: segment.rows.start)
     ends = [0, *(segment.rows.stop for segment in segments)]
@@ -136,7 +136,7 @@ def _segments(path: Path, dataset: h5py.Dataset, *, fingerprint: str) -> tuple[S
 
 
 def _own_shard(path: Path, name: str, *, array: str) -> Path:
-    """The shard that a cache refers to; raises CacheFormatError unless it is one of its own."""
+    """The path of the shard that a cache refers to. Raises CacheFormatError unless it is one of the cache's own."""
     folder = shards_folder(path)
     shard = path.parent / name
     if shard.parent != folder or not PART_NAME.fullmatch(shard.name) or folder.is_symlink() or shard.is_symlink():

@@ -1,4 +1,4 @@
-"""Which rows one of several processes writes, and the file that it writes them to: a shard."""
+"""The rows that each of several processes writes, and the paths of their files, called shards."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ PART_NAME = re.compile(r"\d+-of-(\d+)\.h5")
 class Part:
     """The rows of process `index` of `count`.
 
-    rows  image, text -> range of rows; the parts of a cache follow each other and leave no row out
+    rows  image, text -> range of rows; the parts of a cache are consecutive and cover all rows
     """
 
     index: int
@@ -30,12 +30,12 @@ def shard_path(path: Path, part: Part) -> Path:
 
 
 def found_parts(path: Path) -> set[int]:
-    """How many processes the shards that are there of the cache at `path` were written by: one number, or none."""
+    """The number of processes whose shards of the cache at `path` exist: usually one number; empty without shards."""
     return {count for count, _ in shards(path)}
 
 
 def shards(path: Path) -> list[tuple[int, Path]]:
-    """The shards that are there of the cache at `path`: of how many, and where."""
+    """The existing shards of the cache at `path`: (number of parts, path of the shard)."""
     folder = shards_folder(path)
     names = ((PART_NAME.fullmatch(entry.name), entry) for entry in folder.iterdir()) if folder.is_dir() else ()
     return [(int(match[1]), entry) for match, entry in names if match]

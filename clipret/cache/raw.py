@@ -1,7 +1,7 @@
-"""Fixed-size arrays at known places of a file, read and written without HDF5.
+"""Fixed-size arrays at known offsets of a file, read and written without HDF5.
 
-After a failed write, such as on a full disk, HDF5 keeps data that it cannot get rid of, and every later call fails,
-closing included. A plain write fails by itself, as an OSError, and nothing else breaks.
+After a failed write, such as on a full disk, HDF5 keeps data that it cannot flush, and every later call fails, closing
+included. A plain write just raises OSError.
 """
 
 import errno
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive rows of an array, in one piece: `offset` bytes from the start of the file at `path`."""
+    """Consecutive rows of an array, stored contiguously from byte `offset` of the file at `path`."""
 
     path: Path
     offset: int
@@ -26,7 +26,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array of `dtype` and `shape` lies: in segments that follow each other, one for most."""
+    """Where an array of `dtype` and `shape` lies: in consecutive segments, mostly one."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -39,11 +39,11 @@ class Place:
 
     @property
     def size(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of the whole array."""
         return self.row_bytes * self.shape[0]
 
     def pieces(self, rows: np.ndarray | range) -> Iterator[tuple[Path, int, slice]]:
-        """(file, offset, bytes of the rows' values) of each run of consecutive rows that lie in one segment.
+        """(file, offset, slice of the rows' bytes) for each run of consecutive rows that lie in one segment.
 
         rows  (n,) in any order, or a range of consecutive ones
         """
@@ -75,11 +75,11 @@ class Place:
 
 
 class RawFile:
-    """The arrays of one file, open for reading and writing by row. Has no state that a failed call could ruin.
+    """The arrays of one file, open for reading and writing by row. A failed call leaves it usable.
 
     places    name -> where the array lies
-    writable  whether for writing too
-    changed   whether something was written that was not waited for
+    writable  whether it is open for writing too
+    changed   whether there are writes since the last sync
     """
 
     def __init__(self, path: Path, places: dict[str, Place], *, writable: bool = True):
@@ -104,7 +104,7 @@ class RawFile:
         return values
 
     def write(self, name: str, rows: np.ndarray | range, *, values: np.ndarray) -> None:
-        """Put values (len(rows), ...) into the given rows of an array; consecutive ones in one go."""
+        """Write values (len(rows), ...) to the given rows of an array; consecutive ones in one go."""
         place = self.places[name]
         data = _bytes_of(np.ascontiguousarray(values, dtype=place.dtype))
         self.changed = True
@@ -112,26 +112,26 @@ class RawFile:
             write_at(self._descriptors[path], data[span], offset=offset)
 
     def sync(self) -> None:
-        """Return when everything written is on the disk."""
+        """Sync all writes to disk."""
         for descriptor in self._descriptors.values():
             os.fsync(descriptor)
         self.changed = False
 
     def is_there(self) -> bool:
-        """Whether its path still names this file: it may have been removed or replaced."""
+        """Whether the path still is this file; it may have been removed or replaced."""
         try:
             return os.path.samestat(os.fstat(self._descriptors[self._path]), self._path.stat())
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         for descriptor in self._descriptors.values():
             os.close(descriptor)
 
 
 def write_at(descriptor: int, data: memoryview, *, offset: int) -> None:
-    """Write all of `data` at `offset`; the system may take it in pieces."""
+    """Write all of `data` at `offset`, with as many system calls as that takes."""
     while data:
         if hasattr(os, "pwrite"):
             written = os.pwrite(descriptor, data, offset)
@@ -142,7 +142,7 @@ def write_at(descriptor: int, data: memoryview, *, offset: int) -> None:
 
 
 def read_at(descriptor: int, into: memoryview, *, offset: int) -> None:
-    """Fill `into` with what is at `offset`; raises OSError when the file ends before."""
+    """Fill `into` with the bytes at `offset`; raises OSError when the file ends first."""
     while into:
         if hasattr(os, "preadv"):
             count = os.preadv(descriptor, [into], offset)
@@ -163,13 +163,13 @@ def _read_some(descriptor: int, count: int, *, offset: int) -> bytes:
 
 
 def sync_path(path: Path) -> None:
-    """Return when what the file at `path` holds is on the disk."""
+    """Sync the file at `path` to disk."""
     with path.open("r+b") as file:
         os.fsync(file)
 
 
 def sync_folder(path: Path) -> None:
-    """Return when the names in a folder are on the disk; Windows and some network disks cannot say."""
+    """Sync the entries of a folder to disk; a no-op on Windows and network disks that do not support it."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -158,14 +158,17 @@ def _missing_weights(group: h5py.Group) -> list[str]:
 def _wrong_links(file: h5py.File, table: dict[str, Array], *, imported: bool) -> list[str]:
     """Every group and array is the file's own, all that have to be are there, and nothing else is."""
     groups = {name[:at] for name in table for at, letter in enumerate(name) if letter == "/"}
+    lacking = {name for name, array in table.items() if array.may_lack(imported=imported)}
+    # A group may be missing where all that it has may.
+    lacking |= {group for group in groups if all(name in lacking for name in table if name.startswith(f"{group}/"))}
     faults = []
     for group in ["", *sorted(groups)]:
+        if group in lacking and group not in file:
+            continue
         inside = {name for name in (*table, *groups) if name.rpartition("/")[0] == group}
         where = file[group] if group else file
         for name in sorted(inside):
-            faults += _wrong_link(
-                where, name, group=name in groups, optional=name in table and table[name].may_lack(imported=imported)
-            )
+            faults += _wrong_link(where, name, group=name in groups, optional=name in lacking)
         if faults:
             return faults
         unknown = sorted(key for key in where if f"{group}/{key}".lstrip("/") not in inside)

@@ -1,15 +1,15 @@
-"""The first block of a cache or shard: where everything in the file lies, and checksums of all that never changes.
+"""The first block of a cache or shard: where everything in the file lies, and checksums of everything that is constant.
 
-HDF5 passes over the block (its user block), and the checksums are compared by plain reads, so that nothing of a damaged
-file comes to HDF5. Only the raw arrays have none here, whose rows have checksums of their own. The block is text: a
-first line, the crc32 of what follows in hexadecimal, and JSON, padded with spaces:
+HDF5 skips the block (its user block). The checksums are compared by plain reads before HDF5 opens the file, so that it
+never sees a damaged one. The raw arrays have no checksum here; each of their rows has its own. The block is text: a
+first line, the crc32 of the rest in hexadecimal, and JSON, padded with spaces:
 
     format   of the file
-    command  what makes the file anew, unless it is too long
-    extents  [name, first byte, byte after the last, crc32 or null], one after the other, to the end of the file
+    command  the command that makes the file again, unless it is too long
+    extents  [name, first byte, byte after the last, crc32 or null], contiguous, to the end of the file
 
-An extent is named after the data set that lies there, or `structure`: HDF5's own, and attributes. The texts of a column
-lie behind it and are counted to it.
+An extent has the name of its data set, or `structure`: HDF5's metadata and attributes. The texts of a column follow it
+and belong to its extent.
 """
 
 import errno
@@ -33,14 +33,14 @@ STRUCTURE = "structure"
 _FIRST_LINE = b"clipret features\n"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _AT_ONCE = 1 << 20
-# Where an older cache may have its command: near one of its ends.
+# How many bytes at either end of an older cache are searched for its command.
 _SEARCHED = 4 << 20
 _COMMAND = re.compile(rb'"command": ("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Bytes `start` to `stop` of a file, and their crc32; None: of a raw array."""
+    """Bytes `start` to `stop` of a file, and their crc32; None for a raw array."""
 
     name: str
     start: int
@@ -49,8 +49,8 @@ class Extent:
 
 
 class Seal(NamedTuple):
-    """arrays: the raw arrays, by name; checked: all else in the file; command: what makes the file anew, if the block
-    had room for it."""
+    """arrays: the raw arrays, by name; checked: all other extents; command: the one that makes the file again, or None
+    if the block had no room for it."""
 
     arrays: dict[str, Extent]
     checked: list[Extent]
@@ -58,9 +58,9 @@ class Seal(NamedTuple):
 
 
 def write_seal(path: Path, *, command: str | None) -> dict[str, Extent]:
-    """Seal the file at `path`, which HDF5 has left a block free in, once all of its structure is written.
+    """Write the first block of the file at `path`, once its whole structure is written. HDF5 left the block free.
 
-    Returns the raw arrays, by name.
+    Returns the extents of the raw arrays, by name.
     """
     size = path.stat().st_size
     with path.open("r+b", buffering=0) as file:
@@ -79,13 +79,13 @@ def write_seal(path: Path, *, command: str | None) -> dict[str, Extent]:
 
 
 def require_sealed(path: Path) -> Seal:
-    """Compare all of the file at `path` with its checksums, but the raw arrays.
+    """Compare the whole file at `path` with its checksums, except the raw arrays.
 
     Raises CacheError when there is no file, CacheFormatError when it is no cache or one of another format, and
-    CacheDamagedError, which names whatever is not what was written.
+    CacheDamagedError, which names the parts whose checksums do not match.
     """
     try:
-        # A pipe would be waited for, and a device may have no end.
+        # Reading a pipe would block, and a device may be endless.
         if not stat.S_ISREG(path.stat().st_mode):
             raise CacheFormatError(f"{path} is not an HDF5 file; expected a cache written by clipret extract.")
         with path.open("rb", buffering=0) as file:
@@ -106,7 +106,7 @@ def require_sealed(path: Path) -> Seal:
         ) from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            # As of any other path.
+            # Reported like any other path that is too long.
             raise
         raise CacheError(f"cannot read {path}: {error.strerror or error}.") from error
     if faults:
@@ -141,7 +141,7 @@ def _record(path: Path, descriptor: int, size: int) -> dict:
 
 
 def _is_whole(record: dict) -> bool:
-    """Whether the extents follow each other from the end of the block, and raw arrays alone have no checksum."""
+    """Whether the extents are contiguous from the end of the block, and only raw arrays lack a checksum."""
     extents, command = record.get("extents"), record.get("command")
     if not isinstance(extents, list) or not extents or not isinstance(command, str | None):
         return False
@@ -157,7 +157,7 @@ def _is_whole(record: dict) -> bool:
 
 
 def _refuse(path: Path, descriptor: int, size: int, *, head: bytes) -> None:
-    """Raise the error for a file that begins with anything else."""
+    """Raise the error for a file without a valid first line."""
     signature = bytearray(min(len(_HDF5), max(0, size - BLOCK)))
     read_at(descriptor, memoryview(signature), offset=BLOCK)
     if signature == _HDF5:
@@ -174,7 +174,7 @@ def _refuse(path: Path, descriptor: int, size: int, *, head: bytes) -> None:
 
 
 def _command(descriptor: int, size: int) -> str | None:
-    """The command in the attributes of an older cache, looked for without HDF5, for nothing vouches for the file."""
+    """The command in the attributes of an older cache, searched for without HDF5, as the file has no checksums."""
     for start in (max(0, size - _SEARCHED), 0):
         data = bytearray(min(_SEARCHED, size - start))
         read_at(descriptor, memoryview(data), offset=start)
@@ -187,7 +187,7 @@ def _command(descriptor: int, size: int) -> str | None:
 
 
 def _extents(path: Path, size: int) -> list[tuple[str, int, int]]:
-    """(name, start, stop) of everything in the file behind the block, in order and without a gap."""
+    """(name, start, stop) of everything in the file after the block, in order and without gaps."""
     pieces = []
     with h5py.File(path, "r", locking=False) as file:
 
@@ -195,7 +195,7 @@ def _extents(path: Path, size: int) -> list[tuple[str, int, int]]:
             if not isinstance(item, h5py.Dataset) or not item.id.get_storage_size():
                 return
             creation = item.id.get_create_plist()
-            # In the file itself; the features may lie in others.
+            # Only arrays in this file; the features may lie in shards.
             if creation.get_layout() == h5py.h5d.CONTIGUOUS and not creation.get_external_count():
                 start = item.id.get_offset()
                 texts = item.dtype.kind == "O"

@@ -1,4 +1,4 @@
-"""Rereading a cache: whether every row is what was written, and whether its texts hold together."""
+"""Verifying a cache: whether every row matches its checksum, and whether its ids and captions are consistent."""
 
 import numpy as np
 
@@ -8,21 +8,21 @@ from clipret.cache.reading import FeatureCache
 from clipret.cache.texts import ImpliedTexts
 from clipret.progress import Progress, ProgressCallback, silent
 
-_ROW_FAULTS = ("not what was written", "called done, never written", "not finite", "unusable, yet with a feature")
+_ROW_FAULTS = ("not what was written", "marked done, never written", "not finite", "unusable, yet with a feature")
 
 
 def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback = silent) -> dict[str, np.ndarray]:
-    """Reread every row of one side that is not to do. Needs memory for some thousand rows only.
+    """Check every row of one side that is not pending. Holds a few thousand rows in memory at a time.
 
     on_progress  called with phase "image rows" or "text rows"
 
-    Returns what can be wrong with a row -> the rows (n,) int64, ascending, with which it is.
+    Returns fault -> rows (n,) int64, ascending, that have it.
     """
     rows_of: dict[str, list[np.ndarray]] = {name: [] for name in _ROW_FAULTS}
     count = len(cache.checksums[side])
     for rows in chunks(count):
         stored = cache.stored(side, rows)
-        # A row that is to do may be half written.
+        # A pending row may be partly written.
         settled = stored.states != PENDING
         finite = np.isfinite(stored.features).all(axis=1)
         unwritten = stored.checksums == 0
@@ -41,13 +41,13 @@ def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback 
 
 
 def check_texts(cache: FeatureCache) -> list[str]:
-    """What is wrong with ids and annotations, which are not read when a cache is opened, in words."""
+    """Messages on what is wrong with ids and annotations, which are not read when a cache is opened."""
     faults = []
     implied = isinstance(cache.image_ids, ImpliedTexts)
     repeated = 0 if implied else len(cache.image_ids) - len(set(cache.image_ids))
     if repeated:
         faults.append(f"/image/id: {repeated} ids are used by more than one image")
-    # Caches that a script made of its own arrays have none.
+    # Caches made by a script from its own arrays have none.
     recorded = cache.inputs.get("annotation_sha256")
     if recorded is not None and recorded != cache.annotations.annotation_sha256:
         faults.append("ids, files, splits or captions are not those that annotation_sha256 was made of")

@@ -1,4 +1,4 @@
-"""Writing features into a cache, or into a shard of one, as its only writer."""
+"""Writing features to a cache or a shard, as its only writer."""
 
 import time
 from collections.abc import Iterator
@@ -17,28 +17,28 @@ from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import RawFile
 from clipret.errors import CacheError
 
-# How long finished rows may wait to be called done on the disk: waiting for the disk at every batch would cost more.
+# Seconds between syncs to disk; a sync for every batch would be slow.
 _SYNC_SECONDS = 5
 _CHUNK = 4096
-# A state is a byte: up to so many between two that changed are written with them, in one go.
+# Changed states (one byte each) at most so many rows apart are written in one go, with those in between.
 _GAP = 4096
 _BOTH = np.arange(2)
 
 
 class CacheWriter:
-    """Writes features by row into a cache or shard that is there. Made by open_writer, which holds the lock.
+    """Writes features by row to an existing cache or shard. Made by open_writer, which holds the lock.
 
-    about     as in CacheContents, of the one who made the cache
+    about     CacheContents.about of the process that created the cache
     dtype     of the features
-    rows      image, text -> the range of rows that are written here: of a cache all, of a shard its part's
-    states    image, text -> (n,) uint8: PENDING, DONE or UNUSABLE, of those rows, as they are now
-    problems  image row -> why it has no feature, for the rows of state 2
+    rows      image, text -> the range of rows in this file: all of a cache, or the part of a shard
+    states    image, text -> (n,) uint8: PENDING, DONE or UNUSABLE, the current state of those rows
+    problems  image row -> why it has no feature, for UNUSABLE rows
 
-    What is written is in the hands of the system at once, and survives this process. To survive the machine, rows are
-    called done on the disk only after their features are there: every few seconds, and at the end. Rows that were
-    written whole but not yet called done are recognised by their checksums when a cache is opened again.
+    Writes go to the operating system at once, so they survive a crash of this process. To survive a crash of the
+    machine, states are written only after the features were synced to disk: every few seconds, and at the end. Complete
+    rows whose state was not yet written are recognised by their checksums when the cache is opened again.
 
-    Methods may be called from any thread, by one at a time.
+    Methods may be called from any thread, one call at a time.
     """
 
     def __init__(self, path: Path, raw: RawFile, *, rows: dict[str, range], about: dict):
@@ -54,13 +54,13 @@ class CacheWriter:
         why = self._load("image", "problem", unusable).tolist() if len(unusable) else []
         reasons = zip(unusable.tolist(), why, strict=True)
         self.problems = {first + place: reason.decode(errors="replace") for place, reason in reasons}
-        # What was being forgotten when the process was killed.
+        # Completes a forget_problems that was interrupted.
         self._forget(unusable[self._load("image", "checksum", unusable) == 0])
         for side in SIDES:
             self._recognise(side)
 
     def pending(self, side: str) -> np.ndarray:
-        """(n,) int64, ascending: the rows still to do."""
+        """(n,) int64, ascending: the pending rows."""
         return self.rows[side].start + np.flatnonzero(self.states[side] == PENDING)
 
     def write_images(
@@ -72,13 +72,14 @@ class CacheWriter:
         digests: np.ndarray | None = None,
         single_colour: np.ndarray | None = None,
     ) -> None:
-        """Write those of the given image rows that are still to do; the others keep what they have.
+        """Write those of the given image rows that are pending; other rows are left unchanged.
 
-        rows           (B,) in any order, or the first of consecutive ones
+        rows           (B,) in any order, or the first of consecutive rows
         features       (B, D_image); rows with a problem get zeros instead
-        problems       position in the batch -> why that image has no feature; its state becomes 2
-        digests        (B, 32) uint8, sha256 of the image files' bytes; zeros, or None for all, where they are not known
-        single_colour  (B,) bool, whether the encoder sees one colour only; None: of none. False with a problem
+        problems       position in the batch -> why that image has no feature; its state becomes UNUSABLE
+        digests        (B, 32) uint8, sha256 of the image files; zeros where unknown; None: all unknown
+        single_colour  (B,) bool, whether the encoder sees one colour only; None: all False. Stored as False for rows
+                       with a problem
         """
         features, count = np.array(features, dtype=self.dtype), len(features)
         digests = np.zeros((count, DIGEST_BYTES)) if digests is None else digests
@@ -92,20 +93,20 @@ class CacheWriter:
         self._write("image", rows, features=features, notes=notes)
 
     def write_texts(self, rows: int | np.ndarray, *, features: np.ndarray, tokens: np.ndarray) -> None:
-        """Write those of the given captions that are still to do; the others keep what they have.
+        """Write those of the given captions that are pending; other rows are left unchanged.
 
-        rows      (B,) in any order, or the first of consecutive ones
+        rows      (B,) in any order, or the first of consecutive rows
         features  (B, D_text)
-        tokens    (B,) before truncation
+        tokens    (B,) token counts before truncation
         """
         counts = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)
         notes = {"tokens": _twice(counts)}
         self._write("text", rows, features=np.asarray(features, dtype=self.dtype), notes=notes)
 
     def copy_rows(self, side: str, rows: np.ndarray, sources: np.ndarray) -> None:
-        """Give rows (B,) that are to do the feature, notes and state of other rows, sources (B,).
+        """Copy feature, notes and state of the rows `sources` (B,) to those of `rows` (B,) that are pending.
 
-        Both are rows of this writer, and the sources are no longer to do.
+        Both are rows of this writer. The sources must not be pending.
         """
         for start in range(0, len(rows), _CHUNK):
             places = sources[start : start + _CHUNK] - self.rows[side].start
@@ -113,13 +114,13 @@ class CacheWriter:
             self.put(side, rows[start : start + _CHUNK], stored=self.stored(side, places))
 
     def stored(self, side: str, places: np.ndarray) -> Rows:
-        """What is stored at places (n,), counted from this writer's first row."""
+        """The stored rows at places (n,), counted from this writer's first row."""
         features, checksums = (self._load(side, name, places) for name in ("features", "checksum"))
         notes = {name: self._load(side, name, places) for name in self._notes[side]}
         return Rows(features, notes, states=self.states[side][places], checksums=checksums)
 
     def put(self, side: str, rows: np.ndarray, *, stored: Rows) -> None:
-        """Write whole rows (B,), of which those still to do are taken; they keep their checksums."""
+        """Write complete rows (B,) with the checksums they have. Rows that are not pending are skipped."""
         places = np.asarray(rows, dtype=np.int64) - self.rows[side].start
         order = np.argsort(places, kind="stable")
         order = order[self.states[side][places[order]] == PENDING]
@@ -140,7 +141,7 @@ class CacheWriter:
         """Write rows that are to do, at ascending places counted from this writer's first row."""
         with explained(self.path):
             self._raw.write(f"{side}/features", places, values=stored.features)
-            # Of every row: an extraction that was killed here may have left the reason of an image mended since.
+            # For every row: an extraction killed here may have left a reason for an image that was repaired since.
             for name, values in stored.notes.items():
                 self._raw.write(f"{side}/{name}", places, values=values)
             self._raw.write(f"{side}/checksum", places, values=stored.checksums)
@@ -159,25 +160,25 @@ class CacheWriter:
         return self._load(side, "checksum", rows - self.rows[side].start)
 
     def micro_batch(self, side: str) -> int:
-        """The smallest micro-batch, in rows, that any process used after running out of memory; 0: none."""
+        """The smallest micro-batch, in rows, that any process used after running out of memory; 0: none ran out."""
         return int(self._load(side, "micro_batch", _BOTH)[0])
 
     def note_micro_batch(self, side: str, size: int) -> None:
-        """Record that batches were cut into pieces of `size` rows after running out of memory; the smallest is kept."""
+        """Record a micro-batch of `size` rows after running out of memory; the smallest size is kept."""
         current = self.micro_batch(side)
         if current == 0 or size < current:
             with explained(self.path):
                 self._raw.write(f"{side}/micro_batch", _BOTH, values=np.array([size, size]))
 
     def forget_problems(self) -> None:
-        """Set the rows of state 2 back to 0, and empty their reasons."""
+        """Reset UNUSABLE rows to PENDING and clear their reasons."""
         self.sync()
         self._forget(np.flatnonzero(self.states["image"] == UNUSABLE))
 
     def sync(self) -> None:
-        """Bring what was written to the disk, then call it done there.
+        """Sync rows to disk, then write and sync their states.
 
-        Raises CacheError when that fails, or when the file is no longer where it was.
+        Raises CacheError when that fails, or when the file was removed or replaced.
         """
         if not self._raw.changed:
             return
@@ -200,10 +201,10 @@ class CacheWriter:
         self.put(side, rows, stored=stored)
 
     def _forget(self, places: np.ndarray) -> None:
-        """Turn unusable images back to rows to do.
+        """Reset unusable images to pending.
 
-        Checksums go first: a row that is to do and has its checksum would be taken for whole. Killed after that, the
-        next to open the file goes on here.
+        Checksums are cleared first: a pending row with a valid checksum counts as complete. If the process is killed
+        after that, the next writer resumes here.
         """
         for name in ("checksum", "state", *self._notes["image"]) if len(places) else ():
             with explained(self.path):
@@ -216,7 +217,7 @@ class CacheWriter:
             del self.problems[self.rows["image"].start + place]
 
     def _recognise(self, side: str) -> None:
-        """Take rows for done, or unusable, that were written whole by a process that was killed before it said so."""
+        """Set the state of rows that a killed process wrote completely, but whose state it did not write."""
         checksums = self._load(side, "checksum")
         waiting = np.flatnonzero((self.states[side] == PENDING) & (checksums != 0))
         for start in range(0, len(waiting), _CHUNK):
@@ -224,7 +225,7 @@ class CacheWriter:
             candidates = self.stored(side, places)
             whole = ~candidates.mismatches()
             candidates = replace(candidates, states=_states(candidates.notes, count=len(places)))
-            # Written once more: after a sync that failed the system may take them for being on the disk.
+            # Written again: after a failed sync the system may treat pages as synced that are not.
             self.put(side, self.rows[side].start + places[whole], stored=candidates.take(whole))
 
     def _load(self, side: str, name: str, places=None) -> np.ndarray:
@@ -232,7 +233,7 @@ class CacheWriter:
             return self._raw.read(f"{side}/{name}", range(len(self.rows[side])) if places is None else places)
 
     def _sync(self) -> None:
-        # After a sync that failed the system may take for written what is not; nothing more is called done then.
+        # After a failed sync the system may treat pages as synced that are not, so no more states are written.
         if self._lost:
             raise CacheError(f"{self.path} could not be written to disk; run the same command again.")
         try:
@@ -249,13 +250,13 @@ class CacheWriter:
 
 @contextmanager
 def open_writer(path: Path, contents: CacheContents, *, part: Part | None = None) -> Iterator[CacheWriter]:
-    """Make the cache, or open the one that is there to go on with it, as its only writer.
+    """Create the cache, or open an existing one to resume it, as its only writer.
 
     part  write these rows only, to a shard of their own
 
-    Raises CacheLockedError when another process writes it, CacheMismatchError when the cache that is there was made
-    from other inputs, CacheFormatError when the file is no cache, CacheError when it cannot be written or when there is
-    not enough room for it.
+    Raises CacheLockedError when another process is writing it, CacheMismatchError when an existing cache was made from
+    other inputs, CacheFormatError when the file is no cache, CacheError when it cannot be written or the disk is too
+    full.
     """
     target = path if part is None else shard_path(path, part)
     with locked(target):
@@ -268,7 +269,7 @@ def open_writer(path: Path, contents: CacheContents, *, part: Part | None = None
 
 @contextmanager
 def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterator[CacheWriter]:
-    """The writer of the cache or shard at `path`, which is there, and which the caller has locked."""
+    """The writer of the existing cache or shard at `path`. The caller holds the lock."""
     with opened_file(path, shard=part is not None) as source:
         attributes, places = source.attributes, source.places
     rows = {side: range(places[f"{side}/state"].shape[0]) for side in SIDES}
@@ -283,7 +284,7 @@ def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterato
         try:
             yield writer
         except BaseException:
-            # The error that is on its way says more than what it may have done to the file.
+            # The original error is more useful than one of this sync.
             with suppress(CacheError):
                 writer.sync()
             raise
@@ -293,12 +294,12 @@ def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterato
 
 
 def _twice(values: np.ndarray) -> np.ndarray:
-    """(n, ...) -> (n, 2, ...), as numbers are stored that are looked at without the features."""
+    """(n, ...) -> (n, 2, ...). Notes that are read without the features are stored twice, to detect damage."""
     return np.stack([values, values], axis=1)
 
 
 def _states(notes: dict[str, np.ndarray], *, count: int) -> np.ndarray:
-    """(count,) uint8 of rows that are written: UNUSABLE with a reason, else DONE."""
+    """(count,) uint8, states of written rows: UNUSABLE with a reason, else DONE."""
     states = np.full(count, DONE, dtype=np.uint8)
     if "problem" in notes:
         states[notes["problem"] != b""] = UNUSABLE
@@ -306,7 +307,7 @@ def _states(notes: dict[str, np.ndarray], *, count: int) -> np.ndarray:
 
 
 def _spans(changed: np.ndarray) -> Iterator[range]:
-    """The rows that changed (n,) bool, with those in between where few are missing."""
+    """Ranges of the rows that changed (n,) bool, with gaps of at most _GAP rows filled in."""
     rows = np.flatnonzero(changed)
     if not len(rows):
         return

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         complain(str(error))
         return error.exit_code
     except _UsageFault as fault:
-        complain(f"{fault.format_message()} (clipret --help tells more)")
+        complain(f"{fault.format_message()} ({_help_of(fault)} tells more)")
         return 2
     except (typer.Abort, KeyboardInterrupt):
         complain("interrupted")
@@ -70,6 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         return _unexpected(error, arguments)
     return status
+
+
+def _help_of(fault: Exception) -> str:
+    """The command that shows the help of the command that was given wrongly."""
+    context = getattr(fault, "ctx", None)
+    inner = context is not None and context.parent is not None
+    return f"clipret {context.info_name} --help" if inner else "clipret --help"
 
 
 def _unexpected(error: Exception, arguments: list[str]) -> int:

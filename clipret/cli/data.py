@@ -44,7 +44,8 @@ def check(values: dict, *, quiet: options.Quiet = False, as_json: options.Json =
     from clipret.extraction.checking import check_dataset as stage
 
     result = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
-    show(result, as_json=as_json, sheets=() if quiet else SECTIONS["check"](result), text="ok" if quiet else None)
+    text = "ok" if quiet else f"Next: {to_command('extract', config)}"
+    show(result, as_json=as_json, sheets=() if quiet else SECTIONS["check"](result), text=text)
 
 
 @options.from_settings(ExtractConfig, helps=_HELPS)

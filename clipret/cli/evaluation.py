@@ -24,6 +24,7 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
 
     report = run(stage, config, quiet=quiet or as_json, on_interrupt="nothing was written")
     lines = [f"run {report['run']}, cache {report['cache']['path']}"] if report["run"] else []
+    lines += [f"every query is in {config.per_query}"] if config.per_query else []
     lines += [f"Note: {remark}." for remark in report.get("remarks", ())]
     sheets = SECTIONS["eval"](without_curve(report), names=config.columns) + SECTIONS["wise-ft"](report)
     show(report, as_json=as_json, sheets=sheets, text=None if quiet else "\n".join(lines))

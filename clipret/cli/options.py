@@ -106,7 +106,8 @@ def _parameter(kind: type, name: str, rule: Setting, *, required: bool) -> inspe
 
 def _axis(kind: type, name: str, rule: Setting) -> inspect.Parameter:
     kinds = types_of(kind, name)
-    words = "true, false" if bool in kinds else f"none: {rule.shown or 'none'}" if NoneType in kinds else ""
+    none = "or none" if rule.shown in (None, "none") else f"none: {rule.shown}"
+    words = "true, false" if bool in kinds else none if NoneType in kinds else ""
     more = {"help": f"{rule.help} ({words})" if words else rule.help}
     more |= {"show_default": False, "rich_help_panel": rule.panel or "Sweep"}
     if _default(kind, name) is False:

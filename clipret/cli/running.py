@@ -1,13 +1,12 @@
 """What every command does with a stage: run it with progress, show its result, say what went wrong."""
 
-import dataclasses
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.console import Console
 
 from clipret.cli.interrupts import Interrupts
 from clipret.cli.progress_bars import ProgressDisplay
@@ -34,7 +33,11 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
     console = Console(stderr=True)
     interrupts = Interrupts(console, farewell=farewell, patient=batches)
     try:
-        with ProgressDisplay(console, quiet=quiet) as display, interrupts.handled(display) as on_progress:
+        with (
+            ProgressDisplay(console, quiet=quiet) as display,
+            interrupts.handled(display) as on_progress,
+            results_only(),
+        ):
             return stage(config, on_progress=on_progress)
     except KeyboardInterrupt:
         pass
@@ -44,6 +47,11 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
             raise
     farewell(interrupts.word)
     raise typer.Exit(interrupts.status)
+
+
+def results_only() -> contextlib.AbstractContextManager:
+    """Inside, what is printed goes to standard error: a loss or a head of the user's own may print, results go last."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def show(result: dict, *, as_json: bool, text: str | None = None, sheets: tuple[Sheet, ...] = ()) -> None:
@@ -56,7 +64,7 @@ def show(result: dict, *, as_json: bool, text: str | None = None, sheets: tuple[
     # Wide enough for the tables where there is no terminal to ask.
     console = console if console.is_terminal else Console(width=100)
     if sheets:
-        console.print(_Visible(FORMS["terminal"](sheets)))
+        console.print(FORMS["terminal"](sheets))
     if text:
         typer.echo(visible(text))
 
@@ -67,14 +75,3 @@ def complain(message: str) -> None:
     if len(message) > _LONGEST:
         message = f"{message[: _LONGEST // 2]} [...] {message[-_LONGEST // 2 :]}"
     typer.echo(visible(f"error: {message}".replace("\r", "\\r").replace("\n", "\\n")), err=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Visible:
-    """A table whose text is escaped after it is laid out, so that no table can forget to."""
-
-    table: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self.table, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)

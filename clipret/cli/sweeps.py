@@ -29,7 +29,7 @@ def sweep(
     """Stage 2: train all combinations of settings with several seeds, rank them by validation, measure the best.
 
     Options with several values, commas between, span the combinations. Settings that do not apply (a margin with
-    infonce) do not multiply the grid.
+    infonce) do not multiply the grid. What is not given is as in clipret train.
 
     \b
     clipret sweep --cache data/emoji.h5 --loss margin,infonce --margin 0,0.1,0.2 --lr 1e-4,3e-4
@@ -55,7 +55,7 @@ def sweep(
 
 def _begin(values: dict, *, quiet: bool) -> dict:
     if values["cache"] is None:
-        raise UsageError("Missing option '--cache'. (clipret --help tells more)")
+        raise UsageError("Missing option '--cache'. (clipret sweep --help tells more)")
     config = SweepConfig(**values)
     from clipret.sweeps import sweep as stage
 

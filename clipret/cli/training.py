@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from clipret.cli import options
-from clipret.cli.running import run, show
+from clipret.cli.running import results_only, run, show
 from clipret.config import TrainConfig, to_command
+from clipret.config.unused import require_use
 from clipret.errors import UsageError
 from clipret.reporting.summaries import training_summary
 
@@ -48,7 +49,9 @@ def train(
         from clipret.training import train as stage
 
         changes = {name: values[name] for name in options.on_command_line(context) & set(values)}
-        settings = _first(values) if config is None else repeated_config(config, changes=changes)
+        with results_only():
+            settings = _first(values) if config is None else repeated_config(config, changes=changes)
+        require_use(settings, changes)
         result = run(stage, settings, quiet=quietly, on_interrupt=_how_to_resume(settings))
     show(
         result,
@@ -83,5 +86,5 @@ def _how_to_resume(settings: TrainConfig) -> Callable[[], str]:
 
 def _first(values: dict) -> TrainConfig:
     if values["cache"] is None:
-        raise UsageError("Missing option '--cache'. (clipret --help tells more)")
+        raise UsageError("Missing option '--cache'. (clipret train --help tells more)")
     return TrainConfig(**values)

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from clipret.cli import options
 from clipret.cli.running import show
 
 
 def trust(
     files: Annotated[list[Path], typer.Argument(help="Python files: those of a run that came from somebody else.")],
+    as_json: options.Json = False,
 ):
     """Allow a Python file to be run: the loss or the head of a run that was not trained here.
 
@@ -23,4 +25,4 @@ def trust(
 
     allowed = {str(file): own_code.trust(file) for file in files}
     lines = [f"{file}, sha256 {sha256[:12]}, may be run." for file, sha256 in allowed.items()]
-    show(allowed, as_json=False, text="\n".join(lines))
+    show(allowed, as_json=as_json, text="\n".join(lines))

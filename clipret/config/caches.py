@@ -1,4 +1,4 @@
-"""Settings of what is done with caches that are there: verifying one, joining several."""
+"""Settings of commands on existing caches: verify and merge."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class VerifyConfig:
 @documented
 @dataclass(frozen=True)
 class MergeConfig:
-    """Settings of joining caches of different images."""
+    """Settings of merging caches of different images."""
 
     caches: tuple[Path, ...] = setting(
         help="Caches of different images, in the order of their rows.", positional=True, utf8=True

@@ -1,6 +1,6 @@
-"""What a setting can be wrong by; each raises UsageError in the words of the command line.
+"""Checks of settings. Each raises UsageError, with the option's name on the command line.
 
-Every number has a lowest and a highest value: what is beyond it would take all memory, or a life, to find out.
+Every number has a lowest and a highest value, as values beyond them would take all memory or years to fail.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _CLASSES = {int: Integral, float: Real, Path: (str, os.PathLike)}
 
 
 def as_paths(config, *names: str) -> None:
-    """Make paths of these settings, where they are set."""
+    """Convert these settings to paths, if they are set."""
     for name in names:
         value = getattr(config, name)
         if value is None:
@@ -45,7 +45,7 @@ def as_paths(config, *names: str) -> None:
 
 
 def check_utf8(config, *names: str) -> None:
-    """These settings, which files keep as text, are text that has a UTF-8 form: the bytes of a path need have none."""
+    """Check that these settings, which are stored as text, can be encoded as UTF-8, which not every path can."""
     for name in names:
         value = getattr(config, name)
         text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -57,12 +57,12 @@ def check_utf8(config, *names: str) -> None:
 
 
 def check_types(config, *, beside: tuple[str, ...] = ()) -> None:
-    """Every setting is of its field's type, but for those of these names: a caller may give anything."""
+    """Check that every setting except those named in `beside` has the type of its field."""
     check_settings(type(config), {name: value for name, value in vars(config).items() if name not in beside})
 
 
 def check_settings(kind: type, values: Mapping[str, Any]) -> None:
-    """Settings, by name, are of the types that the fields of such a config have; others are passed over."""
+    """Check settings, by name, against the types of the config's fields; unknown names are ignored."""
     for name, kinds in _kinds(kind).items():
         if name in values and not any(_fits(values[name], expected) for expected in kinds):
             words = [_WORDS.get(expected, "a list") for expected in kinds]
@@ -70,26 +70,26 @@ def check_settings(kind: type, values: Mapping[str, Any]) -> None:
 
 
 def unknown_settings(kind: type, values: Mapping[str, Any]) -> str:
-    """The names that such a config has no field for, the first few, in words; empty where there are none."""
+    """The first few names that the config has no field for, as text; empty if there are none."""
     fields = {field.name for field in dataclasses.fields(kind)}
     names = [shortened(name) for name in values if name not in fields]
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def one_of(option: str, value, *, allowed: tuple[str, ...], or_file: bool = False) -> None:
-    """The value is one of those allowed, or, where it may be, names something in a Python file: FILE.py:NAME."""
+    """Check that the value is one of those allowed or, with or_file, of the form FILE.py:NAME."""
     if value not in allowed and not (or_file and is_in_file(value)):
         words = f"{', '.join(allowed)}{', or FILE.py:NAME' if or_file else ''}"
         raise UsageError(f"--{option} is '{shortened(value)}'; expected one of: {words}.")
 
 
 def is_in_file(value: str) -> bool:
-    """Whether a value names something in a Python file, as my_losses.py:soft_margin does."""
+    """Whether a value has the form FILE.py:NAME, such as my_losses.py:soft_margin."""
     return re.fullmatch(r"[^\0]*\.py:[^\W\d]\w*", value) is not None
 
 
 def at_least(option: str, value, *, low, at_most) -> None:
-    """The value is `low` or more, and at most `at_most`."""
+    """Check that the value is `low` or more, and at most `at_most`."""
     if not value >= low:
         raise UsageError(f"--{option} is {shortened(value)}; expected {low} or more.")
     if not value <= at_most:
@@ -97,13 +97,13 @@ def at_least(option: str, value, *, low, at_most) -> None:
 
 
 def above(option: str, value, *, low, at_most) -> None:
-    """The value is above `low`, and at most `at_most`."""
+    """Check that the value is above `low`, and at most `at_most`."""
     if not low < value <= at_most:
         raise UsageError(f"--{option} is {shortened(value)}; expected a value above {low}, at most {at_most}.")
 
 
 def within(option: str, value, *, low, high) -> None:
-    """The value is from `low` to `high`."""
+    """Check that the value is from `low` to `high`."""
     if not low <= value <= high:
         raise UsageError(
             f"--{option} is {shortened(value)}; expected a value from {_number_text(low)} to {_number_text(high)}."
@@ -111,28 +111,28 @@ def within(option: str, value, *, low, high) -> None:
 
 
 def below(option: str, value, *, high, at_least=None, above=None) -> None:
-    """The value is below `high`, and either `at_least` or more, or above `above`."""
+    """Check that the value is below `high`, and either `at_least` or more, or above `above`."""
     if not (value < high and (value >= at_least if above is None else value > above)):
         words = f"from {at_least} to below {high}" if above is None else f"between {above} and {high}"
         raise UsageError(f"--{option} is {shortened(value)}; expected a value {words}.")
 
 
 def check_count(option: str, count: int, *, most: int, noun: str = "values") -> None:
-    """There are no more than so many of something."""
+    """Check that `count` is at most `most`."""
     if count > most:
         raise UsageError(f"--{option} has {count:,} {noun}; expected at most {most:,}.")
 
 
 @cache
 def _kinds(kind: type) -> dict[str, tuple]:
-    """Setting -> the types that it may have."""
+    """Setting -> its allowed types."""
     hints = get_type_hints(kind)
     return {name: get_args(hint) if get_origin(hint) is UnionType else (hint,) for name, hint in hints.items()}
 
 
 def _fits(value, kind) -> bool:
     if get_origin(kind) is tuple:
-        # A list, a tuple, or an array of numpy's.
+        # A list, a tuple, or a numpy array.
         several = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
         return several and all(_fits(entry, get_args(kind)[0]) for entry in value)
     if kind is Any or get_origin(kind) is Mapping:
@@ -147,12 +147,12 @@ def _number_text(bound) -> str:
 
 
 def shortened(value) -> str:
-    """What a message shows of a value: its first 60 characters, on one line."""
+    """A value as messages show it: its first 60 characters, on one line."""
     text = str(value)
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def option_name(name: str) -> str:
-    """A setting's name as the command line has it."""
+    """A setting's name on the command line."""
     return name.replace("_", "-")

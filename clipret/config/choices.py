@@ -1,11 +1,11 @@
-"""The values that settings may have, and what several of them share."""
+"""The allowed values of settings, and constants that several settings share."""
 
 from pathlib import Path
 
 SPLITS = ("train", "val", "test", "restval")
 BACKGROUNDS = ("clip", "white")
 CAPTION_CLEANINGS = ("none", "lower", "strip-punctuation")
-# Those that take any split of any cache.
+# Protocols for any split of any cache.
 SPLIT_PROTOCOLS = ("split", "split-equal-texts")
 PROTOCOLS = (
     *SPLIT_PROTOCOLS,
@@ -23,7 +23,7 @@ DTYPES = ("float16", "float32")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DECODINGS = ("exact", "fast")
-# What fast decoding is on the CPU and on a GPU, as a cache records it.
+# The kinds of fast decoding on the CPU and on a GPU, as recorded in a cache.
 FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJPEG"}
 SIDES = ("both", "image", "text")
 INITS = ("clip", "random", "procrustes", "ridge")
@@ -36,8 +36,8 @@ PLACEMENTS = ("auto", "device", "host", "disk")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 KEEPS = ("best", "last")
 BUNDLED_MODELS = ("tiny-emoji",)
-# Rows a batch unless the user says otherwise. A worker on the CPU is to be done with one within seconds; on a GPU a
-# batch is to outweigh what starting its kernels costs.
+# Default rows per batch. A CPU worker should finish a batch within seconds; on a GPU a batch should be large compared
+# to the overhead of launching kernels.
 BATCH_SIZES = {"cpu": 32, "cuda": 256}
 SEED = 0
 RUNS_DIR = Path("runs")

@@ -1,4 +1,4 @@
-"""Settings of comparisons, and of the intervals beside every figure."""
+"""Settings of comparisons and intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ZERO_SHOT = "zero-shot"
 BASELINES = (ZERO_SHOT, "closed-form")
 # Three minutes on two cores for two to four heads of 5,000 images, five for ten; the smallest p-value is then 1e-7.
 MOST_FLIPS = 10_000_000
-# What is said of a pair, a and b.
+# Verdicts on a pair, a and b.
 A_BETTER, B_BETTER, NOT_SHOWN, NO_TEST = "A better", "B better", "no difference shown", "no test"
 _SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html", ".json": "json"}
 
@@ -60,12 +60,12 @@ class CompareConfig:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the metrics, families written out: such as R@1, R@5, R@10, rsum."""
+        """The names of the metrics, with families expanded: such as R@1, R@5, R@10, rsum."""
         return columns(self.metrics, k=self.k)
 
     @property
     def families(self) -> tuple[str, ...]:
-        """The families (METRICS) that the columns are of, R with rsum."""
+        """The families (METRICS) of the columns; rsum needs R."""
         families = {family_of(name) for name in self.columns}
         return tuple(name for name in METRICS if name in families)
 

@@ -1,4 +1,4 @@
-"""Settings of everything up to the cache: the data set, fetching it, extracting its features."""
+"""Settings of stage 1: the data set, its download, extraction of its features."""
 
 import re
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _DATA = "Data set"
 @documented
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Settings that say which images and captions there are, and which split each image is in."""
+    """Settings that decide the images and captions, and the split of each image."""
 
     dataset: str = setting(
         help="The name of a data set, or the path of your own data.",
@@ -70,7 +70,7 @@ class DatasetConfig:
 
     @property
     def column_names(self) -> dict[str, tuple[str, ...]]:
-        """Our name of a column (COLUMNS) -> the table's, for all of them: one, of captions perhaps several."""
+        """Our name of a column (COLUMNS) -> the table's columns: one, or for captions possibly several."""
         names = column_names(self.columns)
         return {name: names.get(name, (name,)) for name in COLUMNS}
 
@@ -97,7 +97,7 @@ def column_names(text: str) -> dict[str, tuple[str, ...]]:
 @documented
 @dataclass(frozen=True)
 class CheckConfig(DatasetConfig):
-    """Settings of checking a data set: its own, and the model whose tokenizer counts the tokens of captions."""
+    """Settings of checking a data set: those of the data set, and the model whose tokenizer counts tokens."""
 
     model: str = setting("ViT-B/32", "The model.", utf8=True)
     download_root: Path | None = shared.download_root()
@@ -106,7 +106,7 @@ class CheckConfig(DatasetConfig):
 @documented
 @dataclass(frozen=True)
 class DownloadConfig:
-    """Settings of fetching a data set's files."""
+    """Settings of downloading a data set."""
 
     dataset: str = setting(help="The name of a data set.", positional=True)
     root: Path | None = setting(None, "Folder to put it in.", shown="data/DATASET")
@@ -124,14 +124,14 @@ class DownloadConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the files go."""
+        """The folder for the files."""
         return self.root or DATA_DIR / self.dataset
 
 
 @documented
 @dataclass(frozen=True)
 class ExtractConfig(CheckConfig):
-    """Settings of stage 1, extraction: those of the data set, and of what is made of it."""
+    """Settings of stage 1, extraction: those of the data set, the model and the cache."""
 
     out: Path | None = setting(None, "Cache to write.", shown="data/DATASET.h5", utf8=True)
     batch_size: int | None = setting(
@@ -160,13 +160,18 @@ class ExtractConfig(CheckConfig):
         "exact", "exact: pixels as clip's; fast: JPEGs at a smaller scale, or decoded by the GPU.", choices=DECODINGS
     )
     merge: bool = setting(True, "With torchrun: one file in the end, or the processes' files, joined by reference.")
+    pad_images: bool = setting(
+        False, "Pad images to squares first, so that nothing is cropped; it helps some models and harms others."
+    )
     background: str | None = setting(
         None,
         "Behind transparent pixels: white, or clip for what clip does.",
         shown="the data set's",
         choices=BACKGROUNDS,
     )
-    max_problems: float = setting(0.01, "Stop when more than this share of the images cannot be read.", between=(0, 1))
+    max_problems: float = setting(
+        0.01, "Stop when more than this share of the images cannot be read: 0.01 is 1 %.", between=(0, 1)
+    )
     retry_problems: bool = setting(False, "Try the images again that could not be read before.")
     device: str = shared.device()
     seed: int = shared.seed("Accepted as by every command; extraction draws nothing at random.")
@@ -175,7 +180,7 @@ class ExtractConfig(CheckConfig):
     def cache(self) -> Path:
         """The cache that extraction writes."""
         path = Path(self.dataset)
-        # Of a pattern, what its files have in common.
+        # For a pattern, the common prefix of its files.
         name = re.split(r"[.{*?\[]", path.name)[0].rstrip("-_") or path.resolve().parent.name or "dataset"
         if (self.dataset, self.split) == ("coco", "karpathy"):
             name = "coco-karpathy"

@@ -1,4 +1,4 @@
-"""Settings of stage 2: measuring a head."""
+"""Settings of stage 2: evaluating a head."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,22 +12,22 @@ from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 from clipret.metrics import RSUM
 
-# How metrics.json and the ranks name a head between CLIP's own and the trained one, before its alpha.
+# Prefix, before alpha, of the name of an interpolated head in metrics.json and the ranks.
 WISE_FT = "wise-ft "
 _MOST_ALPHAS = 101
-# Fewer flips say nothing of the ends of an interval, and more nothing further.
+# Fewer flips do not determine the ends of an interval; more add nothing.
 LEAST_RESAMPLES, MOST_RESAMPLES = 100, 1_000_000
 MOST_TOP = 10_000
 _ELLIPSES = ("...", "…")
 
 
 def wise_ft_name(alpha: float) -> str:
-    """The name of the head at that alpha: wise-ft 0.5."""
+    """The name of the interpolated head at that alpha: wise-ft 0.5."""
     return f"{WISE_FT}{alpha:.12g}"
 
 
 def parse_cuts(text: str) -> tuple[int, ...]:
-    """What --k says. Raises UsageError."""
+    """Parse the value of --k. Raises UsageError."""
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -35,13 +35,13 @@ def parse_cuts(text: str) -> tuple[int, ...]:
 
 
 def parse_alphas(text: str) -> tuple[float, ...]:
-    """Numbers between commas; FIRST,SECOND,...,LAST are all in steps of the first two. Raises UsageError."""
+    """Parse comma-separated numbers; FIRST,SECOND,...,LAST is an arithmetic sequence. Raises UsageError."""
     words = text.split(",")
     try:
         if len(words) == 4 and words[2].strip() in _ELLIPSES:
             first, second, last = (Decimal(words[place]) for place in (0, 1, 3))
             steps = (last - first) / (second - first)
-            # Two steps at least, and no more than anybody means.
+            # At least two steps, and not absurdly many.
             if 2 <= steps <= 1000 and steps == steps.to_integral_value():
                 return tuple(float(first + step * (second - first)) for step in range(int(steps) + 1))
             raise ValueError
@@ -54,7 +54,7 @@ def parse_alphas(text: str) -> tuple[float, ...]:
 
 
 def cuts_setting():
-    """The K of metrics, for every config that has them."""
+    """The setting k, shared by all configs with metrics at K."""
     return setting((1, 5, 10), "The K of R@K and of every other metric that has one; commas between.", parse=parse_cuts)
 
 
@@ -121,18 +121,18 @@ class EvalConfig:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the metrics that are shown."""
+        """Names of the metrics to show."""
         return columns(self.metrics, k=self.k)
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Every K that is measured: k, and those of the metrics that are shown."""
+        """Every K to measure: k, and those of the metrics to show."""
         return tuple(sorted({*self.k, *filter(None, map(cut_of, self.metrics))}))
 
     def _check_alphas(self) -> None:
         for alpha in self.wise_ft:
             within("wise-ft", alpha, low=0, high=1)
-        # Each name once.
+        # Without duplicate names.
         alphas = {wise_ft_name(alpha): alpha for alpha in sorted(self.wise_ft, reverse=True)}
         object.__setattr__(self, "wise_ft", tuple(sorted(alphas.values())))
         if len(self.wise_ft) > _MOST_ALPHAS:

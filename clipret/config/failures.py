@@ -11,7 +11,7 @@ from clipret.config.settings import check, documented, setting
 @documented
 @dataclass(frozen=True)
 class FailuresConfig:
-    """Settings of stage 2, failures: which queries fail, and what comes up instead."""
+    """Settings of stage 2, failures: which queries fail, and what is retrieved instead."""
 
     cache: Path | None = setting(None, "Features to look at.", shown="the run's own")
     head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="the newest run")
@@ -30,7 +30,7 @@ class FailuresConfig:
 
     def __post_init__(self):
         check(self)
-        # What is to be measured is refused in eval's own words.
+        # Settings that eval shares are checked by its config, for the same messages.
         EvalConfig(
             cache=self.cache,
             head=self.head,

@@ -1,4 +1,4 @@
-"""The forms that a margin is given in."""
+"""Parsing of margins."""
 
 import re
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ _AUTO_QUANTILE = 0.9
 
 @dataclass(frozen=True)
 class Margin:
-    """A margin over a training, in cosine.
+    """A margin of cosine similarity over the course of a training.
 
     text        as the user wrote it: a number, or text
-    start, end  at the first and the last step, linear between them; equal for a plain number
-    quantile    of the batch's negative similarities, which then is the margin; None: start and end are
+    start, end  margin at the first and the last step, linear in between; equal for a plain number
+    quantile    the margin is this quantile of the batch's negative similarities; None: given by start and end
     """
 
     text: float | str
@@ -26,7 +26,7 @@ class Margin:
 
     @classmethod
     def parse(cls, text: float | str) -> "Margin":
-        """Read a number, `START:END`, `auto` or `auto:Q`. Raises UsageError when it is none, or out of range."""
+        """Parse a number, `START:END`, `auto` or `auto:Q`. Raises UsageError for anything else, or out of range."""
         if isinstance(text, str) and (match := re.fullmatch(r"auto(?::(.+))?", text)):
             quantile = _AUTO_QUANTILE if match[1] is None else _read(match[1], whole=text)
             within("margin auto:Q", quantile, low=0, high=1)

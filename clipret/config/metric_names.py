@@ -1,17 +1,17 @@
-"""Which metrics are shown: the words that a user names them by."""
+"""Names of metrics as users give them."""
 
 from clipret.config.checks import check_count, shortened
 from clipret.errors import UsageError
 from clipret.metrics import METRICS, MOST_CUT, RSUM, cut_of, family_of, with_k
 
-# Texts ask for images, and images for texts.
+# Text queries over images, and image queries over texts.
 DIRECTIONS = ("t2i", "i2t")
-# Metrics, or K, that can be asked for at once.
+# The most metrics, or K, at once.
 _MOST_NAMES = 100
 
 
 def check_cuts(cuts: tuple[int, ...]) -> tuple[int, ...]:
-    """The K in ascending order, each once. Raises UsageError."""
+    """The K in ascending order, without duplicates. Raises UsageError."""
     if not cuts or not all(1 <= cut <= MOST_CUT for cut in cuts):
         text = shortened(",".join(map(str, cuts))) or "nothing"
         raise UsageError(f"--k is {text}; expected whole numbers from 1 to {MOST_CUT:,}, such as 1,5,10.")
@@ -20,7 +20,8 @@ def check_cuts(cuts: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_metrics(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words, each once: names with their K, families without, names that have none, and rsum. Raises UsageError."""
+    """Check names: with a K (R@1), families without K (R), metrics that have none, rsum. Returns them without
+    duplicates. Raises UsageError."""
     if not words:
         raise UsageError("--metrics is nothing; expected names, such as R@1,R@10,rsum.")
     check_count("metrics", len(words), most=_MOST_NAMES)
@@ -34,7 +35,7 @@ def check_metrics(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def columns(words: tuple[str, ...], *, k: tuple[int, ...]) -> tuple[str, ...]:
-    """The metrics' names, families written out at every K: such as R@1, R@5, R@10, rsum."""
+    """The names of the metrics, with families expanded at every K: such as R@1, R@5, R@10, rsum."""
     names = []
     for word in words:
         names += [f"{word}@{cut}" for cut in k] if word in with_k() else [word]

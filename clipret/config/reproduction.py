@@ -1,4 +1,4 @@
-"""Settings of stage 2: comparing with what others have published."""
+"""Settings of stage 2: comparison with published results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from clipret.errors import UsageError
 @documented
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """Settings of comparing a cache's figures with published ones."""
+    """Settings of comparing the results on a cache with published ones."""
 
     cache: Path | None = setting(None, "Features to measure.")
     head: Path | None = setting(

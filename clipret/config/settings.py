@@ -1,9 +1,9 @@
-"""Every setting is said once: its default, help, bounds and option, on the field of its config.
+"""Every setting is defined in one place, the field of its config: default, help, bounds and option.
 
     lr: float = setting(1e-4, "Learning rate of AdamW.", panel="Steps", above=0, at_most=1000, may_differ=True)
 
-From it follow the check when a config is made (check), the option of the command line and of a sweep with its help
-(cli/options.py), the config's docstring (documented), and whether runs may differ in it that are trained together.
+This gives the check of a config (check), the option of the command line and of a sweep with its help (cli/options.py),
+the config's docstring (documented), and whether runs that are trained together may differ in it.
 """
 
 import dataclasses
@@ -20,24 +20,24 @@ _KEY = "setting"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is said of a setting, beside its type and its default, which are the field's own.
+    """The description of a setting; its type and default are those of the field.
 
-    help       what it is, for --help and the docstring
-    panel      of --help
-    choices    the values that it may have
-    or_file    whether it may also be FILE.py:NAME, code of the user's own
-    at_least, above, at_most, below   bounds of numbers; None passes
-    between    bounds that are named together in the message, both included
-    shown      what --help shows as the default where the value itself says too little
-    option     the names on the command line, where they are not the field's
-    metavar    what --help shows for the value
-    auto       the word that stands for None on the command line
-    parse      text of the command line -> value, for tuples; words between commas otherwise
-    positional given without an option
-    utf8       kept as text in files, so it has to be UTF-8
+    help       description for --help and the docstring
+    panel      panel of --help
+    choices    the allowed values
+    or_file    whether FILE.py:NAME, user-defined code, is allowed too
+    at_least, above, at_most, below   bounds of numbers; None is accepted
+    between    inclusive bounds that the message names together
+    shown      the default as --help shows it, if the value itself is not clear
+    option     names on the command line, if they differ from the field's
+    metavar    placeholder of the value in --help
+    auto       the word for None on the command line
+    parse      text of the command line -> value, for tuples; by default comma-separated words
+    positional a positional argument
+    utf8       stored as text in files, so it must be valid UTF-8
     swept      whether a sweep may vary it
-    used_with  a setting and its values that this one makes a difference with; None: always
-    may_differ whether runs that are trained together may differ in it; a function: only where it gives equal values
+    used_with  a setting and those of its values with which this one is used; None: always used
+    may_differ whether runs that are trained together may differ in it; a function: they must have equal results of it
     """
 
     help: str
@@ -62,40 +62,40 @@ class Setting:
 
 
 def setting(default: Any = dataclasses.MISSING, help: str = "", **rules) -> Any:
-    """A field of a config, with what is said of it; `rules` are those of Setting. Without a default it is required."""
+    """A field of a config with its Setting; `rules` are fields of Setting. Without a default it is required."""
     return dataclasses.field(default=default, metadata={_KEY: Setting(help, **rules)})
 
 
 @functools.cache
 def settings_of(kind: type) -> Mapping[str, Setting]:
-    """Name -> what is said of it, for every field of a config class that has a setting."""
+    """Name -> Setting, for every field of a config class that has one."""
     return MappingProxyType({field.name: field.metadata[_KEY] for field in dataclasses.fields(kind) if field.metadata})
 
 
 def is_none(value: Any) -> bool:
-    """Whether there is no value: for settings that runs trained together have all, or none has."""
+    """Whether the value is None: for settings that all runs trained together must have, or none."""
     return value is None
 
 
 @functools.cache
 def types_of(kind: type, name: str) -> tuple:
-    """The types that a field may have; NoneType among them where it may be None."""
+    """The allowed types of a field, including NoneType if it may be None."""
     hint = get_type_hints(kind)[name]
     return get_args(hint) if get_origin(hint) is UnionType else (hint,)
 
 
 @functools.cache
 def _entry_of(kind: type, name: str) -> type | None:
-    """The type of each of several values, for a field that is a tuple; None for other fields."""
+    """The type of the items of a tuple field; None for other fields."""
     return next((get_args(part)[0] for part in types_of(kind, name) if get_origin(part) is tuple), None)
 
 
 def check(config: Any, *, beside: tuple[str, ...] = ()) -> None:
-    """Make paths of path settings and tuples of lists, and check every value by what its field says.
+    """Convert path settings to paths and lists to tuples, and check every value against its Setting.
 
-    beside  settings that the config reads and checks by itself
+    beside  settings that the config parses and checks itself
 
-    Raises UsageError, in the words of the command line.
+    Raises UsageError, with the option's name on the command line.
     """
     kind = type(config)
     rules = {name: rule for name, rule in settings_of(kind).items() if name not in beside}
@@ -114,7 +114,7 @@ def check(config: Any, *, beside: tuple[str, ...] = ()) -> None:
 
 
 def documented(kind: type) -> type:
-    """Add to the docstring of a config class what is said of each of its settings."""
+    """Add the help of each setting to the docstring of a config class."""
     rules = settings_of(kind)
     width = max(map(len, rules))
     lines = [f"    {name:<{width}}  {rule.help}" for name, rule in rules.items()]

@@ -9,24 +9,24 @@ _MOST_BLOCK = 1_000_000
 
 
 def device(**rules):
-    """Where it is computed."""
+    """The device."""
     return setting(
         "auto", "auto, cpu or cuda; auto takes CUDA where there is one.", choices=DEVICES, swept=False, **rules
     )
 
 
 def seed(decides: str, **rules):
-    """The seed, with what it decides."""
+    """The seed; decides: its help text."""
     return setting(SEED, decides, between=(0, MOST_SEED), swept=False, **rules)
 
 
 def runs_dir(**rules):
-    """Where runs are kept."""
+    """The folder of the runs."""
     return setting(RUNS_DIR, "Folder that holds the runs.", swept=False, **rules)
 
 
 def memory_limit(**rules):
-    """What features may take of memory."""
+    """The memory that features may take."""
     return setting(
         None,
         "GiB that features may take.",
@@ -39,29 +39,29 @@ def memory_limit(**rules):
 
 
 def block():
-    """How much is ranked at once."""
+    """The block size of ranking."""
     return setting(_BLOCK, "Images per block; affects memory only.", at_least=1, at_most=_MOST_BLOCK)
 
 
 def embedding_precision():
-    """What embeddings are rounded to before they are ranked."""
+    """The precision that embeddings are rounded to before ranking."""
     return setting(
         "fp32", "Of the embeddings that are ranked: fp32, or rounded to tf32 or bf16 first.", choices=TRAIN_PRECISIONS
     )
 
 
 def measured_split():
-    """The split of protocols that take any."""
+    """The split, for protocols that take any."""
     return setting(
         None, f"Split of protocol split or split-equal-texts: {', '.join(SPLITS)}.", shown="test", choices=SPLITS
     )
 
 
 def download_root():
-    """Where weights are kept that are fetched."""
+    """The folder of downloaded weights."""
     return setting(None, "Folder of OpenAI's weights.", shown="~/.cache/clip")
 
 
 def one_protocol(shown: str):
-    """One protocol by its name; `shown` is what there is without one."""
+    """The name of one protocol; shown: the default as --help shows it."""
     return setting(None, f"One of {', '.join(PROTOCOLS)}.", shown=shown, choices=PROTOCOLS)

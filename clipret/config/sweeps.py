@@ -1,4 +1,4 @@
-"""Settings of a sweep: which values of which training settings are tried, and what is kept of it."""
+"""Settings of a sweep: the values of training settings to try, and what to keep."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,13 +16,13 @@ from clipret.config.training import TrainConfig
 from clipret.errors import UsageError
 
 _SWEEP = "Sweep"
-# The settings of a training that a sweep may vary.
+# The training settings that a sweep may vary.
 SWEPT = tuple(name for name, rule in settings_of(TrainConfig).items() if rule.swept)
 SCALES = ("linear", "log")
-# Beyond these nobody waits for a sweep.
+# A sweep with more runs would take too long.
 MOST_RUNS = 100_000
 _MOST_VALUES = _MOST_SEEDS = 10_000
-# Of the ends of a range; no setting may be as much.
+# Bound on the ends of a range, beyond the bounds of every setting.
 _FARTHEST = 1e15
 _NOTHING = ("none", "null", "~")
 _SEED_FORMS = "how many, such as 3, or which, such as 0,5,7"
@@ -30,9 +30,9 @@ _SEED_FORMS = "how many, such as 3, or which, such as 0,5,7"
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high for random search, uniform themselves or (log) in their logarithm.
+    """Numbers from low to high for random search, uniform or (log) log-uniform.
 
-    whole  whole numbers only, both ends included
+    whole  integers only, both ends included
     """
 
     low: float
@@ -41,7 +41,7 @@ class Range:
     whole: bool = False
 
     def draw(self, generator: np.random.Generator) -> float | int:
-        """A number of the range, rounded to four digits: more would only make it hard to read."""
+        """A random number of the range, rounded to four digits for readability."""
         if self.whole and self.scale == "linear":
             return int(generator.integers(int(self.low), int(self.high), endpoint=True))
         if self.scale == "log":
@@ -60,8 +60,8 @@ Axes = dict[str, tuple | Range]
 class SweepConfig:
     """Settings of a sweep: trainings of many configurations, each with several seeds.
 
-    axes  setting of TrainConfig (SWEPT) -> the values to try, all combinations of them: a value, several, or text with
-          commas between; it replaces what the grid says of the setting
+    axes  setting of TrainConfig (SWEPT) -> the values to try, in all combinations: a value, several, or comma-separated
+          text; it overrides the grid
     """
 
     cache: Path = setting(help="Features to train on, by clipret extract.")
@@ -93,17 +93,16 @@ class SweepConfig:
 
     def __post_init__(self):
         check(self, beside=("seeds",))
-        # What it has in common with a training is refused in the same words.
+        # Settings that a training shares are checked by its config, for the same messages.
         TrainConfig(self.cache, name=self.name, runs_dir=self.runs_dir)
         object.__setattr__(self, "axes", read_axes(self.axes))
         object.__setattr__(self, "seeds", _read_seeds(self.seeds))
 
 
 def read_axes(words: Mapping[str, Any]) -> Axes:
-    """Setting -> its values, each of the setting's type, or the range of them.
+    """Setting -> its values, converted to the setting's type, or their range.
 
-    Raises UsageError when a name is not in SWEPT, or a value is of another type; what values the setting may have is
-    left to TrainConfig.
+    Raises UsageError when a name is not in SWEPT, or a value has another type; TrainConfig checks the bounds.
     """
     axes = {}
     for name, values in words.items():
@@ -177,7 +176,7 @@ def _read_range(name: str, words: Mapping) -> Range:
 
 
 def _end(name: str, word) -> float | int:
-    """An end of a range: of the setting's type, and no word that the setting may have instead."""
+    """An end of a range: a number of the setting's type; words such as auto are refused."""
     value = _read_value(name, word)
     if isinstance(value, str) or value is None or not abs(value) <= _FARTHEST:
         raise _wrong(name, word, expected="a number as the end of its range")

@@ -21,6 +21,7 @@ from clipret.config.choices import (
 )
 from clipret.config.margins import Margin
 from clipret.config.settings import check, documented, is_none, setting, settings_of
+from clipret.config.unused import require_use
 from clipret.errors import UsageError
 from clipret.heads import HEADS
 from clipret.losses import LOSSES
@@ -145,7 +146,7 @@ class TrainConfig:
     )
     hard_negatives: int = setting(
         0,
-        "Pairs each item brings along: its hardest negatives of the set, chosen anew every epoch.",
+        "Hardest negatives of the whole training set that each item adds to its batch, chosen anew every epoch.",
         panel=_LOSS,
         at_least=0,
         at_most=1_000,
@@ -195,7 +196,7 @@ class TrainConfig:
     )
     step_epochs: int = setting(
         2,
-        "Of step: every so many epochs ...",
+        "Of step: epochs after which the learning rate falls.",
         panel=_STEPS,
         at_least=1,
         at_most=1_000_000,
@@ -204,7 +205,7 @@ class TrainConfig:
     )
     step_factor: float = setting(
         0.2,
-        "... times this.",
+        "Of step: what the learning rate is multiplied by then.",
         panel=_STEPS,
         above=0,
         at_most=1,
@@ -264,17 +265,16 @@ class TrainConfig:
             raise UsageError(f"--init {self.init} is for --head {' or '.join(heads)}; the head is {self.head}.")
         if self.ridge != "auto":
             above("ridge", self.ridge, low=0, at_most=1e12)
-        losses = _losses_with("temperature")
-        if self.temperature is not None and self.loss not in losses:
-            raise UsageError(f"--temperature is for --loss {' and '.join(losses)}; the loss is {self.loss}.")
+        if self.temperature is not None:
+            require_use(self, ("temperature",))
 
 
-# Setting -> the setting that decides whether it makes a difference, and with which values it does.
+# Setting -> the setting that decides whether it is used, and with which values it is.
 USED_WITH = {name: rule.used_with for name, rule in settings_of(TrainConfig).items() if rule.used_with}
 
 
 def _number(option: str, value, *, words: tuple[str, ...]) -> float | str:
-    """A number, also where it comes as text, or one of the words."""
+    """A number, possibly given as text, or one of the words."""
     if value in words:
         return value
     try:
@@ -284,6 +284,6 @@ def _number(option: str, value, *, words: tuple[str, ...]) -> float | str:
 
 
 def in_use(settings: Mapping[str, Any], name: str) -> bool:
-    """Whether the setting of that name makes a difference beside these; what they lack is at its default."""
+    """Whether the setting of that name is used with these settings; missing ones have their defaults."""
     decider, values = USED_WITH.get(name, (None, ()))
     return decider is None or settings.get(decider, getattr(TrainConfig, decider)) in values

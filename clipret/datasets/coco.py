@@ -17,7 +17,7 @@ from clipret.errors import DatasetError
 
 _IMAGE_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
 _IMAGE_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})\.jpg")
-_FETCH = "Download them with: clipret download coco --root {root} or say where they are with --root (make: ROOT=)."
+_FETCH = "Download them with: clipret download coco --root {root}; or say where they are with --root (make: ROOT=)."
 
 
 def load_coco(config: DatasetConfig) -> RetrievalDataset:

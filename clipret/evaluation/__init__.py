@@ -1,1 +1,1 @@
-"""Stage 2, evaluation: figures from a cache and a head; failures, comparison and reproduction."""
+"""Stage 2, evaluation: metrics of a head on a cache; failures, comparison and reproduction."""

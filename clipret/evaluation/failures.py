@@ -23,38 +23,38 @@ from clipret.retrieval.metrics import per_query
 from clipret.retrieval.ranks import Ranks
 from clipret.runs import check_place, written
 
-# More than a query's wrong items that are named, for matching ones may stand among the best in a tie.
+# More than the wrong items that are shown per query, as matching items may be among the best in a tie.
 _LEAST_TOP = 10
 _MOST_BINS = 5
-# Of fewer queries a share moves by more than three points with each.
+# In a bin of fewer queries, each changes a proportion by more than three percentage points.
 _FEW = 30
 
 
 def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Where a head fails, both directions of one protocol, zero-shot beside trained.
+    """Analyse where a head fails, in both directions of one protocol, compared with zero-shot.
 
-    on_progress  called while galleries are ranked, with phase "ranking": images, each as often as there are heads
+    on_progress  called while galleries are ranked, with phase "ranking"; counts images, once per head
 
-    Returns format, cache, run, head, protocol, leakage and copies as metrics.json has them; heads (the names zero-shot
-    and trained, or zero-shot alone), top, and of each direction in `directions`:
+    Returns format, cache, run, head, protocol, leakage and copies as in metrics.json; heads (zero-shot and trained, or
+    only zero-shot), top, and for each direction in `directions`:
 
     queries    their number
-    worst      the queries whose best-placed matching item stands lowest under the trained head, worst first
-    changed    None for zero-shot alone; else the counts improved, worsened and same, mean_log2_ratio (of the trained
-               rank to the zero-shot one, over all queries), and most_improved and most_worsened, by the ratio of the
-               two ranks: from 1 to 10 is more than from 500 to 600; of equal ratios the better ranks come first
-    hubs       head -> what describe_hubs gives, and largest: the items in most queries' top K
+    worst      the queries whose first matching item has the worst rank under the trained head, worst first
+    changed    None for zero-shot only; else the counts improved, worsened and same, mean_log2_ratio (of trained rank to
+               zero-shot rank, over all queries), and most_improved and most_worsened, by the ratio of the two ranks:
+               from 1 to 10 is more than from 500 to 600; for equal ratios better ranks come first
+    hubs       head -> the result of describe_hubs, and largest: the items in the top K of most queries
     overall    head -> R@1, R@10, MRR and median_rank over all queries
-    breakdown  the same by caption_length (words: t2i of the query, i2t the mean of the image's captions) and by
-               positives (the query's matching items): bins, each with low and high (the smallest and largest in it),
-               queries, few (fewer than 30) and results; and left_out, the queries without a caption of their own
+    breakdown  the same by caption_length (in words; t2i: of the query, i2t: mean over the image's captions) and by
+               positives (number of matching items of the query): bins, each with low and high (smallest and largest
+               value), queries, few (fewer than 30) and results; left_out, the number of queries without a caption
 
-    A query is {id, file, caption, image (t2i), fold, ranks: {head: rank}, matching, expected, retrieved}: expected are
-    the first three of its matching items, retrieved the best three of what the trained head puts before all of them
-    (none at rank 1). A caption beside an image's id is its first in the gallery. Each fold is ranked by itself; queries
-    and K-occurrences of all folds are put together. Ties count against us, so every rank is the worst one possible.
+    A query is {id, file, caption, image (t2i), fold, ranks: {head: rank}, matching, expected, retrieved}. expected are
+    the first three of its matching items; retrieved are the best three of the items that the trained head ranks before
+    all of them (none at rank 1). The caption of an image is its first in the gallery. Each fold is ranked separately;
+    queries and K-occurrences of all folds are pooled. Ties count against us, so every rank is the worst possible one.
 
-    It is written to config.out, or as failures.json into the run's folder if there is one. Raises what evaluation does.
+    The result is written to config.out or, if there is a run, to failures.json in its folder. Raises as evaluate does.
     """
     if config.out:
         check_place("out", config.out, suffixes=(".json",), own=runs.FAILURES)
@@ -89,9 +89,9 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
 
 
 def skewness(values: np.ndarray) -> float:
-    """Third standardised moment: mean of ((x - mean) / standard deviation)^3, both over all values; 0 if all are equal.
+    """Third standardised moment: mean of ((x - mean) / population standard deviation)^3; 0 if all values are equal.
 
-    Of K-occurrences it says how much a few items are hubs (Radovanovic, Nanopoulos and Ivanovic, JMLR 2010, eq. 1).
+    For K-occurrences it measures hubness (Radovanovic, Nanopoulos and Ivanovic, JMLR 2010, eq. 1).
     """
     values = np.asarray(values, dtype=np.float64)
     if not len(values) or (values == values[0]).all():
@@ -101,13 +101,13 @@ def skewness(values: np.ndarray) -> float:
 
 
 def describe_hubs(counts: np.ndarray) -> dict:
-    """What K-occurrences come to.
+    """Summary statistics of K-occurrences.
 
-    counts  (G,) in how many queries' top K each item is
+    counts  (G,) the number of queries that have the item in their top K
 
-    Returns items (G), slots (the counts' sum), mean, skewness, never_retrieved (items in no top K) and
-    never_retrieved_share, top_items (1 % of the items, at least one) and top_share (of the slots, what the top_items
-    most frequent ones take; 0 without slots).
+    Returns items (G), slots (sum of counts), mean, skewness, never_retrieved (number of items in no top K) and
+    never_retrieved_share, top_items (1 % of the items, at least one) and top_share (share of the slots taken by the
+    top_items most frequent items; 0 without slots).
     """
     items, slots, never = len(counts), int(counts.sum()), int(np.sum(counts == 0))
     top_items = -(-items // 100)
@@ -124,13 +124,13 @@ def describe_hubs(counts: np.ndarray) -> dict:
 
 
 def cut_into_bins(values: np.ndarray, *, most: int = _MOST_BINS) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Bins of about equally many values; equal values are never parted, and up to `most` different ones are a bin each.
+    """Quantile bins. Equal values share a bin, and up to `most` distinct values get a bin each.
 
-    Returns each value's bin (len(values),) and each bin's smallest and largest value, in ascending order.
+    Returns the bin of each value (len(values),), and the smallest and largest value of each bin, in ascending order.
     """
     edges = np.unique(values)
     if len(edges) > most:
-        # The values up to which at least 1, 2 ... of `most` equal parts lie.
+        # Indices of the quantiles 1/most, 2/most, ...
         places = -(-np.arange(1, most + 1) * len(values) // most) - 1
         edges = np.unique(np.sort(values)[places])
     bins = np.searchsorted(edges, values)
@@ -156,7 +156,7 @@ def _describe(queries: Queries, *, config: FailuresConfig) -> dict:
 
 def _changes(queries: Queries, *, listed: int) -> dict:
     before, after = queries.first.values()
-    # A quotient, and no difference of logarithms: equal ratios of ranks are equal numbers.
+    # A quotient rather than a difference of logarithms, so that equal ratios compare equal.
     ratios, better = after / before, np.minimum(before, after)
     improved, worsened = np.lexsort((better, ratios)), np.lexsort((better, -ratios))
     return {
@@ -195,7 +195,7 @@ def _hubs(queries: Queries, *, config: FailuresConfig) -> dict:
 
 
 def _metrics(folds: tuple[Ranks, ...]) -> dict[str, np.ndarray]:
-    """Metric -> (Q,), of all folds' queries."""
+    """Metric -> (Q,), over the queries of all folds."""
     of_folds = [per_query(ranks, k=(1, 10), families=("R", "MRR", "median_rank")) for ranks in folds]
     return {name: np.concatenate([values[name] for values in of_folds]) for name in of_folds[0]}
 

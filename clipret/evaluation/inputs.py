@@ -1,4 +1,4 @@
-"""What a command measures, resolved in one way for all of them: a cache, a head and its run, protocols, leakage."""
+"""Inputs of evaluation commands: resolves settings to a cache, a head and its run, protocols; checks leakage."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,12 +26,12 @@ from clipret.retrieval.ranks_file import Trained, head_digest
 
 @dataclass(frozen=True)
 class Source:
-    """A cache, and perhaps a head, its run, and the fingerprint that the run expects of the cache.
+    """Paths of a cache and optionally a head and its run.
 
     cache        path of the features
-    head         path of the head's file; None: zero-shot alone
-    run          the run's folder; None: the head is in none
-    fingerprint  of the cache that the run was trained on; None: any cache will do
+    head         path of the head's file; None: zero-shot only
+    run          the run's folder; None: the head belongs to no run
+    fingerprint  of the cache that the run was trained on; None: any cache is accepted
     """
 
     cache: Path
@@ -42,10 +42,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a command measures, opened.
+    """The opened inputs of a command.
 
-    device  where it is ranked
-    alphas  of the heads between CLIP's own and the trained one
+    device  device for ranking
+    alphas  WiSE-FT interpolations between CLIP's own head (0) and the trained one (1)
     """
 
     source: Source
@@ -72,11 +72,11 @@ class Inputs:
 
 
 def open_inputs(config: EvalConfig | FailuresConfig | ReproduceConfig) -> Inputs:
-    """The cache, the head and the device that these settings mean. The head's file is read when it is first used.
+    """Open the cache, head and device of these settings. The head's file is read at first use.
 
-    Where no head is named, eval and failures take the newest run, and reproduce measures CLIP's own alone.
+    Without a head, eval and failures take the newest run, and reproduce measures only CLIP's own head.
 
-    Raises what choose_device, find_source and open_cache do.
+    Raises as choose_device, find_source and open_cache do.
     """
     device = choose_device(config.device)
     source = find_source(
@@ -89,13 +89,13 @@ def open_inputs(config: EvalConfig | FailuresConfig | ReproduceConfig) -> Inputs
 
 
 def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_dir: Path) -> Source:
-    """What is meant by these settings, which are those of EvalConfig.
+    """The source for these settings of EvalConfig.
 
-    A cache that is given is taken whatever the run was trained on; otherwise it is the run's own, and its fingerprint
-    is expected to be the same.
+    A given cache is accepted whatever the run was trained on. Otherwise the run's cache is used, and its fingerprint
+    must be unchanged.
 
-    Raises RunError when there is no run or its config cannot be read, and UsageError when a head is in no run's folder
-    and no cache is given.
+    Raises RunError when there is no run or its config cannot be read, and UsageError when a head belongs to no run and
+    no cache is given.
     """
     if zero_shot:
         return Source(cache)
@@ -127,7 +127,7 @@ def _no_head(head: Path) -> str:
 
 
 def open_cache(source: Source) -> FeatureCache:
-    """The source's cache. Raises CacheError, and CacheMismatchError when the run was trained on another."""
+    """Open the source's cache. Raises CacheError, and CacheMismatchError when the run was trained on another cache."""
     if source.fingerprint is not None and not source.cache.exists():
         raise CacheError(
             f"there is no cache at {source.cache}, where it was when {source.run} was trained; give its path with "
@@ -144,7 +144,7 @@ def open_cache(source: Source) -> FeatureCache:
 
 
 def describe_source(source: Source, cache: FeatureCache) -> dict:
-    """cache, run, whether it is finished (None without one) and head as metrics.json has them."""
+    """cache, run, finished (None without a run) and head, as in metrics.json."""
     return {
         "cache": {
             "path": str(source.cache),
@@ -159,14 +159,14 @@ def describe_source(source: Source, cache: FeatureCache) -> dict:
 
 
 def describe_trained(source: Source) -> Trained | None:
-    """What is kept of the head beside its ranks; None without a trained head. Raises RunError."""
+    """The description of the head that is stored with its ranks; None without a trained head. Raises RunError."""
     if source.head is None:
         return None
     sha256 = head_digest(source.head)
     if source.run is None:
         return Trained(str(source.head), sha256)
     record = runs.read_config(source.run)
-    # Code of the user's own is what its bytes are, wherever the file was.
+    # User-defined code is identified by its content, not by its path.
     own = {
         what: f"{label(str(record['config'].get(what)))}@{code['sha256'][:12]}"
         for what, code in record.get("code", {}).items()
@@ -182,10 +182,7 @@ def _is_finished(run: Path) -> bool:
 def describe_protocol(
     cache: FeatureCache, protocol: Protocol, *, precision: str, k: tuple[int, ...] = EvalConfig.k
 ) -> dict:
-    """The protocol as metrics.json has it.
-
-    With the digest of its questions, what embeddings were rounded to, and at these K the best that any head can reach.
-    """
+    """The protocol as in metrics.json, with digest, precision of the embeddings and the best reachable metrics at k."""
     return {
         **protocol.describe(),
         "precision": precision,
@@ -195,7 +192,8 @@ def describe_protocol(
 
 
 def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str | None) -> list[Protocol]:
-    """The protocols of these names, on the split where one is given; none: `split` on it, else the data set's own.
+    """The protocols of these names, on `split` if given. Without names: protocol `split` if a split is given, else the
+    default of the data set.
 
     Raises UsageError when the cache does not hold a protocol's images.
     """
@@ -205,9 +203,9 @@ def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str 
 
 
 def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, allowed: bool) -> dict | None:
-    """How many of the protocol's images the head was trained on; None without a trained head.
+    """Check how many of the protocol's images the head was trained on; None without a trained head.
 
-    Returns what leakage.check_images does. Raises LeakageError when there are any, unless allowed.
+    Returns as leakage.check_images. Raises LeakageError when there are any, unless allowed.
     """
     if source.head is None:
         return None

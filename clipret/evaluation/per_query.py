@@ -1,4 +1,4 @@
-"""Every query's own result in a table file: what people look through with pandas, DuckDB or a spreadsheet."""
+"""Per-query results in a table file, for pandas, DuckDB or a spreadsheet."""
 
 import csv
 import json
@@ -24,9 +24,9 @@ _SUFFIXES = (".parquet", ".csv")
 
 
 def check_per_query_path(path: Path) -> None:
-    """That a per-query file can be written there, before work is done for it.
+    """Check early that a per-query file can be written to `path`.
 
-    Raises UsageError when the suffix is neither .parquet nor .csv, when the folder is not there, and when pyarrow is
+    Raises UsageError when the suffix is neither .parquet nor .csv, when the folder does not exist, and when pyarrow is
     not installed.
     """
     check_place("per-query", path, suffixes=_SUFFIXES)
@@ -39,18 +39,18 @@ def check_per_query_path(path: Path) -> None:
 def per_query_table(
     cache: FeatureCache, fold: Fold, number: int, *, protocol: str, direction: str, head: str, ranks: Ranks
 ) -> "pyarrow.Table":
-    """One row a query of one head in one direction of one fold.
+    """One row per query, for one head in one direction of one fold.
 
     number     of the fold, from 0
-    protocol   its name
+    protocol   name of the protocol
     direction  t2i or i2t
     head       zero-shot, trained ...
-    ranks      with `top`, as many of the best items as are wanted
+    ranks      with `top`: as many of the best items as the table should have
 
-    Columns: protocol, fold, direction, head; query (the caption's id in t2i, the image's in i2t), caption (t2i; null in
-    i2t), image (id of the image that the query is of), positives (number of matching items), rank (of the best-placed
-    one, from 1; ties count against us), ranks (of all of them, ascending), top_ids (of the best items: images in t2i,
-    captions in i2t; of equal scores the earlier item first, so a matching one may stand higher here than its rank).
+    Columns: protocol, fold, direction, head; query (id of the caption in t2i, of the image in i2t), caption (t2i; null
+    in i2t), image (id of the query's image), positives (number of matching items), rank (of the first matching item,
+    from 1; ties count against us), ranks (of all matching items, ascending), top_ids (ids of the best items: images in
+    t2i, captions in i2t; ties by lower row, so a matching item may be higher here than its rank).
     """
     import pyarrow as pa
 
@@ -83,12 +83,12 @@ def per_query_table(
 
 
 def write_per_query(path: Path, tables: Iterable["pyarrow.Table"]) -> None:
-    """Write tables as per_query_table makes them into one file, atomically, one after another as they come.
+    """Write the tables of per_query_table to one file, atomically and one at a time.
 
     path  .parquet: row groups of 65,536 rows, compressed; .csv: ranks and top_ids as JSON lists
 
-    Of an iterator no more than one table is in memory. Raises UsageError as check_per_query_path does, ValueError when
-    there is no table, and RunError when the file cannot be written; what was there before then stays.
+    With an iterator, one table is in memory at a time. Raises UsageError as check_per_query_path does, ValueError
+    without tables, and RunError when the file cannot be written; an existing file is then left unchanged.
     """
     check_per_query_path(path)
     write = _write_parquet if path.suffix == ".parquet" else _write_csv
@@ -101,7 +101,7 @@ def _write_parquet(path: Path, tables: Iterator["pyarrow.Table"]) -> None:
     from pyarrow.parquet import ParquetWriter
 
     table = _first(tables)
-    # Arrow's reader takes lists of plain strings only from several row groups at once.
+    # When a file has several row groups, Arrow's reader supports lists of plain strings only.
     place = table.schema.get_field_index("top_ids")
     schema = table.schema.set(place, pa.field("top_ids", pa.list_(pa.string())))
     with ParquetWriter(path, schema) as writer:
@@ -131,7 +131,7 @@ def _first(tables: Iterator["pyarrow.Table"]) -> "pyarrow.Table":
 
 
 def _cell(value) -> object:
-    # A list has to stay JSON, which has no \x9b.
+    # A list must stay valid JSON, which has no escape \x9b.
     return visible_json(json.dumps(value, ensure_ascii=False)) if isinstance(value, list) else csv_cell(value)
 
 

@@ -1,4 +1,4 @@
-"""The queries of one direction of a protocol, with their ranks under some heads, described one by one for people.
+"""Descriptions of single queries of a protocol, with their ranks under several heads.
 
 Shape suffixes: Q queries of all folds.
 """
@@ -11,27 +11,27 @@ from clipret.cache import FeatureCache
 from clipret.protocols.protocol import Fold
 from clipret.retrieval.ranks import Ranks
 
-# Matching items named of a query, and wrong ones before them.
+# The most matching items, and wrong items before them, that are listed per query.
 _NAMED = 3
 
 
 class Queries:
-    """The queries of one direction, those of all folds one after another.
+    """The queries of one direction, concatenated over all folds.
 
-    ranks  head's name -> Ranks of each fold, with the best items
+    ranks  name of head -> Ranks of each fold, with the best items
     """
 
     def __init__(
         self, cache: FeatureCache, folds: tuple[Fold, ...], *, direction: str, ranks: dict[str, tuple[Ranks, ...]]
     ):
         self.cache, self.folds, self.direction, self.ranks = cache, folds, direction, ranks
-        # The trained head, or zero-shot where it is alone.
+        # The trained head, or zero-shot if there is no other.
         self.shown = list(ranks)[-1]
         self._starts = np.cumsum([0, *(of_fold.queries for of_fold in ranks[self.shown])])
 
     @cached_property
     def first(self) -> dict[str, np.ndarray]:
-        """Head -> (Q,) rank of each query's best-placed matching item."""
+        """Head -> (Q,) rank of each query's first matching item."""
         return {head: np.concatenate([of_fold.first for of_fold in folds]) for head, folds in self.ranks.items()}
 
     @cached_property
@@ -41,7 +41,7 @@ class Queries:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(Q,) words of the query caption, or mean words of the query image's captions; NaN where it has none."""
+        """(Q,) words of the query caption, or mean words of the query image's captions; NaN without captions."""
         lengths = []
         for fold, ranks in zip(self.folds, self.ranks[self.shown], strict=True):
             words = np.array([len(self.cache.captions[row].split()) for row in fold.text_rows], dtype=np.float64)
@@ -54,10 +54,10 @@ class Queries:
         return np.concatenate(lengths)
 
     def describe(self, query: int) -> dict:
-        """One query: id, file, caption and, in t2i, image; fold; ranks (head -> that of its best-placed matching item);
-        matching (their number), expected (the first three of them) and retrieved.
+        """One query: id, file, caption and, in t2i, image; fold; ranks (head -> rank of its first matching item);
+        matching (number of matching items), expected (the first three of them) and retrieved.
 
-        retrieved  the best three of what the head shown puts before all that match; none at rank 1
+        retrieved  the best three of the items that the shown head ranks before all matching ones; none at rank 1
         """
         number = int(np.searchsorted(self._starts, query, side="right")) - 1
         fold, ranks, place = self.folds[number], self.ranks[self.shown][number], query - self._starts[number]
@@ -75,13 +75,13 @@ class Queries:
         }
 
     def name_item(self, number: int, position: int) -> dict:
-        """An item of a fold's gallery."""
+        """The description of an item of a fold's gallery."""
         named = _name_image if self.direction == "t2i" else _name_caption
         return named(self.cache, self.folds[number], position)
 
 
 def matching_items(fold: Fold, row: int, *, direction: str) -> np.ndarray:
-    """Positions of the items that match what asks at this position, ascending."""
+    """Positions of the items that match the query at position `row`, ascending."""
     if fold.matches:
         asking, items = fold.matches[direction]
         return np.sort(items[asking == row])

@@ -32,30 +32,31 @@ from clipret.statistics.flips import flip_tests
 from clipret.statistics.intervals import Evidence, all_columns, nested, tabulate
 from clipret.statistics.significance import INTERVALS, estimate, intervals_of
 
-# Scores of a gallery that take so long that progress is shown: a quarter of COCO's 5,000 x 25,010.
+# Progress is shown for galleries of more scores than this: a quarter of COCO's 5,000 x 25,010.
 _LONG = 1 << 25
 
 
 def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Every metric by one or more protocols, both directions, zero-shot beside trained, with intervals.
+    """Measure all metrics by one or more protocols, in both directions, zero-shot and trained, with intervals.
 
     on_progress  called after each protocol, with phase "protocols", and while a large gallery is ranked
 
-    Returns what metrics.json holds: format, cache, run and head (None for zero-shot alone), finished (whether the run's
-    training had come to its end), and of the first protocol
+    Returns the content of metrics.json: format, cache, run and head (None for zero-shot only), finished (whether the
+    run was complete), and for the first protocol
 
         protocol   name, split, counts, tie rule, mAP's divisor, precision, digest of the queries and items, remarks
-        leakage    None for zero-shot alone; else checked and trained_on, how many of its images the head was trained on
-        copies     how many of its images equal images of train, byte for byte: split, images, copies, of; None of train
+        leakage    None for zero-shot only; else checked and trained_on, the number of images the head was trained on
+        copies     how many of its images equal images of train, byte for byte: split, images, copies, of; None on train
         results    {"zero-shot": {"t2i": {...}, "i2t": {...}}, "trained": {...}} as fractions, and between them
                    "wise-ft ALPHA" for each of config.wise_ft; of encoders that were never aligned "closed-form" is in
                    the place of "zero-shot"
         rsum       head -> sum of R@K over config.k and both directions
-        intervals  None, or level, method, resamples, heads (as results, and "rsum", [low, high] in place of numbers, or
-                   None: see significance.py) and gain, the same of trained less zero-shot, None without a trained head
+        intervals  None, or level, method, resamples, heads (as results, and "rsum", with [low, high] or None instead of
+                   numbers: see significance.py) and gain, the same for trained less zero-shot, None without a trained
+                   head
 
-    Of further protocols, the same in the list `also`; and `remarks`, where there are some on the head. It is written to
-    config.out, or into the run's folder when there is one, and beside it the ranks (ranks_file.py).
+    Further protocols are in the list `also`, in the same form; `remarks` on the head, if any. The result is written to
+    config.out or the run's folder if there is one, with the ranks next to it (ranks_file.py).
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
     trained on and config.allow_leak is not set.
@@ -68,7 +69,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     source, cache, heads = inputs.source, inputs.cache, inputs.heads
     trained = describe_trained(source)
     protocols = choose_protocols(cache, names=config.protocol, split=config.split)
-    # All before the first measurement: a refusal must not cost the time of the others.
+    # Checked for all protocols first, so that an error does not waste the time of a measurement.
     leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
     measured, ranked = [], []
     for protocol, leakage in zip(protocols, leaks, strict=True):
@@ -113,7 +114,7 @@ def _rank(
 
 
 def _figures(ranked: ProtocolRankings, config: EvalConfig) -> dict:
-    """results, rsum and intervals of metrics.json, all from the same evidence."""
+    """results, rsum and intervals of metrics.json."""
     tables = tabulate(list(ranked.heads.values()), k=config.cuts, families=METRICS)
     evidence = Evidence(tables, all_columns((*tables[0].names, RSUM)), k=config.k)
     results = dict(zip(ranked.heads, evidence.figures(), strict=True))
@@ -137,7 +138,7 @@ def _intervals(evidence: Evidence, heads: list[str], config: EvalConfig) -> dict
 
 
 def _gain(evidence: Evidence, heads: list[str], *, config: EvalConfig) -> dict:
-    # Of the others a gain has no interval, and flips of medians take longer than everything else.
+    # The gain has no interval for unbounded metrics, and flips of medians take longer than everything else.
     places = np.flatnonzero(np.isfinite(evidence.limits))
     bounded = replace(evidence, columns=tuple(evidence.columns[place] for place in places))
     pair = heads.index("trained"), 0

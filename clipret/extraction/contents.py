@@ -1,10 +1,12 @@
 """The contents of a cache before the first feature is written: rows, settings, versions."""
 
 import datetime
+from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
 import torch
+from PIL import Image
 
 from clipret.backbones.protocol import Backbone
 from clipret.cache import CacheContents
@@ -12,6 +14,7 @@ from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
 from clipret.datasets.base import RetrievalDataset
 from clipret.extraction.processes import Rank
 from clipret.images import ImageReader, decode_on_device
+from clipret.images.padding import Padded
 
 _COMPARED_IMAGES = 16
 _LIBRARIES = ("clipret", "torch", "torchvision", "pillow", "h5py", "numpy")
@@ -38,6 +41,8 @@ def cache_contents(
         "dtype": config.dtype,
         "dataset": dataset.name,
         "annotation_sha256": dataset.annotation_sha256,
+        **({"pad_images": True} if config.pad_images else {}),
+        **backbone.details,
     }
     about = {
         "model": backbone.name,
@@ -57,10 +62,16 @@ def cache_contents(
     return CacheContents(
         **dataset.columns,
         projections=backbone.projections(),
+        widths=backbone.widths,
         dtype=config.dtype,
         inputs=inputs,
         about=about,
     )
+
+
+def crop_of(backbone: Backbone, *, padded: bool) -> Callable[[Image.Image], Image.Image]:
+    """PIL image -> PIL RGB image of S x S: the encoder's own, or of the image padded to a square."""
+    return Padded(backbone.crop, backbone.mean_colour) if padded else backbone.crop
 
 
 def background_of(config: ExtractConfig, dataset: RetrievalDataset) -> str:

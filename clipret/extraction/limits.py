@@ -6,9 +6,10 @@ import time
 import traceback
 from collections.abc import Iterator
 
+from clipret.backbones.protocol import Backbone
 from clipret.config import ExtractConfig
 from clipret.datasets.base import RetrievalDataset
-from clipret.errors import DatasetError
+from clipret.errors import DatasetError, UsageError
 from clipret.extraction.processes import Rank
 from clipret.images import NOT_FOUND
 from clipret.machine.workers import ReadWatch
@@ -32,7 +33,8 @@ def require_few_problems(
         raise DatasetError(
             f"{len(counted):,} of {count:,} images ({percent}) cannot be read, more than "
             f"--max-problems {config.max_problems:g} allows; the first: {dataset.image_files[first]}: "
-            f"{problems[first]}. Check {dataset.root}, repair the files and continue with: "
+            f"{problems[first]}. Leave them out with a larger --max-problems, or check "
+            f"{dataset.root}, repair the files and continue with: "
             f"{rank.command(again)}"
         )
 
@@ -63,3 +65,13 @@ def workers_explained(
             f"a worker process died{where}, possibly out of memory or, in a container, out of /dev/shm. Finished "
             f"rows are kept; continue with fewer processes: {rank.command(fewer)}"
         ) from error
+
+
+def require_decoder(config: ExtractConfig, backbone: Backbone) -> None:
+    """Raise UsageError when a GPU is to decode images for an encoder whose resize it does not do."""
+    on_gpu = config.decode == "fast" and backbone.device.type == "cuda"
+    if on_gpu and (config.pad_images or not backbone.resizes_as_clip):
+        why = "--pad-images does not" if config.pad_images else f"{backbone.name} does not"
+        raise UsageError(
+            f"--decode fast on a GPU resizes images as clip does, and {why}; use --decode exact, or --device cpu."
+        )

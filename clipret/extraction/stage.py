@@ -33,11 +33,11 @@ from clipret.datasets import load_dataset
 from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.captions import prompted
 from clipret.errors import CacheError, UsageError
-from clipret.extraction.contents import background_of, cache_contents, measured_decoding
+from clipret.extraction.contents import background_of, cache_contents, crop_of, measured_decoding
 from clipret.extraction.duplicates import sources_of_images, sources_of_texts
 from clipret.extraction.encoding import Encoder
 from clipret.extraction.job import Job
-from clipret.extraction.limits import require_few_problems, workers_explained
+from clipret.extraction.limits import require_decoder, require_few_problems, workers_explained
 from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.processes import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
@@ -87,6 +87,7 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
                 compiled=config.compile,
                 download_root=config.download_root,
             )
+        require_decoder(config, backbone)
         stage = _Stage(config, rank=rank, dataset=dataset, backbone=backbone, on_progress=on_progress)
         result = stage.run(missing, together=together, begun=begun)
     return result | {"seconds": round(time.perf_counter() - started, 3)}
@@ -208,7 +209,7 @@ class _Stage:
         return ImageReader(
             files=self.dataset.image_files,
             root=self.dataset.root,
-            crop=self.backbone.crop,
+            crop=crop_of(self.backbone, padded=self.config.pad_images),
             background=background_of(self.config, self.dataset),
             side=self.backbone.image_side,
             fast=decode == "fast",

@@ -11,6 +11,7 @@ from clipret.cache import DONE, FeatureCache, check_rows, check_texts
 from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
 from clipret.datasets.captions import prompted
 from clipret.errors import CacheDamagedError, CacheError, UsageError
+from clipret.extraction.contents import crop_of
 from clipret.extraction.imported import comparable, encoder_name, sampled_sides
 from clipret.images import ImageReader
 from clipret.machine.devices import choose_device
@@ -164,7 +165,7 @@ def _image_encoder(cache: FeatureCache, backbone: Backbone, *, config: VerifyCon
     reader = ImageReader(
         files=cache.image_files,
         root=root,
-        crop=backbone.crop,
+        crop=crop_of(backbone, padded=cache.inputs.get("pad_images", False)),
         background=cache.inputs["background"],
         side=backbone.image_side,
         fast=cache.inputs["decode"] == FAST_DECODERS["cpu"],

@@ -96,7 +96,8 @@ def _weights(file: TensorFile) -> dict[str, torch.Tensor]:
     stored = {name: tensor for name, tensor in _read(file).items() if name != _TRAINED_ON}
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        # A head of the user's own may have what is not finite among its buffers, such as a mask of -inf.
+        if file.metadata.get("kind") != KIND and not torch.isfinite(tensor).all():
             raise HeadError(f"tensor {name} of head {file.path} has values that are not finite; train it again.")
     return tensors
 

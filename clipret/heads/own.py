@@ -17,7 +17,6 @@ All that it learns has to be parameters or persistent buffers: they are what a r
 draws from torch's generator follows from the run's seed, when it is made and in every step.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 
 from clipret.errors import HeadError, UsageError
 from clipret.heads.base import SIDES, Head, Tensors, clip_tensors
@@ -51,16 +51,22 @@ class Recipe:
             clip.setdefault(f"{side}/bias", torch.zeros(clip[f"{side}/weight"].shape[1]))
         if not callable(kind):
             raise UsageError(f"{self.code} is {type(kind).__name__}; expected a class or function that makes a head.")
+        widths = [clip[f"{side}/weight"].shape[0] for side in ("image", "text")]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             module = _call(self.code, "", kind, clip, expected="it is called with one argument, projections")
-        methods = [getattr(module, name, None) for name in ("embed_images", "embed_texts")]
-        if not isinstance(module, nn.Module) or not all(map(callable, methods)):
-            raise HeadError(
-                f"{self.code} makes {type(module).__name__}; expected an nn.Module with methods embed_images and "
-                f"embed_texts."
-            )
-        return OwnHead(module, recipe=self, widths=[clip[f"{side}/weight"].shape[0] for side in SIDES])
+        with self.code.guarded(HeadError, str(self.code)):
+            methods = [getattr(module, name, None) for name in ("embed_images", "embed_texts")]
+            if not isinstance(module, nn.Module) or not all(map(callable, methods)):
+                raise HeadError(
+                    f"{self.code} makes {type(module).__name__}; expected an nn.Module with methods embed_images and "
+                    f"embed_texts."
+                )
+            head = OwnHead(module, recipe=self, projections=projections, widths=widths)
+            _require_plain(self.code, [*head.named_parameters(), *head.named_buffers()])
+            if not head.tensors:
+                raise HeadError(f"{self.code} makes a head without parameters and buffers; nothing learns.")
+            return head
 
 
 class OwnHead(Head):
@@ -68,10 +74,10 @@ class OwnHead(Head):
 
     kind = KIND
 
-    def __init__(self, module: nn.Module, *, recipe: Recipe, widths: list[int]):
-        """widths: of image and text features."""
+    def __init__(self, module: nn.Module, *, recipe: Recipe, projections: Mapping[str, np.ndarray], widths: list[int]):
+        """projections, which it was made of; widths of image and text features."""
         nn.Module.__init__(self)
-        self.module, self.recipe, self._widths = module, recipe, widths
+        self.module, self.recipe, self._projections, self._widths = module, recipe, projections, widths
 
     @property
     def tensors(self) -> Tensors:
@@ -93,8 +99,16 @@ class OwnHead(Head):
 
     def like(self, tensors: Mapping[str, torch.Tensor]) -> "OwnHead":
         """As of a Head. Raises HeadError when its module has other tensors than these."""
-        head = copy.deepcopy(self)
-        own, other = ({name: tuple(t.shape) for name, t in these.items()} for these in (head.tensors, tensors))
+        # Made anew: not every module can be copied.
+        head = self.recipe.make(self._projections).to(_device(self.tensors))
+        return head.filled(tensors).requires_grad_(False).train(self.training)
+
+    def __deepcopy__(self, memo: dict) -> "OwnHead":
+        return self.like(self.tensors)
+
+    def filled(self, tensors: Mapping[str, torch.Tensor]) -> "OwnHead":
+        """Itself, with these tensors copied into its own. Raises HeadError when its module has others."""
+        own, other = ({name: tuple(t.shape) for name, t in these.items()} for these in (self.tensors, tensors))
         if own != other:
             names = sorted(name for name in own | other if own.get(name) != other.get(name))
             raise HeadError(
@@ -102,13 +116,13 @@ class OwnHead(Head):
                 f"{'differs' if len(names) == 1 else 'differ'}; its shapes must follow from projections alone."
             )
         with torch.no_grad():
-            for name, tensor in head.tensors.items():
+            for name, tensor in self.tensors.items():
                 tensor.copy_(tensors[name])
-        return head
+        return self
 
     def untrained(self, projections: Mapping[str, np.ndarray]) -> Tensors:
         """The tensors that it started with, which need not compute CLIP's embeddings."""
-        device = next(iter(self.tensors.values())).device
+        device = _device(self.tensors)
         return {name: tensor.to(device) for name, tensor in self.recipe.make(projections).tensors.items()}
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
@@ -122,11 +136,12 @@ class OwnHead(Head):
     def _embed(self, method: str, features: torch.Tensor) -> torch.Tensor:
         parameter = next(self.module.parameters(), features)
         expected = f"{len(features):,} rows of floating-point numbers, one for each feature"
-        function, features = getattr(self.module, method), features.to(parameter.dtype)
+        # A copy, for the code may write into it.
+        function, features = getattr(self.module, method), features.to(parameter.dtype, copy=True)
         rows = _call(self.recipe.code, f".{method}", function, features, expected=f"expected {expected}")
         if not isinstance(rows, torch.Tensor):
             raise HeadError(f"{self.recipe.code}.{method} returned {type(rows).__name__}; expected {expected}.")
-        if rows.dim() != 2 or len(rows) != len(features) or not rows.is_floating_point():
+        if rows.dim() != 2 or len(rows) != len(features) or not rows.shape[1] or not rows.is_floating_point():
             shape = f"{tuple(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
             raise HeadError(f"{self.recipe.code}.{method} returned a tensor {shape}; expected {expected}.")
         return functional.normalize(rows, dim=-1)
@@ -155,7 +170,7 @@ def load_own_head(
             f"{beside} is not the code that head {path} was trained with: its sha256 is {code.sha256[:12]}, expected "
             f"{sha256[:12]}; restore it."
         )
-    head = Recipe(code, int(seed)).make(projections).like(tensors())
+    head = Recipe(code, int(seed)).make(projections).filled(tensors())
     if now := changed(Path(original), sha256=sha256):
         head.remarks = (
             f"{original} has changed since {path.parent} was trained (sha256 {sha256[:12]}, now {now[:12]}); the copy "
@@ -165,7 +180,30 @@ def load_own_head(
 
 
 def _call(code: OwnCode, what: str, function: Callable, argument, *, expected: str):
-    try:
+    with code.guarded(HeadError, f"{code}{what}", expected=expected):
         return function(argument)
-    except Exception as error:
-        raise HeadError(f"{code}{what} failed, {code.explain(error)}; {expected}.") from None
+
+
+def _device(tensors: Tensors) -> torch.device:
+    return next(iter(tensors.values())).device
+
+
+def _require_plain(code: OwnCode, named: list[tuple[str, torch.Tensor]]) -> None:
+    """What a head has can be trained, copied and kept as it is: numbers in memory, one for each place."""
+    for name, tensor in named:
+        fault = (
+            "no shape yet"
+            if is_lazy(tensor)
+            else f"the layout {tensor.layout}"
+            if tensor.layout != torch.strided
+            else f"the device {tensor.device}"
+            if tensor.device.type != "cpu"
+            else "places that share their memory"
+            if 0 in tensor.stride() and tensor.numel() > 1
+            else None
+        )
+        if fault:
+            raise HeadError(
+                f"{code} makes a head whose {name.removeprefix('module.')} has {fault}; expected a dense tensor on the "
+                f"CPU, of a shape that follows from projections."
+            )

@@ -1,1 +1,1 @@
-"""The machine: devices, matrix products, worker processes, and files: opened with limits, read strictly, escaped."""
+"""The machine: devices, matrix products, worker processes, and files (size limits, strict parsing, escaping)."""

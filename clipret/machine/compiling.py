@@ -1,4 +1,4 @@
-"""Loops as machine code."""
+"""Loops compiled by numba."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ import numba
 
 
 def compiled(function: Callable, **settings) -> Callable:
-    """The function as machine code, without Python's lock; kept on disk where there is a place for it."""
+    """The function compiled by numba, without the GIL; cached on disk if possible."""
     try:
         return numba.njit(nogil=True, cache=True, **settings)(function)
     except RuntimeError:
-        # A read-only installation of a user without a home: compiled anew in each process.
+        # Installation and home cannot be written: compiled again in each process.
         return numba.njit(nogil=True, **settings)(function)

@@ -1,4 +1,4 @@
-"""What this machine has that decides how fast, and to which last bits, clipret computes."""
+"""The properties of this machine that decide the speed and the last bits of results."""
 
 import os
 import platform
@@ -18,12 +18,12 @@ def available_cores() -> int:
 
 
 def describe_machine() -> dict:
-    """This machine, in JSON's types.
+    """This machine, as a JSON-ready dict.
 
-    Returns system, python, processor, cores (of this process), memory (bytes available; None where the system does not
-    say), torch, threads (of torch), bfloat16 (cpu and, where there is a GPU, cuda: whether the hardware multiplies it),
-    gpus (name, memory in bytes), and private_operations: operation, device, dtype, and public_because, why torch's
-    public operation is used instead; None where the private one is.
+    Returns system, python, processor, cores (of this process), memory (bytes available; None if unknown), torch,
+    threads (of torch), bfloat16 (cpu and, with a GPU, cuda: whether the hardware supports it), gpus (name, memory in
+    bytes), and private_operations: operation, device, dtype, and public_because (why torch's public operation is used;
+    None if the private one is).
     """
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     operations = [(name, "cpu", dtype) for name in ("linear", "convolution") for dtype in ("float32", "bfloat16")]
@@ -51,7 +51,7 @@ def describe_machine() -> dict:
 
 
 def _processor() -> str:
-    """The processor's name, or at least its architecture."""
+    """The name of the processor, or else its architecture."""
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Which device to compute on, and in which precision."""
+"""Choice of device and precision."""
 
 import torch
 
@@ -9,7 +9,7 @@ _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def choose_device(device: str) -> str:
-    """`auto` -> cuda where there is a GPU, else cpu. Raises UsageError for cuda without a GPU."""
+    """`auto` -> cuda if there is a GPU, else cpu. Raises UsageError for cuda without a GPU."""
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UsageError("--device is cuda, but torch sees no CUDA device here; use --device cpu.")
@@ -17,9 +17,9 @@ def choose_device(device: str) -> str:
 
 
 def choose_precision(precision: str, *, device: str) -> str:
-    """fp32, fp16, bf16 or auto -> the name of a torch type that an encoder computes in; auto: fp16 on CUDA, else fp32.
+    """fp32, fp16, bf16 or auto -> name of the torch dtype of an encoder; auto: fp16 on CUDA, else fp32.
 
-    Raises UsageError when the device (cpu, cuda, cuda:1) cannot compute in it.
+    Raises UsageError when the device (cpu, cuda, cuda:1) does not support it.
     """
     kind = torch.device(device).type
     default = "fp32" if kind == "cpu" else "fp16"
@@ -31,9 +31,9 @@ def choose_precision(precision: str, *, device: str) -> str:
 
 
 def require_bfloat16(device: str, *, other: str) -> None:
-    """Raises UsageError, which names another precision, when the device (cpu, cuda) has no bfloat16 instructions.
+    """Raise UsageError, suggesting precision `other`, when the device (cpu, cuda) has no bfloat16 instructions.
 
-    Without them it is slower than float32.
+    Without them bfloat16 is slower than float32.
     """
     on_cpu = device == "cpu"
     if torch_private.cpu_has_bfloat16() if on_cpu else torch.cuda.is_bf16_supported():

@@ -3,19 +3,19 @@
 import re
 
 # Control characters that a terminal executes (C0, C1, DEL), and characters that reorder or hide the text around them.
-_HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
-_FORMULAS = ("=", "+", "-", "@", "\t", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _IN_LINES = re.compile(f"[{_HIDDEN}]")
-_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    r"""The text with control characters, except line breaks and tabs, written out: `\x1b`, `\u202e`."""
+    r"""The text with control characters, except line breaks and tabs, escaped: `\x1b`, `\u202e`."""
     return text if text.isascii() and text.isprintable() else _IN_LINES.sub(_written_out, text)
 
 
 def visible_json(text: str) -> str:
-    r"""The JSON text with these characters as escapes, `\u009b`; JSON itself escapes the others."""
+    r"""The JSON text with those control characters escaped that JSON allows unescaped: `\u009b`."""
     return _IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -25,15 +25,17 @@ def _written_out(match: re.Match) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell of a CSV file: text that a spreadsheet would run as a formula gets an apostrophe in front.
+    """A cell of a CSV file: text that a spreadsheet would run as a formula gets a leading apostrophe.
 
-    Such text begins with `=`, `+`, `-`, `@`, also in full width or after spaces, or with a tab, and is not a number.
+    Such text begins with `=`, `+`, `-`, `@`, also in full width or after white space of any kind, or with a tab or a
+    line break, and is not a number.
     Control characters are written out as well. Source: OWASP, CSV injection.
     """
     if not isinstance(value, str):
         return value
     text = visible(value)
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULAS) and not _is_number(text) else text
+    risky = text.startswith(("\t", "\n")) or text.lstrip().startswith(_FORMULAS)
+    return f"'{text}" if risky and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

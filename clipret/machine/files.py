@@ -26,8 +26,8 @@ _CHUNK = 1 << 24
 def require_file(path: Path | str) -> int:
     """The size in bytes of a regular file, links followed.
 
-    Raises OSError with the reason in strerror: FileNotFoundError, or for a folder, pipe, socket or device, which could
-    block or be changed by opening it, an error that names the kind.
+    Raises OSError with the reason in strerror: FileNotFoundError, or an error that names the kind for a folder, pipe,
+    socket or device, as opening these may block or have side effects.
     """
     status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
@@ -41,7 +41,7 @@ def read_file(path: Path | str, *, most: int) -> bytes:
     if require_file(path) > most:
         raise _too_large(path, most=most)
     parts, size = [], 0
-    # Some files, such as those of /proc, report no size: the bytes are counted while reading.
+    # Some files, as in /proc, report a size of 0, so the limit is checked while reading.
     with Path(path).open("rb", buffering=0) as file:
         # Reading some files of /proc blocks while they are empty. On Windows this call is for pipes only.
         if sys.platform != "win32":
@@ -56,7 +56,7 @@ def read_file(path: Path | str, *, most: int) -> bytes:
 
 @contextmanager
 def locked(path: Path, *, seconds: float = 0) -> Iterator[None]:
-    """Inside, this process alone holds the lock file, which is removed at the end.
+    """Hold the lock file, which is removed at the end.
 
     seconds  how long to wait for another process
 
@@ -66,18 +66,18 @@ def locked(path: Path, *, seconds: float = 0) -> Iterator[None]:
         require_file(path)
     while True:
         lock = FileLock(path)
-        # While it is open, its inode is not reused: so it can be checked that this is the file that was locked.
+        # While the file is open its inode is not reused, so the check that this is the locked file is reliable.
         with path.open("ab") as opened:
             lock.acquire(timeout=seconds)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(opened.fileno()), path.stat()):
                     break
-        # The process that held it has removed the file: the lock is on a file that nobody else sees.
+        # The previous holder removed the file, so this lock is on a deleted file.
         lock.release()
     try:
         yield
     finally:
-        # Before the release: afterwards the file may belong to another process.
+        # Removed before the release; afterwards the file may belong to another process.
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
@@ -85,9 +85,9 @@ def locked(path: Path, *, seconds: float = 0) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A path to write to; the file replaces `path` if the body succeeds, so that nobody sees it half written."""
+    """Yield a temporary path to write to; it replaces `path` atomically if the body succeeds."""
     unfinished = path.with_name(path.name + UNFINISHED)
-    # A leftover of a killed process is not written into, whatever it is.
+    # Whatever a killed process left there is removed, not written to.
     unfinished.unlink(missing_ok=True)
     try:
         yield unfinished

@@ -1,4 +1,4 @@
-"""How much memory a computation may take."""
+"""Available memory."""
 
 import ctypes
 import os
@@ -9,9 +9,9 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def available_memory() -> int | None:
-    """Bytes of memory to be had without swapping; all there is where the system does not say; None: nothing is known.
+    """Bytes of memory available without swapping; the total memory if only that is known; None if neither is.
 
-    Linux says it in /proc/meminfo, Windows in GlobalMemoryStatusEx, and macOS, by sysconf, how much the machine has.
+    Sources: /proc/meminfo on Linux, GlobalMemoryStatusEx on Windows, sysconf (total memory) on macOS.
     """
     try:
         return 1024 * int(_MEMINFO.read_text(encoding="ascii").split("MemAvailable:")[1].split()[0])

@@ -1,4 +1,4 @@
-"""Matrix products of stacks of runs, by the fastest operation of the device.
+"""Matrix products for stacks of runs, with the fastest operation of the device.
 
 Shape suffixes: S runs of a stack; (n, k) x (k, m) one product.
 """
@@ -10,21 +10,21 @@ import torch
 
 from clipret.machine import torch_private
 
-# Below this many operations a product, one call for the whole stack is faster than one call a run.
+# Below this many operations per product, one call for the whole stack is faster than one call per run.
 _LOOP_FROM_OPERATIONS = 4_000_000
 
 
 class Products:
-    """Products (S, n, k) x (S, k, m) -> (S, n, m) in float32, one a run.
+    """Products (S, n, k) x (S, k, m) -> (S, n, m) in float32, one per run.
 
-    The left factor is read fastest when it is contiguous; the layout of the right one does not matter. One of them may
-    have a single run, which is then used for all.
+    They are fastest with a contiguous left factor; the layout of the right factor does not matter. One of the factors
+    may have S = 1 and is then broadcast.
     """
 
     def __init__(self, device: str, *, precision: str = "fp32"):
-        """precision: fp32; tf32: CUDA's 10 bits of mantissa; bf16: factors rounded to bfloat16, sums in float32."""
+        """precision: fp32; tf32: CUDA only, 10 bits of mantissa; bf16: factors rounded to bfloat16, sums in float32."""
         self._bf16 = precision == "bf16"
-        # For float32 torch multiplies with MKL, which on processors of AMD reaches half of what oneDNN does.
+        # For float32 torch uses MKL, which on AMD processors is half as fast as oneDNN.
         dtype = torch.bfloat16 if self._bf16 else torch.float32
         self._onednn = device == "cpu" and torch_private.why_public("linear", dtype=dtype) is None
         self._tf32 = precision == "tf32"
@@ -59,7 +59,7 @@ class Products:
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    """Inside, CUDA multiplies float32 with 10 bits of mantissa or with all; afterwards as before."""
+    """Allow or forbid tf32 in CUDA's float32 products; restores the setting afterwards."""
     flags = torch.backends.cuda.matmul
     before = flags.allow_tf32
     if before == allowed:
@@ -75,8 +75,8 @@ def _tf32(allowed: bool) -> Iterator[None]:
 def keep_freed_memory(most: int = 31 << 20) -> None:
     """Make glibc keep freed memory for the next allocation instead of returning it to the system.
 
-    Training allocates the same few megabytes in every step, and fresh pages cost more than the computation in them.
-    Freeing one block of this many bytes, less than 32 MiB, raises glibc's threshold to that size; it then keeps up to
-    twice as much. Without glibc this does nothing.
+    Training allocates the same few megabytes in every step, and page faults cost more than the computation. Freeing a
+    block of `most` bytes, less than 32 MiB, raises glibc's mmap threshold to that size; it then keeps up to twice as
+    much. Without glibc this does nothing.
     """
     torch.empty(most, dtype=torch.uint8)

@@ -1,8 +1,8 @@
-"""JSON files, read strictly: every field that is used later is checked when the file is read.
+"""JSON files, parsed strictly: every field that is used later is checked when the file is read.
 
 A form describes what a value must be:
 
-    str, int, float, bool, None   a value of that type; whole numbers are numbers too, truth values are not
+    str, int, float, bool, None   a value of that type; an int is accepted as a float, a bool is not accepted as an int
     tuple                         one of several forms
     {name: form}                  an object with these fields, and possibly others; Maybe(form): optional
     [form]                        a list of values of that form
@@ -53,7 +53,7 @@ class AtLeast:
 
 
 def record_text(content: Any, *, indent: int | None = None) -> str:
-    """JSON for read_record, always UTF-8: code points that are not characters, as in some paths, become \\u escapes."""
+    """JSON for read_record, always valid UTF-8: lone surrogates, as in some paths, become \\u escapes."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     try:
         text.encode()
@@ -63,17 +63,17 @@ def record_text(content: Any, *, indent: int | None = None) -> str:
 
 
 def read_record(path: Path, form: Any, *, version: int | None = None) -> Any:
-    """The content of a JSON file of that form.
+    """The content of a JSON file, checked against a form.
 
-    version  the required value of its field `format`, which is checked first; None: no such field
+    version  the required value of its field `format`, which is checked first; None: there is no such field
 
-    Raises OSError when it cannot be read, and RecordError when it is not JSON or has another form.
+    Raises OSError when it cannot be read, and RecordError when it is not JSON or does not have the form.
     """
     return parse_record(read_file(path, most=_MOST_BYTES), form, version=version)
 
 
 def parse_record(content: bytes | str, form: Any, *, version: int | None = None) -> Any:
-    """Like read_record, for content that was already read."""
+    """Like read_record, for content that is already in memory."""
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
     except UnicodeDecodeError as error:
@@ -97,7 +97,7 @@ def parse_record(content: bytes | str, form: Any, *, version: int | None = None)
 
 
 def require_form(value: Any, form: Any, *, name: str = "it") -> None:
-    """Raise RecordError, which names the field, unless the value has that form; name: of the value, for the message."""
+    """Raise RecordError, which names the field, unless the value has the form; name: what the message calls it."""
     if isinstance(form, tuple):
         _require_one(value, form, name=name)
     elif isinstance(form, dict | Each):
@@ -116,7 +116,7 @@ def require_form(value: Any, form: Any, *, name: str = "it") -> None:
 
 
 def _require_one(value: Any, forms: tuple, *, name: str) -> None:
-    """The value has one of the forms, chosen by its type; the error describes the first one that has the type."""
+    """Check a value against several forms. The error describes the first form of the value's type."""
     if value is None and None in forms:
         return
     left = [form for form in forms if form is not None]

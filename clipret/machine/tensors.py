@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from clipret.machine.files import replaced, require_file
 
-# Imported when first used: arrays are read without it.
+# torch is imported when first used, as reading arrays does not need it.
 if TYPE_CHECKING:
     import torch
 
@@ -28,11 +28,11 @@ class TensorsError(ValueError):
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A file of tensors, opened; no tensor is read yet.
+    """An open file of tensors; no tensor is read yet.
 
     metadata  text stored with the tensors
     shapes    of the tensors, by name
-    dtypes    of the tensors, by name, as safetensors calls them: F32
+    dtypes    of the tensors, by name, in safetensors' notation: F32
     """
 
     path: Path
@@ -52,7 +52,7 @@ class TensorFile:
             return {name: file.get_tensor(name) for name in self.shapes}
 
     def read_arrays(self) -> dict[str, np.ndarray]:
-        """As read_unchecked, for dtypes that numpy has: not BF16."""
+        """As read_unchecked, as numpy arrays; not for BF16, which numpy lacks."""
         with _explained(), safe_open(self.path, framework="np") as file:
             return {name: file.get_tensor(name) for name in self.shapes}
 
@@ -69,7 +69,7 @@ class TensorFile:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """SafetensorError becomes TensorsError, on one line."""
+    """Turn a SafetensorError into a TensorsError, on one line."""
     try:
         yield
     except SafetensorError as error:
@@ -95,23 +95,33 @@ def write_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], *, metadata
     """Write tensors and metadata, with a checksum of both, atomically. Raises OSError."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_safetensors(path, save(tensors), metadata={**metadata, _CHECKSUM: _checksum(tensors, metadata)})
 
 
 def write_safetensors(path: Path, saved: bytes, *, metadata: Mapping[str, str]) -> None:
-    """Write the result of safetensors' own `save`, with this metadata added, atomically. Raises OSError."""
-    # The library writes metadata in random order, and save_file makes files that only their owner can read.
+    """Write the result of safetensors' `save`, with this metadata added, atomically. Raises OSError."""
+    # The library writes metadata in random order, and its save_file makes files that only their owner can read.
     content = memoryview(saved)
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(bytes(content[8:start])) | {"__metadata__": dict(metadata)}
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    # Tensors start at a multiple of eight bytes.
+    # Tensors must start at a multiple of eight bytes.
     text += b" " * (-len(text) % 8)
     with replaced(path) as unfinished, unfinished.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         file.write(content[start:])
+
+
+def _apart(tensors: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """The tensors, copied where several share their memory, which the library refuses to write."""
+    places, apart = set(), {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in places else tensor
+        places.add(place)
+    return apart
 
 
 def _checksum(tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str]) -> str:

@@ -1,8 +1,8 @@
-"""The one door to torch's private operations: those of oneDNN, and AdamW in one call.
+"""The only module that uses torch's private operations: those of oneDNN, and fused AdamW.
 
-They are faster than what torch makes public, but a release of torch may change or drop them without notice. So every
-one is tried once, on small inputs, against the public operation, and where it is missing, refuses or differs, the
-public one is used. With CLIPRET_PUBLIC_TORCH_ONLY=1 in the environment none is used at all.
+They are faster than torch's public operations, but a release of torch may change or remove them without notice. So each
+is tested once, on small inputs, against the public operation. If it is missing, fails or differs, the public one is
+used. CLIPRET_PUBLIC_TORCH_ONLY=1 in the environment disables all private operations.
 """
 
 import functools
@@ -15,12 +15,12 @@ import torch
 from torch.nn import functional
 
 PUBLIC_ONLY = "CLIPRET_PUBLIC_TORCH_ONLY"
-# Of the trial: how far results may be from the public operation's, relative to the largest value.
+# Tolerated difference from the public operation in the test, relative to the largest value.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class Coefficients(NamedTuple):
-    """What AdamW has beside its learning rate; decay is that of the weights."""
+    """The hyperparameters of AdamW besides the learning rate; decay is the weight decay."""
 
     beta1: float
     beta2: float
@@ -32,7 +32,7 @@ _COEFFICIENTS = Coefficients(beta1=0.9, beta2=0.999, decay=0.1, eps=1e-8)
 
 
 def pack_linear(weight: torch.Tensor, *, rows: int) -> torch.Tensor:
-    """A weight (E, D) in the order that oneDNN reads fastest, for inputs of that many rows."""
+    """A weight (E, D) in oneDNN's packed layout, for inputs of that many rows."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 
@@ -44,12 +44,12 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 def pack_convolution(
     weight: torch.Tensor, *, padding: Sequence[int], stride: Sequence[int], shape: Sequence[int]
 ) -> torch.Tensor:
-    """A weight (C', C, h, w) in the order that oneDNN reads fastest, for inputs of that shape (B, C, H, W)."""
+    """A weight (C', C, h, w) in oneDNN's packed layout, for inputs of that shape (B, C, H, W)."""
     return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, [1, 1], 1, shape)
 
 
 def convolve(x: torch.Tensor, *arguments, add: torch.Tensor | None = None, relu: bool = False) -> torch.Tensor:
-    """A convolution by oneDNN, then an addition into `add`, which is overwritten, and a ReLU, if asked for.
+    """A convolution by oneDNN, then optionally an addition into `add`, which is overwritten, and a ReLU.
 
     arguments  a packed weight, bias, padding and stride
     """
@@ -69,7 +69,7 @@ def fused_adamw(
     lr: float | torch.Tensor,
     coefficients: Coefficients,
 ) -> None:
-    """adamw in one call of torch."""
+    """As adamw, in one fused call of torch."""
     beta1, beta2, decay, eps = coefficients
     settings = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": decay, "eps": eps}
     torch._fused_adamw_(values, gradients, *moments, [], counts, **settings, amsgrad=False, maximize=False)
@@ -84,10 +84,10 @@ def adamw(
     lr: float | torch.Tensor,
     coefficients: Coefficients,
 ) -> None:
-    """A step of AdamW (Loshchilov and Hutter 2019, algorithm 2) in place, by public operations.
+    """One step of AdamW (Loshchilov and Hutter 2019, algorithm 2), in place, with public operations.
 
-    moments  first and second, of the shapes of the values
-    counts   of steps, this one included: a scalar tensor each
+    moments  first and second moments, with the shapes of the values
+    counts   number of steps including this one, a scalar tensor for each value
     """
     beta1, beta2, decay, eps = coefficients
     for value, gradient, first, second, count in zip(values, gradients, *moments, counts, strict=True):
@@ -101,12 +101,12 @@ def adamw(
 
 
 def choose_adamw(device: str) -> Callable[..., None]:
-    """fused_adamw where it does on that device (cpu, cuda) what adamw does, else adamw."""
+    """fused_adamw if it gives the same results as adamw on that device (cpu, cuda), else adamw."""
     return adamw if why_public("adamw", device=device) else fused_adamw
 
 
 def why_public(operation: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> str | None:
-    """Why the private form of an operation is not used; None where it is.
+    """Why the private form of an operation is not used; None if it is used.
 
     operation  linear, convolution (both on the CPU, float32 or bfloat16) or adamw
     """
@@ -121,7 +121,7 @@ def why_public(operation: str, *, dtype: torch.dtype = torch.float32, device: st
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware, as far as this torch can say; there is no public word."""
+    """Whether the processor supports bfloat16 products, as far as torch can tell without a public function for it."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
@@ -132,7 +132,7 @@ def _tried(operation: str, dtype: torch.dtype, device: str) -> str | None:
         with torch.no_grad():
             for ours, expected in _TRIALS[operation](dtype, device):
                 error = ((ours.double() - expected.double()).abs().max() / expected.double().abs().max()).item()
-                # Also where it is NaN.
+                # Negated, so that NaN is an error too.
                 if not error <= _TOLERANCES[dtype]:
                     return f"its result differs from torch's public operation by {error:.1e} (relative)"
     except (AttributeError, TypeError, RuntimeError, NotImplementedError) as error:
@@ -141,12 +141,12 @@ def _tried(operation: str, dtype: torch.dtype, device: str) -> str | None:
 
 
 def _pattern(*shape: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
-    """Values from -1 to 1 that are no tidy ones; random ones would move the generator that users seed."""
+    """Irregular values from -1 to 1. Random ones would advance the user's random generator."""
     count = torch.Size(shape).numel()
     return torch.arange(count, dtype=torch.float64).mul(2.399963).sin().view(shape).to(device, dtype)
 
 
-# Pairs of a result and what it is to equal.
+# Pairs of a result and its expected value.
 _Trial = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -156,7 +156,7 @@ def _try_linear(dtype: torch.dtype, device: str) -> _Trial:
     expected = functional.linear(x, weight, bias)
     yield linear(x, packed, bias), expected
     yield linear(x, packed, bias, silu=True), functional.silu(expected)
-    # As Products does: not packed, and transposed.
+    # As used in Products: not packed, and transposed.
     yield linear(x, weight.t().contiguous().t()), functional.linear(x, weight)
 
 

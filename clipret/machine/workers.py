@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.utils.data import get_worker_info
 
-# Of Linux's prctl.
+# Option of Linux's prctl.
 _PR_SET_PDEATHSIG = 1
 _NO_ROW = -1
 
@@ -21,13 +21,13 @@ _NO_ROW = -1
 def calm_worker_signals(worker: int = 0) -> None:
     """Set the signals and threads of a worker process: a worker_init_fn of DataLoader.
 
-    Ctrl-C reaches every process of a terminal, but the parent decides what it means: it is ignored here. SIGTERM ends
-    the worker, also where it was forked from a process that handles it. On Linux the system kills the worker as soon
-    as the thread that started it ends, for whatever reason. The worker computes with one thread.
+    Ctrl-C reaches every process of a terminal; the worker ignores it, and the parent handles it. SIGTERM ends the
+    worker, even if it was forked from a process with a handler. On Linux the kernel kills the worker as soon as the
+    thread that started it ends, for whatever reason. The worker computes with one thread.
 
     worker  its number, unused
 
-    For forked and spawned processes. Of a process of a fork server, the parent is the server.
+    For forked and spawned processes. With a fork server, the parent would be the server.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -35,17 +35,17 @@ def calm_worker_signals(worker: int = 0) -> None:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         parent = multiprocessing.parent_process()
-        # The parent may have ended before prctl was called. Its place need not be taken by process 1, and in a
-        # container process 1 may be the parent.
+        # The parent may have ended before prctl was called. The new parent need not be process 1, and in a container
+        # process 1 may be the original parent.
         if parent is not None and os.getppid() != parent.pid:
             os._exit(1)
 
 
 def end_processes(processes: Iterable[multiprocessing.Process]) -> None:
-    """Kill child processes at once. They hold nothing that would be lost.
+    """Kill child processes at once. They hold no data that would be lost.
 
-    DataLoader's handler of SIGCHLD raises an error anywhere when a child ends, so it is disabled here; DataLoader's
-    own shutdown waits seconds for every worker.
+    DataLoader's own shutdown waits seconds for every worker. Its SIGCHLD handler raises an error at any point of the
+    program when a child ends, so it is disabled here.
     """
     in_main = threading.current_thread() is threading.main_thread()
     with _children_ignored() if in_main and hasattr(signal, "SIGCHLD") else contextlib.nullcontext():
@@ -61,21 +61,21 @@ def _children_ignored() -> Iterator[None]:
     try:
         yield
     finally:
-        # None: a handler that was not set from Python, which Python cannot restore.
+        # None: the handler was not set from Python, which cannot restore it.
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
 
 
 class ReadWatch:
-    """Which image every process is reading, and since when, in shared memory.
+    """The image that every process is reading, and since when, in shared memory.
 
-    Every worker of DataLoader has its own slot, and so has the main process. Noting a row takes about a microsecond and
-    no lock.
+    Every DataLoader worker and the main process have a slot each. Recording a row takes about a microsecond and no
+    lock.
     """
 
     def __init__(self, workers: int):
-        """workers: processes beside this one."""
-        # Row and time.monotonic, which on Linux, macOS and Windows is the same in all processes.
+        """workers: number of processes besides this one."""
+        # Row and time.monotonic, which is shared by all processes on Linux, macOS and Windows.
         self._slots = torch.full((workers + 1, 2), _NO_ROW, dtype=torch.float64).share_memory_()
         self._view = self._slots.numpy()
 
@@ -88,7 +88,7 @@ class ReadWatch:
 
     @contextlib.contextmanager
     def reading(self, row: int) -> Iterator[None]:
-        """While the body runs, note that this process is reading the row."""
+        """Record, while the body runs, that this process is reading the row."""
         info = get_worker_info()
         slot = self._view[info.id + 1 if info else 0]
         # In this order no reader combines the new row with the old time.
@@ -104,11 +104,11 @@ class ReadWatch:
         return sorted({int(row) for row in self._view[:, 0].copy() if row != _NO_ROW})
 
     def stuck(self, seconds: float) -> list[tuple[int, float]]:
-        """(row, seconds so far) of the rows whose reading has taken longer than `seconds`, the longest first."""
+        """(row, seconds so far) for rows whose reading has taken longer than `seconds`, the longest first."""
         now, stuck = time.monotonic(), []
         for slot in self._view:
             row, since = slot[0], slot[1]
-            # The row is read again: if it changed meanwhile, the time may not be its own.
+            # The row is checked again: if it changed meanwhile, the time may belong to another row.
             if row != _NO_ROW and now - since > seconds and slot[0] == row:
                 stuck.append((int(row), float(now - since)))
         return sorted(stuck, key=lambda item: -item[1])

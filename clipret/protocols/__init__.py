@@ -1,1 +1,1 @@
-"""Splits of a cache -> queries, galleries and matches; and the guard against trained images among them."""
+"""Splits of a cache -> queries, galleries and matches; and the check that no test image was trained on."""

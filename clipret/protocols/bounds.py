@@ -1,7 +1,7 @@
-"""The best figures that a protocol lets any head reach, where several images share captions.
+"""The best metrics that any head can reach under a protocol, when several images have equal captions.
 
-Equal captions have equal embeddings, whatever the head, and ties count against us. So of the captions of one text only
-one image's can have their image first, and an image finds its own caption behind all equal ones of other images.
+Equal captions have equal embeddings under any head, and ties count against us. So of the images that share a text only
+one can be ranked first for it, and an image finds its own caption after all equal ones of other images.
 
 Shape suffixes: M captions of a gallery, Q queries.
 """
@@ -18,13 +18,12 @@ from clipret.protocols.protocol import Fold, Protocol
 def best_reachable(
     cache: FeatureCache, protocol: Protocol, *, k: tuple[int, ...]
 ) -> dict[str, dict[str, float]] | None:
-    """{"t2i": {"R@1": ...}, "i2t": {...}}, the best value of every metric whose row says `reachable`, at these K.
+    """{"t2i": {"R@1": ...}, "i2t": {...}}, an upper bound on every metric whose row says `reachable`, at these K.
 
-    No head can reach a better one. Of several galleries the mean.
+    For several galleries it is the mean. Texts are equal if their FeatureCache.text_digests are. Duplicate images are
+    not taken into account.
 
-    Which captions are the same text FeatureCache.text_digests says. Images that are equal are not taken into account.
-
-    Returns None where captions match by another truth than by whose they are or by their texts.
+    Returns None when the protocol has matches of its own (CxC, ECCV Caption).
     """
     if protocol.name == "split-equal-texts":
         ones = np.ones(1, dtype=np.int64)
@@ -42,7 +41,7 @@ def best_reachable(
 
 
 def _reachable(best: np.ndarray, *, gallery: int, k: tuple[int, ...]) -> dict[str, float]:
-    """The reachable metrics where each query's best-placed matching item has the rank best (Q,)."""
+    """The reachable metrics when the first matching item of each query has rank best (Q,)."""
     ranks = QueryRanks(best, np.arange(len(best) + 1), gallery)
     figures = {}
     for family, metric in METRICS.items():
@@ -52,19 +51,19 @@ def _reachable(best: np.ndarray, *, gallery: int, k: tuple[int, ...]) -> dict[st
 
 
 def _best_ranks(cache: FeatureCache, fold: Fold) -> dict[str, np.ndarray]:
-    """The best rank, (Q,) from 1, that each query's best-placed matching item can have."""
+    """(Q,) from 1, the best rank that the first matching item of each query can have."""
     texts = np.unique(cache.text_digests(fold.text_rows), return_inverse=True)[1]
     owned, places, counts = np.unique(
         np.stack([texts, fold.caption_images]), axis=1, return_inverse=True, return_counts=True
     )
-    # Before numpy 2.1 with an axis of its own.
+    # numpy before 2.1 returns `places` with an extra axis.
     owned_texts, owners = owned
     places = places.reshape(-1)
-    # The images of one text stand in one order for all its captions: best by how many of these each image has.
+    # All captions of one text rank their images in the same order; the best one is by how many of them an image has.
     order = np.lexsort((-counts, owned_texts))
     stands = np.empty(len(order), dtype=np.int64)
     stands[order] = 1 + np.arange(len(order)) - np.searchsorted(owned_texts, owned_texts[order])
-    # The captions of a text that are other images' tie with the image's own.
+    # Captions of other images with the same text tie with the image's own.
     behind = 1 + np.bincount(texts)[owned_texts] - counts
     first = np.full(len(fold.image_rows), np.iinfo(np.int64).max)
     np.minimum.at(first, owners, behind)

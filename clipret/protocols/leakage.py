@@ -1,7 +1,7 @@
-"""Whether a head is measured on images that it was trained on, whatever files, names and caches they came by.
+"""Leakage: whether a head is measured on images that it was trained on, across files, names and caches.
 
-An image is known by the bytes of its file and, with one of COCO's file names, by its integer id. The data set's name
-and its own id for it mean nothing elsewhere.
+An image is identified by the hash of its file and, if the file has a COCO name, by its COCO id. Ids of other data sets
+are not used, as they are not unique across data sets.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from clipret.protocols.protocol import Protocol, split_protocol
 
 
 def training_keys(keys: np.ndarray) -> np.ndarray | None:
-    """What a head keeps of the images that it was trained on: their keys, (K,) uint64, ascending and each once.
+    """The keys of the training images that are stored with a head: (K,) uint64, ascending and unique.
 
-    keys  (N, 2) as image_keys gives them
+    keys  (N, 2) as returned by image_keys
 
-    None when there is nothing that an image could be known by.
+    Returns None when no key is known.
     """
     if not (keys != UNKNOWN).any(axis=1).all():
         return None
@@ -25,17 +25,18 @@ def training_keys(keys: np.ndarray) -> np.ndarray | None:
 
 
 def trained_on(keys: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """(N,) bool: which images, keys (N, 2), are among those whose keys a head keeps, training (K,)."""
+    """(N,) bool: which images, keys (N, 2), are among the training images of a head, keys training (K,)."""
     return (np.isin(keys, training) & (keys != UNKNOWN)).any(axis=1)
 
 
 def check_images(keys: np.ndarray, training: np.ndarray | None) -> dict:
-    """What is known of a head and images: as metrics.json has it.
+    """How many of these images the head was trained on, in the form of metrics.json.
 
     keys      (N, 2) of the images
-    training  what the head keeps; None: nothing
+    training  the keys stored with the head; None: none
 
-    Returns checked, whether it is known of each image; trained_on, how many the head was trained on, or None; images.
+    Returns checked (whether every image could be checked), trained_on (how many the head was trained on, or None) and
+    images (their number).
     """
     checked = training is not None and bool((keys != UNKNOWN).any(axis=1).all())
     count = None if training is None else int(trained_on(keys, training).sum())
@@ -43,18 +44,18 @@ def check_images(keys: np.ndarray, training: np.ndarray | None) -> dict:
 
 
 def copies_of_training(cache: FeatureCache, protocol: Protocol) -> dict | None:
-    """How many of a protocol's images equal images of train, byte for byte: as split_copies has it; None of train."""
+    """How many images of a protocol equal images of train, byte for byte: an entry of split_copies; None for train."""
     if protocol.split == "train":
         return None
     return copies(content_keys(cache), protocol.image_rows, cache=cache, split=protocol.split, of="train")
 
 
 def training_images(cache: FeatureCache, *, without_copies: bool) -> Protocol:
-    """The images that are trained on: the train split.
+    """The training images: the train split.
 
-    without_copies  but for those that are, by their keys, images of val or test too
+    without_copies  leave out images whose keys are also in val or test
 
-    Raises UsageError without any, TrainingError when all of them are left out.
+    Raises UsageError when there are none, TrainingError when all of them are left out.
     """
     whole = split_protocol(cache, split="train")
     if not without_copies:
@@ -71,7 +72,7 @@ def training_images(cache: FeatureCache, *, without_copies: bool) -> Protocol:
 
 
 def is_in_train(cache: FeatureCache, protocol: Protocol) -> bool:
-    """Whether an image of a protocol that is not train's is, by its keys, an image of train too."""
+    """Whether a protocol on another split than train has an image that, by its keys, is also in train."""
     return protocol.split != "train" and bool(
         _shared(cache, protocol.image_rows, usable_rows(cache, split="train")).any()
     )

@@ -1,4 +1,4 @@
-"""What matches what where that is not an image's own captions: Crisscrossed Captions, ECCV Caption, equal texts.
+"""Matching pairs beyond an image's own captions: Crisscrossed Captions, ECCV Caption, equal texts.
 
 Shape suffixes: N images and M captions of a gallery, P matching pairs.
 """
@@ -9,13 +9,13 @@ from clipret.annotations.karpathy_ids import karpathy_test_captions, matching_id
 from clipret.cache import FeatureCache
 from clipret.errors import UsageError
 
-# Ranking holds some 100 bytes a pair.
+# Ranking takes about 100 bytes per pair.
 _MOST_PAIRS = 20_000_000
 OTHERWISE = "choose another --protocol"
 
 
 def known_captions(cache: FeatureCache) -> np.ndarray:
-    """(captions,) bool: which of a cache's captions are of the 25,000, by COCO's ids of them and of their images.
+    """(captions,) bool: which captions of a cache are among the 25,000 of CxC and ECCV Caption, by COCO's ids.
 
     Raises DatasetError when the package `eccv-caption` is not installed.
     """
@@ -28,14 +28,14 @@ def known_captions(cache: FeatureCache) -> np.ndarray:
 def known_matches(
     cache: FeatureCache, truth: str, *, image_rows: np.ndarray, text_rows: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The matching pairs of a gallery, as a Fold has them, in the order of their positions.
+    """The matching pairs of a gallery, as in Fold.matches, in the order of their positions.
 
-    truth       cxc or eccv, as karpathy_ids.matching_ids has them
+    truth       cxc or eccv, as in karpathy_ids.matching_ids
     image_rows  (N,) the gallery's images
     text_rows   (M,) the gallery's captions
 
     Returns {"t2i": (caption positions, image positions), "i2t": (image positions, caption positions)}, each (P,). Pairs
-    of which one side is not in the gallery are left out; an item without a match is not a query.
+    with a side outside the gallery are left out; an item without a match is not a query.
 
     Raises DatasetError when the package `eccv-caption` is not installed.
     """
@@ -54,12 +54,12 @@ def known_matches(
 def equal_text_matches(
     cache: FeatureCache, text_rows: np.ndarray, *, caption_images: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The matching pairs of a gallery, as a Fold has them, where captions of the same text match all their images.
+    """The matching pairs of a gallery, as in Fold.matches, when captions with equal texts match all of their images.
 
-    text_rows       (M,) the gallery's captions; which are the same text FeatureCache.text_digests says
+    text_rows       (M,) the gallery's captions; texts are equal if their FeatureCache.text_digests are
     caption_images  (M,) the position of each caption's image
 
-    Raises UsageError when the pairs are too many to be ranked.
+    Raises UsageError when there are too many pairs to rank.
     """
     texts = np.unique(cache.text_digests(text_rows), return_inverse=True)[1]
     owned = np.unique(np.stack([caption_images, texts]), axis=1)
@@ -73,13 +73,13 @@ def equal_text_matches(
     captions, matching = _pairs_of_equals(texts, texts_of_images)
     owners, places = _pairs_of_equals(texts_of_images, texts)
     owners = images[owners]
-    # The numbers of texts differ from process to process; the order of the pairs is part of a protocol's digest.
+    # The order of the pairs is part of a protocol's digest, and the numbers of the texts differ between processes.
     order = np.lexsort((places, owners))
     return {"t2i": (captions, images[matching]), "i2t": (owners[order], places[order])}
 
 
 def _pairs_of_equals(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) and (P,): every place in `left` with every place in `right` of an equal value, ascending."""
+    """(P,) and (P,): all pairs of an index into `left` and an index into `right` with equal values, ascending."""
     order = np.argsort(right, kind="stable")
     starts, stops = (np.searchsorted(right[order], left, side=side) for side in ("left", "right"))
     counts = stops - starts

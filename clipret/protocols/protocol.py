@@ -1,20 +1,21 @@
 """Protocols: named rules that turn a cache's images into queries, galleries and matching pairs.
 
     split                     any split of any cache, all captions
-    split-equal-texts         the same, but captions that are the same text match all images that have one of them
-    coco-val2017              val2017, first five captions of an image: what the reference implementation measured on
+    split-equal-texts         the same, but a caption matches all images that have a caption with the same text
+    coco-val2017              val2017, first five captions of an image: as in the reference implementation
     coco-val2017-all          val2017, all captions
     coco-karpathy-5k          Karpathy's 5,000 test images, all 25,010 captions
     coco-karpathy-5k-first5   the same images, first five captions
     coco-karpathy-1k          the same as five galleries of 1,000 images in Karpathy's order; the mean of the five
-    coco-karpathy-cxc         the gallery of 5k-first5 with the matches of Crisscrossed Captions, across images: 24,972
-                              captions ask (the other 28 match no image), and all 5,000 images
-    coco-karpathy-eccv        the same gallery with the matches of ECCV Caption: 1,332 captions and 1,261 images ask
+    coco-karpathy-cxc         the gallery of 5k-first5 with the matches of Crisscrossed Captions, across images; queries
+                              are 24,972 captions (the other 28 match no image) and all 5,000 images
+    coco-karpathy-eccv        the same gallery with the matches of ECCV Caption; queries are 1,332 captions and 1,261
+                              images
     flickr30k-karpathy-1k     Karpathy's 1,000 test images of Flickr30k
 
-Of CxC the literature gives R@K; of ECCV Caption mAP@R, R-Precision and R@1. ECCV Caption matches two images with two
-captions (144675 and 467259) that are not in its gallery of 25,000. Here what is not in the gallery matches nothing; its
-authors' code counts it in R, by which mAP@R and R-Precision of i2t differ by about 0.0001 at most.
+The literature reports R@K on CxC, and mAP@R, R-Precision and R@1 on ECCV Caption. ECCV Caption matches two images with
+two captions (144675 and 467259) that are not in its gallery of 25,000. They match nothing here; its authors' code
+counts them in R, so that mAP@R and R-Precision of i2t differ by about 0.0001 at most.
 
 Sources: Karpathy and Fei-Fei, CVPR 2015, for the split; ECCV Caption (Chun et al., ECCV 2022) for the folds' order, and
 for its matches; Crisscrossed Captions (Parekh et al., EACL 2021) for its own.
@@ -38,13 +39,13 @@ FIRST_CAPTIONS = 5
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a protocol is in the literature.
+    """A protocol as the literature defines it.
 
-    dataset           name of the data set whose test split it takes
-    images, captions  over all its galleries
-    first             whether only the first five captions of an image take part
-    folds             galleries that the images are cut into, in their order
-    truth             whose matching pairs and captions, of karpathy_ids.matching_ids; None: an image's own captions
+    dataset           name of the data set whose test split it uses
+    images, captions  their numbers over all galleries
+    first             whether only the first five captions of an image are used
+    folds             number of galleries that the images are cut into, in order
+    truth             source of the matching pairs, see karpathy_ids.matching_ids; None: an image's own captions
     """
 
     dataset: str
@@ -55,7 +56,7 @@ class _Rule:
     truth: str | None = None
 
 
-# The first of a data set is its default.
+# The first protocol of a data set is its default.
 _RULES = {
     "coco-val2017": _Rule("coco", images=5_000, captions=25_000, first=True),
     "coco-val2017-all": _Rule("coco", images=5_000, captions=25_014),
@@ -71,14 +72,14 @@ _EXTRACT = {"coco": "coco", "coco-karpathy": "coco --split karpathy", "flickr30k
 
 @dataclass(frozen=True)
 class Fold:
-    """One gallery: which rows of the cache take part, and what matches what.
+    """One gallery: the rows of the cache in it, and the matching pairs.
 
     image_rows      (N,) rows of the cache
     text_rows       (M,) rows of the cache, ascending
     caption_images  (M,) position in image_rows of each caption's image
     matches         None: a caption matches its image, and an image its captions. Else {"t2i": (caption positions,
-                    image positions), "i2t": (image positions, caption positions)}, one entry a matching pair, in any
-                    order; an item without a match stays in the gallery but is not a query
+                    image positions), "i2t": (image positions, caption positions)}, one entry per matching pair, in any
+                    order; an item without a match is in the gallery but is not a query
     """
 
     image_rows: np.ndarray
@@ -87,7 +88,7 @@ class Fold:
     matches: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 
     def queries(self, direction: str) -> int:
-        """How many captions (t2i) or images (i2t) match anything, and so ask."""
+        """The number of queries: captions (t2i) or images (i2t) with a match."""
         if self.matches:
             return len(np.unique(self.matches[direction][0]))
         return len(self.text_rows) if direction == "t2i" else len(np.unique(self.caption_images))
@@ -95,13 +96,13 @@ class Fold:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The galleries of a protocol; a metric of it is the mean over them.
+    """The galleries of a protocol; its metrics are means over them.
 
-    name      of the rule, printed beside every number
-    split     of the images; what they are called in messages
+    name      of the rule, printed next to every result
+    split     of the images; used in messages
     folds     one gallery, or several
-    left_out  images that the protocol has and that are without a usable feature; their captions are left out too
-    remarks   why the numbers cannot be compared with published ones, if they cannot
+    left_out  number of the protocol's images without a usable feature; their captions are left out too
+    remarks   reasons why results cannot be compared with published ones
     """
 
     name: str
@@ -116,9 +117,9 @@ class Protocol:
         return np.concatenate([fold.image_rows for fold in self.folds])
 
     def describe(self) -> dict:
-        """The protocol as metrics.json stores it: counts over all galleries; a gallery's size is the largest one's.
+        """The protocol as stored in metrics.json: counts over all galleries; the gallery size is the largest one's.
 
-        What matches nothing is counted among captions or images, and not among queries.
+        An item without a match counts as a caption or an image, but not as a query.
         """
         images, captions = len(self.image_rows), sum(len(fold.text_rows) for fold in self.folds)
         queries = {direction: sum(fold.queries(direction) for fold in self.folds) for direction in ("t2i", "i2t")}
@@ -138,12 +139,12 @@ class Protocol:
 
 
 def default_protocol(cache: FeatureCache) -> str:
-    """The protocol that the literature uses for the cache's data set; `split` for every other."""
+    """The protocol that the literature uses for the cache's data set; `split` for other data sets."""
     return next((name for name, rule in _RULES.items() if rule.dataset == cache.inputs["dataset"]), "split")
 
 
 def make_protocol(cache: FeatureCache, name: str) -> Protocol:
-    """The protocol of that name (config.PROTOCOLS) on a cache; those of any split are of its test split.
+    """The protocol of that name (config.PROTOCOLS) on a cache; split protocols use the test split.
 
     Raises UsageError when the cache does not hold the protocol's images, and DatasetError when the protocol needs the
     package `eccv-caption` and it is not installed.
@@ -152,7 +153,7 @@ def make_protocol(cache: FeatureCache, name: str) -> Protocol:
         return split_protocol(cache, split="test", name=name)
     rule, planned, usable = _RULES[name], _planned_rows(cache, name), cache.usable
     captions = _planned_captions(cache, rule)
-    # Cut before images are left out, so that a missing image never moves another one to another gallery.
+    # Cut before images are left out, so that a missing image does not move others to another gallery.
     parts = np.array_split(planned, rule.folds)
     folds = tuple(_fold(cache, rows[usable[rows]], captions=captions, truth=rule.truth) for rows in parts)
     if not all(fold.queries(direction) for fold in folds for direction in ("t2i", "i2t")):
@@ -167,14 +168,14 @@ def split_protocol(
 ) -> Protocol:
     """A protocol of config.SPLIT_PROTOCOLS: every usable image of a split, with all its captions.
 
-    split              t2i: every caption asks for its image among the images. i2t: every image with a caption asks for
-                       any of its captions among the captions.
-    split-equal-texts  the same queries and galleries; a caption matches every image that has a caption of the same
-                       text, and an image every caption of a text that it has. Case and spaces make no difference.
+    split              t2i: every caption is a query for its image among all images. i2t: every image with a caption is
+                       a query for any of its captions among all captions.
+    split-equal-texts  the same queries and galleries; a caption and an image match if the image has a caption with the
+                       same text. Case and spaces are ignored.
 
-    without  rows of images that are left out, with their captions
+    without  rows of images to leave out, with their captions
 
-    Raises UsageError when the split has no images or no captions, or too many of them match.
+    Raises UsageError when the split has no images or no captions, or too many matching pairs.
     """
     in_split = cache.image_splits == SPLITS.index(split)
     if without is not None:
@@ -183,8 +184,8 @@ def split_protocol(
     if not len(fold.image_rows) or not len(fold.text_rows):
         counts = ", ".join(f"{name} {np.sum(cache.image_splits == code)}" for code, name in enumerate(SPLITS))
         raise UsageError(
-            f"split '{split}' has {len(fold.image_rows)} usable images and {len(fold.text_rows)} captions; "
-            f"images a split in this cache: {counts}."
+            f"split '{split}' has {len(fold.image_rows)} usable images and {len(fold.text_rows)} captions, "
+            f"expected at least one of each; images a split in this cache: {counts}."
         )
     if name == "split-equal-texts":
         fold = replace(fold, matches=equal_text_matches(cache, fold.text_rows, caption_images=fold.caption_images))
@@ -192,9 +193,9 @@ def split_protocol(
 
 
 def protocol_digest(cache: FeatureCache, protocol: Protocol) -> str:
-    """sha256 over the ids and captions of every gallery, in order, and what matches what.
+    """sha256 over the ids and captions of every gallery, in order, and the matching pairs.
 
-    Figures of two heads are of the same questions exactly when these are equal, whatever caches they come from.
+    Results of two heads have the same queries, galleries and matches exactly when these are equal, also across caches.
     """
     digest, ids, captions = hashlib.sha256(), cache.image_ids, cache.captions
     for fold in protocol.folds:
@@ -206,7 +207,7 @@ def protocol_digest(cache: FeatureCache, protocol: Protocol) -> str:
 
 
 def _planned_rows(cache: FeatureCache, name: str) -> np.ndarray:
-    """Rows of the protocol's images, usable or not, in the protocol's order."""
+    """Rows of the protocol's images, usable or not, in the order of the protocol."""
     dataset, needed = cache.inputs["dataset"], _RULES[name].dataset
     if (dataset, needed) == ("coco", "coco-karpathy"):
         otherwise = OTHERWISE if _RULES[name].truth else "extract COCO with --split karpathy"
@@ -232,7 +233,7 @@ def _rows_of_ids(cache: FeatureCache, name: str, *, ids: list[int]) -> np.ndarra
 
 
 def _planned_captions(cache: FeatureCache, rule: _Rule) -> np.ndarray:
-    """(captions,) bool: which take part if their image does."""
+    """(captions,) bool: the captions that are used if their image is."""
     if rule.truth:
         return known_captions(cache)
     if rule.first:
@@ -241,7 +242,7 @@ def _planned_captions(cache: FeatureCache, rule: _Rule) -> np.ndarray:
 
 
 def _fold(cache: FeatureCache, image_rows: np.ndarray, *, captions: np.ndarray, truth: str | None = None) -> Fold:
-    """The gallery of these images with those of their captions that are chosen: captions (M,) bool."""
+    """The gallery of these images with the captions of theirs that are selected by captions (M,) bool."""
     position = np.full(len(cache.image_states), -1, dtype=np.int64)
     position[image_rows] = np.arange(len(image_rows))
     owners = position[cache.caption_images]

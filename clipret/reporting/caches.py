@@ -26,6 +26,7 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
         "captions an image": _spread(info["per_image"]) if info["per_image"] else "no images",
         "tokens a caption": _tokens(info),
         "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; {_computed(inputs)}",
+        "projections": _projections(info["projections"]),
         **_remarkable(info),
         "splits": splits_in_words(info["splits"]) if info["splits"] else "no images",
         "split by": info["split_rule"],
@@ -38,13 +39,15 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
 
 
 def _origin(info: dict) -> dict[str, str]:
-    """What made the features, in rows of the table."""
+    """Rows on what made the features."""
     inputs = info["inputs"]
     if "imported" in inputs:
-        return {"model": f"{info['model']}, as the import says  ({info['library']})"}
+        return {"model": f"{info['model']}, according to the import  ({info['library']})"}
     return {
         "model": f"{info['model']}  (weights {inputs['weights_sha256'][:12]}, {info['library']})",
-        "preprocessing": f"{inputs['preprocessing']}, decode {inputs['decode']}, background {inputs['background']}, "
+        **_encoder(inputs),
+        "preprocessing": f"{inputs['preprocessing']}{', padded' if inputs.get('pad_images') else ''}, "
+        f"decode {inputs['decode']}, background {inputs['background']}, "
         f"prompt '{inputs['prompt']}'",
     }
 
@@ -62,10 +65,30 @@ def _tokens(info: dict) -> str:
     )
 
 
+# What the fingerprint holds of encoders of other libraries than OpenAI's.
+_DETAILS = ("architecture", "revision", "tokenizer", "pooling")
+
+
+def _encoder(inputs: dict) -> dict[str, str]:
+    """Rows on an encoder, where there is more to say than its name and its weights."""
+    return {name: str(inputs[name]) for name in _DETAILS if name in inputs}
+
+
+def _projections(projections: dict | None) -> str:
+    if projections is None:
+        return "none: the two encoders were never aligned; heads start in closed form"
+    parts = []
+    for side, projection in projections.items():
+        width, embedding = projection["shape"]
+        what = "the identity, as the encoder has none" if projection["identity"] else f"{width} to {embedding}"
+        parts.append(f"{side} {what}{', with bias' if projection['bias'] else ''}")
+    return "; ".join(parts)
+
+
 def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
     """Captions that were too long: each of them, or the command that lists them."""
     if not info["truncated"]:
-        return []
+        return [("truncated", "none")] if whole else []
     if not whole:
         return [("truncated", f"list them with: clipret info {shlex.quote(info['path'])} --truncated")]
     captions = info["truncated"].items()
@@ -75,7 +98,7 @@ def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
 def _problems(info: dict, *, whole: bool) -> list[tuple[str, str]]:
     """Images that could not be read: each of them, or how many for which reason."""
     if not info["problems"]:
-        return []
+        return [("problems", "none")] if whole else []
     if whole:
         images = info["problems"].items()
         return [(f"problem, row {row}", f"{image['file']}: {image['reason']}") for row, image in images]

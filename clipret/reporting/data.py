@@ -14,12 +14,15 @@ PROPERTIES = (Column(align="left"), Column(align="left", wrap=True))
 
 def check_sheets(result: dict) -> tuple[Sheet, ...]:
     """The result of checking.check_dataset: what the data set has, and how long the captions are."""
-    per_image, too_long, missing = result["per_image"], result["too_long"], result["missing"]
+    per_image, too_long, missing = result["per_image"], result["too_long"], result["missing"]["images"]
+    there = f"{missing:,} {'is' if missing == 1 else 'are'} not there" if missing else "all are there"
+    least, most = per_image["min"], per_image["max"]
+    spread = f"an image has {least} to {most}, {per_image['mean']:.2f} on average"
+    spread = f"{most} an image" if least == most else spread
     rows = {
         "data set": f"{result['dataset']}  ({result['root']})",
-        "images": f"{result['images']:,}; {missing['images']:,} are not there",
-        "captions": f"{result['captions']:,}; an image has {per_image['min']} to {per_image['max']}, "
-        f"{per_image['mean']:.2f} on average",
+        "images": f"{result['images']:,}; {there}",
+        "captions": f"{result['captions']:,}; {spread}",
         "splits": splits_in_words(result["splits"]),
         "split by": result["split_rule"],
         "too long": f"{too_long['captions']:,} captions exceed {too_long['context_length']} tokens and get truncated",

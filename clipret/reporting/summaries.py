@@ -14,9 +14,12 @@ def extraction_summary(result: dict, *, batch_size: int | None) -> str:
     if encoded:
         several = result["processes"] > 1
         processes, first = (f" by {result['processes']} processes", " by the first") if several else ("", "")
+        now = (result["extracted_images"], result["extracted_captions"])
+        # Of several processes, each counts its own.
+        whole = now == (result["images"], result["captions"]) and not several
+        share = "" if whole else f", {now[0]:,} and {now[1]:,} of them now{first},"
         lines = [
-            f"{cache}: {result['images']:,} images and {result['captions']:,} captions{processes}, "
-            f"{result['extracted_images']:,} and {result['extracted_captions']:,} of them now{first}, "
+            f"{cache}: {result['images']:,} images and {result['captions']:,} captions{processes}{share} "
             f"in {result['seconds']:.1f} s."
         ]
     else:
@@ -29,8 +32,7 @@ def extraction_summary(result: dict, *, batch_size: int | None) -> str:
     if encoded and batch_size is not None and result["batch_size"] != batch_size:
         lines.append(f"The cache was begun with --batch-size {result['batch_size']}, which was used again.")
     lines += _notes(result)
-    if encoded:
-        lines.append(f"Next: clipret train --cache {shlex.quote(cache)}")
+    lines.append(f"Next: clipret train --cache {shlex.quote(cache)}")
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""Embeddings -> exact ranks of the matching items, in tiles. The only place that multiplies queries by gallery."""
+"""Embeddings -> exact ranks of the matching items, in tiles. The only package that multiplies queries by a gallery."""

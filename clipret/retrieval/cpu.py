@@ -1,4 +1,4 @@
-"""Counting on the CPU: tiles shared among threads, each with its own counts."""
+"""Counting on the CPU: tiles are distributed over threads, each with its own counts."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,7 +14,7 @@ from clipret.retrieval import kernels
 from clipret.retrieval.ranks import Positives
 from clipret.retrieval.ties import Edges
 
-# With 512 images a tile is 4 MiB. Narrower ones make the product slower, wider ones fall out of the caches.
+# With 512 images a tile is 4 MiB. Narrower tiles make the product slower, wider ones do not fit in the CPU's caches.
 CAPTIONS_AT_ONCE = 2048
 _MOST_KEPT = 31 << 20
 _NOTHING = np.iinfo(np.int64).max
@@ -22,7 +22,7 @@ _NOTHING = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class _Work:
-    """What every tile is counted with: side "image" and "text" -> embeddings, direction -> pairs and their edges."""
+    """The inputs of counting: side ("image", "text") -> embeddings, direction -> pairs and their edges."""
 
     embeddings: dict[str, torch.Tensor]
     positives: dict[str, Positives]
@@ -30,7 +30,7 @@ class _Work:
     top: int
 
     def counts(self) -> "_Counts":
-        """Nothing counted yet."""
+        """Counts of zero."""
         rows = {"i2t": len(self.embeddings["image"]), "t2i": len(self.embeddings["text"])}
         gallery = {"i2t": len(self.embeddings["text"]), "t2i": len(self.embeddings["image"])}
         best = {}
@@ -43,10 +43,10 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Counts:
-    """What one thread has counted.
+    """The counts of one thread.
 
     below  direction -> (P,)
-    best   direction -> scores and items (rows, T) of the best seen
+    best   direction -> scores and items (rows, T) of the best items so far
     """
 
     below: dict[str, np.ndarray]
@@ -62,9 +62,9 @@ def count_on_cpu(
     top: int,
     on_progress: ProgressCallback,
 ) -> dict[str, tuple]:
-    """Direction -> how many items that do not match are below each pair's edge (P,), the best items (rows, T) or None.
+    """Direction -> the number of non-matching items below each pair's edge (P,), and the best items (rows, T) or None.
 
-    All as engine.rank describes it.
+    Parameters as in engine.rank.
     """
     sides = {"t2i": (texts.numpy(), images.numpy()), "i2t": (images.numpy(), texts.numpy())}
     edges = {
@@ -91,7 +91,7 @@ def _progress(done: int, tiles: int, *, images: int) -> Progress:
 
 
 def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[int], None]) -> list[_Counts]:
-    """Count all tiles, in as many threads as torch would use; on_done is called here, with how many are done."""
+    """Count all tiles with as many threads as torch uses; on_done is called in this thread with the number done."""
     threads = min(torch.get_num_threads(), len(tiles))
     counted = [work.counts() for _ in range(max(1, threads))]
     if threads <= 1:
@@ -99,13 +99,13 @@ def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[
             _count(tile, work, counted[0])
             on_done(done)
         return counted
-    # A tile's scores, the largest of what is asked for again and again, and not much more.
+    # Enough for the scores of a tile, the largest of the arrays that are allocated again and again.
     images, texts = tiles[0]
     keep_freed_memory(min(4 * (images.stop - images.start) * (texts.stop - texts.start) + (1 << 20), _MOST_KEPT))
     idle = list(counted)
 
     def take(tile: tuple[slice, slice]) -> None:
-        # There are as many counts as threads.
+        # Never empty: there are as many counts as threads.
         counts = idle.pop()
         try:
             _count(tile, work, counts)
@@ -121,14 +121,14 @@ def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[
 
 @contextmanager
 def _one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads let torch use one thread each; what has not begun when an error comes never does."""
+    """A pool in whose threads torch uses one thread each; on an error, tasks that have not started are cancelled."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        # Some of torch's libraries keep one number for all threads.
+        # Some libraries of torch have one setting for all threads.
         torch.set_num_threads(before)
 
 
@@ -157,7 +157,7 @@ def _count(tile: tuple[slice, slice], work: _Work, counts: _Counts) -> None:
 
 
 def _merge(counted: list[_Counts]) -> dict[str, np.ndarray]:
-    """Direction -> (rows, T) the best items of what all threads have seen."""
+    """Direction -> (rows, T) the best items over all threads."""
     merged = {}
     for direction in counted[0].best:
         best = [counts.best[direction] for counts in counted]

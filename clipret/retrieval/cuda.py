@@ -1,4 +1,4 @@
-"""Counting with torch's own operations, for devices that have them; the same counts as on the CPU."""
+"""Counting with torch operations, for GPUs; the counts are the same as on the CPU."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _PAIRS_AT_ONCE = 65_536
 
 @dataclass(frozen=True)
 class _Side:
-    """One direction's pairs, edges and counts, on the device; `starts` and `queries` also in memory."""
+    """The pairs, edges and counts of one direction, on the device; `starts` and `queries` also on the host."""
 
     positives: Positives
     slots: np.ndarray
@@ -26,7 +26,7 @@ class _Side:
 
     @classmethod
     def of(cls, positives: Positives, edges: Edges, *, device: torch.device) -> "_Side":
-        """Nothing counted yet."""
+        """Counts of zero."""
         slots = np.arange(len(positives.queries)) - positives.starts[positives.queries]
         tensors = (torch.from_numpy(array).to(device) for array in (edges.edges, edges.low, edges.high))
         return cls(positives, slots, *tensors, torch.zeros(len(slots), dtype=torch.int64, device=device))
@@ -34,13 +34,13 @@ class _Side:
     def count(
         self, scores: torch.Tensor, *, first: int, first_item: int, asking: torch.Tensor, gallery: torch.Tensor
     ) -> None:
-        """Add what is below the edges of the rows from `first` on, of the items from first_item on.
+        """Add to the counts of the rows from `first` on the items, from first_item on, that are below their edges.
 
         scores (B, G), asking (B, E), gallery (G, E)
         """
         span = slice(*self.positives.starts[[first, first + len(scores)]])
         own = self._own(span, first=first, first_item=first_item, items=scores.shape[1])
-        # Above every edge while the rows are counted.
+        # Set above every edge while counting, so that they are not counted.
         own_scores = scores[own]
         scores[own] = torch.inf
         slots = self.slots[span]
@@ -58,7 +58,7 @@ class _Side:
         scores[own] = own_scores
 
     def _own(self, span: slice, *, first: int, first_item: int, items: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and columns of the pairs' own items that are among those scored."""
+        """Rows and columns of the pairs' matching items that are among the scored items."""
         rows, columns = self.positives.queries[span] - first, self.positives.items[span] - first_item
         here = (columns >= 0) & (columns < items)
         return tuple(torch.from_numpy(places[here]).to(self.below.device) for places in (rows, columns))
@@ -73,7 +73,7 @@ def count_by_torch(
     top: int,
     on_progress: ProgressCallback,
 ) -> dict[str, tuple]:
-    """What cpu.count_on_cpu returns, counted `block` images at a time with all captions."""
+    """As cpu.count_on_cpu, with `block` images at a time against all captions."""
     embeddings = {"t2i": (texts, images), "i2t": (images, texts)}
     edges = {
         direction: Edges.of(_dots(*embeddings[direction], pairs=pairs), width=images.shape[1])
@@ -109,7 +109,7 @@ def _dots(asking: torch.Tensor, gallery: torch.Tensor, *, pairs: Positives) -> n
 
 
 def _keep_best(kept: torch.Tensor, items: torch.Tensor, scores: torch.Tensor, *, first: int, top: int) -> tuple:
-    """The best of the items kept and of those from `first` on; of equal ones the earlier, NaN before all."""
+    """The best of the kept items and of the new ones, from `first` on. Ties: lower index first. NaN ranks highest."""
     new = torch.arange(first, first + scores.shape[1], device=items.device).expand(len(scores), -1)
     order = torch.cat([kept, scores], dim=1).sort(dim=1, descending=True, stable=True)
     return order.values[:, :top], torch.cat([items, new], dim=1).gather(1, order.indices[:, :top])

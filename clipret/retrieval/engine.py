@@ -1,8 +1,8 @@
-"""Both directions of retrieval from one pass over the product of images and captions.
+"""Both directions of retrieval in one pass over the product of images and captions.
 
-Nothing is sorted and the score matrix is never whole: of each tile of it, what is below each matching pair's edge is
-counted, by rows for images and by columns for captions. With N images, M captions, width E and P pairs that is 2NME
-operations for the product and about P/N + 1 comparisons a score.
+Nothing is sorted, and the score matrix is never complete in memory. For each tile, the scores below each matching
+pair's edge are counted, by rows for images and by columns for captions. With N images, M captions, width E and P pairs
+this takes 2NME operations for the product and about P/N + 1 comparisons per score.
 
 Shape suffixes: N images, M captions, E embedding width, P matching pairs, Q queries, T best items kept.
 """
@@ -23,7 +23,7 @@ _TF32_DROPPED_BITS = 13
 
 @dataclass(frozen=True)
 class Matches:
-    """The matching pairs of both directions, in the order that ranking needs them in."""
+    """The matching pairs of both directions, in the order that ranking needs."""
 
     t2i: Positives
     i2t: Positives
@@ -40,8 +40,8 @@ class Matches:
 
         caption_images  (M,)
         images          number of images
-        matches         pairs where a caption matches not just its image: {"t2i": (captions, images),
-                        "i2t": (images, captions)}, one entry a pair, in any order
+        matches         pairs, if captions match more than their own image: {"t2i": (captions, images),
+                        "i2t": (images, captions)}, one entry per pair, in any order
         """
         captions = np.arange(len(caption_images))
         pairs = matches or {"t2i": (captions, caption_images), "i2t": (caption_images, captions)}
@@ -63,19 +63,19 @@ def rank(
 
     image_embeddings  (N, E) float32, L2-normalised
     text_embeddings   (M, E) float32, L2-normalised, on the same device
-    block             images scored at once: each thread holds the scores of so many with up to 2,048 captions (on
-                      CUDA with all captions); decides memory, not results
-    top               items of each query kept for Ranks.top; 0: none. Scores that differ by less than float32 can tell
-                      may stand in either order
-    precision         fp32; tf32 or bf16: embeddings are rounded to that before, and ranked as exactly
+    block             images scored at once: each thread holds their scores with up to 2,048 captions (on CUDA with all
+                      captions); affects memory, not results
+    top               items of each query kept for Ranks.top; 0: none. Scores within float32 rounding of each other may
+                      be in either order
+    precision         fp32; tf32 or bf16: embeddings are first rounded to that, and then ranked just as exactly
     on_progress       called after each tile, phase "ranking", counting images
 
-    An item's rank is 1 + the other items that are not below it: ties count against us (ties.py says what a tie is).
-    Matching items of the same query do not count against each other beyond their own order. What has no matching item
-    is in the other direction's gallery but is not a query. A NaN score loses against everything, and a NaN gallery item
+    An item's rank is 1 + the number of other items that are not below it: ties count against us (ties.py defines them).
+    Matching items of the same query count against each other only by their own order. An item without a match is in the
+    gallery of the other direction but is not a query. A NaN score loses against everything, and a NaN gallery item
     beats everything, so broken embeddings cannot score well.
 
-    Ranks are those of scores in float64 with that rule, whatever the block, the device and the number of threads.
+    Ranks are those of float64 scores under that rule, for any block, device and number of threads.
     """
     images, texts = (_rounded(side, precision).contiguous() for side in (image_embeddings, text_embeddings))
     count = count_on_cpu if images.device.type == "cpu" else count_by_torch
@@ -90,12 +90,12 @@ def rank(
 
 
 def _rounded(embeddings: torch.Tensor, precision: str) -> torch.Tensor:
-    """Embeddings as the precision keeps them, in float32; products of what fits in 11 bits are exact."""
+    """Embeddings rounded to the precision, as float32. Products of two numbers of at most 11 bits are exact."""
     if precision == "bf16":
         return embeddings.bfloat16().float()
     if precision == "tf32":
         half = 1 << (_TF32_DROPPED_BITS - 1)
         bits = (embeddings.contiguous().view(torch.int32) + half) >> _TF32_DROPPED_BITS << _TF32_DROPPED_BITS
-        # Adding may take a NaN to zero.
+        # The addition may turn a NaN into zero.
         return torch.where(embeddings.isfinite(), bits.view(torch.float32), embeddings)
     return embeddings.float()

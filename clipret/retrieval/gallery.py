@@ -1,4 +1,4 @@
-"""A head on the rows of a gallery -> metrics of both directions: what training selects by and evaluation reports."""
+"""A head and a gallery -> metrics of both directions, for model selection in training and for evaluation."""
 
 import copy
 import functools
@@ -19,14 +19,14 @@ from clipret.retrieval.engine import Matches, rank
 from clipret.retrieval.metrics import summarise
 from clipret.retrieval.ranks import Ranks
 
-# Features of a small gallery are kept as float32 where they are measured; those of a larger one are read, brought there
-# and widened a block at a time.
+# Features of a small gallery are kept as float32 on the device. Those of a larger one are read, copied to the device
+# and converted a block at a time.
 _HELD_BYTES = 256 << 20
 _BLOCK = 16_384
 
 
 class StoredRows:
-    """Rows of a cache's features, read a slice at a time when they are needed: (B, D)."""
+    """Rows of a cache's features (B, D), read by slices on demand."""
 
     def __init__(self, cache: FeatureCache, side: str, *, rows: np.ndarray):
         self._cache, self._side, self._rows = cache, side, rows
@@ -36,7 +36,7 @@ class StoredRows:
         return len(self._rows)
 
     def __getitem__(self, span: slice) -> np.ndarray:
-        """In memory. Raises CacheError when a feature is not finite."""
+        """Read the rows into memory. Raises CacheError when a feature is not finite."""
         return self._cache.read(self._side, self._rows[span])
 
 
@@ -51,11 +51,11 @@ def embed(
     device: str | torch.device,
     block: int = _BLOCK,
 ) -> torch.Tensor:
-    """Embeddings of all rows, a block at a time so that what is on the disk is never read whole.
+    """Embeddings of all rows, computed in blocks, so that features on disk need not fit in memory.
 
     function  a head's embed_images or embed_texts
     features  (B, D)
-    device    where the head lives and the embeddings are left
+    device    device of the head and of the embeddings
 
     Returns (B, E) float32 on the device.
     """
@@ -63,10 +63,10 @@ def embed(
         return function(features.to(device))
     embeddings = None
     for start in range(0, len(features), block):
-        # Copied: a slice of a mapped file cannot be made a tensor that may be written to.
+        # Copied, as a read-only memory map cannot become a writable tensor.
         embedded = function(torch.from_numpy(np.array(features[start : start + block])).to(device))
         if embeddings is None:
-            # Filled block by block, for all blocks and then all of them together would be twice as much.
+            # Allocated once: concatenating the blocks at the end would take twice the memory.
             embeddings = embedded.new_empty((len(features), embedded.shape[1]))
         embeddings[start : start + len(embedded)] = embedded
     return embeddings
@@ -82,12 +82,12 @@ def read_validation(cache: FeatureCache) -> "Gallery | None":
 
 
 def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, features: Features, rows: np.ndarray) -> None:
-    """Raise HeadError when a float32 overflow or underflow left embeddings (B, E) of features (B, D) without a length.
+    """Raise HeadError when float32 overflow or underflow left embeddings (B, E) of features (B, D) without unit norm.
 
-    Normalised, such a row is zero or no number at all, and its cosines would be taken for those of a bad head. A row
-    that float64 finds to be zero as well, and a head whose tensors are not finite, are not meant.
+    Such a row is zero or NaN after normalisation, and its similarities would look like those of a bad head. Rows that
+    are zero in float64 too, and heads with non-finite tensors, are not reported.
 
-    rows  (B,) of the cache, to name
+    rows  (B,) rows of the cache, for the message
     """
     lost = ~(torch.linalg.vector_norm(embeddings, dim=1) > 0)
     if not lost.any() or not all(tensor.isfinite().all() for tensor in head.tensors.values()):
@@ -105,18 +105,23 @@ def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, featur
                 raise HeadError(
                     f"the embedding of {side} row {row} overflows or underflows in float32: its features, or the "
                     f"head's weights, are too large or too small (up to {values.abs().max():.0e} and "
-                    f"{max(tensor.abs().max() for tensor in head.tensors.values()):.0e}); extract or train again with "
+                    f"{_largest(head):.0e}); extract or train again with "
                     f"values near 1."
                 )
 
 
+def _largest(head: nn.Module) -> torch.Tensor:
+    # One of the user's own may have whole numbers, masks, and tensors of nothing.
+    return max(t.abs().max() for t in head.tensors.values() if t.is_floating_point() and t.numel())
+
+
 @dataclass(frozen=True)
 class Gallery:
-    """The features of a gallery's images (N, D_image) and captions (M, D_text); of a large one, where they are stored.
+    """The features of a gallery's images (N, D_image) and captions (M, D_text); a large gallery reads them on demand.
 
     rows            image, text -> (N,), (M,) rows of the cache
     caption_images  (M,) the position of each caption's image
-    matches         what matches what where that is not all, as a Fold has it
+    matches         as Fold.matches
     """
 
     images: np.ndarray | StoredRows
@@ -128,7 +133,7 @@ class Gallery:
 
     @classmethod
     def read(cls, cache: FeatureCache, fold: Fold) -> "Gallery":
-        """Read the fold's rows, now or, of many, when they are needed; raises CacheError when one is not finite."""
+        """The gallery of a fold. A large one is read on demand. Raises CacheError when a feature is not finite."""
         rows = {"image": fold.image_rows, "text": fold.text_rows}
         sides = [StoredRows(cache, side, rows=of_side) for side, of_side in rows.items()]
         if not _is_large(*sides):
@@ -149,11 +154,11 @@ class Gallery:
         precision: str = EvalConfig.precision,
         on_progress: ProgressCallback = silent,
     ) -> dict[str, Ranks]:
-        """{"t2i": Ranks, "i2t": Ranks} by the head's embeddings, with their images; settings as engine.rank has them.
+        """{"t2i": Ranks, "i2t": Ranks} of the head's embeddings, with the queries' images; settings as in engine.rank.
 
         head    on the device
 
-        Raises HeadError when embeddings of finite features have no length.
+        Raises HeadError as require_unit does.
         """
         images, texts = self._features(device)
         embeddings = {
@@ -175,7 +180,7 @@ class Gallery:
         return {direction: replace(ranks[direction], images=images[direction]) for direction in DIRECTIONS}
 
     def measure(self, head: nn.Module, *, device: str) -> dict[str, dict[str, float]]:
-        """{"t2i": {"R@1": ...}, "i2t": {...}}: the metrics that training measures, as metrics.summarise gives them."""
+        """{"t2i": {"R@1": ...}, "i2t": {...}}: the validation metrics of training, as returned by metrics.summarise."""
         families = validation_metrics()
         ranks = self.rank(head, device=device)
         return {direction: summarise(of_queries, families=families) for direction, of_queries in ranks.items()}
@@ -184,7 +189,7 @@ class Gallery:
         if _is_large(self.images, self.texts):
             return self.images, self.texts
         if device not in self._on_device:
-            # Of one device only, so that the bound holds for all of them together.
+            # Kept for one device only, so that the limit holds for all devices together.
             self._on_device.clear()
             self._on_device[device] = tuple(
                 torch.from_numpy(np.asarray(side, dtype=np.float32)).to(device) for side in (self.images, self.texts)
@@ -205,12 +210,12 @@ def rank_folds(
     on_progress: ProgressCallback = silent,
     **settings,
 ) -> dict[str, dict[str, tuple[Ranks, ...]]]:
-    """Head's name -> direction -> Ranks of each fold, by all heads. One fold's features are in memory at a time.
+    """Name of head -> direction -> Ranks of each fold. The features of one fold are in memory at a time.
 
-    settings     block, top and precision, as engine.rank has them
-    on_progress  called with phase "ranking": images of all folds, each as often as there are heads
+    settings     block, top and precision, as in engine.rank
+    on_progress  called with phase "ranking"; counts images of all folds, once per head
 
-    Raises CacheError when a feature is not finite, HeadError when embeddings of finite features have no length.
+    Raises CacheError when a feature is not finite, HeadError as require_unit does.
     """
     heads = {name: head.to(device) for name, head in heads.items()}
     ranks = {name: {direction: [] for direction in DIRECTIONS} for name in heads}

@@ -1,10 +1,10 @@
-"""Compiled loops over a tile of scores: what is below each matching pair's edge, and the best items.
+"""Compiled loops over a tile of scores: the number of scores below each matching pair's edge, and the best items.
 
-An edge is a pair's score less the tolerance of ties, in float64. A tile's scores are float32, so each edge has two
-sides: what scores less than `low` is below it, what does not score less than `high` is not, and the few in between are
-decided by their score in float64. So counts depend neither on tiles nor on the order of sums in them.
+An edge is a pair's score minus the tie tolerance, in float64. The scores of a tile are float32, so each edge has two
+bounds: scores less than `low` are below it, scores not less than `high` are not, and the few in between are recomputed
+in float64. So counts depend neither on the tiles nor on the order of summation.
 
-All comparisons ask "less than": they are false for NaN, which therefore counts against the pair.
+All comparisons are "less than": they are false for NaN, which therefore counts against the pair.
 """
 
 from functools import partial
@@ -13,11 +13,11 @@ import numpy as np
 
 from clipret.machine.compiling import compiled
 
-# So many that what is read again, where a score is close to an edge, is little.
+# Small, so that little is read again when a score is close to an edge.
 _SCORES_AT_ONCE = 1024
 
 
-# Sums in any order: without that they are made one number at a time.
+# Allows sums in any order; without that they are not vectorised.
 @partial(compiled, fastmath={"reassoc", "contract"})
 def dot(left, right):
     """Product of two rows, in float64."""
@@ -38,7 +38,7 @@ def dots(left, right, left_rows, right_rows):
 
 @compiled
 def _below(scores, low, high):
-    """How many scores are less than low, and less than high."""
+    """The numbers of scores less than low, and less than high."""
     surely, perhaps = np.int32(0), np.int32(0)
     for place in range(scores.size):
         surely += np.int32(scores[place] < low)
@@ -48,7 +48,7 @@ def _below(scores, low, high):
 
 @compiled
 def _settle(scores, low, high, edge, query, items):
-    """Of the scores from low to high, how many are below the edge. items (len(scores), E) are what was scored."""
+    """The number of scores from low to high that are below the edge in float64. items (len(scores), E): their items."""
     count = 0
     for place in range(scores.size):
         if not scores[place] < low and scores[place] < high and dot(query, items[place]) < edge:
@@ -71,17 +71,17 @@ def _count_row(scores, pairs, query, items, edges, below):
 
 @compiled
 def count_rows(tile, queries, items, starts, matching, edges, below):
-    """Add to `below` what each query's row of the tile has below its pairs' edges, its own matching items left out.
+    """Add to `below` the number of scores in each query's row that are below its pairs' edges, without matching items.
 
     tile      (B, C) scores of queries (B, E) with items (C, E)
     starts    (B + 1,) the pairs of each row
     matching  (P,) column of each pair's item, which may be outside of the tile
-    edges     low, high and edges (P,) as ties.Edges has them
+    edges     low, high and edges (P,) as in ties.Edges
     below     (P,)
     """
     for row in range(tile.shape[0]):
         scores, pairs = tile[row], (starts[row], starts[row + 1])
-        # Above every edge while the row is counted.
+        # Set above every edge while the row is counted, so that they are not counted.
         own_scores = np.empty(pairs[1] - pairs[0], dtype=np.float32)
         for place in range(own_scores.size):
             column = matching[pairs[0] + place]
@@ -96,7 +96,7 @@ def count_rows(tile, queries, items, starts, matching, edges, below):
 
 @compiled
 def _below_each(tile, low, high, surely, perhaps):
-    """As _below, for every column at once: low, high, surely, perhaps (C,)."""
+    """As _below, for all columns at once: low, high, surely, perhaps (C,)."""
     for first in range(0, tile.shape[1], _SCORES_AT_ONCE):
         last = min(first + _SCORES_AT_ONCE, tile.shape[1])
         lows, highs, sure, may = low[first:last], high[first:last], surely[first:last], perhaps[first:last]
@@ -133,9 +133,9 @@ def _count_single_columns(tile, queries, items, starts, matching, edges, below):
 
 @compiled
 def count_columns(tile, queries, items, starts, matching, edges, below):
-    """As count_rows, for the tile's columns: tile (B, C), queries (C, E), items (B, E), starts (C + 1,).
+    """As count_rows, for the columns of the tile: tile (B, C), queries (C, E), items (B, E), starts (C + 1,).
 
-    Columns of a single pair, which captions are, are counted side by side; any other is copied and counted as a row.
+    Columns with a single pair, as captions have, are counted together; any other is copied and counted as a row.
     """
     _count_single_columns(tile, queries, items, starts, matching, edges, below)
     for column in np.flatnonzero(starts[1:] - starts[:-1] > 1):
@@ -148,9 +148,9 @@ def count_columns(tile, queries, items, starts, matching, edges, below):
 
 @compiled
 def _insert(score, item, scores, items):
-    """Put an item where it belongs among the best, if it does: higher scores first, of equal ones the lower row."""
+    """Insert an item into the sorted best items if it is good enough. Higher scores first; ties: lower row first."""
     last = scores.size - 1
-    # A NaN counts as the highest of all scores: what cannot be ranked must not look well.
+    # NaN counts as the highest score, so that broken embeddings do not look good.
     score = np.float32(np.inf) if np.isnan(score) else score
     if score < scores[last] or (score == scores[last] and item > items[last]):
         return
@@ -163,10 +163,11 @@ def _insert(score, item, scores, items):
 
 @compiled
 def keep_best(tile, row_items, column_items, row_best, column_best):
-    """Keep the best of a tile beside those found before.
+    """Update the best items so far with those of a tile.
 
-    row_items     (B,) and column_items (C,): what the rows and the columns are in the other direction's gallery
-    row_best      scores (B, T) float32 and items (B, T) int64, of the columns; column_best: (C, T), of the rows
+    row_items     (B,) and column_items (C,): gallery rows of the tile's rows and columns
+    row_best      scores (B, T) float32 and items (B, T) int64: the best columns of each row
+    column_best   the same, (C, T): the best rows of each column
     """
     for row in range(tile.shape[0]):
         for column in range(tile.shape[1]):

@@ -1,4 +1,4 @@
-"""Ranks -> figures: the metrics of clipret.metrics for every query, and over all queries.
+"""Ranks -> the metrics of clipret.metrics, for every query and over all queries.
 
 Shape suffixes: Q queries.
 """
@@ -18,11 +18,11 @@ _QUERIES_AT_ONCE = 65_536
 def per_query(
     ranks: Ranks, *, k: tuple[int, ...] = EvalConfig.k, families: Collection[str] = METRICS
 ) -> dict[str, np.ndarray]:
-    """Each metric's (Q,) float64 values by full name, in the order of the table.
+    """Full name of each metric -> (Q,) float64, in the order of the table.
 
     families  names of rows of METRICS
 
-    Raises ValueError when there is no such row.
+    Raises ValueError for an unknown name.
     """
     query_ranks = QueryRanks(ranks.ranks, ranks.offsets, ranks.gallery)
     values: dict[str, np.ndarray] = {}
@@ -37,23 +37,23 @@ def per_query(
 def summarise(
     ranks: Ranks, *, k: tuple[int, ...] = EvalConfig.k, families: Collection[str] = METRICS
 ) -> dict[str, float]:
-    """{"R@1": ..., "mAP@1": ..., ..., "median_rank": ...}: what per_query gives, over all queries."""
+    """{"R@1": ..., "mAP@1": ..., ..., "median_rank": ...}: the metrics over all queries."""
     parts: dict[str, list] = {}
     for part in _parts(ranks):
         for name, values in per_query(part, k=k, families=families).items():
-            # All values of half a million queries are a hundred megabytes: of a mean only the sums are kept.
+            # For means only sums are kept: all values of half a million queries take a hundred megabytes.
             parts.setdefault(name, []).append(values if metric_of(name).is_median else values.sum())
     return {name: _over_queries(name, values, queries=ranks.queries) for name, values in parts.items()}
 
 
 def summarise_folds(folds: Collection[Ranks], **settings) -> dict[str, float]:
-    """The mean over galleries of what summarise gives with these settings."""
+    """The mean of summarise over galleries; settings as for summarise."""
     figures = [summarise(ranks, **settings) for ranks in folds]
     return {name: fmean(metrics[name] for metrics in figures) for name in figures[0]}
 
 
 def overall(name: str, values: np.ndarray) -> float:
-    """A metric over all queries, from its values (Q,): to the bit what summarise gives."""
+    """A metric over all queries, from its values (Q,); bit-identical to summarise."""
     if metric_of(name).is_median:
         return _over_queries(name, [values], queries=len(values))
     starts = range(0, len(values), _QUERIES_AT_ONCE)
@@ -74,7 +74,7 @@ def _over_queries(name: str, parts: list, *, queries: int) -> float:
 
 
 def _parts(ranks: Ranks) -> Iterator[Ranks]:
-    """The same ranks, some queries at a time."""
+    """The ranks in blocks of queries."""
     for start in range(0, ranks.queries, _QUERIES_AT_ONCE):
         offsets = ranks.offsets[start : start + _QUERIES_AT_ONCE + 1]
         yield Ranks(ranks.ranks[offsets[0] : offsets[-1]], offsets - offsets[0], ranks.gallery)

@@ -1,4 +1,4 @@
-"""What matches what, and where it came to stand.
+"""Matching pairs and their ranks.
 
 Shape suffixes: Q queries, P matching pairs.
 """
@@ -10,15 +10,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where each query's matching items stand in its ranking.
+    """The ranks of each query's matching items.
 
     ranks    (P,) int64 from 1, ascending within a query
     offsets  (Q + 1,) int64; the ranks of query q are ranks[offsets[q]:offsets[q + 1]], at least one
     gallery  number of items ranked
-    rows     (Q,) int64 which rows of its side's embeddings the queries are; None: all, in order
-    top      (Q, T) int64 the best T items of each query, best first, of equal ones the earlier; None: not asked for
-    images   (Q,) int64 which image of the gallery each query is of: itself, or a caption's; queries of one image are
-             resampled together. None: not known
+    rows     (Q,) int64 rows of the queries in the embeddings of their side; None: all rows, in order
+    top      (Q, T) int64 the best T items of each query, best first, ties by lower index; None: not computed
+    images   (Q,) int64 position of each query's image in the gallery (an image query itself, or the caption's image);
+             queries of one image form a cluster in intervals and tests. None: not known
     """
 
     ranks: np.ndarray
@@ -35,12 +35,12 @@ class Ranks:
 
     @property
     def first(self) -> np.ndarray:
-        """(Q,) rank of each query's best-placed matching item."""
+        """(Q,) rank of each query's first matching item."""
         return self.ranks[self.offsets[:-1]]
 
     @property
     def asking(self) -> np.ndarray:
-        """(Q,) rows of the queries among their side's embeddings."""
+        """(Q,) rows of the queries in the embeddings of their side."""
         return np.arange(self.queries) if self.rows is None else self.rows
 
     @property
@@ -53,8 +53,8 @@ class Ranks:
 class Positives:
     """The matching pairs of one direction, query by query.
 
-    queries, items  (P,) int32 rows of the asking side's embeddings and of the gallery's
-    starts          (rows of the asking side + 1,) int64; the pairs of row r are those from starts[r] to starts[r + 1]
+    queries, items  (P,) int32 rows in the embeddings of the query side and of the gallery
+    starts          (rows of the query side + 1,) int64; the pairs of row r are those from starts[r] to starts[r + 1]
     """
 
     queries: np.ndarray
@@ -63,7 +63,7 @@ class Positives:
 
     @classmethod
     def of(cls, pairs: tuple[np.ndarray, np.ndarray], *, rows: int) -> "Positives":
-        """From pairs in any order; rows: how many there are on the asking side. A row without a pair is not a query."""
+        """From pairs in any order; rows: number of rows on the query side. A row without a pair is not a query."""
         queries, items = (np.asarray(side, dtype=np.int32) for side in pairs)
         order = np.argsort(queries, kind="stable")
         queries = queries[order]
@@ -72,18 +72,18 @@ class Positives:
     def ranks(self, below: np.ndarray, *, gallery: int) -> Ranks:
         """Ranks from counts.
 
-        below    (P,) of the items that do not match the pair's query, the number of those below its edge
+        below    (P,) number of non-matching items below the pair's edge
         gallery  number of items
 
-        An item's rank is 1 + the items that do not match its query and are not below it + the matching ones before it.
+        An item's rank is 1 + the non-matching items that are not below it + the matching items before it.
         """
         positives = np.diff(self.starts)
-        # In place: of half a million captions each array counts.
+        # In place, to save memory with half a million captions.
         ranks = positives[self.queries]
         ranks += below
         np.subtract(gallery + 1, ranks, out=ranks)
         if positives.max(initial=0) > 1:
-            # Within a query, its own matching items stand in the order of their scores, hence of what beats them.
+            # Matching items of a query are in the order of their scores, hence of the number of items that beat them.
             ranks = ranks[np.lexsort((ranks, self.queries))]
             ranks += np.arange(len(ranks)) - self.starts[self.queries]
         rows = np.flatnonzero(positives)

@@ -1,8 +1,8 @@
-"""Ranks in a file beside metrics.json: all that intervals and comparisons are made from.
+"""Files of ranks next to metrics.json, from which intervals and comparisons are computed.
 
-A ranks.safetensors holds, of every protocol, fold and direction, whose the queries are, and of every head their ranks;
-and what is to be known of the trained head: its settings, its file's digest, and what leakage was found. So nothing
-else has to be there still, or be as it was.
+A ranks.safetensors holds, for every protocol, fold and direction, the image of each query and the ranks under every
+head. It also describes the trained head: its settings, the digest of its file, and the leakage found. So no other file
+has to exist, or be unchanged, later.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from clipret.retrieval.ranks import Ranks
 
 FORMAT = 2
 _TRAINED = "trained"
-# In bytes: of an encoder far wider than there is.
+# In bytes; far more than the head of any existing encoder.
 _MOST_HEAD = 1 << 32
 _SIDE = {"queries": AtLeast(0), "gallery": AtLeast(1)}
-# What is used of the JSON beside the ranks.
+# The form of the JSON stored with the ranks.
 _FORM = {
     "cache": {"path": str, "fingerprint": str, "model": str},
     "trained": (
@@ -65,11 +65,11 @@ _FORM = {
 
 @dataclass(frozen=True)
 class ProtocolRankings:
-    """All that was ranked by one protocol.
+    """The ranks of one protocol.
 
-    protocol  as metrics.json describes it, with `digest`: equal digests have the same queries, items and matches
-    heads     head's name (zero-shot, trained ...) -> direction -> Ranks of each fold, with their images
-    leakage   as in metrics.json; None for zero-shot alone
+    protocol  as in metrics.json, with `digest`: equal digests mean the same queries, items and matches
+    heads     name of head (zero-shot, trained ...) -> direction -> Ranks of each fold, with their images
+    leakage   as in metrics.json; None for zero-shot only
     """
 
     protocol: dict
@@ -79,14 +79,14 @@ class ProtocolRankings:
 
 @dataclass(frozen=True)
 class Trained:
-    """The head that was measured as trained.
+    """The trained head that was evaluated.
 
-    head         its file, as it was named then
+    head         path of its file at that time
     sha256       of that file
-    run          the run's folder, as it was named then; None: the head was in none
-    config       the run's settings (TrainConfig's fields); None without a run
+    run          path of the run's folder at that time; None: the head belonged to no run
+    config       the run's settings (fields of TrainConfig); None without a run
     fingerprint  of the cache that the run was trained on; None without a run
-    finished     whether the run had come to its end; None without a run
+    finished     whether the run was complete; None without a run
     """
 
     head: str
@@ -99,11 +99,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Rankings:
-    """What one evaluation ranked.
+    """The ranks of one evaluation.
 
     cache      path, fingerprint, model, dataset, as in metrics.json
-    protocols  the first is the one that metrics.json shows first
-    trained    None for zero-shot alone
+    protocols  in the order of metrics.json
+    trained    None for zero-shot only
     """
 
     cache: dict
@@ -112,7 +112,7 @@ class Rankings:
 
 
 def head_digest(path: Path) -> str:
-    """What Trained.sha256 is of a head's file. Raises RunError."""
+    """The sha256 of a head's file, for Trained.sha256. Raises RunError."""
     try:
         return hashlib.sha256(read_file(path, most=_MOST_HEAD)).hexdigest()
     except OSError as error:
@@ -120,12 +120,12 @@ def head_digest(path: Path) -> str:
 
 
 def rankings_path(metrics: Path) -> Path:
-    """Where the ranks are kept that a file of metrics was made from: beside it."""
+    """The path of the ranks of a metrics file: next to it."""
     return metrics.with_name(runs.RANKS if metrics.name == runs.METRICS else f"{metrics.stem}.{runs.RANKS}")
 
 
 def write_rankings(path: Path, rankings: Rankings) -> None:
-    """Write them atomically. Raises OSError."""
+    """Write rankings atomically. Raises OSError."""
     tensors = {}
     for number, ranked in enumerate(rankings.protocols):
         for head, directions in ranked.heads.items():
@@ -151,7 +151,7 @@ def write_rankings(path: Path, rankings: Rankings) -> None:
 
 
 def read_rankings(path: Path) -> Rankings:
-    """Raises FileNotFoundError, and RunError when it is not what write_rankings writes, or contradicts itself."""
+    """Read a file of write_rankings. Raises FileNotFoundError, and RunError when it is another file or inconsistent."""
     try:
         file = open_tensors(path)
         text = file.metadata.get("clipret", "{}")
@@ -199,14 +199,14 @@ def _protocol(tensors: dict[str, np.ndarray], number: int, entry: dict) -> Proto
 
 
 def _require_structure(about: dict, file: TensorFile) -> None:
-    """There are the tensors that the JSON beside them needs, and no others, of the right types and shapes."""
+    """Raise RecordError unless the tensors are those that the JSON describes, with the right dtypes and shapes."""
     entries = about["protocols"]
     names = [entry["protocol"]["name"] for entry in entries]
     if not names or len(set(names)) < len(names):
         raise RecordError("protocols is empty, or names one twice")
     for entry in entries:
         _require_heads(entry["heads"], trained=about["trained"] is not None, first=entries[0]["heads"])
-    # Counted before it is gone through: it may be any number.
+    # Counted before looping over them: the number of folds in the file may be huge.
     tensors = sum(entry["protocol"]["folds"] * len(DIRECTIONS) * (3 + len(entry["heads"])) for entry in entries)
     if tensors != len(file.shapes):
         raise RecordError(f"it has {len(file.shapes):,} tensors; expected {tensors:,}")
@@ -240,7 +240,7 @@ def _require_shapes(file: TensorFile, place: str, *, heads: list[str]) -> None:
 
 
 def _require_ranks(ranked: ProtocolRankings) -> None:
-    """The ranks are ranks, and there are as many as the protocol tells."""
+    """Raise RecordError unless the ranks are valid, and as many as the protocol states."""
     protocol = ranked.protocol
     for head, directions in ranked.heads.items():
         for direction, folds in directions.items():

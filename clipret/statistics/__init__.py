@@ -1,1 +1,1 @@
-"""Intervals and significance, from stored ranks alone."""
+"""Confidence intervals and significance tests, computed from stored ranks."""

@@ -1,15 +1,15 @@
-"""Is one head better than another, or were its images kind to it: a paired test of two heads, and its interval.
+"""Paired comparison of two heads: a sign-flip permutation test over images, and the confidence interval from it.
 
-The p-value is of a sign-flip permutation test over images: where neither is better, exchanging the two heads' results
-on any image is as likely as not (Smucker, Allan and Carterette, CIKM 2007). Of a mean metric the statistic is the sum
-of the images' differences, all queries of an image together; of the median rank the difference of the medians after the
-exchange; p = (1 + flips whose statistic is as far from 0) / (1 + flips).
+Under the null hypothesis that neither head is better, the two heads' results on an image are exchangeable (Smucker,
+Allan and Carterette, CIKM 2007). For a mean metric the statistic is the sum of the images' differences, with all
+queries of an image taken together; for the median rank it is the difference of the medians after the exchange.
+p = (1 + flips whose statistic is at least as extreme) / (1 + flips).
 
-The interval has the differences that the same test, with the same flips, does not refuse (Good, Permutation, Parametric
-and Bootstrap Tests of Hypotheses, 2005), so that it leaves 0 out exactly where p is at most 1 - level. Where few images
-differ, those that might have are missing. So two images are added, of which one is better and one worse, by as much as
-images that differ do on average, or, where none does, by all (as in Bonett and Price, Journal of Educational and
-Behavioral Statistics 2012).
+The interval holds the differences that the same test, with the same flips, does not reject (Good, Permutation,
+Parametric and Bootstrap Tests of Hypotheses, 2005), so it excludes 0 exactly when p is at most 1 - level. When few
+images differ, the sample says too little about images that could. So two images are added, one better and one worse, by
+the typical change of the images that differ or, if none does, by the largest possible change (as in Bonett and Price,
+Journal of Educational and Behavioral Statistics 2012).
 
 Shape suffixes: I images, H heads, C columns of the table, P pairs, B flips at once.
 """
@@ -22,7 +22,7 @@ from clipret.statistics.intervals import Evidence, FoldTable, weighted_medians
 from clipret.statistics.significance import TIE, Estimate, usual_change, within
 
 _HELD_SIGNS = 1 << 22
-# Flips that intervals are made from, at most: further ones move their ends by less than is shown.
+# The most flips used for intervals; more change the ends by less than the digits shown.
 _INTERVAL_FLIPS = 10_000
 
 
@@ -35,10 +35,10 @@ def flip_tests(
     seed: int,
     on_block: Callable[[int], None] = lambda done: None,
 ) -> list[Estimate]:
-    """What the first head of each pair gets more than the second, by flips of the images' signs.
+    """The difference of each pair of heads, first less second, with interval and p-value from sign flips.
 
-    pairs     places of two heads
-    on_block  called with the number of flips that are done
+    pairs     indices of two heads
+    on_block  called with the number of flips done so far
     """
     tests = _Flips(evidence, pairs, level=level, flips=flips)
     beyond, done = np.zeros(tests.observed.shape), 0
@@ -55,10 +55,11 @@ def flip_tests(
 
 
 class _Flips:
-    """Pairs of heads, what flips say of their differences, and the ends of the intervals so far.
+    """Counts of extreme flips for pairs of heads, and the ends of their intervals so far.
 
-    A flip divides the images in two. Of images that all have the difference d, it would be as far out as what was
-    observed where d lies between the mean differences of the two parts; so the interval ends where enough flips do so.
+    A flip divides the images into two parts. Under the hypothesis that the difference is d, its statistic is at least
+    as extreme as the observed one if d lies between the mean differences of the two parts. The interval ends where this
+    holds for too few flips.
     """
 
     def __init__(self, evidence: Evidence, pairs: list[tuple[int, int]], *, level: float, flips: int):
@@ -73,7 +74,7 @@ class _Flips:
                 for a, b in zip(self._first, self._second, strict=True)
             ]
         )
-        # (I, pairs or heads, C), whichever are fewer: many pairs are of few heads.
+        # (I, pairs or heads, C), whichever are fewer, as there may be many pairs of few heads.
         self._pairwise = len(pairs) < len(heads)
         self._shares = shares[:, self._first] - shares[:, self._second] if self._pairwise else shares
         # Columns of one direction have the same weights.
@@ -81,13 +82,13 @@ class _Flips:
         self._directions = [directions.index(direction) for direction, _ in evidence.columns]
         self._weights = evidence.weights[:, [self._directions.index(place) for place in range(len(directions))]]
         self.observed = np.stack([evidence.points[a] - evidence.points[b] for a, b in pairs])
-        # Of so many flips the ends that are furthest out are kept: (ends, P, C).
+        # The outermost ends of the first so many flips are kept: (ends, P, C).
         self._left = min(flips, _INTERVAL_FLIPS)
         self._kept = int((1 - level) * (self._left + 1) + TIE)
         self._low, self._high = (np.full((self._kept, *self.observed.shape), sign * np.inf) for sign in (1, -1))
 
     def count(self, signs: np.ndarray) -> np.ndarray:
-        """(P, C) of flips (B, I + 2), how many are as far from 0 as what was observed."""
+        """(P, C) how many of the flips (B, I + 2) are at least as extreme as the observed difference."""
         flipped = self._flipped(signs)
         if self._kept and self._left:
             self._move_ends(flipped[: self._left], signs[: self._left])
@@ -98,7 +99,7 @@ class _Flips:
         return (np.abs(flipped) >= np.abs(self.observed) - TIE).sum(0)
 
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), each (P, C)."""
+        """(low, high) of the intervals, each (P, C)."""
         if not self._kept:
             everywhere = np.full(self.observed.shape, np.inf)
             return -everywhere, everywhere
@@ -106,7 +107,7 @@ class _Flips:
         return np.where(np.abs(low) < TIE, 0.0, low), np.where(np.abs(high) < TIE, 0.0, high)
 
     def _flipped(self, signs: np.ndarray) -> np.ndarray:
-        """(B, P, C) the differences where images of negative sign have changed heads."""
+        """(B, P, C) the differences after the heads are exchanged on images with a negative sign."""
         images = self._evidence.images
         flat = signs[:, :images] @ self._shares.reshape(images, -1)
         summed = flat.reshape(len(signs), *self._shares.shape[1:])
@@ -117,7 +118,7 @@ class _Flips:
         part = (signs[:, : self._evidence.images] @ self._weights)[:, None, self._directions]
         with np.errstate(divide="ignore", invalid="ignore"):
             ends = (self.observed - flipped) / (1 - part), (self.observed + flipped) / (1 + part)
-        # A part without an image refuses nothing.
+        # A part without images rejects nothing.
         low, high = (
             np.where(np.isnan(end), beyond, end)
             for end, beyond in ((np.minimum(*ends), -np.inf), (np.maximum(*ends), np.inf))
@@ -131,7 +132,7 @@ class _Flips:
 def _median_difference(
     tables: list[FoldTable], signs: np.ndarray, *, pair: tuple[int, int], column: tuple[int, str]
 ) -> np.ndarray:
-    """(B,) difference of the medians, the mean over folds, where images of negative sign have changed heads."""
+    """(B,) difference of the medians, mean over folds, after the heads are exchanged on images with a negative sign."""
     (direction, name), total, start = column, np.zeros(len(signs)), 0
     for table in tables:
         kept = (signs[:, start : start + table.images] > 0).astype(np.float64)
@@ -145,7 +146,7 @@ def _median_difference(
 
 
 def _signs(images: int, flips: int, *, seed: int, width: int = 0) -> Iterator[np.ndarray]:
-    """(B, I) of -1 and 1 at a time, the same however many that is: so few that (B, width) is no more memory."""
+    """Yield blocks (B, I) of -1 and 1, so small that (B, width) fits in memory. The signs do not depend on B."""
     generator, words = np.random.default_rng((seed, images)), -(-images // 64)
     block = max(1, _HELD_SIGNS // max(images, width))
     for start in range(0, flips, block):

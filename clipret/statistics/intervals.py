@@ -1,8 +1,8 @@
-"""Ranks -> how far metrics would move on other images, from stored ranks alone.
+"""Ranks -> confidence intervals of metrics over other images.
 
-Captions of one image are not independent of each other, so that images are what is counted, and queries follow their
-image: a figure is a ratio of sums over images, and its variance that of the images' parts (Cochran, Sampling
-Techniques, 1977, section 6.3). What intervals cover, and how often, is measured by scripts/simulate_coverage.py.
+The captions of one image are not independent, so images are the sampling units and queries are clustered by image: a
+metric is a ratio of sums over images, and its variance that of a ratio estimator (Cochran, Sampling Techniques, 1977,
+section 6.3). scripts/simulate_coverage.py measures the coverage of the intervals.
 
 Shape suffixes: I images, Q queries, H heads, M metrics, C columns of a table, B rows of weights.
 """
@@ -21,23 +21,23 @@ from clipret.metrics import RSUM, metric_of
 from clipret.retrieval.metrics import overall, per_query
 from clipret.retrieval.ranks import Ranks
 
-# Sums of fractions that are 0 to rounding.
+# Sums of fractions up to this are 0 but for rounding.
 _NOTHING = 1e-9
-# Halvings of [0, 1] that leave nothing of a float64.
+# Bisections of [0, 1] that reach the precision of float64.
 _HALVINGS = 60
-# The variance of a whole image that is right or wrong, at 1/2: one of each is added to what is measured.
+# Sum of squares, around 1/2, of the two images that are added: one all right, one all wrong.
 _TWO_IMAGES = 0.5
 
 
 @dataclass(frozen=True)
 class FoldTable:
-    """What some heads got on one gallery, summed up image by image. Images that ask nothing are not in it.
+    """The results of some heads on one gallery, summed by image. Images without queries are left out.
 
-    names     (M,) names of the metrics, as metrics.per_query has them
-    figures   (H, 2, M) the metrics over all queries, in the order of config.DIRECTIONS: what is reported
-    sums      (I, H, 2, M) sum of each metric over the queries of an image: what intervals and tests are made from
-    counts    (I, 2) queries of an image
-    values    name of a median -> direction -> (Q, H) value of every query
+    names     (M,) names of the metrics, as in metrics.per_query
+    figures   (H, 2, M) the metrics over all queries, in the order of config.DIRECTIONS: the reported values
+    sums      (I, H, 2, M) sum of each metric over the queries of an image, for intervals and tests
+    counts    (I, 2) number of queries of an image
+    values    name of a median metric -> direction -> (Q, H) value of every query
     owners    direction -> (Q,) image of every query
     """
 
@@ -50,11 +50,11 @@ class FoldTable:
 
     @property
     def images(self) -> int:
-        """Number of images that ask something."""
+        """Number of images with a query."""
         return len(self.counts)
 
     def measure(self) -> np.ndarray:
-        """(H, 2, M) the metrics from the sums: equal to the figures but for the last bits, and to what flips add up."""
+        """(H, 2, M) the metrics computed from the sums, as flips compute them; equal to figures up to rounding."""
         measured = self.sums.sum(0) / self.counts.sum(0)[:, None]
         for name, directions in self.values.items():
             for direction, values in enumerate(directions):
@@ -65,18 +65,18 @@ class FoldTable:
 def tabulate(
     heads: list[dict[str, tuple[Ranks, ...]]], *, k: tuple[int, ...], families: Collection[str]
 ) -> list[FoldTable]:
-    """One FoldTable a fold, of heads whose ranks (direction -> Ranks of each fold) are of the same queries."""
+    """One FoldTable per fold; heads: for each head direction -> Ranks of each fold, all of the same queries."""
     return [_tabulate_fold(heads, fold, k=k, families=families) for fold in range(len(heads[0][DIRECTIONS[0]]))]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The results of some heads: figures, and the columns of a table that intervals and tests are made of.
+    """The results of some heads: their metrics, and the columns that intervals and tests are computed for.
 
-    A metric of several folds is the mean of the folds'.
+    A metric of several folds is the mean over the folds.
 
-    columns  (direction's place, metric) of each; the place is None for rsum
-    k        what rsum adds up
+    columns  (index of the direction, metric) of each column; the index is None for rsum
+    k        the K of the R@K that rsum adds up
     """
 
     tables: list[FoldTable]
@@ -85,11 +85,11 @@ class Evidence:
 
     @property
     def images(self) -> int:
-        """Number of images that ask something."""
+        """Number of images with a query."""
         return sum(table.images for table in self.tables)
 
     def figures(self) -> list[dict[str, dict[str, float]]]:
-        """Of each head {"t2i": {"R@1": ...}, "i2t": {...}}: all metrics, to the bit what metrics.summarise gives."""
+        """For each head {"t2i": {"R@1": ...}, "i2t": {...}}: all metrics, bit-identical to metrics.summarise."""
         stacked = np.stack([table.figures for table in self.tables], axis=-1).tolist()
         return [
             {
@@ -101,41 +101,41 @@ class Evidence:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """(H, C) what each head got."""
+        """(H, C) the value of each head."""
         return self._pick(sum(table.measure() for table in self.tables) / len(self.tables))
 
     @cached_property
     def limits(self) -> np.ndarray:
-        """(C,) the largest value that there is; inf: none, and no interval, as of ranks."""
+        """(C,) the largest possible value; inf for unbounded metrics such as ranks, which have no interval."""
         return np.array([2.0 * len(self.k) if name == RSUM else metric_of(name).limit for _, name in self.columns])
 
     @cached_property
     def medians(self) -> list[int]:
-        """Places of the columns that are medians."""
+        """Indices of the columns that are medians."""
         return [place for place, (_, name) in enumerate(self.columns) if metric_of(name).is_median]
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """(I, C) the part of a column's queries that are an image's: 1 in all."""
+        """(I, C) the share of each image in the queries of a column; they sum to 1."""
         parts = [table.counts / (table.counts.sum(0) * len(self.tables)) for table in self.tables]
         return np.stack([np.concatenate(parts)[:, _both(direction)].mean(1) for direction, _ in self.columns], axis=1)
 
     def shares(self, mixture: np.ndarray) -> np.ndarray:
-        """(I, C) what each image adds to the sum of the heads' figures times mixture (H,); of medians nothing."""
+        """(I, C) the contribution of each image to the heads' metrics weighted by mixture (H,); 0 for medians."""
         return np.concatenate([self._pick(shares) for shares, _ in self._parts(mixture)])
 
     def variance(self, mixture: np.ndarray) -> np.ndarray:
-        """(C,) of that sum over draws of images, each fold's for itself."""
+        """(C,) variance of that weighted sum over samples of images; each fold is a stratum."""
         total = 0.0
         for shares, weights in self._parts(mixture):
-            # The mean of a fold is what its images scatter around, each by its number of queries.
+            # Deviations from the mean of the fold, weighted by the number of queries.
             around = self._pick(shares - shares.sum(0) * weights[:, :, None])
             total = total + (around**2).sum(0) * (len(around) / max(1, len(around) - 1))
         return total
 
     def _parts(self, mixture: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Of each fold, (I, 2, M) shares of all metrics and (I, 2) the parts of its queries that are an image's."""
-        # Heads that are not in it need not be read: there may be many.
+        """For each fold, (I, 2, M) shares of all metrics and (I, 2) the share of each image in its queries."""
+        # Heads of weight 0 are skipped: there may be many.
         heads = np.flatnonzero(mixture)
         for table in self.tables:
             asked = table.counts.sum(0)
@@ -143,7 +143,7 @@ class Evidence:
             yield summed / (asked[:, None] * len(self.tables)), table.counts / asked
 
     def _pick(self, values: np.ndarray) -> np.ndarray:
-        """(..., C) the columns of metrics (..., 2, M)."""
+        """(..., C) the columns, picked from values of metrics (..., 2, M)."""
         names = self.tables[0].names
         cuts = (
             [names.index(f"R@{cut}") for cut in self.k]
@@ -158,13 +158,13 @@ class Evidence:
 
 
 def all_columns(names: tuple[str, ...]) -> tuple[tuple[int | None, str], ...]:
-    """(direction's place, metric) of every column: t2i, i2t, then rsum, where it is among the names."""
+    """(index of the direction, metric) of every column: t2i, i2t, then rsum if it is among the names."""
     both = tuple((direction, name) for direction in range(len(DIRECTIONS)) for name in names if name != RSUM)
     return both + (((None, RSUM),) if RSUM in names else ())
 
 
 def nested(values, columns: tuple) -> dict:
-    """{"t2i": {"R@1": ...}, "i2t": {...}, "rsum": ...} of something a column."""
+    """{"t2i": {"R@1": ...}, "i2t": {...}, "rsum": ...} from one value per column."""
     tree: dict = {direction: {} for direction in DIRECTIONS}
     for (direction, name), value in zip(columns, values, strict=True):
         (tree if direction is None else tree[DIRECTIONS[direction]])[name] = value
@@ -172,13 +172,13 @@ def nested(values, columns: tuple) -> dict:
 
 
 def effective_images(evidence: Evidence, mixture: np.ndarray) -> np.ndarray:
-    """(C,) the number n of independent yes-or-no questions, images or more, that would tell as much as what was asked.
+    """(C,) the effective sample size n: as many independent Bernoulli trials would give the same variance.
 
-    mixture  (H,) of one head or the mean of several
+    mixture  (H,) weights of one head, or of the mean of several
 
-    The variance of such questions is p (1 - p) / n. Near 0 and 1 few images tell it, and where all are right it would
-    be 0. So two images, one all right and one all wrong, are added to the variance that was measured and to that of
-    yes-or-no questions, one an image, alike: where nothing else is known, n is the number of images.
+    The variance of Bernoulli trials is p (1 - p) / n. Near 0 and 1 few images determine it, and if all queries are
+    right the sample variance is 0. So two images, one all right and one all wrong, are added both to the measured
+    variance and to that of one trial per image. If nothing else is known, n is then the number of images.
     """
     values = mixture @ evidence.points / evidence.limits
     variances = evidence.variance(mixture) / evidence.limits**2
@@ -186,24 +186,24 @@ def effective_images(evidence: Evidence, mixture: np.ndarray) -> np.ndarray:
 
 
 def proportion_interval(values: np.ndarray, sizes: np.ndarray, *, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high), each (C,), of means of figures from 0 to 1: the mid-P interval of yes-or-no questions.
+    """(low, high), each (C,), of means of values from 0 to 1: the mid-P interval of a proportion.
 
     values  (C,) from 0 to 1
-    sizes   (C,) effective numbers of questions, not whole
+    sizes   (C,) effective sample sizes, not necessarily integers
 
-    The exact interval (Clopper and Pearson 1934) counts half of the chance of just what was observed (Lancaster,
-    JASA 1961). Unlike Wilson's it has no places near 0 and 1 where it covers less than 92 %.
+    It is the exact interval (Clopper and Pearson 1934) with half of the probability of the observed value (Lancaster,
+    JASA 1961). Unlike Wilson's, its coverage nowhere drops below 92 % near 0 and 1.
     """
     right = np.clip(values * sizes, 0, sizes)
     return _lower_end(right, sizes - right, level=level), 1 - _lower_end(sizes - right, right, level=level)
 
 
 def median_interval(evidence: Evidence, head: int, *, column: int, level: float) -> tuple[float, float]:
-    """(low, high) of a head's median in that column: of its ranks, or of another value of every query.
+    """(low, high) of a head's median in that column: of ranks, or of another per-query value.
 
-    The values at the ends of the interval of the share 1/2 of its queries (Woodruff, JASA 1952); of several folds the
-    interval of the mean of these (Zou and Donner, Statistics in Medicine 2008). NaN where there are so few images that
-    all of them may well lie on one side of the median: fewer than six at 95 %.
+    The ends are the quantiles at the ends of the interval of the proportion 1/2 (Woodruff, JASA 1952). For several
+    folds they are combined to the interval of the mean (Zou and Donner, Statistics in Medicine 2008). NaN if there are
+    so few images that all of them may lie on one side of the median: fewer than six at 95 %.
     """
     (direction, name), middles, squares = evidence.columns[column], [], []
     for table in evidence.tables:
@@ -226,20 +226,21 @@ def median_interval(evidence: Evidence, head: int, *, column: int, level: float)
 
 
 def weighted_medians(weights: np.ndarray, values: np.ndarray, *, owners: np.ndarray) -> np.ndarray:
-    """(B,) the median of values, each repeated as often as its image weighs; of an even number, the middle two's mean.
+    """(B,) the median of values, each repeated by the weight of its image; the mean of the middle two if even.
 
-    weights  (B, I) float64, whole numbers
+    weights  (B, I) float64, integers
     values   (Q,)
     owners   (Q,) image of each value
 
-    NaN where nothing is left.
+    NaN where all weights are 0.
     """
     order = np.argsort(values, kind="stable")
     values, owners = values[order], owners[order]
     images, queries = weights.shape[1], len(values)
     totals = weights @ np.bincount(owners, minlength=images)
     targets = np.stack([(totals - 1) // 2, totals // 2])
-    # Five standard deviations of the middle where the queries of an image are all alike; what is beyond is done apart.
+    # Search within five standard deviations of the middle (if all queries of an image are equal); rows whose median is
+    # outside are searched completely.
     reach = ceil(2.5 * queries / np.sqrt(images))
     start, stop = max(0, queries // 2 - reach), min(queries, queries // 2 + reach)
     below = weights @ np.bincount(owners[:start], minlength=images)
@@ -260,7 +261,7 @@ def _tabulate_fold(heads: list, fold: int, *, k: tuple[int, ...], families: Coll
     figures = sums = None
     for number, head in enumerate(heads):
         for place, direction in enumerate(DIRECTIONS):
-            # Of one head and direction at a time: a hundred megabytes of half a million queries.
+            # One head and direction at a time: half a million queries take a hundred megabytes.
             metrics = per_query(head[direction][fold], k=k, families=families)
             if figures is None:
                 names = tuple(metrics)
@@ -282,14 +283,14 @@ def _tabulate_fold(heads: list, fold: int, *, k: tuple[int, ...], families: Coll
 
 
 def _effective(values: np.ndarray, variances: np.ndarray, *, weights: np.ndarray) -> np.ndarray:
-    # As many as there are images, where these ask equally much.
+    # Equal to the number of images if all have equally many queries.
     whole, images = 1 / (weights**2).sum(0), len(weights)
     with np.errstate(invalid="ignore"):
         return whole * (values * (1 - values) * images + _TWO_IMAGES) / (variances * whole * images + _TWO_IMAGES)
 
 
 def _lower_end(right: np.ndarray, wrong: np.ndarray, *, level: float) -> np.ndarray:
-    """The rate at which so many right, or more, have a chance of (1 - level) / 2: of just so many half of it."""
+    """The rate at which P(more than `right` successes) + P(exactly as many) / 2 = (1 - level) / 2."""
     tail = (1 - level) / 2
     low, high = np.zeros_like(right), np.ones_like(right)
     for _ in range(_HALVINGS):

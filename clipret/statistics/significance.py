@@ -1,18 +1,18 @@
-"""What a group of heads gets, and how much more than another: intervals, and tests over images and over seeds.
+"""Results of groups of heads and their differences: intervals and tests over images and over seeds.
 
-What is compared are groups of heads: a head alone, or the heads of several seeds of the same settings, which stand for
-these settings. A head alone stands for itself. docs/statistics.md has how often tests and intervals are right.
+A group is a single head, or the heads of several seeds with the same settings, which stand for these settings.
+docs/statistics.md has the measured coverage and error rates.
 
-Two heads alone are compared by flips (flips.py). Where a group has several seeds, flips would take these for all there
-are, and find differences that other seeds do not have. Here the variance of the difference is that of the seeds' mean
-over images, plus that of seeds: the sample variance of the figures within groups, pooled over both, times the sum of
-1 / number of seeds. A run alone has no spread of its own, and is taken to have that of the group beside it; zero-shot
-has none. p and interval are Student's, with the mean of the quantiles, weighted by the variances (Cochran, Biometrics
-1964), as Welch's and Satterthwaite's degrees of freedom are too sure of two or three seeds. They cover other images and
-other seeds. What images and seeds do together is counted twice, which errs towards caution.
+Two single heads are compared by sign flips (flips.py). With several seeds, flips would treat the given seeds as fixed
+and find differences that other seeds do not have. Here the variance of the difference has two parts: over images, that
+of the mean over seeds; over seeds, the sample variance within groups, pooled over both, times the sum of
+1 / number of seeds. A single run has no spread of its own and gets that of the other group; zero-shot has none. p-value
+and interval are Student's, with the mean of the quantiles weighted by the variances (Cochran, Biometrics 1964), as
+Welch-Satterthwaite degrees of freedom are too optimistic with two or three seeds. They cover other images and other
+seeds. The interaction of images and seeds is counted twice, which is conservative.
 
-Ranks have no upper end that tells what the images that were not drawn might do: their means have no interval, nor have
-differences of them; nor is there a test of medians over several seeds.
+Ranks have no upper bound, so a sample does not tell what unseen images could add: means of ranks and their differences
+have no interval. There is no test of medians over several seeds.
 
 Shape suffixes: I images, H heads, C columns of the table.
 """
@@ -26,20 +26,20 @@ from scipy.special import ndtri, stdtrit
 
 from clipret.statistics.intervals import Evidence, effective_images, median_interval, proportion_interval
 
-# Sums of the same numbers in another order differ in the last bits.
+# Tolerance for sums of the same numbers in another order.
 TIE = 1e-10
-# What metrics.json says of the intervals.
-INTERVALS = "mid-P over images, in clusters; gain: differences that sign flips over images do not refuse"
-# Of Student's tests: the tails beyond are nothing that data are known to have.
+# The method of the intervals, as stored in metrics.json.
+INTERVALS = "mid-P, clustered by image; gain: differences that a sign-flip test over images does not reject"
+# The smallest p of a Student test: no data are known to follow the distribution further into its tails.
 _SMALLEST_P = 1e-12
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads of the same settings.
+    """A group of heads with the same settings.
 
-    members  their places among the heads
-    varies   whether another training of these settings would give another head: not of zero-shot
+    members  their indices among the heads
+    varies   whether another seed would give another head; False for zero-shot
     """
 
     members: tuple[int, ...]
@@ -48,8 +48,8 @@ class Heads:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of each column, (C,): value, its interval (NaN: it has none), the sample standard deviation over seeds
-    (None: one head) and, of a difference, the p-value (NaN: there is no test)."""
+    """One estimate per column, (C,): value, interval (NaN: none), sample standard deviation over seeds (None: one head)
+    and, for a difference, the p-value (NaN: no test)."""
 
     value: np.ndarray
     low: np.ndarray
@@ -59,9 +59,9 @@ class Estimate:
 
 
 def estimate(evidence: Evidence, members: tuple[int, ...], *, level: float) -> Estimate:
-    """What a group of heads gets: the mean over them.
+    """The mean result of a group of heads.
 
-    The interval of a head alone covers other images; that of several covers other seeds as well.
+    The interval of a single head covers other images; that of several heads covers other seeds too.
     """
     mixture, points = _mean_of(members, evidence), evidence.points[list(members)]
     value, limits = points.mean(0), evidence.limits
@@ -73,7 +73,7 @@ def estimate(evidence: Evidence, members: tuple[int, ...], *, level: float) -> E
             (scaled * (1 - scaled) / sizes, evidence.images - 1),
             ((spread / limits) ** 2 / len(members), len(members) - 1),
         ]
-        # As many images fewer as make the interval wider by the seeds.
+        # Reduce the effective sample size so that the interval widens by the variance over seeds.
         alone = parts[0][0] * ndtri((1 + level) / 2) ** 2
         sizes = np.divide(sizes * alone, _reach(parts, outside=1 - level) ** 2, out=sizes, where=alone > 0)
     scale = np.where(np.isinf(limits), np.nan, limits)
@@ -85,13 +85,13 @@ def estimate(evidence: Evidence, members: tuple[int, ...], *, level: float) -> E
 
 
 def intervals_of(estimated: Estimate) -> list[list[float] | None]:
-    """[low, high] of each column, None where there is no interval."""
+    """[low, high] of each column; None if there is no interval."""
     ends = zip(estimated.low.tolist(), estimated.high.tolist(), strict=True)
     return [None if isnan(low) else [low, high] for low, high in ends]
 
 
 def contrast(evidence: Evidence, first: Heads, second: Heads, *, level: float) -> Estimate:
-    """What the first group gets more than the second, where one of them has several seeds, or both."""
+    """The difference of two groups, first less second. At least one of them has several seeds."""
     mixture = _mean_of(first.members, evidence) - _mean_of(second.members, evidence)
     value, shares = mixture @ evidence.points, evidence.shares(mixture)
     value[np.abs(value) < TIE] = 0.0
@@ -107,8 +107,8 @@ def contrast(evidence: Evidence, first: Heads, second: Heads, *, level: float) -
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Adjusted p-values of a family of tests (F,): rejecting those up to alpha, the chance of any wrong rejection is at
-    most alpha, whatever the tests have to do with each other (Holm, Scandinavian Journal of Statistics 1979)."""
+    """Holm-adjusted p-values of a family of tests (F,). Rejecting those up to alpha keeps the family-wise error rate at
+    most alpha under any dependence (Holm, Scandinavian Journal of Statistics 1979)."""
     order = np.argsort(p_values, kind="stable")
     stepped = np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1))
     adjusted = np.empty(len(order))
@@ -117,7 +117,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def student_quantile(outside: float, freedom: float) -> float:
-    """The t with P(|T| > t) = outside, of `freedom` > 0 degrees of freedom."""
+    """The t with P(|T| > t) = outside, for `freedom` > 0 degrees of freedom."""
     return float(-stdtrit(freedom, outside / 2))
 
 
@@ -128,14 +128,14 @@ def _mean_of(members: tuple[int, ...], evidence: Evidence) -> np.ndarray:
 
 
 def usual_change(differences: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """(C,) how much an image that differs adds to a difference, the root of its mean square over those of (I, C)."""
+    """(C,) the root mean square of the differences (I, C) that are not 0; the largest possible one if all are 0."""
     differing = (np.abs(differences) > TIE / len(differences)).sum(0)
     whole = np.where(np.isinf(limits), 0.0, limits) / len(differences)
     return np.where(differing, np.sqrt((differences**2).sum(0) / np.maximum(1, differing)), whole)
 
 
 def within(low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of a difference's interval within what there is; NaN where there is no interval."""
+    """Clip the ends of a difference's interval to possible values; NaN for unbounded metrics."""
     none = np.where(np.isinf(limits), np.nan, 0.0)
     return np.maximum(low, -limits) + none, np.minimum(high, limits) + none
 
@@ -144,9 +144,9 @@ Parts = list[tuple[np.ndarray, float]]
 
 
 def _reach(parts: Parts, *, outside: float) -> np.ndarray:
-    """(C,) how far a sum is from what it should be, with that chance of being further.
+    """(C,) half the width of the interval of a sum of independent parts, with probability `outside` beyond it.
 
-    parts  of the sum: a variance (C,) and its degrees of freedom
+    parts  variance (C,) and degrees of freedom of each part
     """
     total = sum(variance for variance, _ in parts)
     weighted = sum(variance * student_quantile(outside, max(1, freedom)) for variance, freedom in parts)
@@ -154,7 +154,7 @@ def _reach(parts: Parts, *, outside: float) -> np.ndarray:
 
 
 def _p_values(value: np.ndarray, parts: Parts) -> np.ndarray:
-    """(C,) the chance that goes with a reach just as far as the value."""
+    """(C,) the two-sided p-value: the `outside` at which the reach equals the value."""
     p_values = np.ones(len(value))
     for place in np.flatnonzero(value):
         column = [(variance[place : place + 1], freedom) for variance, freedom in parts]

@@ -1,4 +1,4 @@
-"""Sweeps: many configurations trained with several seeds, chosen among by validation, the chosen one measured."""
+"""Sweeps: many configurations are trained with several seeds, ranked by validation, and the best one is tested."""
 
 from clipret.sweeps.stage import resume_sweep, sweep
 

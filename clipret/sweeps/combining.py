@@ -1,4 +1,4 @@
-"""Axes -> the configurations to train, no two of which are the same training."""
+"""Axes -> the configurations to train, without duplicates."""
 
 import itertools
 import math
@@ -16,22 +16,22 @@ from clipret.config.training import USED_WITH, in_use
 from clipret.errors import UsageError
 from clipret.machine.files import read_file
 
-# Beyond it nobody waits for a grid; what is asked for is a random search.
+# A grid with more combinations takes too long; use random search.
 _MOST_COMBINATIONS = 100_000
-# Draws in a row without a new configuration, and for each there is already; after them there is hardly another.
+# Drawing stops after so many draws in a row without a new configuration (plus so many per configuration found).
 _FRUITLESS, _FRUITLESS_PER_CONFIG = 1000, 10
-# In all: a few seconds. Drawing each of 100,000 once takes 1,200,000.
+# Total draws; they take a few seconds. Drawing each of 100,000 combinations at least once takes about 1,200,000.
 _MOST_DRAWS = 2_000_000
-# Of a grid: a list of mappings of lists. Longer ones take more than a second to be read.
+# Limits of a grid file, a list of mappings of lists. Longer files take more than a second to parse.
 _DEEPEST, _MOST_BYTES = 4, 1 << 18
 
 
 def configurations(config: SweepConfig) -> list[TrainConfig]:
-    """The configurations of a sweep, seed and name left at their defaults, in the order of the grid.
+    """The configurations of a sweep in the order of the grid, with default seed and name.
 
-    Settings that do not apply (a margin with InfoNCE) are left at their defaults, so that what would
-    be the same training comes once. Random ones are drawn without replacement, uniformly from all; where there are
-    ranges or more than 100,000, from a mapping of the grid, each as likely as another, and then each setting by itself.
+    Settings that do not apply (a margin with InfoNCE) get their defaults, so that equal trainings occur once. Random
+    search draws uniformly from all combinations, without replacement. With ranges, or more than 100,000 combinations,
+    it draws a mapping of the grid uniformly and then each setting independently.
 
     Raises UsageError.
     """
@@ -60,12 +60,12 @@ def configurations(config: SweepConfig) -> list[TrainConfig]:
 
 
 def varied(configs: list[TrainConfig]) -> list[str]:
-    """Names of the settings in which the configurations differ, in the order of TrainConfig."""
+    """Names of the settings that differ between configurations, in the order of TrainConfig."""
     return [name for name in SWEPT if len({getattr(config, name) for config in configs}) > 1]
 
 
 def _read_grid(config: SweepConfig) -> list[Axes]:
-    """The mappings whose combinations are put together, with what the command line says."""
+    """The mappings of the grid, each merged with the axes of the command line."""
     if config.grid is None:
         return [dict(config.axes)]
     content = _load(config.grid)
@@ -81,10 +81,10 @@ def _read_grid(config: SweepConfig) -> list[Axes]:
 
 
 class _Loader(yaml.BaseLoader):
-    """Mappings, lists and text, as safe as safe_load; a setting that is there twice is an error.
+    """Loads mappings, lists and text only, as safe as safe_load; a duplicate key is an error.
 
-    No numbers: YAML 1.1 reads 1e-4 as text and the margin 0:0.2 as 0.2, base 60. Settings know their types. No
-    aliases, with which a few bytes stand for gigabytes, and no tags, which stand for objects.
+    Numbers stay text, as YAML 1.1 reads 1e-4 as text and the margin 0:0.2 as a base-60 number; settings are converted
+    by their types. Aliases are refused, as a few bytes can expand to gigabytes, and so are tags, which create objects.
     """
 
     _depth = 0
@@ -122,7 +122,7 @@ def _refusal(problem: str, place) -> yaml.YAMLError:
 
 def _load(path: Path) -> Any:
     try:
-        # A subclass of the safe loader's base, which builds no objects.
+        # Safe: the loader derives from BaseLoader, which creates no objects.
         return yaml.load(read_file(path, most=_MOST_BYTES).decode("utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UsageError(f"there is no {path}; expected a YAML file with settings and their values.") from None
@@ -139,7 +139,7 @@ def _load(path: Path) -> Any:
 
 
 def _refuse_useless(grid: list[Axes]) -> None:
-    """A setting that no combination has a use for was given by mistake."""
+    """Raise UsageError for a setting that no combination uses: it was given by mistake."""
     for name, (decider, values) in USED_WITH.items():
         having = [axes for axes in grid if name in axes]
         if having and not any(_may_use(axes, decider, values=values) for axes in having):
@@ -175,7 +175,7 @@ def _draw(grid: list[Axes], *, config: SweepConfig, generator: np.random.Generat
             name: options.draw(generator) if isinstance(options, Range) else options[generator.integers(len(options))]
             for name, options in axes.items()
         }
-        # Most of what comes again is known by this, which takes a tenth of the time that a config takes.
+        # Finds most duplicates in a tenth of the time that building a config takes.
         if (key := tuple(sorted(values.items(), key=_name_of))) in drawn:
             continue
         drawn.add(key)

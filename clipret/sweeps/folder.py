@@ -1,4 +1,4 @@
-"""The folder of a sweep: sweep.json, from which it goes on, sweep.csv, a line a run, and a run folder each."""
+"""The folder of a sweep: sweep.json, from which it is resumed, sweep.csv, one line per run, and the run folders."""
 
 import csv
 import io
@@ -27,17 +27,17 @@ _LONGEST_NAME = 100
 
 @dataclass(kw_only=True)
 class Sweep:
-    """A sweep and how far it is.
+    """A sweep and its progress.
 
     path            its folder
-    config          settings, as the user gave them
+    config          settings as the user gave them
     fingerprint     of the cache
-    configurations  what is trained, seed and name left at their defaults
-    failed          run's name -> why it could not go on
-    seconds         that it took until now
-    result          what it came to; None: it is not complete
-    recorded        settings as sweep.json has them; None: those of config
-    code            of losses and heads of the user's own, as autograd.describe_codes gives it
+    configurations  the configurations to train, with default seed and name
+    failed          name of run -> why it failed
+    seconds         elapsed time
+    result          the result; None: not complete
+    recorded        settings as in sweep.json; None: those of config
+    code            user-defined losses and heads, as returned by autograd.describe_codes
     """
 
     path: Path
@@ -60,12 +60,12 @@ class Sweep:
         ]
 
     def of(self, place: int) -> list[TrainConfig]:
-        """The trainings of a configuration, one a seed."""
+        """The trainings of a configuration, one per seed."""
         count = len(self.config.seeds)
         return self.trainings[place * count : (place + 1) * count]
 
     def settings(self, config: TrainConfig) -> dict[str, Any]:
-        """What the configurations differ in, of one of them; None where the setting is of no use to it, or is none."""
+        """The varied settings of one configuration; None for a setting that it does not use, or that is None."""
         return {name: getattr(config, name) if in_use(vars(config), name) else None for name in self.varied}
 
     def save(self) -> None:
@@ -73,7 +73,7 @@ class Sweep:
         self._write(STATE, lambda path: runs.write_json(path, self.content()))
 
     def content(self) -> dict[str, Any]:
-        """What sweep.json holds."""
+        """The content of sweep.json."""
         return {
             "format": FORMAT,
             "cache": {"path": str(self.config.cache), "fingerprint": self.fingerprint},
@@ -86,7 +86,7 @@ class Sweep:
         }
 
     def save_table(self, results: dict[str, dict], *, spreads: list[dict | None]) -> None:
-        """Write sweep.csv: results by run's name, spreads of val_rsum by configuration, None while runs are to do."""
+        """Write sweep.csv: results by name of run, spreads of val_rsum by configuration (None: runs are missing)."""
         rows = []
         for number, config in enumerate(self.trainings):
             place = number // len(self.config.seeds)
@@ -132,13 +132,13 @@ def begin(
     configurations: list[TrainConfig],
     code: dict[str, dict[str, str]],
 ) -> Sweep:
-    """A new sweep in a folder that make_folder made, with its sweep.json.
+    """Start a sweep in a folder of make_folder and write its sweep.json.
 
-    Raises RunError, and leaves no folder behind, when the file cannot be written.
+    Raises RunError when the file cannot be written; the folder is then removed.
     """
     sweep = Sweep(path=folder, config=config, fingerprint=fingerprint, configurations=configurations, code=code)
     if not runs.is_empty(folder):
-        # Begun by another process, between the making of the folder and its lock.
+        # Another process started it between the creation of the folder and the lock.
         raise runs.is_taken(folder)
     try:
         runs.write_json(folder / STATE, sweep.content())
@@ -151,7 +151,7 @@ def begin(
 
 
 def require_runs(configurations: int, *, seeds: int) -> None:
-    """Raise UsageError when there are more runs than anybody waits for."""
+    """Raise UsageError when there are more than MOST_RUNS runs."""
     if configurations * seeds > MOST_RUNS:
         raise UsageError(
             f"{configurations:,} configurations with {seeds:,} seeds each are {configurations * seeds:,} runs, more "
@@ -160,7 +160,7 @@ def require_runs(configurations: int, *, seeds: int) -> None:
 
 
 def make_folder(config: SweepConfig) -> Path:
-    """Make the sweep's folder: its name, or the next free number. Raises RunError when it cannot be made."""
+    """Create the sweep's folder: its name, or the next free number. Raises RunError when that fails."""
     if config.name is not None:
         return runs.make_run(config.runs_dir, name=config.name, kind="")
     while True:
@@ -169,13 +169,13 @@ def make_folder(config: SweepConfig) -> Path:
         try:
             return runs.make_run(config.runs_dir, name=name, kind="")
         except RunError:
-            # Two sweeps may start at once: who loses the race for a number takes the next.
+            # If two sweeps start at once, the one that loses the race for a number takes the next.
             if not (config.runs_dir / name).exists():
                 raise
 
 
 def read_sweep(path: Path) -> Sweep:
-    """The sweep in a folder. Raises RunError when it is none, or cannot be read."""
+    """Read the sweep in a folder. Raises RunError when it is no sweep, or cannot be read."""
     path = runs.named(path)
     file = path / STATE
     try:

@@ -1,4 +1,4 @@
-"""What sweep.json has to hold: all that going on with a sweep, or showing one again, is made from."""
+"""The form of sweep.json: every field that is needed to resume a sweep or to show it again."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ FORM = {
 
 
 def require_agreement(sweep) -> None:
-    """Raise RecordError unless what the sweep failed in and came to is of its own runs."""
+    """Raise RecordError unless `failed` and `result` are consistent with the sweep's runs."""
     names = {config.name for config in sweep.trainings}
     if strangers := sorted(set(sweep.failed) - names):
         raise RecordError(f"failed has {strangers[0]}, which is no run of it")

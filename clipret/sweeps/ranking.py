@@ -1,4 +1,4 @@
-"""Runs' results -> the leaderboard: means and spreads over seeds."""
+"""Results of runs -> the leaderboard: means and standard deviations over seeds."""
 
 import math
 from collections import Counter
@@ -11,12 +11,12 @@ from clipret.sweeps.forms import CUTS
 
 
 def spread(values: list[float]) -> dict[str, float | None]:
-    """mean, and std: the sample standard deviation (divisor n - 1), None of a single value."""
+    """mean, and std: the sample standard deviation (divisor n - 1), None for a single value."""
     return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None}
 
 
 def spreads(sweep: Sweep, results: dict[str, dict]) -> list[dict | None]:
-    """Of each configuration mean and std of val_rsum over its seeds; None while not all of its runs are done."""
+    """For each configuration, mean and std of val_rsum over its seeds; None until all of its runs are done."""
     rows = []
     for place in range(len(sweep.configurations)):
         done = [results[config.name] for config in sweep.of(place) if config.name in results]
@@ -28,12 +28,12 @@ def spreads(sweep: Sweep, results: dict[str, dict]) -> list[dict | None]:
 def leaderboard(sweep: Sweep, results: dict[str, dict]) -> list[dict]:
     """The configurations, best first by mean validation rsum (from 0 to 6) over their seeds.
 
-    results  name -> what training returned, of the runs that did not fail
+    results  name -> the result of training, for the runs that did not fail
 
-    One of whose runs some failed comes after all others, however good the rest of its runs are: what fails with one
-    seed in three is no setting to rely on. Of equal ones the first of the grid comes first. Each is number (from 1, in
-    the grid), settings, seeds, runs (paths, one a seed), val_rsum (mean and std over the runs that did not fail; None
-    when all did), failed (seed -> why) and test (None).
+    Configurations with a failed run come after all others, however good their other runs are: a setting that fails with
+    one seed in three is not reliable. Ties keep the order of the grid. Each entry has number (from 1, in the grid),
+    settings, seeds, runs (paths, one per seed), val_rsum (mean and std over the runs that did not fail; None when all
+    did), failed (seed -> why) and test (None).
     """
     entries = []
     for place, configuration in enumerate(sweep.configurations):
@@ -62,8 +62,8 @@ def _place(entry: dict) -> tuple[bool, float]:
 def measured_figures(reports: list[dict], *, head: str) -> dict:
     """Mean and std over runs of R@1, R@5 and R@10 of both directions, as fractions, and of their sum, rsum.
 
-    reports  what evaluate returned for each run
-    head     whose figures: trained or zero-shot
+    reports  the result of evaluate for each run
+    head     trained or zero-shot
     """
     results = [report["results"][head] for report in reports]
     figures = {
@@ -74,11 +74,11 @@ def measured_figures(reports: list[dict], *, head: str) -> dict:
 
 
 def remarks(sweep: Sweep, results: dict[str, dict]) -> list[str]:
-    """What the user should know of the runs, each thing once."""
+    """Remarks on the runs for the user, without duplicates."""
     counts = Counter(remark for result in results.values() for remark in result["remarks"])
     lines = []
     for remark, count in counts.items():
-        # Early stopping is no surprise where patience was given; sweep.csv has the epochs.
+        # Early stopping is expected when patience was given; sweep.csv has the epochs.
         if not remark.startswith("stopped early"):
             lines.append(remark if count == len(sweep.trainings) else f"{remark} (in {count:,} runs)")
     if sweep.failed:

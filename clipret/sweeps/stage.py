@@ -1,4 +1,4 @@
-"""features.h5 -> a sweep: runs, a leaderboard by validation, and the test figures of the best configuration."""
+"""features.h5 -> a sweep: runs, a leaderboard by validation, and the test results of the best configuration."""
 
 import contextlib
 import shlex
@@ -23,8 +23,7 @@ from clipret.retrieval.baseline import baseline_name
 from clipret.sweeps.combining import configurations
 from clipret.sweeps.folder import Sweep, begin, make_folder, read_sweep, require_runs
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
-from clipret.training import train_many
-from clipret.training.autograd import describe_codes
+from clipret.training import autograd, train_many
 
 _SAVE_EVERY_SECONDS = 1.0
 
@@ -38,19 +37,19 @@ def sweep(
     """Train every configuration with every seed, rank them by validation and measure the best on the test split.
 
     on_progress  called with phase "epochs", of all runs together, then with phase "test"
-    on_begin     called with the sweep's folder as soon as resume_sweep can go on with it
+    on_begin     called with the sweep's folder as soon as resume_sweep could resume it
 
-    Configurations are ranked by their mean validation rsum over the seeds. Only then is the test split measured, and
-    only for the best configuration, unless config.test_all. Heads of all but the best config.keep_heads configurations
-    are deleted in the end.
+    Configurations are ranked by their mean validation rsum over the seeds. The test split is measured after that, and
+    only for the best configuration unless config.test_all. In the end the heads of all but the best config.keep_heads
+    configurations are deleted.
 
     Returns sweep (its folder), cache, runs, failed (how many), varied and fixed settings, configurations (best first,
-    as ranking.leaderboard gives them, with test as ranking.measured_figures gives it, or None), chosen (the first, and
-    the command that trains it), zero_shot (val_rsum, and test in the same form), protocol of the test figures,
-    test_all, remarks and seconds. The same is in sweep.json.
+    as returned by ranking.leaderboard, with test as returned by ranking.measured_figures, or None), chosen (the first,
+    and the command that trains it), zero_shot (val_rsum, and test in the same form), protocol of the test results,
+    test_all, remarks and seconds. sweep.json holds the same.
 
-    Raises UsageError, CacheError, RunError, LeakageError when test images are images of train too, or TrainingError
-    when no run could be trained.
+    Raises UsageError, CacheError, RunError, LeakageError when test images are also in train, or TrainingError when no
+    run could be trained.
     """
     cache = FeatureCache(config.cache)
     cache.require_pairs()
@@ -58,7 +57,9 @@ def sweep(
     configs = configurations(config)
     require_runs(len(configs), seeds=len(config.seeds))
     _require_clean_test(cache, configs)
-    code = describe_codes(configs, named=True)
+    # Where it goes on, another folder may be the current one.
+    configs = [autograd.with_whole_paths(config) for config in configs]
+    code = autograd.describe_codes(configs, named=True)
     folder = make_folder(config)
     with runs.locked(folder):
         begun = begin(folder, config, fingerprint=cache.fingerprint, configurations=configs, code=code)
@@ -67,9 +68,9 @@ def sweep(
 
 
 def resume_sweep(path: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
-    """Go on with a sweep that was interrupted; runs that are complete are not trained again. Returns as sweep does.
+    """Resume an interrupted sweep; complete runs are not trained again. Returns as sweep does.
 
-    Raises RunError when it is no sweep, and CacheMismatchError when its cache is no longer the one it was begun with.
+    Raises RunError when it is no sweep, and CacheMismatchError when its cache is not the one that it was started with.
     """
     begun = read_sweep(Path(path))
     cache = FeatureCache(begun.config.cache)
@@ -80,15 +81,15 @@ def resume_sweep(path: Path | str, *, on_progress: ProgressCallback = silent) ->
         )
     _require_code(begun)
     with runs.locked(begun.path):
-        # Read again: another process may have come to its end meanwhile.
+        # Read again under the lock: another process may have finished it meanwhile.
         return _go_on(read_sweep(begun.path), cache=cache, on_progress=on_progress)
 
 
 def _require_code(begun: Sweep) -> None:
-    """A loss or a head of the user's own is as it was when the sweep began."""
+    """Raise RunError if a user-defined loss or head has changed since the sweep began."""
     if begun.result is not None:
         return
-    for word, now in describe_codes(begun.configurations, named=False).items():
+    for word, now in autograd.describe_codes(begun.configurations, named=False).items():
         before = begun.code.get(word, {}).get("sha256", "unknown")
         if now["sha256"] != before:
             raise RunError(
@@ -107,7 +108,7 @@ def _go_on(begun: Sweep, *, cache: FeatureCache, on_progress: ProgressCallback) 
             begun.seconds = before + time.perf_counter() - started
             begun.save()
         begun.result = {**result, "seconds": round(begun.seconds, 3)}
-        # Before any head is deleted: what was measured cannot be measured again without.
+        # Before any head is deleted, as it could not be measured again.
         begun.save()
     for entry in begun.result["configurations"][begun.config.keep_heads :]:
         for config in begun.of(entry["number"] - 1):
@@ -128,11 +129,11 @@ def _require_validation(cache: FeatureCache) -> None:
 
 
 def _require_clean_test(cache: FeatureCache, configs: list[TrainConfig]) -> None:
-    """Raise LeakageError when images would be trained on that the best is measured on in the end."""
+    """Raise LeakageError when test images are also among the training images."""
     try:
         measured = make_protocol(cache, default_protocol(cache)).image_rows
     except UsageError:
-        # There are no test figures, which is remarked.
+        # There will be no test results, with a remark.
         return
     for without_copies in {config.drop_cross_split_duplicates for config in configs}:
         trained = training_images(cache, without_copies=without_copies).image_rows
@@ -146,7 +147,7 @@ def _require_clean_test(cache: FeatureCache, configs: list[TrainConfig]) -> None
 
 
 def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:
-    """Train what is not yet; returns name -> result of all runs that did not fail."""
+    """Train the runs that are not complete; returns name -> result of all runs that did not fail."""
     stored = {config.name: runs.read_result(begun.path / config.name) for config in begun.trainings}
     results = {name: result for name, result in stored.items() if result is not None}
     for name, result in results.items():
@@ -157,7 +158,7 @@ def _train(begun: Sweep, *, on_progress: ProgressCallback) -> dict[str, dict]:
             )
     left = [config for config in begun.trainings if config.name not in begun.failed]
     for config in left:
-        # Made by a process that was killed before it wrote anything of the run.
+        # Left by a process that was killed before it wrote the config.
         if not (begun.path / config.name / runs.CONFIG).exists():
             shutil.rmtree(begun.path / config.name, ignore_errors=True)
     saved = 0.0
@@ -219,14 +220,14 @@ def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_p
 
 
 def _is_in_use(configs: list[TrainConfig], name: str) -> bool:
-    """Whether a setting makes a difference to at least one of the configurations."""
+    """Whether at least one of the configurations uses a setting."""
     return any(in_use(vars(config), name) for config in configs)
 
 
 def _measure(
     begun: Sweep, entries: list[dict], *, results: dict[str, dict], on_progress: ProgressCallback
 ) -> list[dict]:
-    """Give the entries their test figures; returns the reports of all their runs."""
+    """Set the test results of the entries; returns the reports of all their runs."""
     wanted = [(entry, run) for entry in entries for run in entry["runs"] if Path(run).name in results]
     reports: dict[int, list[dict]] = {}
     for number, (entry, run) in enumerate(wanted, start=1):

@@ -1,10 +1,12 @@
-"""Training with a loss or a head of the user's own: torch's autograd and AdamW, one run at a time.
+"""Training with a user-defined loss or head: torch's autograd and AdamW, one run at a time.
 
-The state of such a run is a dict of tensors as that of a run in a stack is, but with the head's tensors as they are,
-under `plain/`; `steps/` counts the updates of each, for torch does not update what has no gradient.
+The state of such a run is a dict of tensors like that of a run in a stack, but the head's tensors are not transposed
+and have the prefix `plain/`. `steps/` counts the updates of each tensor, as torch skips tensors without a gradient.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ import torch
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file
-from clipret.errors import TrainingError, UsageError
+from clipret.errors import HeadError, TrainingError, UsageError
 from clipret.heads import load_head_kind
 from clipret.heads.base import SIDES, Head, learning_names
 from clipret.heads.own import Recipe
@@ -23,39 +25,45 @@ from clipret.training.objective import Matching, Objective, bound_scalars, learn
 from clipret.training.stack import State
 from clipret.training.starting import build_head, initial_tensors, learning_sides
 
-# Settings that may be code of the user's own.
+# Settings that may be user-defined code.
 OWN = ("loss", "head")
 _PLAIN, _SCALAR = "plain/", "scalar/"
-# Pairs that a loss and a head are tried on before a run's folder is made.
+# Number of pairs that a loss and a head are tried on before a run's folder is made.
 _TRIED = 3
 
 Codes = dict[str, OwnCode]
 
 
 def open_codes(config: TrainConfig, *, named: bool) -> Codes:
-    """loss, head -> the user's own code, of those that are; as own_code.open_code takes `named`."""
+    """loss, head -> its code, for those that are user-defined; `named` as in own_code.open_code."""
     words = {what: getattr(config, what) for what in OWN}
     return {what: open_code(word, named=named) for what, word in words.items() if is_in_file(word)}
 
 
 def describe_codes(configs: Iterable[TrainConfig], *, named: bool) -> dict[str, dict[str, str]]:
-    """FILE.py:NAME -> path and sha256, of all of the user's own code in these configs; `named` as of open_codes."""
+    """FILE.py:NAME -> path and sha256, for all user-defined code in these configs; `named` as in open_codes."""
     words = {word for config in configs for word in (config.loss, config.head) if is_in_file(word)}
     return {word: describe_code(open_code(word, named=named)) for word in sorted(words)}
 
 
+def with_whole_paths(config: TrainConfig) -> TrainConfig:
+    """The config with the user's own code named by absolute paths, which are right in every folder."""
+    words = {what: getattr(config, what) for what in OWN}
+    return replace(config, **{what: str(Path(word).absolute()) for what, word in words.items() if is_in_file(word)})
+
+
 def copy_name(what: str) -> str:
-    """The name of the copy of the loss's or the head's file in a run's folder."""
+    """The file name of the copy of the loss's or the head's code in a run's folder."""
     return f"own_{what}.py"
 
 
 def describe_code(code: OwnCode) -> dict[str, str]:
-    """What a record says of it."""
+    """The description of user-defined code in a record."""
     return {"path": str(code.path), "sha256": code.sha256}
 
 
 def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
-    """Refuse what such a training cannot do, and take the gradient of a small batch of random features.
+    """Check the settings and run one step on a small batch of random features.
 
     Raises UsageError, HeadError or TrainingError, in one line that names the file and what was expected.
     """
@@ -79,13 +87,16 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
         rates=[config.lr],
         margins=trial.margins([0.0]),
     )
+    trial.state(0)
 
 
 def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: FeatureCache) -> Head:
-    """The head that a run's tensors are, whatever kind it is of, for measuring it."""
+    """The head of a run's tensors, built-in or user-defined, for evaluation."""
     if "head" in codes:
         head = Recipe(codes["head"], config.seed).make(baseline_projections(cache))
-        return head.to(next(iter(tensors.values())).device).like(tensors).requires_grad_(False).eval()
+        head = head.to(next(iter(tensors.values())).device).filled(tensors).requires_grad_(False)
+        with codes["head"].guarded(HeadError, f"{codes['head']}.eval"):
+            return head.eval()
     return build_head(config, tensors)
 
 
@@ -112,10 +123,10 @@ def first_state(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> St
 
 
 class AutogradRun:
-    """A run, with the methods of a Stack of one."""
+    """A run, with the interface of a Stack of one."""
 
     def __init__(self, config: TrainConfig, state: State, *, codes: Codes, cache: FeatureCache, device: str):
-        """state: as first_state makes it, after any number of steps; it is copied."""
+        """state: as returned by first_state, or after any number of steps; it is copied."""
         self.configs, self._codes, self._device = [config], codes, device
         self._state = {name: values.to(device, copy=True) for name, values in state.items()}
         self._head = self._trainable(config, cache)
@@ -130,11 +141,13 @@ class AutogradRun:
         return 1
 
     def state(self, run: int) -> State:
-        """The run's state, sharing memory."""
+        """The run's state, sharing memory. Raises TrainingError when the head's code has changed what it learns."""
+        if "head" in self._codes:
+            self._take_up_buffers()
         return self._state
 
     def margins(self, progress: list[float]) -> torch.Tensor | None:
-        """As of a Stack."""
+        """As Stack.margins."""
         return None if self._objective is None else self._objective.margins(progress)
 
     def step(
@@ -145,17 +158,23 @@ class AutogradRun:
         rates: Sequence[float],
         margins: torch.Tensor | None,
     ) -> torch.Tensor:
-        """As of a Stack. Raises HeadError or TrainingError when the user's code does not do what it should."""
+        """As Stack.step. Raises HeadError or TrainingError when the user's code fails or returns something wrong."""
         config, (rate,) = self.configs[0], rates
-        matches = matching(slice(None))[0].bool()
+        # A copy, for the code may write into it.
+        matches = matching(slice(None))[0].bool().clone()
         devices = [torch.cuda.current_device()] if self._device == "cuda" else []
         with torch.enable_grad(), torch.random.fork_rng(devices=devices):
-            # Of the step's number alone, so that a run that goes on draws what it would have drawn.
+            # Seeded by the step's number, so that a resumed run draws the same random numbers.
             torch.manual_seed(int(np.random.SeedSequence([config.seed, self._steps]).generate_state(1, np.uint64)[0]))
             similarities = self._similarities(features)
             value = self._value(similarities, matches, margins=margins)
             self._optimiser.zero_grad()
             _call_backward(value, self._codes)
+        if all(variable.grad is None for variable in self._learning.values()):
+            raise TrainingError(
+                f"the gradient of {self._codes.get('loss', config.loss)} reaches nothing that learns; expected torch "
+                f"operations all along."
+            )
         if config.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(self._learning.values()), config.clip_norm)
         for group in self._optimiser.param_groups:
@@ -180,6 +199,11 @@ class AutogradRun:
                 f"{self._codes['head']} embeds images in {images.shape[1]:,} numbers and texts in {texts.shape[1]:,}; "
                 f"expected equally many."
             )
+        if not texts.requires_grad and not images.requires_grad:
+            raise TrainingError(
+                f"{self._codes['head']} returned embeddings without a gradient; expected torch operations on its "
+                f"parameters."
+            )
         return texts.float() @ images.float().T
 
     def _value(
@@ -195,7 +219,7 @@ class AutogradRun:
             margins=margins,
             learned={name: variable.detach()[None] for name, variable in learned.items()},
         )
-        # Zero, with the gradient that the loss has worked out.
+        # A term of value zero that carries the gradient computed by the loss.
         linear = (similarities * gradient[0]).sum()
         linear = linear + sum(variable * by_scalar[name][0] for name, variable in learned.items())
         return value[0] + (linear - linear.detach())
@@ -204,14 +228,39 @@ class AutogradRun:
         return [name.removeprefix(_SCALAR) for name in self._learning if name.startswith(_SCALAR)]
 
     def _trainable(self, config: TrainConfig, cache: FeatureCache) -> Head:
-        """The head of the state's tensors, which it shares from then on."""
+        """The head of the state's tensors; the state then refers to the head's tensors."""
         tensors = {name.removeprefix(_PLAIN): values for name, values in self._state.items() if name.startswith(_PLAIN)}
         head = build_run_head(config, tensors, codes=self._codes, cache=cache)
         self._state |= {f"{_PLAIN}{name}": tensor for name, tensor in head.tensors.items()}
-        return head.train()
+        if "head" not in self._codes:
+            return head.train()
+        with self._codes["head"].guarded(HeadError, f"{self._codes['head']}.train"):
+            return head.train()
+
+    def _take_up_buffers(self) -> None:
+        """Copy into the state what the head's code has put into new tensors, as `self.mean = 0.9 * self.mean` does."""
+        code, tensors = self._codes["head"], self._head.tensors
+        kept = {name.removeprefix(_PLAIN): values for name, values in self._state.items() if name.startswith(_PLAIN)}
+        learning = {name.removeprefix(_PLAIN): v for name, v in self._learning.items() if name.startswith(_PLAIN)}
+        replaced = [name for name, variable in learning.items() if _place(tensors.get(name)) != _place(variable)]
+        if replaced or tensors.keys() != kept.keys():
+            names = sorted(replaced or tensors.keys() ^ kept.keys())
+            raise TrainingError(
+                f"{code} has changed its {names[0].removeprefix('module.')} while it was trained; all parameters and "
+                f"buffers have to be made when the head is, and parameters have to stay the same."
+            )
+        for name, values in kept.items():
+            tensor = tensors[name]
+            if tensor.shape != values.shape or tensor.dtype != values.dtype:
+                raise TrainingError(
+                    f"{code} has changed its {name.removeprefix('module.')} from {_form(values)} to {_form(tensor)} "
+                    f"while it was trained; expected a tensor of the same shape and type."
+                )
+            if tensor.data_ptr() != values.data_ptr():
+                values.copy_(tensor)
 
     def _variable(self, name: str) -> torch.Tensor:
-        """What the optimiser updates: a parameter of the head, or a scalar, whose memory is that of the state."""
+        """What the optimiser updates: a parameter of the head or a scalar. It shares memory with the state."""
         if name.startswith(_PLAIN):
             return self._head.get_parameter(name.removeprefix(_PLAIN)).requires_grad_()
         return self._state[name].detach().requires_grad_()
@@ -241,24 +290,26 @@ def _own_value(code: OwnCode, loss: Callable, similarities: torch.Tensor, matche
     expected = "expected a scalar tensor, by torch operations on similarities (captions, images)"
     if not callable(loss):
         raise UsageError(f"{code} is {type(loss).__name__}; expected a function of (similarities, matches).")
-    try:
+    with code.guarded(TrainingError, str(code), expected="it is called with (similarities, matches)"):
         value = loss(similarities, matches)
-    except Exception as error:
-        raise TrainingError(
-            f"{code} failed, {code.explain(error)}; it is called with (similarities, matches)."
-        ) from None
     if not isinstance(value, torch.Tensor):
         raise TrainingError(f"{code} returned {type(value).__name__}; {expected}.")
     if value.dim() != 0 or not value.is_floating_point():
-        raise TrainingError(f"{code} returned a tensor of shape {tuple(value.shape)}; {expected}.")
+        raise TrainingError(f"{code} returned a tensor {_form(value)}; {expected}.")
     if not value.requires_grad:
         raise TrainingError(f"{code} returned a tensor without a gradient; {expected}.")
     return value
 
 
 def _call_backward(value: torch.Tensor, codes: Codes) -> None:
-    try:
+    code = codes.get("loss") or codes["head"]
+    with code.guarded(TrainingError, f"the gradient of {code}"):
         value.backward()
-    except Exception as error:
-        code = codes.get("loss") or codes["head"]
-        raise TrainingError(f"the gradient of {code} failed, {code.explain(error)}.") from None
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _place(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -1,6 +1,6 @@
-"""An epoch of a stack cut into batches: which images and captions each run sees, and which of them match.
+"""The batches of an epoch: which images and captions each run of a stack sees, and which of them match.
 
-Shape suffixes: S runs, B images of a batch, B_t its captions.
+Shape suffixes: S runs, B images of a batch, B_t captions of a batch.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ import torch
 from clipret.config import TrainConfig
 from clipret.training.pairs import Pairs
 
-# A matrix of all pairs is kept for as many images; of larger batches it is made in blocks.
+# Batches of at most so many images keep the matrix of all pairs; larger ones compute it in blocks.
 _LARGEST_KEPT = 4096
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Places of images (S, B) and captions (S, B_t) of one step.
+    """Positions of the images (S, B) and captions (S, B_t) of one step.
 
-    aligned  caption b is image b's, and no image comes twice
-    plain    aligned, and no two of the captions are of the same text
+    aligned  caption b belongs to image b, and no image occurs twice
+    plain    aligned, and no two captions have the same text
     """
 
     pairs: Pairs
@@ -31,12 +31,12 @@ class Batch:
 
     @property
     def places(self) -> dict[str, torch.Tensor]:
-        """By side, as Features takes them."""
+        """The positions by side, as Features takes them."""
         return {"image": self.images, "text": self.captions}
 
     @cached_property
     def without_negatives(self) -> int:
-        """How many of the runs have no pair here that does not match."""
+        """The number of runs that have no negative pair in this batch."""
         if self.plain:
             return len(self.images) if self.images.shape[1] == 1 else 0
         if self.images.shape[1] > _LARGEST_KEPT:
@@ -45,7 +45,7 @@ class Batch:
         return int(mask.expand(len(self.images), -1, -1).flatten(1).all(1).sum())
 
     def matching(self, rows: slice, *, device: str) -> torch.Tensor:
-        """(S or 1, rows, B) on the device, True where caption and image match; or 1 and 0, where that is kept."""
+        """(S or 1, rows, B) on the device, True where caption and image match. A kept matrix is float, 1 and 0."""
         count = self.images.shape[1]
         if self.plain and count <= _LARGEST_KEPT:
             kept = _diagonal(count, device)
@@ -54,7 +54,7 @@ class Batch:
 
 
 def steps_per_epoch(pairs: Pairs, config: TrainConfig) -> int:
-    """Batches an epoch, each of at most batch_size images."""
+    """Batches per epoch, each of at most batch_size images."""
     return -(-len(pairs) // config.batch_size)
 
 
@@ -63,10 +63,10 @@ def plan_epoch(
 ) -> list[Batch]:
     """The batches of an epoch for runs that differ in their seed.
 
-    companions  for each run, what mining.find_companions gave for its hard negatives; None: none
+    companions  for each run, its hard negatives as returned by mining.find_companions; None: no hard negatives
 
-    Batches are of nearly equal size: a last one of what is left, a single pair at worst, would pull matching pairs
-    together with nothing to push the others apart.
+    Batches are of nearly equal size. A small remainder as the last batch, a single pair at worst, would pull matching
+    pairs together with no negatives to push apart.
     """
     steps = steps_per_epoch(pairs, configs[0])
     drawn = {seed: pairs.draw(seed, epoch) for seed in {config.seed for config in configs}}
@@ -86,10 +86,10 @@ def plan_epoch(
 
 
 def _accompanied(pairs: Pairs, images: torch.Tensor, texts: torch.Tensor, *, companions: list[dict]) -> tuple:
-    """The batch with each item's hard negatives appended, and each of these with its partner.
+    """The batch with each item's hard negatives appended, each with a positive.
 
-    Hard negative images come with one of their captions, hard negative captions with their image, so that every row and
-    column of the matrix has a pair that matches.
+    A hard negative image brings one of its captions, a hard negative caption its image, so that every row and column of
+    the matrix has a positive.
     """
     more_images, more_texts = [], []
     for run, companion in enumerate(companions):

@@ -1,4 +1,4 @@
-"""Where the training features live, and how a batch of them comes to the device."""
+"""Where the training features are stored, and how batches of them get to the device."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,23 +9,23 @@ from clipret.errors import UsageError
 from clipret.machine.memory import available_memory
 from clipret.training.pairs import Pairs
 
-# Of memory, the device's or the machine's, that features may take unless --memory-limit says otherwise.
+# Share of free memory, on the device or the host, that features may take without --memory-limit.
 _SHARE = 0.6
-# They are widened to float32 once, rather than in every step, where so many times their size is free.
+# Features are converted to float32 once, rather than in every step, if so many times their size is free.
 _WIDE = 8
 
 
 class Features:
-    """Image and text features of the training pairs, by place.
+    """Image and text features of the training pairs, by position.
 
-    placement  device: on the device, as the cache stores them or, where there is room, as float32;
-               host: in (pinned) memory, brought over batch by batch;
+    placement  device: on the device, in the cache's dtype or, if there is room, as float32;
+               host: in (pinned) memory, copied to the device batch by batch;
                disk: in the cache's file
     """
 
     def __init__(self, cache: FeatureCache, pairs: Pairs, *, placement: str, device: str, memory_limit: float | None):
-        """placement may be auto: the first that fits. Raises CacheError when a feature is not finite (of `disk`, when
-        it is fetched), and UsageError when it does not fit where it was to be."""
+        """placement may be auto: the first that fits. Raises CacheError when a feature is not finite (with `disk`, when
+        it is read), and UsageError when the features do not fit in the requested place."""
         self._cache, self._device = cache, device
         self._rows = {"image": pairs.image_rows, "text": pairs.text_rows}
         self.placement, wide = _place(self.size, asked=placement, device=device, limit=memory_limit)
@@ -44,16 +44,16 @@ class Features:
 
     @property
     def size(self) -> int:
-        """Bytes of all of them."""
+        """Bytes of all features."""
         return sum(len(rows) * self.width(side) for side, rows in self._rows.items()) * self._cache.dtype.itemsize
 
     def width(self, side: str) -> int:
-        """Of a feature."""
+        """Width of the features of a side."""
         return self._cache.width(side)
 
     def batches(self, plan: list[dict[str, torch.Tensor]]):
-        """For each of the plan's batches {image, text: places (S, B)}: {image, text: (S, B, D) float32}, valid until
-        the next. What is not on the device is fetched one batch ahead."""
+        """For each batch of the plan, {image, text: positions (S, B)}, yield {image, text: (S, B, D) float32}, valid
+        until the next one. Features that are not on the device are fetched one batch ahead."""
         if self._executor is None:
             for places in plan:
                 yield {side: self._gather(side, rows) for side, rows in places.items()}
@@ -69,7 +69,7 @@ class Features:
                 }
 
     def blocks(self, side: str, *, block: int):
-        """All features of a side in their order, (n, D) float32 on the device, a block at a time."""
+        """All features of a side in order, in blocks (n, D) float32 on the device."""
         for start in range(0, len(self._rows[side]), block):
             rows = torch.arange(start, min(start + block, len(self._rows[side])))[None]
             if self.placement == "device":
@@ -106,7 +106,7 @@ class Features:
 
 
 def _place(size: int, *, asked: str, device: str, limit: float | None) -> tuple[str, bool]:
-    """Where features of that size live, and whether there is so much room that they may as well be float32 there."""
+    """Where to store features of that size, and whether there is room for them as float32 on the device."""
     allowed = None if limit is None else int(limit * (1 << 30))
     room = {"host": _SHARE * _free_memory() if allowed is None else allowed}
     if device == "cuda":
@@ -125,7 +125,7 @@ def _place(size: int, *, asked: str, device: str, limit: float | None) -> tuple[
 
 
 def _free_memory() -> int:
-    """Bytes of memory that could be had without swapping. Raises UsageError where the system does not say."""
+    """Bytes of memory available without swapping. Raises UsageError when the system does not report it."""
     memory = available_memory()
     if memory is None:
         raise UsageError("this system does not say how much memory it has; give --memory-limit GIB.")

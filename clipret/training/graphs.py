@@ -1,4 +1,4 @@
-"""Steps on a GPU as CUDA graphs: one launch instead of some fifty, which small batches otherwise wait for."""
+"""Steps on a GPU as CUDA graphs: one launch instead of about fifty, whose overhead dominates small batches."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from clipret.config import TrainConfig
 from clipret.losses import load_loss
 from clipret.training.stack import Stack
 
-# Larger matrices of all pairs are worked on in blocks, and what is computed then outweighs what its launches cost.
+# Larger batches are computed in blocks, and take so long that the launch overhead does not matter.
 _LARGEST_BATCH = 4096
 _WARM_UP = 3
 
@@ -16,16 +16,16 @@ Replay = Callable[[], None]
 
 
 def can_be_captured(config: TrainConfig) -> bool:
-    """Whether a step of this kind is the same operations on the same shapes each time."""
+    """Whether every step consists of the same operations on the same shapes, small enough for a graph to help."""
     one_shape = config.captions_per_step == "one" and config.batch_size * (1 + 2 * config.hard_negatives)
     return bool(one_shape) and one_shape <= _LARGEST_BATCH and load_loss(config.loss).capturable(vars(config))
 
 
 class GraphedSteps:
-    """A stack's step with its inputs in fixed places, captured once for each shape of a batch and then replayed."""
+    """The step of a stack with its inputs in fixed buffers, captured once for each batch shape and then replayed."""
 
     def __init__(self, stack: Stack, *, capture: Callable[[Callable[[], None], Stack], Replay]):
-        """capture: makes of a function, which works on the stack in place, one that does the same again."""
+        """capture: takes a function that changes the stack in place; returns a function that replays it."""
         self._stack, self._capture = stack, capture
         self._captured = {}
 
@@ -37,7 +37,7 @@ class GraphedSteps:
         rates: Sequence[float],
         margins: torch.Tensor | None,
     ) -> torch.Tensor:
-        """As Stack.step, of the whole mask (S or 1, B_t, B)."""
+        """As Stack.step, with the whole mask (S or 1, B_t, B)."""
         device = mask.device
         inputs = {**features, "mask": mask, "rates": torch.tensor(rates, device=device)}
         if margins is not None:
@@ -69,7 +69,7 @@ class GraphedSteps:
 
 
 def capture_cuda(step: Callable[[], None], stack: Stack) -> Replay:
-    """The step as a CUDA graph. Capturing wants some runs of it first; the stack is as before afterwards."""
+    """Capture the step as a CUDA graph. Runs it a few times to warm up, then restores the stack."""
     before = {name: values.clone() for name, values in stack.arrays.items()}
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from clipret.errors import HeadError, RunError
+from clipret.errors import HeadError, RunError, TrainingError
 from clipret.machine.products import Products
 from clipret.training.autograd import AutogradRun
 from clipret.training.batches import Batch, plan_epoch, steps_per_epoch
@@ -21,10 +21,10 @@ _REPORT_EVERY_SECONDS = 1.0
 
 
 class Loop:
-    """Runs of equal shape, after the same number of epochs, trained together until each is done."""
+    """Trains runs of equal shape, all at the same epoch, together until each is done."""
 
     def __init__(self, records: list[Record], states: list[State], *, data: Data, report):
-        """report: called with how many epochs were done since, of all runs together, and details to show."""
+        """report: called with the number of epochs finished since the last call, over all runs, and details to show."""
         config = records[0].config
         self._data, self._report = data, report
         self._records = records
@@ -45,16 +45,22 @@ class Loop:
         self._graphed = GraphedSteps(stack, capture=capture_cuda) if graphed else None
 
     def run(self) -> None:
-        """Train; what is finished is on the disk whenever this ends, by an exception as well."""
+        """Train. Finished epochs are saved however this ends, also by an exception."""
         try:
             if self._records[0].epoch < 0:
                 self._measure(losses=None)
             while self._drop():
-                self._epoch(self._records[0].epoch + 1)
+                try:
+                    self._epoch(self._records[0].epoch + 1)
+                except (HeadError, TrainingError) as error:
+                    # Of a sweep the other runs go on.
+                    if not self._records[0].codes:
+                        raise
+                    self._records[0].error = f"{str(error).removesuffix('.')}; the run keeps the head it had before."
         except BaseException:
             for number, record in enumerate(self._records):
                 record.end_tracking()
-                # What stopped the training may well be that nothing can be written.
+                # The original exception may be a full disk, so saving may fail too.
                 with contextlib.suppress(RunError):
                     record.save(None if self._within_epoch or record.error else self._stack.state(number), now=True)
             raise
@@ -65,7 +71,7 @@ class Loop:
         if configs[0].steps is not None:
             batches = batches[: configs[0].steps - before]
         totals = [total_steps(config, self._per_epoch) for config in configs]
-        # One array from the start: small ones that stay would break up the memory that each step takes and gives back.
+        # Allocated once: many small tensors that stay alive would fragment the memory that steps reuse.
         losses = torch.empty(len(batches), len(configs), device=self._data.device)
         self._within_epoch = True
         for number, features in enumerate(self._data.features.batches([batch.places for batch in batches])):
@@ -101,7 +107,7 @@ class Loop:
         return companions
 
     def _measure(self, *, losses: np.ndarray | None, before: int = 0) -> None:
-        """Note every run's finished epoch; losses (steps, S) of it, None before the first."""
+        """Record the finished epoch of every run; losses (steps, S), None before the first epoch."""
         detail = {}
         for number, record in enumerate(self._records):
             state, config = self._stack.state(number), record.config
@@ -115,8 +121,9 @@ class Loop:
                 try:
                     measured = self._data.validation.measure(head, device=self._data.device)
                 except HeadError:
-                    # Of a head as it starts the features are to blame, and all runs have them.
-                    if losses is None:
+                    # Of a head as it starts the features are to blame, and all runs have them; the code of one of
+                    # the user's own can fail in other ways.
+                    if losses is None or "head" in record.codes:
                         raise
                     self._fail(record, "the head overflows float32", step=before + len(losses) - 1)
                     continue
@@ -129,7 +136,7 @@ class Loop:
             record.save(state)
             detail = {"loss": loss, "val rsum": score}
         self._within_epoch = False
-        # Last of all: here is where an interruption comes.
+        # Last, as the callback may raise to interrupt the training.
         figures = {name: value for name, value in detail.items() if value is not None}
         self._report(0 if losses is None else len(self._records), figures)
 
@@ -141,7 +148,7 @@ class Loop:
         )
 
     def _drop(self) -> bool:
-        """Take out the runs that are done; whether any is left."""
+        """Remove the runs that are done; returns whether any is left."""
         left = []
         for number, record in enumerate(self._records):
             done = record.epoch >= total_epochs(record.config, self._per_epoch)
@@ -162,7 +169,7 @@ class Loop:
         return bool(left)
 
     def _tell(self, epoch: int, step: int, *, of: int) -> None:
-        """Within an epoch that takes long, say how far it is."""
+        """Report progress within a long epoch."""
         now = time.monotonic()
         if now - self._told >= _REPORT_EVERY_SECONDS:
             self._told = now
@@ -181,10 +188,10 @@ class Loop:
 
 
 def total_epochs(config, per_epoch: int) -> int:
-    """Epochs of a training, the last of which may be cut short by `steps`."""
+    """Total epochs of a training; `steps` may cut the last one short."""
     return config.epochs if config.steps is None else -(-config.steps // per_epoch)
 
 
 def total_steps(config, per_epoch: int) -> int:
-    """Updates of a training."""
+    """Total optimiser steps of a training."""
     return config.epochs * per_epoch if config.steps is None else config.steps

@@ -1,4 +1,4 @@
-"""Hard negatives of the whole training set, by the head as it is at the start of an epoch.
+"""Mining of hard negatives in the whole training set, with the head at the start of an epoch.
 
 Shape suffixes: N training images, M captions, K hard negatives.
 """
@@ -17,16 +17,16 @@ _BLOCK_BYTES = 128 << 20
 def find_companions(
     head: nn.Module, features: Features, pairs: Pairs, *, count: int, drawn: tuple[torch.Tensor, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The K hardest negatives of every image and of its caption of this epoch, among all training captions and images.
+    """The K hardest negatives of every image and of its caption in this epoch, among all training captions and images.
 
     count  K
-    drawn  order (N,) of the images in the epoch and their captions (N,) in that order, as Pairs.draw gives them
+    drawn  order (N,) of the images in the epoch and their captions (N,) in that order, as returned by Pairs.draw
 
-    Returns, by image place: images (N, K), those whose embeddings are nearest to the image's drawn caption and that
-    have no caption of its text; texts (N, K), the captions nearest to the image that are of none of its captions'
-    texts; and captions (N,), the drawn ones. Where there are fewer negatives than K, the nearest of all fill the rest.
+    Returns, by image position: images (N, K), the images nearest to the drawn caption that have no caption with its
+    text; texts (N, K), the captions nearest to the image whose text none of its captions has; captions (N,), the drawn
+    captions. With fewer than K negatives, the rest are positives.
 
-    Costs two products of N x M, in blocks; memory beyond the embeddings is that of a block.
+    Costs two products of N x M, in blocks; memory for the embeddings and one block.
     """
     images = torch.cat([head.embed_images(block) for block in features.blocks("image", block=_ROWS)])
     texts = torch.cat([head.embed_texts(block) for block in features.blocks("text", block=_ROWS)])
@@ -45,7 +45,10 @@ def find_companions(
 def _nearest(
     queries: torch.Tensor, gallery: torch.Tensor, *, asking: torch.Tensor, count: int, matches
 ) -> torch.Tensor:
-    """(N, K) places in the gallery; matches(rows of asking) -> (rows, items) of pairs that match."""
+    """(N, K) positions in the gallery of the nearest items to queries[asking] that do not match.
+
+    matches(rows of asking) -> (rows, items) of the pairs that match
+    """
     block = max(1, _BLOCK_BYTES // (4 * len(gallery)))
     nearest = []
     for rows in torch.arange(len(asking)).split(block):
@@ -57,7 +60,7 @@ def _nearest(
 
 
 def _matching_images(pairs: Pairs, captions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, images) of the pairs of these captions with images that have a caption of the same text."""
+    """(rows, images) of the pairs of these captions with images that have a caption with the same text."""
     rows = torch.arange(len(captions))
     groups = pairs.text_groups[captions]
     shared = (groups >= 0).nonzero().squeeze(1)
@@ -69,7 +72,7 @@ def _matching_images(pairs: Pairs, captions: torch.Tensor) -> tuple[torch.Tensor
 
 
 def _matching_captions(pairs: Pairs, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, captions) of the pairs of these images with captions of a text that one of theirs has."""
+    """(rows, captions) of the pairs of these images with captions whose text one of the image's captions has."""
     counts = pairs.counts[images]
     matched = [torch.stack([torch.arange(len(images)).repeat_interleave(counts), pairs.captions_of(images)])]
     sorted_groups, order = pairs.text_groups.sort()
@@ -81,7 +84,7 @@ def _matching_captions(pairs: Pairs, images: torch.Tensor) -> tuple[torch.Tensor
 
 
 def _joined(keys: torch.Tensor, sorted_keys: torch.Tensor, rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """(2, pairs): each row with all places at which `sorted_keys` has the row's key."""
+    """(2, pairs): each row with all positions at which `sorted_keys` has the row's key, mapped by `order`."""
     first, last = torch.searchsorted(sorted_keys, keys), torch.searchsorted(sorted_keys, keys, right=True)
     counts = last - first
     starts = counts.cumsum(0) - counts

@@ -1,4 +1,4 @@
-"""The loss of a batch and its gradient with respect to the embeddings, for all runs of a stack, in blocks if need be.
+"""The loss of a batch and its gradient with respect to the embeddings, for all runs of a stack, in blocks if large.
 
 Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding width.
 """
@@ -15,11 +15,11 @@ from clipret.losses.quantiles import negative_quantile
 from clipret.losses.values import LARGEST_LOG_SCALE, LossValue
 from clipret.machine.products import Products
 
-# The similarities of as many captions at once as fit here; there are about four matrices of that size at a time.
+# A block of similarities holds as many captions as fit in this; about four matrices of that size exist at a time.
 _BLOCK_BYTES = 256 << 20
-# Settings of a loss that are more than a value which is passed on to it; LossRow says what they are.
+# Settings of a loss that are not just passed on to it; LossRow describes them.
 _MARGIN, _TEMPERATURE = "margin", "temperature"
-# Of a scalar that is the logarithm of a parameter.
+# Prefix of a scalar that is the logarithm of a parameter.
 _LOG = "log_"
 
 Matching = Callable[[slice], torch.Tensor]
@@ -27,12 +27,12 @@ Matching = Callable[[slice], torch.Tensor]
 
 @dataclass(frozen=True)
 class Pull:
-    """What the loss of a batch does to the embeddings.
+    """The loss of a batch and its gradients.
 
     value            (S,) the loss
-    texts, images    (S, E, B_t), (S, E, B_i): its gradients
-    along_texts, along_images  (S, 1, B_t), (S, 1, B_i): their inner products with the embeddings
-    learned          gradients (S,) of the loss's own learned scalars
+    texts, images    (S, E, B_t), (S, E, B_i): gradients with respect to the embeddings
+    along_texts, along_images  (S, 1, B_t), (S, 1, B_i): inner products of those gradients with the embeddings
+    learned          gradients (S,) with respect to the loss's learned scalars
     """
 
     value: torch.Tensor
@@ -44,9 +44,9 @@ class Pull:
 
 
 def learned_scalars(config: TrainConfig, *, logit_scale: float) -> dict[str, float]:
-    """The scalars that a loss learns, where they start: the logarithm of the similarities' scale, and a bias.
+    """The initial values of the scalars that a loss learns: the logarithm of the similarities' scale, and a bias.
 
-    logit_scale  CLIP's own, a logarithm: where infonce starts
+    logit_scale  CLIP's own, a logarithm: the initial value for infonce
     """
     scalars = load_loss(config.loss).scalars(logit_scale)
     fixed = {"log_scale"} if _TEMPERATURE in LOSSES[config.loss].settings and config.temperature is not None else set()
@@ -54,7 +54,7 @@ def learned_scalars(config: TrainConfig, *, logit_scale: float) -> dict[str, flo
 
 
 class Objective:
-    """The loss of runs that differ in its numbers only."""
+    """The loss of runs that differ only in the numeric settings of the loss."""
 
     def __init__(self, configs: list[TrainConfig], *, products: Products, device: str):
         first = configs[0]
@@ -69,7 +69,10 @@ class Objective:
         self._kept_mask, self._kept_survey = None, None
 
     def margins(self, progress: list[float]) -> torch.Tensor | None:
-        """(S,) of the step at which each run has done so much of its training; None: they come from the batch."""
+        """(S,) the margins of a step; None: they are computed from the batch.
+
+        progress  the fraction of its training that each run has done
+        """
         if self._margins is None or self._margins[0].quantile is not None:
             return None
         values = [margin.at(done) for margin, done in zip(self._margins, progress, strict=True)]
@@ -87,7 +90,7 @@ class Objective:
         """The loss of embeddings texts (S, E, B_t) and images (S, E, B_i).
 
         matching  rows of captions -> (S or 1, rows, B_i) bool
-        margins   of this step, as margins() gave them
+        margins   of this step, as returned by margins()
         learned   the scalars' values (S,)
         """
         rows, count = texts.transpose(1, 2).contiguous(), texts.shape[2]
@@ -129,7 +132,7 @@ class Objective:
         margins: torch.Tensor | None,
         learned: dict[str, torch.Tensor],
     ) -> LossValue:
-        """The loss of similarities and a mask (S, B_t, B_i), with its gradients by them and by the learned scalars."""
+        """The loss of similarities and a mask (S, B_t, B_i), with its gradients by similarities and learned scalars."""
         if self._margins is not None and margins is None:
             margins = self._quantiles(similarities, mask)
         loss = self._loss.function(similarities, mask, **self._parameters(margins, learned))
@@ -140,7 +143,7 @@ class Objective:
         return self._passed_on | self._scalars(learned) | moving
 
     def _kept(self, mask: torch.Tensor, similarities: torch.Tensor):
-        """The survey of a mask that comes again, where it depends on the mask alone; else None."""
+        """The survey of a mask, cached while the mask stays the same; None if the survey needs the similarities."""
         if not self._loss.survey_of_mask:
             return None
         if self._kept_mask is not mask:
@@ -148,7 +151,7 @@ class Objective:
         return self._kept_survey
 
     def _scalars(self, learned: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The loss's parameters that are learned, or fixed by a temperature."""
+        """The parameters of the loss that are learned, or fixed by a temperature."""
         fixed = {} if self._scales is None else {"scale": self._scales}
         return fixed | {
             name.removeprefix(_LOG): values.exp() if name.startswith(_LOG) else values
@@ -161,7 +164,7 @@ class Objective:
 
 
 def _by_scalar(by_parameter: dict[str, torch.Tensor], learned: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """From the loss's gradients by its parameters to those by the scalars, some of which are logarithms."""
+    """Convert gradients by the loss's parameters to gradients by the scalars, some of which are logarithms."""
     return {
         name: by_parameter[name.removeprefix(_LOG)] * values.exp() if name.startswith(_LOG) else by_parameter[name]
         for name, values in sorted(learned.items())
@@ -169,7 +172,7 @@ def _by_scalar(by_parameter: dict[str, torch.Tensor], learned: dict[str, torch.T
 
 
 def bound_scalars(learned: dict[str, torch.Tensor]) -> None:
-    """Keep the scale below CLIP's bound, in place, after a step."""
+    """Clamp the scale to CLIP's bound, in place, after a step."""
     if "log_scale" in learned:
         learned["log_scale"].clamp_(max=LARGEST_LOG_SCALE)
 

@@ -1,6 +1,6 @@
-"""The training images and captions: what matches what, and the batches of an epoch. All by index arithmetic.
+"""The training images and captions: which of them match, and the order of an epoch. All by index arithmetic.
 
-Shape suffixes: S runs, B images of a batch, B_t its captions, N training images with a caption, M their captions.
+Shape suffixes: S runs, B images and B_t captions of a batch, N training images with a caption, M their captions.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from clipret.protocols.protocol import Fold
 
 @dataclass(frozen=True)
 class Pairs:
-    """The training images that have a caption, by place 0..N-1, and their captions grouped by image, 0..M-1.
+    """The training images that have a caption, at positions 0..N-1, and their captions grouped by image, 0..M-1.
 
     image_rows    (N,) and text_rows (M,): rows of the cache
-    first         (N,) int64 place of each image's first caption
-    counts        (N,) int64 captions of each image
-    owners        (M,) int64 place of each caption's image
-    text_groups   (M,) int64: the same number for captions of the same text on several images; -1: the text is the
-                  image's own
+    first         (N,) int64 position of each image's first caption
+    counts        (N,) int64 number of captions of each image
+    owners        (M,) int64 position of each caption's image
+    text_groups   (M,) int64: a number shared by the captions with the same text on several images; -1: no other image
+                  has the text
     image_groups  (N, C) int64: those numbers among an image's captions, then -1; C may be 0
-    texts         how many different texts there are
+    texts         the number of distinct texts
     """
 
     image_rows: np.ndarray
@@ -37,7 +37,7 @@ class Pairs:
 
     @classmethod
     def of(cls, cache: FeatureCache, fold: Fold) -> "Pairs":
-        """Those of a fold. Captions are of the same text as CLIP reads it: case and spaces apart."""
+        """The pairs of a fold. Texts are compared as CLIP reads them: without regard to case and spaces."""
         order = np.argsort(fold.caption_images, kind="stable")
         captioned, counts = np.unique(fold.caption_images, return_counts=True)
         owners, text_rows = np.repeat(np.arange(len(counts)), counts), fold.text_rows[order]
@@ -58,9 +58,9 @@ class Pairs:
         return len(self.counts)
 
     def draw(self, seed: int, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Order (N,) of the images in that epoch, and (N,) a caption of each in that order, uniform of its own.
+        """Order (N,) of the images in that epoch, and (N,) in that order a caption of each, drawn uniformly.
 
-        They depend on seed and epoch alone, so that a training goes on from any epoch as if it had never stopped.
+        They depend on seed and epoch only, so that a resumed training draws the same as an uninterrupted one.
         """
         generator = torch.Generator().manual_seed(
             int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -76,10 +76,9 @@ class Pairs:
         return torch.arange(int(counts.sum())) + (self.first[images] - starts).repeat_interleave(counts)
 
     def matching(self, images: torch.Tensor, captions: torch.Tensor, *, rows: slice, aligned: bool) -> torch.Tensor:
-        """(S or 1, rows, B) bool: whether an image has a caption of that text, its own or an equal one.
+        """(S or 1, rows, B) bool: whether the image has a caption with the text of the caption.
 
-        images (S, B) and captions (S, B_t) are places; aligned says that caption b is image b's and no image comes
-        twice. rows are those captions of each run that are asked about.
+        images (S, B) and captions (S, B_t) are positions; aligned as in Batch; rows selects captions of each run.
         """
         asked = captions[:, rows]
         if aligned:
@@ -99,7 +98,7 @@ class Pairs:
 
 
 def _shared(texts: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """(M,) number of each caption's text where several images have it, else -1."""
+    """(M,) the number of each caption's text if several images have it, else -1."""
     owning = np.unique(np.stack([texts, owners]), axis=1)[0]
     several = np.bincount(owning, minlength=texts.max(initial=-1) + 1) > 1
     return np.where(several[texts], texts, -1)

@@ -1,4 +1,4 @@
-"""One run while it trains: what it has found, what it keeps, and its folder."""
+"""One run during training: its history, its best head, and its folder."""
 
 import csv
 import io
@@ -26,10 +26,10 @@ from clipret.training.autograd import Codes, build_run_head, copy_name, describe
 from clipret.training.stack import State, head_tensors
 from clipret.training.tracking import open_trackers
 
-# A kill costs at most as much work as this; an epoch can be done in milliseconds, and a checkpoint takes as many.
+# A killed run loses at most this much work. Not every epoch is saved: an epoch may take no longer than a checkpoint.
 _SAVE_EVERY_SECONDS = 1.0
 _CHECKPOINT_FORMAT = "2"
-# What a checkpoint tells of its run.
+# The metadata of a checkpoint.
 _PROGRESS_FORM = {
     "epoch": AtLeast(0),
     "kept_epoch": AtLeast(0),
@@ -37,17 +37,17 @@ _PROGRESS_FORM = {
     "stale": AtLeast(0),
     "seconds": float,
 }
-# A line has some 150 bytes, and there may be a million.
+# A line has about 150 bytes, and there may be a million.
 
 
 class Record:
-    """A run's folder and what is to be known of the run to go on with it.
+    """A run's folder, and everything needed to resume the run.
 
-    epoch         epochs that are done
-    kept_epoch    the one whose head is kept
-    best          its validation rsum; None without a val split
-    remarks       what the user should know
-    error         why it cannot go on; None: it can
+    epoch         finished epochs
+    kept_epoch    the epoch whose head is kept
+    best          validation rsum of that epoch; None without a val split
+    remarks       remarks for the user
+    error         why the run had to stop; None: no error
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Record:
         trained_on: np.ndarray | None = None,
         codes: Codes | None = None,
     ):
-        """trained_on as save_head takes it; codes as autograd.open_codes gives them."""
+        """trained_on as save_head takes it; codes as returned by autograd.open_codes."""
         self.config, self.folder, self._cache, self.codes = config, folder, cache, codes or {}
         self.epoch, self.kept_epoch, self.best, self.error = -1, 0, None, None
         self.remarks: list[str] = []
@@ -72,16 +72,16 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """Since the run began, what it took before an interruption included."""
+        """Training time of the run, including time before an interruption."""
         return self._earlier + time.perf_counter() - self._started
 
     @property
     def exhausted(self) -> bool:
-        """Whether early stopping has had its patience."""
+        """Whether the patience of early stopping is used up."""
         return self.config.patience is not None and self._stale >= self.config.patience
 
     def begin(self) -> None:
-        """Write what repeats the run."""
+        """Write the files that are needed to repeat the run."""
         record = {
             "format": runs.FORMAT,
             "config": to_dict(self.config),
@@ -96,11 +96,11 @@ class Record:
         runs.write_json(self.folder / runs.CONFIG, record)
 
     def head(self, tensors: State) -> Head:
-        """The head that these tensors are, as stack.head_tensors gives them, for measuring it."""
+        """The head of these tensors (stack.head_tensors), for evaluation."""
         return build_run_head(self.config, tensors, codes=self.codes, cache=self._cache)
 
     def add(self, state: State, *, loss: float | None, rate: float | None, measured: dict | None) -> float | None:
-        """Take note of a finished epoch; returns its validation rsum, None without a val split.
+        """Record a finished epoch; returns its validation rsum, None without a val split.
 
         measured  metrics by direction on val, as fractions
         """
@@ -124,10 +124,11 @@ class Record:
         return score
 
     def save(self, state: State | None, *, now: bool = False) -> None:
-        """Write head, history and checkpoint, unless that was done a moment ago.
+        """Write head, history and checkpoint, unless that was done less than a second ago.
 
-        state  the run's after its last finished epoch; None: there is nothing to go on from, or it is in the middle of
-               an epoch, and the checkpoint stays as it was
+        state  the run's state after its last finished epoch; None: the run is within an epoch or cannot be resumed, and
+               the checkpoint is left unchanged
+        now    write in any case
 
         Raises RunError when they cannot be written.
         """
@@ -146,12 +147,12 @@ class Record:
         self._saved = time.perf_counter()
 
     def end_tracking(self) -> None:
-        """Have the trackers write what they hold; what went wrong with them becomes a remark."""
+        """Close the trackers; their failures become remarks."""
         self._trackers.close()
         self.remarks += [remark for remark in self._trackers.remarks if remark not in self.remarks]
 
     def finish(self, result: dict) -> None:
-        """Write the run's result, after which it counts as complete."""
+        """Write the run's result, which marks it as complete."""
         (self.folder / runs.CHECKPOINT).unlink(missing_ok=True)
         runs.write_json(self.folder / runs.RESULT, result)
 
@@ -171,7 +172,7 @@ class Record:
         if not self._rows:
             return
         text = io.StringIO(newline="")
-        # What is gone on with may have other columns, of another version.
+        # A resumed run may have columns of another version.
         names = dict.fromkeys(name for row in self._rows for name in row)
         lines = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
         lines.writeheader()
@@ -191,11 +192,11 @@ class Record:
         write_tensors(self.folder / runs.CHECKPOINT, state, metadata=metadata)
 
     def restore(self, like: Callable[[], State]) -> State | None:
-        """Take up the run where its last checkpoint was; returns the state, None when there is no checkpoint yet.
+        """Load the run's last checkpoint; returns its state, None when there is no checkpoint yet.
 
-        like  called for a state of such a run, of equal names, shapes and types
+        like  returns a state with the expected names, shapes and dtypes
 
-        Raises RunError when the checkpoint or the history cannot be read, or is another run's.
+        Raises RunError when the checkpoint or the history cannot be read, or belongs to another run.
         """
         path = self.folder / runs.CHECKPOINT
         if not path.exists():
@@ -221,7 +222,7 @@ class Record:
         return state
 
     def _read_history(self, last: int) -> list[dict]:
-        """The rows of history.csv up to that epoch. Raises RecordError."""
+        """The rows of history.csv up to epoch `last`. Raises RecordError."""
         path = self.folder / runs.HISTORY
         try:
             rows = runs.history_lines(path)[: last + 1]

@@ -1,4 +1,4 @@
-"""Going on with a run, and repeating one, from what its config.json says."""
+"""Resuming a run, and repeating one, from its config.json."""
 
 from collections.abc import Collection
 from contextlib import nullcontext
@@ -9,17 +9,17 @@ from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file, unknown_settings
 from clipret.errors import CacheMismatchError, RunError, UsageError
-from clipret.machine.own_code import changed, label, open_code
+from clipret.machine.own_code import is_unchanged, label, open_code
 from clipret.progress import ProgressCallback, silent
 from clipret.training import autograd
 from clipret.training.stage import only, train_many
 
 
 def resume(run: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
-    """Go on with a run that was interrupted, from its last checkpoint; it ends as it would have without.
+    """Resume an interrupted run from its last checkpoint; the result is that of an uninterrupted run.
 
-    Returns as train does; a run that is complete already is left as it is. Raises RunError when it is no run, and
-    CacheMismatchError when its cache is no longer the one that it was begun with.
+    Returns what train returns; a complete run is left unchanged. Raises RunError when it is no run, and
+    CacheMismatchError when its cache is not the one that it was started with.
     """
     path = runs.named(run)
     record = runs.read_config(path)
@@ -32,12 +32,12 @@ def resume(run: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
 
 
 def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainConfig:
-    """The settings of a run's config.json, or of the one in a run's folder, for a new run of them.
+    """The settings of a run, for a new run; path: its folder or its config.json.
 
-    changes  settings that are to be others
+    changes  settings to replace
 
-    Raises RunError when it cannot be read, and CacheMismatchError when the cache is no longer the run's, unless it is
-    among the changes.
+    Raises RunError when the file cannot be read, and CacheMismatchError when the cache is no longer the run's, unless
+    changes give another cache.
     """
     path, changes = Path(path), changes or {}
     path = path / runs.CONFIG if path.is_dir() else path
@@ -50,11 +50,11 @@ def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainCo
 
 
 def _own_code(record: dict, *, folder: Path, among: Collection[str] = autograd.OWN) -> dict[str, str]:
-    """The loss or the head of a run that are code of the user's own, by a file that is as it was when the run began.
+    """The settings loss and head, where they are user-defined, with a file that has not changed since the run began.
 
-    That is the user's own file, or, where it has changed or is gone, the copy in the run's folder.
+    That is the user's file or, if that was changed or removed, its copy in the run's folder.
 
-    Raises RunError when neither is as it was, and UsageError when the user has never named it on this machine.
+    Raises RunError when both were changed, and UsageError when the user has never named the file on this machine.
     """
     words = {}
     for what in among:
@@ -66,7 +66,7 @@ def _own_code(record: dict, *, folder: Path, among: Collection[str] = autograd.O
             raise RunError(f"{folder / runs.CONFIG} does not say which file its {what} is in; train a new run.")
         path, copy = Path(about["path"]), folder / autograd.copy_name(what)
         for candidate in (copy, path):
-            if candidate.is_file() and changed(candidate, sha256=about["sha256"]) is None:
+            if is_unchanged(candidate, sha256=about["sha256"]):
                 words[what] = f"{candidate}:{label(word)}"
         if what not in words:
             raise RunError(

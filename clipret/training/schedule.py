@@ -6,12 +6,12 @@ from clipret.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps: int, per_epoch: int) -> float:
-    """Of step `step`, from 0, of a training of `steps`.
+    """The learning rate at step `step`, from 0, of a training of `steps`.
 
     constant  lr
     cosine    lr (1 + cos(pi step / steps)) / 2 (Loshchilov and Hutter 2017, equation 5, without restarts)
     step      lr step_factor^n after n times step_epochs epochs of `per_epoch` steps
-    and, in the first `warmup` steps, (step + 1) / warmup of that.
+    and, in the first `warmup` steps, that times (step + 1) / warmup.
     """
     rate = config.lr
     if config.schedule == "cosine":

@@ -1,4 +1,4 @@
-"""How many runs are trained at once, and by how many threads."""
+"""How many runs to train at once, and on how many threads."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from clipret.config import TrainConfig
 from clipret.retrieval.baseline import baseline_projections
 from clipret.training.stack import State, state_bytes
 
-# On the CPU runs are stacked to share the cost of starting operations, as long as a stack's arrays stay in its cache.
+# On the CPU, stacking runs shares the overhead of launching operations, as long as the arrays fit in the CPU's cache.
 _CPU_BYTES = 32 << 20
 _CPU_RUNS = 64
-# A step of fewer operations is as fast on one thread; and while others use the processor, threads that wait for each
-# other some fifty times a step take a hundred times as long.
+# A step of fewer operations is as fast on one thread. And on a busy CPU, threads that synchronise about fifty times a
+# step may take a hundred times as long.
 _OPERATIONS_OF_A_THREAD = 50_000_000
-# Of a GPU's free memory.
+# Share of a GPU's free memory that a stack may use.
 _GPU_SHARE = 0.5
 
 
 def runs_at_once(config: TrainConfig, state: State, *, cache: FeatureCache, device: str) -> int:
-    """The most runs like this one that do best when trained together, by an estimate of their memory; at least 1."""
+    """The number of runs like this one to train together, by an estimate of their memory; at least 1."""
     run_bytes = state_bytes(state) + _step_bytes(config, cache)
     if device == "cuda":
         return max(1, int(_GPU_SHARE * torch.cuda.mem_get_info()[0] / run_bytes))
@@ -30,7 +30,7 @@ def runs_at_once(config: TrainConfig, state: State, *, cache: FeatureCache, devi
 
 @contextlib.contextmanager
 def fitting_threads(config: TrainConfig, *, cache: FeatureCache, runs: int) -> Iterator[None]:
-    """One thread for steps that are small; torch's number is as before afterwards."""
+    """Use one thread for small steps; restores torch's number of threads afterwards."""
     before = torch.get_num_threads()
     if runs * _step_operations(config, cache) < _OPERATIONS_OF_A_THREAD:
         torch.set_num_threads(1)
@@ -51,13 +51,13 @@ def _widths(cache: FeatureCache) -> list[tuple[int, int]]:
 
 
 def _step_operations(config: TrainConfig, cache: FeatureCache) -> int:
-    """Of the matrix products of a linear head's step; an adapter's are about as many."""
+    """Operations in the matrix products of one step of a linear head; an adapter takes about as many."""
     rows, widths = _rows(config), _widths(cache)
     projections = sum(4 * rows * features * embedding for features, embedding in widths)
     return projections + 6 * rows * rows * widths[0][1]
 
 
 def _step_bytes(config: TrainConfig, cache: FeatureCache) -> int:
-    """What a step of a run allocates: features, embeddings and their gradients, and four matrices of all pairs."""
+    """Bytes that a step of a run allocates: features, embeddings and their gradients, four matrices of all pairs."""
     rows, widths = _rows(config), _widths(cache)
     return 4 * (rows * sum(features + 3 * embedding for features, embedding in widths) + 4 * rows * rows)

@@ -1,4 +1,4 @@
-"""Runs of equal shape, trained together: their weights, their optimiser, and one step of all of them.
+"""Runs of equal shape, trained together: their weights, optimiser and training step.
 
 Shape suffixes: S runs.
 """
@@ -22,7 +22,7 @@ from clipret.training.starting import head_settings, learning_sides
 State = dict[str, torch.Tensor]
 
 
-# Settings that leave the optimiser's steps as they are: runs that differ in nothing else have one pace.
+# Settings that the AdamW update does not use. Runs that differ only in these share one fused call.
 _PACELESS = (
     *("name", "runs_dir", "log", "keep", "patience", "seed", "init", "ridge"),
     *("margin", "temperature", "clip_norm", "ema"),
@@ -30,7 +30,7 @@ _PACELESS = (
 
 
 def _in_common(config: TrainConfig, name: str) -> Any:
-    """What of a setting must be equal among runs that are trained together: all, unless its field says otherwise."""
+    """The part of a setting that must be equal among runs of a stack: all of it, unless its field says otherwise."""
     rules = settings_of(type(config))
     may_differ = rules[name].may_differ if name in rules else False
     if may_differ is True:
@@ -39,19 +39,19 @@ def _in_common(config: TrainConfig, name: str) -> Any:
 
 
 def shape_of(config: TrainConfig) -> tuple:
-    """Equal for runs that can be trained together."""
-    # With all captions of a batch's images, their number depends on the draw. Code of the user's own knows no stacks.
+    """A key that is equal for runs that can be trained together."""
+    # With all captions of each image, their number per batch varies. User-defined code takes one run at a time.
     alone = config.captions_per_step == "all" or is_in_file(config.loss) or is_in_file(config.head)
     return (*(_in_common(config, field.name) for field in fields(config)), config if alone else None)
 
 
 def _pace_of(config: TrainConfig) -> tuple:
-    """Equal for runs of a stack whose optimisers take the same steps."""
+    """A key that is equal for runs of a stack that share one fused AdamW call."""
     return tuple(getattr(config, field.name) for field in fields(config) if field.name not in _PACELESS)
 
 
 def first_state(config: TrainConfig, tensors: State, *, logit_scale: float) -> State:
-    """A run's state before its first step, from its head's tensors as initial_tensors gives them."""
+    """A run's state before its first step, from its head's tensors as returned by initial_tensors."""
     state = {f"weight/{name}": _turned(tensor).clone() for name, tensor in tensors.items()}
     scalars = learned_scalars(config, logit_scale=logit_scale)
     state |= {f"scalar/{name}": torch.tensor(value) for name, value in scalars.items()}
@@ -65,12 +65,12 @@ def first_state(config: TrainConfig, tensors: State, *, logit_scale: float) -> S
 
 
 def state_bytes(state: State) -> int:
-    """Of a run's state and the gradients beside it."""
+    """Bytes of a run's state and gradients."""
     return sum(tensor.nbytes * (2 if name.startswith("first/") else 1) for name, tensor in state.items())
 
 
 def head_tensors(state: State) -> State:
-    """The head's tensors as build_head takes them, sharing memory; averages where there are some."""
+    """The head's tensors as build_head takes them, sharing memory; their moving averages if the run has them."""
     tensors = {}
     for name in state:
         kind, _, short = name.partition("/")
@@ -81,10 +81,10 @@ def head_tensors(state: State) -> State:
 
 
 class Stack:
-    """The runs' weights, (S, ...) each, and what trains them. Weights are float32 and change in place."""
+    """The runs' weights, (S, ...) each, and their optimiser. Weights are float32 and are updated in place."""
 
     def __init__(self, configs: list[TrainConfig], states: list[State], *, products: Products, device: str):
-        """configs of one shape_of, and each run's state, all after the same number of steps."""
+        """configs with equal shape_of, and the state of each run, all after the same number of steps."""
         self.configs, self._products, self._device = configs, products, device
         self._adamw = choose_adamw(device)
         self._all = {name: torch.stack([state[name].to(device) for state in states]) for name in states[0]}
@@ -114,7 +114,7 @@ class Stack:
         return Stack(configs, states, products=self._products, device=self._device)
 
     def margins(self, progress: list[float]) -> torch.Tensor | None:
-        """(S,) of a step before which each run has done so much, 0 to 1, of its training; None: from the batch."""
+        """As Objective.margins; progress from 0 to 1."""
         return self._objective.margins(progress)
 
     def step(
@@ -125,12 +125,12 @@ class Stack:
         rates: Sequence[float | torch.Tensor],
         margins: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Update every run by one batch; returns the losses (S,) before it.
+        """Update every run with one batch; returns the losses (S,) before the update.
 
         features  image (S, B, D_i) and text (S, B_t, D_t) float32
         matching  rows of captions -> which images they match, (S or 1, rows, B) bool
         rates     learning rate of each run
-        margins   as margins() gives them
+        margins   as returned by margins()
         """
         images, texts = self._images.forward(features["image"]), self._texts.forward(features["text"])
         pull = self._objective.pull(texts, images, matching=matching, margins=margins, learned=self._scalars)
@@ -150,7 +150,7 @@ class Stack:
         return kind.tower(weights, side=side, learns=learns, settings=settings, products=self._products)
 
     def _prepare(self) -> None:
-        """The optimiser's lists of each run, made once: a view costs as much as a small operation."""
+        """Build the optimiser's lists of views once: creating a view costs as much as a small operation."""
         weights = [name for name in self._learning if name.startswith("weight/")]
         scalars = [name for name in self._learning if name.startswith("scalar/")]
         alike = {}
@@ -171,7 +171,7 @@ class Stack:
         self._news = None if decays[0] is None else 1 - torch.tensor(decays, device=self._device)
 
     def _update(self, gradients: Gradients, *, rates: Sequence[float | torch.Tensor]) -> None:
-        """AdamW (Loshchilov and Hutter 2019, algorithm 2), a fused call for runs of one pace; scalars do not decay."""
+        """AdamW (Loshchilov and Hutter 2019, algorithm 2), fused over runs of equal _pace_of; scalars do not decay."""
         self._all["count"] += 1
         if self.configs[0].clip_norm is not None:
             for run, config in enumerate(self.configs):
@@ -194,11 +194,11 @@ class Stack:
 
 
 def _clip(gradients: list[torch.Tensor], *, norm: float) -> None:
-    """Scale a run's gradients, in place, so that their L2 norm together is at most `norm` (Pascanu et al. 2013)."""
+    """Scale a run's gradients, in place, to a total L2 norm of at most `norm` (Pascanu et al. 2013)."""
     total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (norm / (total + 1e-6)).clamp(max=1))
 
 
 def _turned(tensor: torch.Tensor) -> torch.Tensor:
-    """A matrix the other way round: training keeps them transposed."""
+    """The transpose of a matrix; training stores matrices transposed."""
     return tensor.t() if tensor.dim() == 2 else tensor

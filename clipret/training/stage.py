@@ -9,6 +9,7 @@ from typing import Any
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.config.unused import unused_settings
 from clipret.errors import TrainingError, UsageError
 from clipret.machine.devices import choose_device, require_bfloat16
 from clipret.machine.own_code import label, word_of
@@ -28,18 +29,18 @@ from clipret.training.tracking import require_trackers
 def train(config: TrainConfig, *, loss: Any = None, head: Any = None, on_progress: ProgressCallback = silent) -> dict:
     """Train a head on the cached features of the train split and write a run folder.
 
-    loss, head   in place of the config's: a function of (similarities, matches) -> scalar, and a class that heads.own
-                 describes, both at the top of a .py file; or text as in the config
-    on_progress  called after every epoch, and now and then within a long one, with phase "epochs" and, as details,
+    loss, head   replace those of the config: a function (similarities, matches) -> scalar, and a class as heads.own
+                 describes it, both at the top level of a .py file; or text as in the config
+    on_progress  called after every epoch, and from time to time within a long one, with phase "epochs" and, as details,
                  loss and validation rsum
 
     Every epoch visits the training images in a new order, each with one of its captions drawn at random. The epoch with
-    the highest validation rsum (sum of R@1, R@5, R@10 of both directions) is kept; epoch 0 is the head as it starts.
-    The last epoch is kept when the config says so, or without a val split. On the CPU the same config gives the same
-    bits.
+    the highest validation rsum (sum of R@1, R@5, R@10 of both directions) is kept; epoch 0 is the untrained head. The
+    last epoch is kept when the config says so, or without a val split. On the CPU the same config gives bit-identical
+    results.
 
     Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without val),
-    features (where they lived), remarks and seconds.
+    features (where they were stored), remarks and seconds.
 
     Raises CacheError, UsageError, RunError or TrainingError.
     """
@@ -56,14 +57,16 @@ def train_many(
     on_run: Callable[[int, dict], None] | None = None,
     going_on: bool = False,
 ) -> list[dict]:
-    """Train runs on one cache, those of equal shape together on one read of the data, each as if it were alone.
+    """Train several runs on one cache. Runs of equal shape are trained together and share reads of the data.
 
     configs   with the same cache and device
     stack     runs trained at once; None: chosen automatically, limited by memory
-    on_run    called with the place in configs and the result of every run that is finished
-    going_on  go on with runs whose folders are there, and read back those that are complete; else they are an error
+    on_run    called with the index in configs and the result of every finished run
+    going_on  resume runs whose folders exist, and return the results of complete ones; False: an existing folder is an
+              error
 
-    Returns what train returns, for each; of a run that cannot go on, run and error.
+    Each run has the result that it would have alone. Returns what train returns, for each run; for a run that had to
+    stop, run and error.
     """
     device = choose_device(configs[0].device)
     for config in configs:
@@ -89,7 +92,7 @@ def _require_precision(config: TrainConfig, *, device: str) -> None:
 
 
 class _Job:
-    """Some runs on a cache."""
+    """The runs of one call of train_many."""
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class _Job:
         prepared: Prepared,
         on_progress: ProgressCallback,
     ):
-        """codes: of each run, as autograd.open_codes gives them."""
+        """codes: for each run, as returned by autograd.open_codes."""
         self._configs, self._codes, self._prepared, self._on_progress = configs, codes, prepared, on_progress
         self._cache = prepared.cache
         per_epoch = [steps_per_epoch(prepared.images(config).pairs, config) for config in configs]
@@ -122,7 +125,7 @@ class _Job:
         records, states = {}, {}
         for place, config in enumerate(self._configs):
             folder = self._folder(config, going_on=going_on)
-            # The runs of a sweep are the sweep's, which has its own lock, and they may be thousands.
+            # Runs of a sweep are covered by the lock of the sweep; there may be thousands.
             if not runs.is_sweep(folder.parent):
                 locks.enter_context(runs.locked(folder))
             results[place] = None if runs.is_empty(folder) else self._earlier_result(folder, going_on=going_on)
@@ -141,7 +144,7 @@ class _Job:
                 stacked = places[start : start + size]
                 data = self._prepared.data(self._configs[stacked[0]])
                 together = [records[place] for place in stacked]
-                # Made here and not before: of a thousand runs they would take gigabytes.
+                # Made only now: the states of a thousand runs take gigabytes.
                 begun = [states.pop(place) or self._first(place) for place in stacked]
                 with fitting_threads(together[0].config, cache=self._cache, runs=len(together)):
                     Loop(together, begun, data=data, report=self._report).run()
@@ -156,19 +159,20 @@ class _Job:
         return runs.make_run(config.runs_dir, name=config.name, kind=f"{label(config.loss)}-{label(config.head)}")
 
     def _earlier_result(self, folder: Path, *, going_on: bool) -> dict | None:
-        """What a run that is gone on with came to, if it is complete."""
+        """The result of a run to be resumed, if it is complete; else None."""
         if not going_on:
-            # Begun by another process, between the making of the folder and the lock.
+            # Another process started it between the creation of the folder and the lock.
             raise runs.is_taken(folder)
         return runs.read_result(folder)
 
     def _begin(self, place: int, folder: Path) -> tuple[Record, State | None]:
-        """A run's record, and the state that it goes on with; None: it is at its start."""
+        """A run's record, and the state to resume from; None for a new run."""
         new, config = runs.is_empty(folder), self._configs[place]
         keys = self._prepared.images(config).keys
         try:
             record = Record(config, folder=folder, cache=self._cache, trained_on=keys, codes=self._codes[place])
-            # The state of one that starts as CLIP, which is soon made, has the names and shapes of any other.
+            record.remarks += dict.fromkeys(code.remark for code in self._codes[place].values() if code.remark)
+            # A state with init="clip" is quick to make, and has the names and shapes of any other.
             state = record.restore(lambda: self._first(place, init="clip"))
             if state is not None:
                 self._report(record.epoch, {})
@@ -190,7 +194,7 @@ class _Job:
         return first_state(config, initial_tensors(config, self._cache), logit_scale=scale)
 
     def _groups(self, records: dict[int, Record]) -> list[list[int]]:
-        """Places of runs that can be trained together."""
+        """Indices of runs, grouped by which can be trained together."""
         groups = {}
         for place, record in records.items():
             groups.setdefault((shape_of(record.config), record.epoch), []).append(place)
@@ -207,7 +211,7 @@ class _Job:
             return {"run": str(record.folder), "error": record.error}
         trained = self._prepared.images(config)
         images = len(trained.pairs)
-        record.remarks += trained.remarks
+        record.remarks += [*trained.remarks, *unused_settings(config)]
         if config.batch_size > images:
             record.remarks.append(
                 f"--batch-size {config.batch_size:,} is more than the {images:,} training images; every step takes all "
@@ -232,7 +236,7 @@ class _Job:
 
 
 def only(results: list[dict]) -> dict:
-    """The result of a run that was trained alone. Raises TrainingError when it could not go on."""
+    """The result of a single run. Raises TrainingError when the run had to stop."""
     (result,) = results
     if "error" in result:
         raise TrainingError(result["error"])

@@ -1,6 +1,6 @@
-"""A run's history on its way to trackers: TensorBoard, Weights & Biases, MLflow. Each library is loaded when asked for.
+"""Logging of runs to experiment trackers: TensorBoard, Weights & Biases, MLflow. Libraries are imported when needed.
 
-Several runs may be tracked at once, as they are trained at once.
+Several runs may be tracked at once, as several are trained at once.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from clipret.errors import UsageError
 from clipret.machine.records import Each, read_record
 
 _PROJECT = "clipret"
-# What a tracker calls a run, kept in its folder so that one that is gone on with is not another run.
+# The trackers' ids of a run, kept in its folder so that a resumed run continues under the same id.
 _IDS = "trackers.json"
 
 
@@ -29,36 +29,36 @@ def require_trackers(names: tuple[str, ...]) -> None:
 
 
 def open_trackers(names: tuple[str, ...], *, run: Path, config: dict) -> "Tracker":
-    """A tracker that passes on to all of these (config.TRACKERS); of none, one that does nothing.
+    """A tracker that logs to all of these (config.TRACKERS); without names it does nothing.
 
     run     the run's folder
     config  its settings, JSON-ready
 
-    Nothing is begun before the first epoch is logged. Raises UsageError when a library is not installed.
+    Nothing is created before the first epoch is logged. Raises UsageError when a library is not installed.
     """
     require_trackers(names)
     return Tracker({name: _BEGINNINGS[name] for name in names}, run=run, config=config)
 
 
 class Tracker:
-    """Passes figures on, and never stops a training: what goes wrong is a remark.
+    """Logs metrics to several trackers. A failure never stops the training.
 
-    remarks  what went wrong, once for each tracker; that tracker is then left alone
+    remarks  one remark for each tracker that failed; a failed tracker is not used again
     """
 
     def __init__(self, beginnings: dict[str, Callable], *, run: Path, config: dict):
-        """beginnings: tracker -> its class, called with run, config and the epoch that it is to go on from."""
+        """beginnings: tracker -> its class, called with run, config and the first epoch to log."""
         self.remarks: list[str] = []
         self._beginnings, self._run, self._config = dict(beginnings), run, config
         self._begun = {}
 
     def log(self, epoch: int, values: dict[str, float]) -> None:
-        """Pass on the figures of an epoch, name -> figure."""
+        """Log the metrics of an epoch, name -> value."""
         for name in list(self._beginnings):
             self._attempt(name, lambda name=name: self._tracker(name, epoch).log(epoch, values))
 
     def close(self) -> None:
-        """Finish; what was logged is then written, or sent. Logging again would begin anew."""
+        """Flush and close all trackers. A later log opens them again."""
         for name, tracker in list(self._begun.items()):
             self._attempt(name, tracker.close)
         self._begun.clear()
@@ -71,7 +71,7 @@ class Tracker:
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
-        # Servers, disks and other people's code: whatever they raise, the training is worth more.
+        # Trackers may raise anything (servers, disks, third-party code); the training matters more.
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0]
             self.remarks.append(f"{name} failed and was left out from there on ({type(error).__name__}: {reason})")
@@ -85,7 +85,7 @@ class _TensorBoard:
     def __init__(self, run: Path, *, config: dict, epoch: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        # Epochs that were logged after the checkpoint which the run goes on from come again.
+        # Epochs logged after the checkpoint of a resumed run are logged again.
         self._writer = SummaryWriter(log_dir=str(run), purge_step=epoch or None)
         if not epoch:
             settings = "\n".join(f"    {name}: {value}" for name, value in config.items())
@@ -100,7 +100,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run of project `clipret`, online or offline as the user's environment has it (WANDB_MODE)."""
+    """A run of project `clipret`, online or offline as set by WANDB_MODE."""
 
     def __init__(self, run: Path, *, config: dict, epoch: int):
         wandb = importlib.import_module("wandb")
@@ -111,7 +111,7 @@ class _Wandb:
             id=identity,
             name=run.name,
             config=config,
-            # As one of several in this process.
+            # Allows several runs in this process.
             reinit="create_new",
             resume="allow",
         )
@@ -124,14 +124,14 @@ class _Wandb:
 
 
 class _Mlflow:
-    """A run of experiment `clipret`, on the tracking server of the user's environment or in mlflow.db beside the run.
+    """A run of experiment `clipret`, on the configured tracking server or in mlflow.db in the runs folder.
 
-    Through the client and not mlflow.start_run, which knows one active run only.
+    Uses the client, as mlflow.start_run supports one active run only.
     """
 
     def __init__(self, run: Path, *, config: dict, epoch: int):
         mlflow = importlib.import_module("mlflow")
-        # MLflow keeps no runs in plain folders any more.
+        # MLflow no longer stores runs in plain folders.
         own = None if mlflow.is_tracking_uri_set() else f"sqlite:///{(run.parent / 'mlflow.db').absolute()}"
         self._client = mlflow.MlflowClient(tracking_uri=own)
         self._id = _identity(run, tracker="mlflow", make=lambda: self._create(run, config))
@@ -153,7 +153,7 @@ class _Mlflow:
 
 
 def _identity(run: Path, *, tracker: str, make: Callable[[], str]) -> str:
-    """What this tracker calls the run: made the first time."""
+    """The tracker's id of the run, created the first time."""
     path = run / _IDS
     identities = read_record(path, Each(str)) if path.exists() else {}
     if tracker not in identities:

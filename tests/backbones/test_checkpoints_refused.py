@@ -1,7 +1,6 @@
 """What is no checkpoint of CLIP, or none that clip computes with: one line each, on its exact text."""
 
 import argparse
-import os
 import pickle
 import warnings
 
@@ -11,6 +10,7 @@ import torch
 
 from clipret.backbones import load_backbone
 from clipret.errors import BackboneError
+from tests.helpers import system
 from tests.helpers.checkpoint_files import changed, load, prefixed, uneven_clip
 
 
@@ -206,7 +206,7 @@ def test_a_file_of_another_kind_says_what_it_is(name, tmp_path):
 
 
 def test_what_is_no_regular_file_is_never_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
+    system.make_pipe(tmp_path / "pipe")
     names = "RN50, .*, tiny-emoji"
     for path, message in {
         tmp_path: f"--model {tmp_path} is a folder; give the checkpoint in it, or one of {names}",

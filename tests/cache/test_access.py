@@ -41,8 +41,8 @@ def enter(path, *, refusal):
 
 
 @needs_flock
-def test_a_lock_file_that_was_removed_meanwhile_is_not_taken_for_the_lock(tmp_path, monkeypatch):
-    """The one who waited locks a file that the one before has removed, while a third has made another."""
+def test_a_lock_on_a_removed_lock_file_does_not_count(tmp_path, monkeypatch):
+    """The waiting process locks a file that the holder removed, while a third process has created a new one."""
     path, opened = tmp_path / "lock", []
     real = os.open
 
@@ -78,7 +78,7 @@ def test_a_lock_file_that_a_killed_process_left_is_in_nobodys_way(tmp_path):
 
 @needs_flock
 def test_of_many_processes_one_at_a_time_has_the_lock(tmp_path):
-    """Each reads a number, and writes the next one: none is lost."""
+    """Each reads a number and writes the next one; no update is lost."""
     (tmp_path / "number").write_text("0")
     program = (
         "import sys; from pathlib import Path; from clipret.cache import file_lock\n"

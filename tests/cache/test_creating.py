@@ -1,9 +1,8 @@
-"""Room for a cache: asked for before it is made, and when it runs out after all."""
+"""Disk space for a cache: checked before it is created, and when it runs out anyway."""
 
 import ctypes
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import pytest
 from clipret.cache import FeatureCache, access, open_writer, require_writable
 from clipret.errors import CacheError
 from tests.conftest import contents
+from tests.helpers import system
 from tests.helpers.caches import MADE, arrays, features_of
 
 
@@ -59,22 +59,12 @@ def test_a_place_that_cannot_be_written_is_found_at_once(tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of its own, of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = (
-        shutil.which("mount")
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, check=False
-        ).returncode
-    )
-    if not mounted:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with system.small_disk(tmp_path / "disk", megabytes=1) as folder:
+        yield folder
 
 
 def test_a_disk_that_fills_up_while_the_structure_is_written_is_one_clear_line(small_disk, monkeypatch):
-    """Also when nobody saw it coming, and without harm to what this process does next."""
+    """Also without the check before, and without breaking later calls of this process."""
     monkeypatch.setattr(access, "require_room", lambda path, **_: None)
     monkeypatch.setattr("clipret.cache.creating.require_room", lambda path, **_: None)
     path = small_disk / "made.h5"
@@ -89,7 +79,7 @@ def test_a_disk_that_fills_up_while_the_structure_is_written_is_one_clear_line(s
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="holes are punched as Linux does it")
 @pytest.mark.parametrize("left", [0, 4096, 12288])
 def test_a_disk_that_fills_up_under_a_cache_with_holes_is_filled_after_room_is_made(left, small_disk, tmp_path):
-    """As on a file system that copies what is written to another place."""
+    """As on a copy-on-write file system."""
     planned = contents(images=300, dims=(128, 128, 12))
     rows = np.arange(300)
 
@@ -117,7 +107,7 @@ def test_a_disk_that_fills_up_under_a_cache_with_holes_is_filled_after_room_is_m
 
 
 def punch(path, *, start, stop):
-    """Give the room of some bytes of a file back to the disk."""
+    """Punch a hole into a file."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path(path).open("r+b") as file:
         failed = libc.fallocate(file.fileno(), 0x02 | 0x01, ctypes.c_longlong(start), ctypes.c_longlong(stop - start))

@@ -1,4 +1,4 @@
-"""Bytes of a cache that are changed behind its back, anywhere in the file: never a figure that is another."""
+"""Corruption of any byte of a cache never changes a result."""
 
 import random
 from collections import Counter
@@ -15,7 +15,7 @@ from tests.helpers.caches import MADE, cut, fill, join, write_shards
 
 
 def figures(path) -> tuple:
-    """All that a cache has to say: what is in it, all rows that are done, and what `info` shows of it."""
+    """Everything a cache returns: its contents, all done rows, and the result of `info`."""
     cache = FeatureCache(path)
     states = {"image": cache.image_states, "text": cache.text_states}
     columns = ("image_ids", "image_files", "captions", "caption_ids", "problems", "inputs", "about", "fingerprint")
@@ -30,7 +30,7 @@ def figures(path) -> tuple:
 
 
 def what_becomes_of(path, expected) -> str:
-    """Refused when it is opened, refused when its rows are read, or harmless: all it says is as before."""
+    """Refused when opened, refused when rows are read, or harmless: everything it returns is unchanged."""
     try:
         FeatureCache(path)
     except CacheError:
@@ -52,7 +52,7 @@ def whole(tmp_path_factory):
 
 
 def damage(path, *, flips: int, seed: int) -> Counter:
-    """Change so many bytes of a file, one at a time, of which half in one bit; counts what becomes of it."""
+    """Corrupt so many bytes of a file, one at a time, half of them in one bit; counts the outcomes."""
     moment, expected, written = random.Random(seed), figures(path), path.read_bytes()
     counts = Counter()
     for number in range(flips):
@@ -79,7 +79,7 @@ def test_no_byte_of_a_thousand_changes_a_figure_without_a_word(whole):
 
 
 def test_each_kind_of_byte_is_covered(whole):
-    """A bit of every data set, of its HDF5 header, of the attributes and of the first block."""
+    """One bit of every data set, of its HDF5 header, of the attributes and of the first block."""
     expected, written = figures(whole), whole.read_bytes()
     places = {"first block": 700, "superblock": 4096 + 20, "attributes": written.index(b'"context_length"')}
     with h5py.File(whole) as file:
@@ -105,7 +105,7 @@ def test_each_kind_of_byte_is_covered(whole):
 
 
 @pytest.mark.parametrize(("name", "column"), [("sha256", "image_digests"), ("single_colour", "single_colour")])
-def test_what_stands_beside_a_feature_is_compared_when_it_is_looked_at_alone(whole, name, column):
+def test_notes_are_verified_when_they_are_read_without_the_features(whole, name, column):
     written = whole.read_bytes()
     with h5py.File(whole) as file:
         width = file["image"][name].dtype.itemsize * file["image"][name][0].size
@@ -139,7 +139,7 @@ def test_no_byte_of_a_shard_changes_a_figure_without_a_word(tmp_path):
     shard, moment, expected = tmp_path / "made.h5.shards" / "1-of-2.h5", random.Random(2), figures(path)
     written, counts = shard.read_bytes(), Counter()
     with h5py.File(shard) as file:
-        # Of a shard nothing but the features is read any more.
+        # From a shard only the features are read now.
         used = [
             range(
                 file[side]["features"].id.get_offset(),

@@ -1,4 +1,4 @@
-"""Caches whose heaps HDF5 would never come to the end of, under checksums that are right."""
+"""Caches with valid checksums whose heaps would make HDF5 loop for ever."""
 
 import re
 import struct
@@ -27,7 +27,7 @@ def heaps_of(data):
 
 
 def second_object(data, heap):
-    """Where the second object of a heap begins, behind the header and the first."""
+    """The offset of the second object of a heap, after the header and the first object."""
     (size,) = struct.unpack_from("<Q", data, heap + 24)
     return heap + 32 + (size + 7) // 8 * 8
 
@@ -38,7 +38,7 @@ def read_all(path):
 
 
 def readable(path):
-    """Whether all texts of the file may be read."""
+    """Whether all texts of the file are readable."""
     size = path.stat().st_size
     with h5py.File(path) as file, path.open("rb") as plain:
         names = [

@@ -70,8 +70,9 @@ def test_problems_are_counted_by_reason_and_listed_when_asked_for(tmp_path):
 
 def test_a_cache_without_problems_shows_none(tmp_path):
     info = inspect_cache(write_cache(tmp_path / "made.h5"))
-    for problems in (False, True):
-        assert not [name for name in cells(info_sheets(info, problems=problems)) if name.startswith("problem")]
+    assert not [name for name in cells(info_sheets(info)) if name.startswith(("problem", "truncated"))]
+    asked = cells(info_sheets(info, problems=True, truncated=True))
+    assert (asked["problems"], asked["truncated"]) == ("none", "none")
 
 
 def test_a_cache_without_any_caption_done_is_described(tmp_path):

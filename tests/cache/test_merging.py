@@ -16,7 +16,7 @@ from tests.helpers.caches import Disk, Killed, arrays, cut, join, write_shards
 
 
 def made_of(name, *, images, dataset="made", captions_of=None, **changes):
-    """Contents of a cache whose ids all carry its name, those of the captions perhaps another one's."""
+    """Contents of a cache whose ids all contain its name; caption ids possibly another name."""
     annotated = contents(images=images)
     annotated = dataclasses.replace(
         annotated,

@@ -1,5 +1,4 @@
-"""What a file that somebody else made may not do when it is opened: refer to others, ask for memory, surprise later
-stages. The checksums of these files are right."""
+"""A forged file must not refer to other files, allocate memory or break later stages. Its checksums are valid."""
 
 import json
 import os
@@ -20,7 +19,7 @@ REMEDY = "; the cache is damaged: delete it and extract again with: clipret extr
 
 
 def refused(path) -> str:
-    """What is said of the file, by those who read it and by those who write it alike."""
+    """The message on the file, which is the same for readers and writers."""
     before = path.read_bytes()
     with pytest.raises(CacheDamagedError) as reading:
         FeatureCache(path, allow_incomplete=True)
@@ -143,6 +142,16 @@ def nothing_in_it(file, folder):
         file.create_dataset(f"image/{name}", data=np.zeros(shape, kind), dtype=kind)
 
 
+def one_projection(file, folder):
+    del file["projection/text/weight"]
+
+
+def a_bias_alone(file, folder):
+    width = file["projection/text/weight"].shape[1]
+    del file["projection/text/weight"], file["projection/image/weight"]
+    file["projection/text/bias"] = np.zeros(width, np.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -165,6 +174,8 @@ def nothing_in_it(file, folder):
         (one_more, "it holds /image/extra, which no cache has"),
         (missing, "it lacks /text/tokens"),
         (nothing_in_it, "it holds no images"),
+        (one_projection, "it has a projection of the image side alone"),
+        (a_bias_alone, "it has /projection/text/bias without a weight"),
     ],
 )
 def test_objects_that_no_cache_has_are_refused_before_anything_is_read_or_written(change, message, cache_path):
@@ -179,7 +190,7 @@ def test_objects_that_no_cache_has_are_refused_before_anything_is_read_or_writte
 @pytest.mark.parametrize(
     ("rows", "chunks"), [(3 * 10**9, (1 << 20,)), (10**12, (1 << 20,)), (10**12, None), (2**63 - 1, (1 << 20,))]
 )
-def test_rows_that_the_file_has_no_room_for_ask_for_no_memory(rows, chunks, cache_path):
+def test_a_row_count_larger_than_the_file_allocates_no_memory(rows, chunks, cache_path):
     with tampered(cache_path) as file:
         for name in ("split", "id"):
             kind = file[f"image/{name}"].dtype
@@ -253,7 +264,7 @@ def in_shards(tmp_path):
 
 
 def refer(path, source):
-    """Let the images' features lie in another file."""
+    """Move the images' features to another file."""
     with tampered(path) as file:
         del file["image/features"]
         layout = h5py.VirtualLayout((60, 24), dtype="f2")
@@ -290,25 +301,25 @@ def test_shards_of_another_cache_are_refused(in_shards, tmp_path):
     other = contents(inputs={**MADE.inputs, "background": "white"})
     (tmp_path / "made.h5.shards" / "1-of-3.h5").unlink()
     write_shards(in_shards, cut(3)[1:2], made=other)
-    with pytest.raises(CacheFormatError, match=r"1-of-3.h5 does not hold what .*made.h5 says of it; delete both"):
+    with pytest.raises(CacheFormatError, match=r"1-of-3.h5 does not match .*made.h5; delete both"):
         FeatureCache(in_shards)
 
 
-def test_a_cache_and_a_shard_are_not_taken_for_each_other(in_shards):
+def test_a_shard_is_not_accepted_as_a_cache_nor_a_cache_as_a_shard(in_shards):
     shard = in_shards.parent / "made.h5.shards" / "1-of-3.h5"
     with pytest.raises(CacheFormatError, match=r"1-of-3.h5 is not a cache but a shard of one; delete it"):
         FeatureCache(shard)
 
 
-def test_raw_arrays_lie_where_the_first_block_says(cache_path):
-    """Or a writer could be made to write over something else."""
+def test_raw_arrays_must_be_at_the_offsets_in_the_first_block(cache_path):
+    """Otherwise a writer could be made to overwrite something else."""
     with tampered(cache_path):
         pass
     data = cache_path.read_bytes()
     with h5py.File(cache_path) as file:
         state, checksum = (file[f"image/{name}"].id.get_offset() for name in ("state", "checksum"))
     with h5py.File(cache_path, "r+") as file:
-        # What HDF5 calls the states are now the first of the checksums.
+        # The states' data set now points to the first checksums.
         head = h5py.h5o.get_info(file["image/state"].id).addr
     at = data.index(int(state - 4096).to_bytes(8, "little"), head)
     moved = data[:at] + int(checksum - 4096).to_bytes(8, "little") + data[at + 8 :]
@@ -318,7 +329,7 @@ def test_raw_arrays_lie_where_the_first_block_says(cache_path):
 
 
 def reseal_as_before(path):
-    """New checksums of the extents that the first block has."""
+    """Recompute the checksums of the extents in the first block."""
     from clipret.cache import seal
 
     with path.open("rb") as file:

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import h5py
@@ -19,6 +18,7 @@ from clipret.errors import (
     CacheMismatchError,
 )
 from tests.conftest import contents, write_cache
+from tests.helpers import system
 
 
 def open_and_close(path, stored):
@@ -41,7 +41,7 @@ def test_what_is_written_is_read(tmp_path):
     assert cache.image_features.dtype == np.float16
     assert cache.fingerprint == stored.fingerprint
     assert (cache.inputs, cache.about) == (stored.inputs, stored.about)
-    assert set(cache.projections) == {"image/weight", "image/bias", "text/weight", "logit_scale"}
+    assert set(cache.projections) == {"image/weight", "image/bias", "text/weight", "text/bias", "logit_scale"}
     for name, values in stored.projections.items():
         np.testing.assert_array_equal(cache.projections[name], values)
     assert (cache.tokens == 5).all()
@@ -116,7 +116,7 @@ def test_a_second_writer_is_refused(tmp_path, monkeypatch):
         assert (writer.states["image"] == DONE).all()
 
 
-def test_readers_map_the_features_and_work_beside_a_writer(tmp_path):
+def test_readers_map_the_features_and_work_while_a_writer_is_open(tmp_path):
     """Invariant 5, second half."""
     path = tmp_path / "made.h5"
     with open_writer(path, contents()) as writer:
@@ -150,7 +150,7 @@ def cut_short(path):
 
 
 def as_an_older_clipret_wrote_it(path):
-    """Without the first block and its checksums, and with room for it that was not there."""
+    """Without the first block and its checksums, and with space for it."""
     path.write_bytes(path.read_bytes()[BLOCK:])
 
 
@@ -184,7 +184,7 @@ def of_another_format(path):
             "{path} is not an HDF5 file; expected a cache written by clipret extract.",
         ),
         (
-            lambda path: (path.unlink(), os.mkfifo(path)),
+            lambda path: (path.unlink(), system.make_pipe(path)),
             CacheFormatError,
             "{path} is not an HDF5 file; expected a cache written by clipret extract.",
         ),
@@ -213,7 +213,7 @@ def of_another_format(path):
         ),
     ],
 )
-def test_a_file_that_is_no_cache_of_this_format_is_one_clear_line(spoil, error, message, cache_path):
+def test_a_file_that_is_not_a_cache_of_this_format_is_a_one_line_error(spoil, error, message, cache_path):
     size = cache_path.stat().st_size
     spoil(cache_path)
     with pytest.raises(error) as caught:

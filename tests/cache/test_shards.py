@@ -1,4 +1,4 @@
-"""Several processes, a shard each: joined, they are the cache that one process writes."""
+"""Several processes write one shard each; joined, they equal the cache of one process."""
 
 import errno
 import os
@@ -110,7 +110,7 @@ def test_a_join_that_is_killed_or_finds_no_room_is_done_by_the_next(merge, error
         assert arrays(path) == whole
 
 
-def test_shards_that_a_killed_join_left_beside_a_whole_cache_are_removed(whole, tmp_path, monkeypatch):
+def test_shards_that_a_killed_join_left_next_to_a_complete_cache_are_removed(whole, tmp_path, monkeypatch):
     path, parts = tmp_path / "made.h5", cut(2)
     write_shards(path, parts)
     with monkeypatch.context() as patch:
@@ -147,7 +147,7 @@ def test_a_cache_and_its_shards_move_together(whole, tmp_path):
 
 @pytest.fixture
 def left(tmp_path):
-    """A cache that leaves its features in three shards, and one that has them."""
+    """A cache with its features in three shards, and one that holds them itself."""
     path, parts = tmp_path / "made.h5", cut(3)
     write_shards(path, parts)
     join(path, parts, merge=False)
@@ -182,7 +182,7 @@ def test_features_in_shards_are_indexed_like_one_array(key, left):
     assert array[key].dtype == np.float16
 
 
-def test_features_in_shards_are_read_whole_as_an_array(left):
+def test_features_in_shards_convert_to_one_array(left):
     array, expected = left[0].text_features, left[1].text_features
     np.testing.assert_array_equal(np.asarray(array), expected)
     assert np.asarray(array, dtype=np.float32).dtype == np.float32
@@ -237,7 +237,7 @@ def other_shape(path):
             CacheDamagedError,
             r"1-of-3.h5: its first block is not what was written \(checksum\); the cache is",
         ),
-        (other_shape, CacheFormatError, r"1-of-3.h5 does not hold what .*made.h5 says of it; delete both"),
+        (other_shape, CacheFormatError, r"1-of-3.h5 does not match .*made.h5; delete both"),
     ],
 )
 def test_a_shard_that_is_missing_or_spoilt_is_named(spoil, error, message, left, tmp_path):
@@ -254,7 +254,7 @@ def test_a_join_waits_for_all_shards_and_rows(tmp_path):
         join(path, parts)
     with open_writer(path, MADE, part=parts[2]):
         pass
-    # Row 59 is a copy of one that another part has.
+    # Row 59 is a copy of a row in another part.
     with pytest.raises(CacheIncompleteError, match=r"incomplete: 19 of 60 images and 52 of 155 captions are still"):
         join(path, parts, merge=False)
     assert not path.exists()
@@ -283,7 +283,7 @@ def test_shards_of_other_inputs_rows_or_batch_sizes_are_not_joined(tmp_path):
         join(path, parts)
 
 
-def test_a_file_that_is_no_shard_is_one_clear_line(tmp_path):
+def test_a_file_that_is_not_a_shard_is_a_one_line_error(tmp_path):
     path, parts = tmp_path / "made.h5", cut(2)
     shard = shard_path(path, parts[0])
     shard.parent.mkdir()

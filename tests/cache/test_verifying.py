@@ -1,4 +1,4 @@
-"""Whatever is changed in a cache behind its back is found, and said with its rows."""
+"""Any corruption of a cache is found and reported with its rows."""
 
 import dataclasses
 import random
@@ -37,7 +37,7 @@ def path(written, tmp_path):
 
 
 def faults(path):
-    """side, name -> rows, of everything that is wrong with a row."""
+    """side, fault -> rows that have it."""
     cache = FeatureCache(path, allow_incomplete=True)
     rows_of = {(side, name): rows.tolist() for side in SIDES for name, rows in check_rows(cache, side).items()}
     return {key: rows for key, rows in rows_of.items() if rows}
@@ -121,7 +121,7 @@ def change(path, name, rows, *, values):
         ),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said(name, rows, values, expected, path):
+def test_the_faults_of_a_row_are_reported(name, rows, values, expected, path):
     change(path, name, rows, values=values)
     assert faults(path) == expected
 
@@ -200,7 +200,7 @@ def test_rows_are_reread_in_pieces_and_reported(path, monkeypatch):
     ],
 )
 def test_values_that_no_cache_has_are_named(name, rows, values, expected, path):
-    """Though the checksums are right."""
+    """Even if the checksums are right."""
     change(path, name, rows, values=values)
     assert structure(path) == expected
 

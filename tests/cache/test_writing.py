@@ -1,4 +1,4 @@
-"""What a cache holds after its writer was killed, lost its power or its disk, at any moment."""
+"""The state of a cache after its writer was killed, or lost power or its disk, at any moment."""
 
 import errno
 import os
@@ -53,7 +53,7 @@ def write(path, part=None):
 
 
 def doing(path, work):
-    """Open the writer and let `work` have it."""
+    """Open the writer and pass it to `work`."""
     with open_writer(path, MADE) as writer:
         work(writer)
 
@@ -63,7 +63,7 @@ def write_eight(writer):
 
 
 def require_true(path):
-    """Every row that is called done, or unusable, is so."""
+    """Every row that is marked done, or unusable, is so."""
     cache = FeatureCache(path, allow_incomplete=True)
     done = np.flatnonzero(cache.image_states == DONE)
     sources = np.array([IMAGE_COPIES.get(row, row) for row in done.tolist()], dtype=np.int64)
@@ -80,7 +80,7 @@ def require_true(path):
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.ci
 def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(seconds, torn, whole, tmp_path, monkeypatch):
-    """With rows called done at every batch, and only at the end."""
+    """With rows marked done at every batch, and only at the end."""
     monkeypatch.setattr(writing, "_SYNC_SECONDS", seconds)
     with open_writer(tmp_path / "empty.h5", MADE):
         pass
@@ -101,7 +101,7 @@ def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(secon
         assert arrays(path) == whole, f"killed at step {moment}"
 
 
-def test_rows_written_whole_survive_a_kill_before_they_were_called_done(tmp_path, monkeypatch):
+def test_complete_rows_survive_a_kill_before_they_were_marked_done(tmp_path, monkeypatch):
     path = tmp_path / "made.h5"
 
     def write_some(writer):
@@ -124,7 +124,7 @@ def test_rows_written_whole_survive_a_kill_before_they_were_called_done(tmp_path
 
 
 def after_power_loss(before, log, *, moment):
-    """The file as the disk may have it when power is lost: what was synced, and any of the rest, in any order."""
+    """A possible file after a power loss: everything synced, and any part of the rest, in any order."""
     file = bytearray(before)
     kept = max((at + 1 for at, entry in enumerate(log) if entry is None), default=0)
     unsure = [entry for entry in log[kept:] if moment.random() < 0.5]
@@ -143,7 +143,7 @@ def test_after_a_power_loss_every_row_that_is_called_done_has_its_feature(whole,
     with monkeypatch.context() as patch:
         disk = Disk(patch)
         write(path)
-    # Before the disk was waited for, most may be lost.
+    # Before the first sync, most may be lost.
     moments = [step for step, entry in enumerate(disk.log) if entry is None]
     for number in range(40):
         moment = random.Random(number)
@@ -199,7 +199,7 @@ def forget(writer):
 
 
 def test_problems_are_forgotten_also_when_killed_at_any_step(tmp_path, monkeypatch):
-    """Rows of state 2 are to do again, and once they have a feature nothing is left of their reasons."""
+    """UNUSABLE rows become pending again, and once they have a feature their reasons are cleared."""
     path = tmp_path / "made.h5"
     features = features_of(np.arange(60), width=24)
     with open_writer(path, MADE) as writer:
@@ -215,7 +215,7 @@ def test_problems_are_forgotten_also_when_killed_at_any_step(tmp_path, monkeypat
         assert path.stat().st_size == len(saved)
         with open_writer(path, MADE) as writer:
             todo = writer.pending("image").tolist()
-            # Killed before the first step, nothing was forgotten; after it, nothing may be taken for whole.
+            # Killed before the first step, nothing was forgotten; after it, no row may count as complete.
             assert set(todo) <= {3, 50}
             assert sorted(todo + list(writer.problems)) == [3, 50]
             assert moment < 2 or 3 in todo
@@ -254,7 +254,7 @@ def test_after_a_power_loss_problems_are_kept_or_forgotten_but_not_halved(tmp_pa
 
 
 @pytest.mark.parametrize("moment", [0, 1, 2, 3, 10, 50, 100])
-def test_a_full_disk_is_one_clear_line_and_the_rest_is_written_once_there_is_room(moment, whole, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_one_line_error_and_the_rest_is_written_later(moment, whole, tmp_path, monkeypatch):
     path = tmp_path / "made.h5"
     with monkeypatch.context() as patch:
         Disk(patch, stop_at=moment, torn=True, error=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_clear_line_and_the_rest_is_written_once_there_is_roo
 
 
 def test_nothing_is_called_done_after_waiting_for_the_disk_failed_once(tmp_path, monkeypatch):
-    """A second fsync may say that all is well when the data of the first is lost."""
+    """A second fsync may succeed although the data of the first is lost."""
     path, failed = tmp_path / "made.h5", []
 
     def fail_once(file):
@@ -317,7 +317,7 @@ def test_a_cache_that_is_removed_or_replaced_while_it_is_written_is_one_clear_li
     assert arrays(path) == whole
 
 
-def test_the_checksum_of_a_row_is_crc32_of_its_feature_and_what_stands_beside_it(tmp_path):
+def test_the_checksum_of_a_row_is_the_crc32_of_its_feature_and_notes(tmp_path):
     path = tmp_path / "made.h5"
     write(path)
     cache = FeatureCache(path)
@@ -354,7 +354,7 @@ def test_the_smallest_micro_batch_is_kept(tmp_path):
     assert FeatureCache(path, allow_incomplete=True).micro_batch == {"image": 16, "text": 0}
 
 
-def test_a_second_writer_may_come_when_the_first_has_gone(tmp_path, monkeypatch):
+def test_a_second_writer_may_open_after_the_first_has_closed(tmp_path, monkeypatch):
     monkeypatch.setattr(access, "_LOCK_SECONDS", 0.1)
     path = tmp_path / "made.h5"
     with open_writer(path, MADE), pytest.raises(CacheLockedError, match="another process is writing"):

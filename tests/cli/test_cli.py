@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -84,10 +85,19 @@ def test_quiet_leaves_the_result(run, coco):
     assert (status, err, "trained" in out) == (0, "", True)
 
 
+def test_eval_says_where_every_query_is(run, coco):
+    run("extract", *coco, "--out", "c.h5", "-q")
+    words = ("eval", "--zero-shot", "--cache", "c.h5", "--per-query", "q.csv")
+    assert run(*words)[1].endswith("every query is in q.csv\n")
+    assert "q.csv" not in run(*words, "-q")[1]
+
+
 def test_check_shows_splits_lengths_and_what_is_missing(run, coco, coco_root):
     status, out, _ = run("check", *coco[:4])
     assert status == 0
-    assert all(text in out for text in (str(coco_root)[-20:], "test: 20 images", "80; 0 are not there", "6-10", "█"))
+    assert all(text in out for text in (str(coco_root)[-20:], "test: 20 images", "80; all are there", "6-10", "█"))
+    words = [str(word) for word in coco[:4]]
+    assert out.splitlines()[-1] == f"Next: clipret extract {shlex.join(words)}"
     assert run("check", *coco[:4], "--quiet") == (0, "ok\n", "")
 
 
@@ -170,7 +180,9 @@ def test_extract_without_out_writes_where_train_expects_it(run, coco):
 
 def test_a_finished_cache_is_left_alone_and_another_batch_size_is_remarked(run, coco):
     run("extract", *coco, "--out", "c.h5", "-q")
-    assert run("extract", *coco, "--out", "c.h5")[1] == "c.h5 was complete already; nothing to do.\n"
+    assert run("extract", *coco, "--out", "c.h5")[1] == (
+        "c.h5 was complete already; nothing to do.\nNext: clipret train --cache c.h5\n"
+    )
 
 
 def test_ctrl_c_exits_130_with_the_command_that_resumes(run, coco, monkeypatch):

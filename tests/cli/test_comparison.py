@@ -126,7 +126,7 @@ def test_format_overrules_the_suffix(run):
         ),
     ],
 )
-def test_what_is_wrong_is_said(run, words, status, message):
+def test_invalid_values_are_reported(run, words, status, message):
     assert run("compare", *words) == (status, "", f"error: {message}\n")
 
 

@@ -251,7 +251,7 @@ def test_what_people_have_is_read_and_what_was_put_right_is_told(run, tmp_path, 
     assert status == 0
     # A table breaks lines where it is full, also within a path.
     table_of, _, _ = squeezed(out).partition("wordsacaption")
-    expected = [f"images {images}; 0 are not there", f"captions {captions};", f"split by {split_by} too long"]
+    expected = [f"images {images}; all are there", f"captions {captions};", f"split by {split_by} too long"]
     assert [words for words in map(squeezed, expected) if words not in table_of] == []
     lines = table_of.partition(squeezed("get truncated"))[2]
     assert lines == squeezed("".join(f"remark {remark}" for remark in remarks).replace("HERE", str(tmp_path)))

@@ -14,6 +14,7 @@ from clipret.cache import open_writer, seal
 from clipret.heads.files import save_head
 from clipret.heads.linear import LinearHead
 from tests.conftest import contents, write_cache, write_coco
+from tests.helpers import system
 from tests.helpers.own_data import make, write_shard
 
 
@@ -118,8 +119,8 @@ BAD_INPUTS = {
     "no run": (
         "eval",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or evaluate CLIP itself with: "
-        "clipret eval --zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
+        "--zero-shot --cache FILE",
     ),
     "NaN features": (
         "train --cache nan.h5",
@@ -168,6 +169,37 @@ BAD_INPUTS = {
         "train --cache made.h5 --temperature 0.1",
         2,
         "--temperature is for --loss infonce and sigmoid; the loss is margin.",
+    ),
+    "margin of a loss without one": (
+        "train --cache made.h5 --margin 0.2 --loss infonce",
+        2,
+        "--margin is for --loss margin and triplet; the loss is infonce.",
+    ),
+    "the margin that is the default": (
+        "train --cache made.h5 --margin 0.1 --loss infonce",
+        2,
+        "--margin is for --loss margin and triplet; the loss is infonce.",
+    ),
+    "reduction of a loss of one's own": (
+        "train --cache made.h5 --reduction mean --loss mine.py:f",
+        2,
+        "--reduction is for --loss margin; the loss is mine.py:f.",
+    ),
+    "ratio of a linear head": (
+        "train --cache made.h5 --adapter-ratio 0.3",
+        2,
+        "--adapter-ratio is for --head adapter; the head is linear.",
+    ),
+    "ridge without it": ("train --cache made.h5 --ridge 3", 2, "--ridge is for --init ridge; the init is clip."),
+    "steps of another schedule": (
+        "train --cache made.h5 --step-epochs 3",
+        2,
+        "--step-epochs is for --schedule step; the schedule is cosine.",
+    ),
+    "epochs and steps": (
+        "train --cache made.h5 --epochs 3 --steps 5",
+        2,
+        "--epochs makes no difference beside --steps 5; leave one of them out.",
     ),
     "adapter from a projection": (
         "train --cache made.h5 --head adapter --init ridge",
@@ -263,8 +295,8 @@ BAD_INPUTS = {
     "failures without a run": (
         "failures",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or evaluate CLIP itself with: "
-        "clipret eval --zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
+        "--zero-shot --cache FILE",
     ),
     "reproduce without a cache": (
         "reproduce",
@@ -276,8 +308,8 @@ BAD_INPUTS = {
     "empty split": (
         "eval --zero-shot --cache made.h5 --split restval",
         2,
-        "split 'restval' has 0 usable images and 0 captions; images a split in this cache: train 36, val 12, test 12, "
-        "restval 0.",
+        "split 'restval' has 0 usable images and 0 captions, expected at least one of each; images a split in this "
+        "cache: train 36, val 12, test 12, restval 0.",
     ),
     "zero-shot without cache": ("eval --zero-shot", 2, "--zero-shot needs a cache; give it with --cache FILE."),
     "zero-shot with a head": (
@@ -348,7 +380,7 @@ BAD_INPUTS = {
         "extract --dataset coco",
         1,
         f"COCO 2017 at data/coco is incomplete: it lacks {COCO_FILES}. Download them with: clipret download coco "
-        "--root data/coco or say where they are with --root (make: ROOT=).",
+        "--root data/coco; or say where they are with --root (make: ROOT=).",
     ),
     "unknown model": (
         "extract --dataset emoji --model ViT-B/33",
@@ -489,19 +521,20 @@ def test_asking_for_cuda_where_there_is_none_is_said(run, bad_files, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("command", "message", "more"),
     [
-        ("eval --fast", "No such option: --fast"),
-        ("evaluate", "No such command 'evaluate'."),
-        ("train", "Missing option '--cache'."),
-        ("train --cache made.h5 --lr wide", "Invalid value for '--lr': "),
+        ("eval --fast", "No such option: --fast", "clipret eval --help"),
+        ("evaluate", "No such command 'evaluate'.", "clipret --help"),
+        ("compare", "Missing argument 'RUN RUN ...'.", "clipret compare --help"),
+        ("train", "Missing option '--cache'.", "clipret train --help"),
+        ("train --cache made.h5 --lr wide", "Invalid value for '--lr': ", "clipret train --help"),
     ],
 )
-def test_typers_own_complaints_are_one_line_too(run, command, message):
+def test_typers_own_complaints_are_one_line_too(run, command, message, more):
     status, out, err = run(*command.split())
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {message}")
-    assert err.endswith("(clipret --help tells more)\n")
+    assert err.endswith(f"({more} tells more)\n")
     assert err.count("\n") == 1
 
 
@@ -510,15 +543,14 @@ def unprivileged():
     """A folder that anybody can read and nobody can write; the test becomes somebody whom permissions stop."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    as_root = os.geteuid() == 0
 
     def become():
         folder.chmod(0o555)
-        if as_root:
+        if system.IS_ROOT:
             os.seteuid(65534)
 
     yield folder, become
-    if as_root:
+    if system.IS_ROOT:
         os.seteuid(0)
     folder.chmod(0o755)
     shutil.rmtree(folder)

@@ -1,7 +1,6 @@
 """Files and numbers that are hostile or damaged, on the command line: one line, the right status, at once."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from clipret.machine.tensors import open_tensors, write_tensors
 from clipret.retrieval import ranks_file as rankings
+from tests.helpers import system
 from tests.sweeps.test_combining import LAUGHS
 
 
@@ -30,7 +30,7 @@ def config(text):
 def pipe(name):
     def make(folder):
         (folder / name).unlink()
-        os.mkfifo(folder / name)
+        system.make_pipe(folder / name)
 
     return make
 

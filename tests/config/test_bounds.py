@@ -1,4 +1,4 @@
-"""Every number that a setting may be has bounds, and what is of another type is said."""
+"""Every numeric setting has bounds, and values of other types are refused."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ from clipret.config import (
 )
 from clipret.errors import UsageError
 
-# The least that each is made of.
+# The required settings of each.
 LEAST = {
     CheckConfig: {"dataset": "x.csv"},
     CompareConfig: {"runs": ("a", "b")},
@@ -38,7 +38,7 @@ LEAST = {
     TrainConfig: {"cache": "c.h5"},
     VerifyConfig: {"cache": "c.h5"},
 }
-# Of use beside others only.
+# Used only with other settings.
 BESIDE = {"temperature": {"loss": "infonce"}}
 
 

@@ -90,7 +90,7 @@ def test_a_margin_is_a_number_a_schedule_or_a_quantile(text, kept, middle, quant
         lambda text: ("out", MergeConfig(("a.h5", "b.h5"), out=text)),
     ],
 )
-def test_a_path_that_is_no_utf8_text_is_refused_where_files_would_keep_it(make):
+def test_a_path_that_is_not_utf8_is_refused_if_it_would_be_stored_as_text(make):
     option, _ = make("fine")
     with pytest.raises(UsageError) as caught:
         # As the system's bytes b"a\x9b" come in.

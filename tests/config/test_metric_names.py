@@ -17,7 +17,7 @@ def test_what_is_shown_is_measured_at_its_own_k_too():
 
 
 @pytest.mark.parametrize("word", ["r@1", "R@0", "R@", "R@1.5", "MRR@10", "precision", "rsum@1", "R-Precision@5"])
-def test_what_is_no_metric_is_refused_with_those_there_are(word):
+def test_an_unknown_metric_is_refused_with_the_known_ones(word):
     with pytest.raises(UsageError) as caught:
         EvalConfig(metrics=("R@1", word))
     assert str(caught.value) == (

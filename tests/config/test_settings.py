@@ -1,4 +1,4 @@
-"""A setting is said once: what follows from the field of a config alone."""
+"""A setting is defined once: everything that is derived from the field of a config."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_the_docstring_names_every_setting():
 
 
 def call(*words, swept=False):
-    """What a command of these settings is given by a command line, or its output where that is refused."""
+    """The config that a command line gives, or the output if it is refused."""
     got = []
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     if swept:
@@ -100,7 +100,7 @@ def test_every_setting_has_its_option_with_type_and_default():
     assert call("--file", "x", "--cooks", "auto").cooks is None
 
 
-def test_what_no_whole_number_is_and_no_word_is_refused():
+def test_a_value_that_is_neither_an_integer_nor_a_word_is_refused():
     with pytest.raises(UsageError) as caught:
         call("--file", "x", "--cooks", "many")
     assert str(caught.value) == "--cooks is 'many'; expected a whole number, or auto."
@@ -110,7 +110,7 @@ def test_a_required_setting_is_a_required_option():
     assert "Missing option '--file'" in call()
 
 
-def test_help_shows_panels_defaults_and_what_stands_for_no_value():
+def test_help_shows_panels_defaults_and_the_word_for_no_value():
     text = call("--help")
     for part in ("Oven", "Minutes in the oven. [default: 2.5]", "nobody counts", "[default: bake]", "[default: 0]"):
         assert part in text

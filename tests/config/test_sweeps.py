@@ -114,7 +114,7 @@ def test_seeds_are_a_count_or_a_list(setting, seeds):
         ({"axes": {"ema": {"low": "none", "high": 1}}}, "--ema is 'none'; expected a number as the end of its range."),
     ],
 )
-def test_what_is_wrong_is_said(settings, text):
+def test_invalid_values_are_reported(settings, text):
     assert refusal(**settings) == text
 
 
@@ -133,7 +133,7 @@ def test_a_range_is_uniform_in_itself_or_in_its_logarithm():
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
-def test_a_range_of_whole_numbers_gives_whole_numbers_and_both_ends(scale):
+def test_an_integer_range_gives_integers_including_both_ends(scale):
     generator = np.random.default_rng(0)
     batch_sizes = SweepConfig("c.h5", axes={"batch_size": {"low": 2, "high": 5, "scale": scale}}).axes["batch_size"]
     drawn = [batch_sizes.draw(generator) for _ in range(300)]

@@ -56,7 +56,7 @@ def test_everything_that_is_missing_is_named(copy):
         load(copy)
     assert str(caught.value) == (
         f"COCO 2017 at {copy} is incomplete: it lacks annotations/captions_val2017.json, train2017. Download them "
-        f"with: clipret download coco --root {copy} or say where they are with --root (make: ROOT=)."
+        f"with: clipret download coco --root {copy}; or say where they are with --root (make: ROOT=)."
     )
 
 
@@ -175,7 +175,7 @@ def test_without_any_annotations_the_files_that_would_do_are_named(tmp_path):
     assert str(caught.value) == (
         f"Karpathy's split needs, in {tmp_path}, dataset_coco.json, or annotations/captions_{{train,val}}2014.json or "
         "captions_{train,val}2017.json. Download them with: "
-        f"clipret download coco --root {tmp_path} or say where they are with --root (make: ROOT=)."
+        f"clipret download coco --root {tmp_path}; or say where they are with --root (make: ROOT=)."
     )
 
 

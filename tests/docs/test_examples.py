@@ -1,13 +1,17 @@
-"""The loss and head that the manual shows do what it says of them."""
+"""The loss and head that the manual shows do what it says of them, and its functions take the configs it names."""
 
+import inspect
+import re
 import runpy
+import typing
 
 import numpy as np
 import pytest
 import torch
 
+import clipret
 from clipret.heads.linear import LinearHead
-from tests.helpers.pages import DOCS
+from tests.helpers.pages import DOCS, text_of
 
 LOSSES = runpy.run_path(str(DOCS / "examples/my_losses.py"))
 HEADS = runpy.run_path(str(DOCS / "examples/my_heads.py"))
@@ -34,3 +38,12 @@ def test_the_untrained_head_is_clip():
     images, texts = torch.randn(5, 24), torch.randn(5, 16)
     torch.testing.assert_close(head.embed_images(images), clip.embed_images(images))
     torch.testing.assert_close(head.embed_texts(texts), clip.embed_texts(texts))
+
+
+def test_every_function_takes_the_config_that_the_page_names():
+    named = re.findall(r"`(\w+)\((\w+Config)\)`", text_of(DOCS / "python.md"))
+    assert len(named) == 11
+    for function, config in named:
+        function = getattr(clipret, function)
+        first = next(iter(inspect.signature(function).parameters))
+        assert typing.get_type_hints(function)[first] is getattr(clipret, config)

@@ -86,7 +86,7 @@ def test_coco_goes_from_its_official_files_to_results_with_no_further_option(tmp
         return done.stdout
 
     out = call("make", "extract", "DATASET=coco", *model)
-    assert "80; 0 are not there" in out
+    assert "80; all are there" in out
     assert "data/coco.h5: 80 images" in out
     call(program / "clipret", "train", "--cache", "data/coco.h5")
     out = call(program / "clipret", "eval")

@@ -221,7 +221,7 @@ def test_bins_of_the_training_split_hold_every_query(run, path):
 
 @pytest.fixture
 def use_protocol(monkeypatch):
-    """Have a protocol be taken that is made up."""
+    """Make the code use a made-up protocol."""
 
     def choose(protocol):
         monkeypatch.setattr(sources, "make_protocol", lambda cache, name: protocol)
@@ -288,7 +288,7 @@ def test_an_image_without_captions_has_none_to_be_known_by(run, path):
     assert {item["id"] for item in images if item["caption"] is None} == bare & {item["id"] for item in images} != set()
 
 
-def test_equal_captions_stand_before_the_matching_one_and_none_is_wrong_at_rank_one(tmp_path):
+def test_equal_captions_rank_before_the_matching_one_and_none_is_wrong_at_rank_one(tmp_path):
     # Two images of the same feature with captions of the same feature: every score ties with its double.
     cache_contents = contents(
         images=3,
@@ -321,7 +321,7 @@ def test_equal_captions_stand_before_the_matching_one_and_none_is_wrong_at_rank_
     assert [query["id"] for query in summary["worst"]] == ["a", "b", "c"]
 
 
-def test_a_gallery_smaller_than_k_is_taken_whole_and_is_not_skewed(path):
+def test_in_a_gallery_smaller_than_k_every_item_is_retrieved_and_the_skewness_is_zero(path):
     report = find_failures(FailuresConfig(cache=path, zero_shot=True, split="test", top=1000))
     hubs = report["directions"]["t2i"]["hubs"]["zero-shot"]
     queries = report["directions"]["t2i"]["queries"]
@@ -384,7 +384,7 @@ def test_what_eval_refuses_is_refused(run, path, tmp_path):
         find_failures(FailuresConfig())
 
 
-def test_a_place_that_cannot_be_written_is_said(path, monkeypatch):
+def test_an_output_that_cannot_be_written_is_reported(path, monkeypatch):
     with pytest.raises(UsageError) as caught:
         find_failures(FailuresConfig(cache=path, zero_shot=True, out="nowhere/here.json"))
     assert str(caught.value) == "--out is 'nowhere/here.json', but there is no folder nowhere; make it first."
@@ -475,7 +475,7 @@ def test_bins_hold_about_equally_many_and_never_part_equal_values(size, high):
         assert spans[place][0] <= value <= spans[place][1]
         assert sum(low <= value <= high for low, high in spans) == 1
     if len(different) > 5:
-        # A bin ends where its share of the values is reached, at that very value.
+        # A bin ends at the value where its share of the values is reached.
         ends = {sorted(values.tolist())[math.ceil(part * size / 5) - 1] for part in range(1, 6)}
         assert [high for _, high in spans] == sorted(ends)
 

@@ -1,4 +1,4 @@
-"""What evaluation leaves beside the metrics: intervals, ranks, every query's own results."""
+"""Other results of evaluation: intervals, ranks, per-query results."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_intervals_of_every_head_are_those_of_its_ranks(run):
     intervals, (ranked,) = report["intervals"], read_rankings(Path(run, "ranks.safetensors")).protocols
     assert {name: intervals[name] for name in ("level", "method", "resamples")} == {
         "level": 0.95,
-        "method": "mid-P over images, in clusters; gain: differences that sign flips over images do not refuse",
+        "method": "mid-P, clustered by image; gain: differences that a sign-flip test over images does not reject",
         "resamples": 200,
     }
     assert list(intervals["heads"]) == list(ranked.heads) == ["zero-shot", "wise-ft 0.5", "trained"]
@@ -79,7 +79,7 @@ def test_a_lower_precision_is_recorded(cache_path, precision):
     assert protocol["precision"] == precision
 
 
-def test_ranks_are_written_beside_the_metrics_wherever_these_are(run, tmp_path):
+def test_ranks_are_written_next_to_the_metrics_in_any_folder(run, tmp_path):
     evaluate(EvalConfig(out=tmp_path / "mine.json"))
     evaluate(EvalConfig())
     mine, own = (read_rankings(path) for path in (tmp_path / "mine.ranks.safetensors", Path(run, "ranks.safetensors")))
@@ -100,7 +100,7 @@ def test_every_query_is_written_on_request_with_its_rank_and_best_items(run, cac
             assert np.mean([row["rank"] <= 5 for row in rows]) == pytest.approx(metrics["R@5"])
             assert np.median([row["rank"] for row in rows]) == metrics["median_rank"]
             assert all(len(row["top_ids"]) == 3 for row in rows)
-            # What stands first is the query's own exactly when its rank is 1: there are no ties.
+            # The first item matches exactly when the rank is 1: there are no ties.
             if direction == "t2i":
                 assert all((row["top_ids"][0] == row["image"]) == (row["rank"] == 1) for row in rows)
                 assert {item for row in rows for item in row["top_ids"]} <= ids

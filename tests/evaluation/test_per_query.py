@@ -184,7 +184,7 @@ def test_what_fails_halfway_leaves_the_old_file_and_nothing_else(cache, tmp_path
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
-def test_a_full_disk_is_said(cache, tmp_path, name):
+def test_a_full_disk_is_reported(cache, tmp_path, name):
     def tables():
         yield table(cache, "test", "t2i")
         raise OSError(28, "No space left on device")
@@ -196,7 +196,7 @@ def test_a_full_disk_is_said(cache, tmp_path, name):
     )
 
 
-def test_what_cannot_be_written_is_refused_before_there_is_work(tmp_path, monkeypatch):
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "folder.csv").mkdir()
     messages = {
         "out.json": f"--per-query is '{tmp_path}/out.json'; expected a file that ends with .parquet or .csv.",

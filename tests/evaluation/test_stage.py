@@ -136,7 +136,7 @@ def test_a_run_that_has_not_come_to_its_end_is_called_unfinished(run):
         ),
     ],
 )
-def test_a_head_that_is_not_there_is_said(run, head, message):
+def test_a_missing_head_is_reported(run, head, message):
     shutil.copytree(run, "swept/0001-margin-linear")
     shutil.copytree(run, "swept/dropped")
     Path("swept/dropped/head.safetensors").unlink()
@@ -197,7 +197,7 @@ def test_unusable_images_are_left_out_with_their_captions_and_counted(tmp_path):
     assert protocol["captions"] == int(np.isin(cache_contents.caption_images, left).sum())
 
 
-def test_an_empty_split_lists_what_there_is(cache_path):
+def test_an_empty_split_lists_the_other_splits(cache_path):
     with pytest.raises(UsageError, match=r"split 'restval' has 0 usable images.*train 36, val 12, test 12, restval 0"):
         evaluate(EvalConfig(cache=cache_path, zero_shot=True, split="restval"))
 
@@ -259,7 +259,7 @@ def test_stored_rows_are_embedded_as_those_in_memory(cache_path, block):
     torch.testing.assert_close(stored, at_once, rtol=1e-6, atol=1e-7)
 
 
-def test_a_feature_of_a_large_gallery_that_is_not_finite_is_said(tmp_path, monkeypatch):
+def test_a_non_finite_feature_of_a_large_gallery_is_reported(tmp_path, monkeypatch):
     path, cache_contents = tmp_path / "spoiled.h5", contents()
     with open_writer(path, cache_contents) as writer:
         writer.write_images(0, features=np.full((60, 24), np.nan, np.float16), problems={})

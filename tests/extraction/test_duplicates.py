@@ -10,6 +10,7 @@ import pytest
 
 from clipret.extraction import duplicates
 from clipret.extraction.duplicates import sources_of_images, sources_of_texts
+from tests.helpers import system
 
 BLOCK = 4096
 
@@ -111,7 +112,7 @@ def test_what_cannot_be_read_stands_for_itself(tmp_path, monkeypatch):
     names = put(tmp_path, [content] * 4 + [b"", b"", content])
     (tmp_path / "folder").mkdir()
     (tmp_path / "other").mkdir()
-    os.mkfifo(tmp_path / "pipe.jpg")
+    system.make_pipe(tmp_path / "pipe.jpg")
     names += ["folder", "other", "missing.jpg", "also/missing.jpg", "pipe.jpg", "nul\0.jpg", "missing.tar/a.jpg"]
     real = duplicates._Bytes._read
 

@@ -32,7 +32,7 @@ def config(coco_root, checkpoints, tmp_path):
 
 
 def by_length(texts):
-    """Tokens as many as the text has letters."""
+    """As many tokens as the text has letters."""
     tokens = [np.arange(len(text), dtype=np.uint16) for text in texts]
     return tokens, np.array([len(text) for text in texts])
 

@@ -48,7 +48,7 @@ def clips_own_embedding(checkpoint, path, *, background) -> np.ndarray:
 def test_every_kind_of_file_is_read_as_clip_reads_it_or_gets_its_reason(
     coco_zoo, checkpoints, tmp_path, family, capfd, workers, background
 ):
-    """Through the whole of an extraction, which nothing of all this ends."""
+    """Through a whole extraction, which none of these files stops."""
     root, unreadable = coco_zoo
     settings = ExtractConfig(
         dataset="coco",

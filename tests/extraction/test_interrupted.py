@@ -1,4 +1,4 @@
-"""What can happen to an extraction from outside: signals, full disks, files that go, reads that never end."""
+"""External failures of an extraction: signals, full disks, vanishing files, reads that never end."""
 
 import errno
 import multiprocessing
@@ -21,6 +21,7 @@ from clipret.errors import CacheError, CacheLockedError, DatasetError
 from clipret.extraction import loader as pool
 from clipret.images import reading
 from tests.conftest import StopAfter
+from tests.helpers import system
 from tests.helpers.caches import arrays
 from tests.helpers.child_extraction import extract_slowly
 
@@ -67,7 +68,7 @@ def test_a_signal_lets_the_batch_end_and_says_how_to_go_on(
     assert "finishing the batch; Ctrl-C again stops at once" in lines
     assert lines[-1] == f"error: {word}; finished rows are kept; go on with: clipret {' '.join(words)}"
     cache = FeatureCache(settings.out, allow_incomplete=True)
-    # All that was written is called done: nothing has to be found out by checksums.
+    # Every written row is marked done, so nothing has to be recognised by its checksum.
     assert 4 * 5 <= np.sum(cache.image_states == DONE) < 80
     np.testing.assert_array_equal(cache.image_states == DONE, cache.checksums["image"] != 0)
     again = extract(config(workers=workers))
@@ -158,9 +159,6 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_model_is_loaded(con
 def small_disk(tmp_path):
     """A disk of two megabytes, and a function that leaves only so many bytes on it."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]).returncode:
-        pytest.skip("no right to mount a disk")
 
     def leave(count):
         ballast = folder / "ballast"
@@ -168,8 +166,8 @@ def small_disk(tmp_path):
         if count is not None:
             ballast.write_bytes(bytes(shutil.disk_usage(folder).free - count))
 
-    yield folder, leave
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with system.small_disk(folder, megabytes=2):
+        yield folder, leave
 
 
 @pytest.mark.skipif(not ON_LINUX, reason="mounts a tmpfs")

@@ -59,7 +59,7 @@ def spoil(root, rows) -> dict:
     return kept
 
 
-def mend(kept) -> None:
+def repair(kept) -> None:
     """Undo what spoil did."""
     for path, data in kept.items():
         path.write_bytes(data)
@@ -140,14 +140,14 @@ def test_more_problems_than_the_limit_stop_extraction_and_finished_rows_stay(con
     name = image_paths(root)[1].name
     assert str(caught.value) == (
         f"3 of 20 images (15 %) cannot be read, more than --max-problems 0.1 allows; the first: train2017/{name}: "
-        f"empty file. Check {root}, repair the files and continue with: clipret extract --dataset coco "
-        f"--root {root} --model {settings.model} --out {tmp_path}/coco.h5 --batch-size 4 --workers 0 "
-        f"--dtype float32 --max-problems 0.1 --retry-problems --device cpu"
+        f"empty file. Leave them out with a larger --max-problems, or check {root}, repair the files and continue "
+        f"with: clipret extract --dataset coco --root {root} --model {settings.model} --out {tmp_path}/coco.h5 "
+        f"--batch-size 4 --workers 0 --dtype float32 --max-problems 0.1 --retry-problems --device cpu"
     )
     states = FeatureCache(settings.out, allow_incomplete=True).image_states
     assert states[:8].tolist() == [DONE, UNUSABLE, DONE, DONE, DONE, DONE, UNUSABLE, UNUSABLE]
     assert (states[8:] == PENDING).all()
-    mend(kept)
+    repair(kept)
 
 
 def test_workers_stop_at_too_many_problems_too_whichever_batch_comes_first(config, root):
@@ -186,7 +186,7 @@ def test_a_stopped_extraction_stops_again_at_once_until_something_is_done(config
         extract(config(max_problems=0.1, retry_problems=True))
     assert extract(config(max_problems=0.15))["problems"] == 3
     assert FeatureCache(tmp_path / "coco.h5").complete
-    mend(kept)
+    repair(kept)
 
 
 @pytest.mark.parametrize("stop", [None, 1, 2])
@@ -199,7 +199,7 @@ def test_retrying_after_mending_equals_an_uninterrupted_extraction(config, root,
             extract(config(max_problems=0.1))
     else:
         extract(config(max_problems=0.2))
-    mend(kept)
+    repair(kept)
     if stop:
         with pytest.raises(KeyboardInterrupt):
             extract(config(retry_problems=True), on_progress=StopAfter(stop))
@@ -209,7 +209,7 @@ def test_retrying_after_mending_equals_an_uninterrupted_extraction(config, root,
     assert arrays(tmp_path / "coco.h5") == arrays(tmp_path / "whole.h5")
 
 
-def test_an_image_that_was_mended_lends_its_old_reason_to_no_equal_one(config, root, tmp_path):
+def test_a_repaired_image_does_not_pass_its_old_reason_to_equal_ones(config, root, tmp_path):
     """The first of two equal images was unreadable when it was its turn; the second comes later."""
     paths = image_paths(root)
     paths[9].write_bytes(paths[1].read_bytes())
@@ -217,7 +217,7 @@ def test_an_image_that_was_mended_lends_its_old_reason_to_no_equal_one(config, r
     kept = spoil(root, [1])
     with pytest.raises(KeyboardInterrupt):
         extract(config(max_problems=0.05), on_progress=StopAfter(1))
-    mend(kept)
+    repair(kept)
     extract(config(max_problems=0.05))
     cache, whole = FeatureCache(tmp_path / "coco.h5"), FeatureCache(tmp_path / "whole.h5")
     assert cache.problems == {1: "empty file"}
@@ -248,7 +248,7 @@ def test_retrying_opens_no_image_that_has_its_feature(config, root, tmp_path):
     kept = spoil(root, [6, 7])
     extract(config(max_problems=0.1))
     spoil(root, [4])
-    mend(kept)
+    repair(kept)
     image_paths(root)[5].unlink()
     assert extract(config(retry_problems=True))["extracted_images"] == 2
     assert arrays(tmp_path / "coco.h5") == arrays(tmp_path / "whole.h5")
@@ -257,7 +257,7 @@ def test_retrying_opens_no_image_that_has_its_feature(config, root, tmp_path):
 def test_without_being_told_to_nothing_is_tried_again(config, root):
     kept = spoil(root, [6])
     extract(config(max_problems=0.05))
-    mend(kept)
+    repair(kept)
     result = extract(config(max_problems=0.05))
     assert (result["problems"], result["extracted_images"]) == (1, 0)
 
@@ -332,7 +332,7 @@ def test_the_remarks_of_the_data_set_are_handed_on(config, root):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL")
 def test_the_death_of_a_process_that_decodes_is_one_clear_line(config, root, monkeypatch, tmp_path):
-    """As when the system ends it for want of memory."""
+    """As when the system kills it because memory ran out."""
     real, parent, victim = reading.read_file, os.getpid(), image_paths(root)[6]
 
     def read_file(name, **values):

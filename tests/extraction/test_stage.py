@@ -123,7 +123,7 @@ def test_kills_leave_caches_that_open_and_resume_to_the_same_bytes(config, child
         cache = FeatureCache(settings.out, allow_incomplete=True)
         seen.add(tuple(int(np.sum(cache.checksums[side] != 0)) for side in ("image", "text")))
         for states, features in ((cache.image_states, cache.image_features), (cache.text_states, cache.text_features)):
-            assert features[states == DONE].any(axis=1).all(), "a row that is called done has its feature"
+            assert features[states == DONE].any(axis=1).all(), "a row that is marked done has its feature"
         resumed, _ = start(settings)
         resumed.join()
         assert resumed.exitcode == 0

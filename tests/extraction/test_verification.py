@@ -125,7 +125,7 @@ def test_a_sample_is_encoded_again_and_agrees(cache):
 
 
 def rewrite(path, **changes):
-    """Replace features of a cache by others, with checksums that fit: what only encoding again can find."""
+    """Replace features of a cache, with valid checksums, which only encoding again can find."""
     cache = FeatureCache(path)
     original = cache.contents
     features = {side: np.array(getattr(cache, f"{side}_features")) for side in ("image", "text")}

@@ -124,16 +124,16 @@ REFUSALS = {
     "an up that does not fit its down": (
         {"image_up": torch.zeros(4, 12)},
         "head {path} does not fit the widths of the cache: it has image_bias 12, image_down 12x5, image_up 4x12, "
-        "image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12, the cache needs image_bias 12, "
-        "image_down 12x5, image_up 5x12, image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12; use a "
-        "cache of model made.",
+        "image_weight 24x12, text_bias 12, text_down 12x5, text_up 5x12, text_weight 16x12, the cache needs "
+        "image_bias 12, image_down 12x5, image_up 5x12, image_weight 24x12, text_bias 12, text_down 12x5, "
+        "text_up 5x12, text_weight 16x12; use a cache of model made.",
     ),
     "a down of no matrix": (
         {"image_down": torch.zeros(12), "image_up": torch.zeros(1, 12)},
         "head {path} does not fit the widths of the cache: it has image_bias 12, image_down 12, image_up 1x12, "
-        "image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12, the cache needs image_bias 12, "
-        "image_down 12x1, image_up 1x12, image_weight 24x12, text_down 12x5, text_up 5x12, text_weight 16x12; use a "
-        "cache of model made.",
+        "image_weight 24x12, text_bias 12, text_down 12x5, text_up 5x12, text_weight 16x12, the cache needs "
+        "image_bias 12, image_down 12x1, image_up 1x12, image_weight 24x12, text_bias 12, text_down 12x5, "
+        "text_up 5x12, text_weight 16x12; use a cache of model made.",
     ),
     "values that are not finite": (
         {"text_down": torch.full((12, 5), torch.inf)},

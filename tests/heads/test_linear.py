@@ -57,9 +57,9 @@ def test_embed_in_blocks_equals_embed_at_once(projections, rows):
 @pytest.mark.parametrize(
     ("sides", "names"),
     [
-        (("image", "text"), ("image_weight", "image_bias", "text_weight")),
+        (("image", "text"), ("image_weight", "image_bias", "text_weight", "text_bias")),
         (("image",), ("image_weight", "image_bias")),
-        (("text",), ("text_weight",)),
+        (("text",), ("text_weight", "text_bias")),
     ],
 )
 def test_the_weights_and_the_bias_of_the_sides_that_learn_do_so(projections, sides, names):

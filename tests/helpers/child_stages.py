@@ -11,8 +11,9 @@ from clipret.progress import Progress
 
 def say(text):
     """Tell the test, which reads standard output."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    # Past what the command line makes of standard output while a stage runs.
+    sys.__stdout__.write(f"{text}\n")
+    sys.__stdout__.flush()
 
 
 def steps(config, *, on_progress):

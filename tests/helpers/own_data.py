@@ -1,4 +1,4 @@
-"""Data sets of one's own as files, and what reads them."""
+"""Users' own data sets as files, and helpers that read them."""
 
 import io
 import json

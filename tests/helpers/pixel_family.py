@@ -33,7 +33,14 @@ class PixelEncoder:
     library: str = "tests 1.0"
     kernels: str = "torch"
     context_length: int = 20
+    mean_colour: tuple[int, int, int] = (0, 0, 0)
+    resizes_as_clip: bool = False
+    details: dict = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {"image": _WIDTH, "text": _WIDTH}
 
     @property
     def preprocessing(self) -> str:

@@ -1,4 +1,4 @@
-"""A web server on the loopback that does what is asked of it, and goes wrong in the ways that are asked of it."""
+"""A web server on the loopback that serves files, and fails in the ways that a test configures."""
 
 import hashlib
 import io

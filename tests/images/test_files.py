@@ -1,11 +1,13 @@
 import errno
 import os
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from clipret.images import NOT_FOUND, ImageReader, files, read_file, reason_of
+from tests.helpers import system
 from tests.helpers.zoo import encoded, noise
 
 CONTENT = encoded(noise(), "JPEG")
@@ -66,13 +68,12 @@ def shard(tmp_path):
     return path
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
 def test_a_pipe_is_not_waited_for(problem, tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
+    system.make_pipe(tmp_path / "pipe.jpg")
     assert problem("pipe.jpg") == "not a regular file"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(system.IS_ROOT or sys.platform == "win32", reason="everything may be read")
 def test_a_file_that_may_not_be_read_says_so(problem, tmp_path):
     (tmp_path / "a.jpg").write_bytes(CONTENT)
     (tmp_path / "a.jpg").chmod(0)

@@ -39,6 +39,9 @@ def test_json_stays_equal_and_holds_nothing_that_a_terminal_obeys(text):
         ("-dog", "'-dog"),
         ("\tdog", "'\tdog"),
         (" =1+1", "' =1+1"),
+        ("\u3000=1", "'\u3000=1"),
+        ("\n=1", "'\n=1"),
+        ("\ta", "'\ta"),
         ("\uff1d1+1", "'\uff1d1+1"),
         ("-0.5", "-0.5"),
         (" -0.5", " -0.5"),
@@ -49,5 +52,5 @@ def test_json_stays_equal_and_holds_nothing_that_a_terminal_obeys(text):
         (None, None),
     ],
 )
-def test_a_cell_of_csv_is_no_formula(value, expected):
+def test_a_csv_cell_is_never_a_formula(value, expected):
     assert csv_cell(value) == expected

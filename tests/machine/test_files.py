@@ -11,6 +11,7 @@ from filelock import Timeout
 
 from clipret.machine import files
 from clipret.machine.files import locked, read_file, require_file
+from tests.helpers import system
 
 
 def refusal(path, most=100):
@@ -31,9 +32,9 @@ def test_a_file_is_read_whole_up_to_its_limit(tmp_path, monkeypatch):
     assert read_file(link, most=100) == bytes(range(100))
 
 
-def test_what_is_no_regular_file_is_refused_unopened(tmp_path, monkeypatch):
+def test_anything_but_a_regular_file_is_refused_unopened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    os.mkfifo("pipe")
+    system.make_pipe("pipe")
     assert refusal("pipe") == "it is a pipe, not a file"
     assert refusal(tmp_path) == "it is a folder, not a file"
     assert refusal("/dev/zero") == "it is a device, not a file"
@@ -69,15 +70,15 @@ def test_a_lock_is_for_one_at_a_time_and_leaves_no_file(tmp_path):
         pass
 
 
-def test_a_lock_that_is_no_file_is_not_waited_for(tmp_path):
+def test_a_lock_path_that_is_not_a_file_is_not_waited_for(tmp_path):
     path = tmp_path / ".lock"
-    os.mkfifo(path)
+    system.make_pipe(path)
     with pytest.raises(OSError, match="it is a pipe, not a file"), locked(path):
         pass
 
 
 def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path, monkeypatch):
-    """Else two would hold one each: of the file that is gone, and of the one that is there."""
+    """Otherwise two processes would hold a lock each: on the removed file and on the new one."""
     path, taken = tmp_path / ".lock", []
 
     class Removed(files.FileLock):
@@ -95,7 +96,7 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_taken_anew(tmp_path,
 
 
 def test_on_windows_a_file_is_read_as_it_is(monkeypatch, tmp_path):
-    """There, from Python 3.12 on, os.set_blocking refuses what is no pipe."""
+    """There, since Python 3.12, os.set_blocking only accepts pipes."""
 
     def refuse(*_):
         raise OSError(errno.EINVAL, "not a pipe")

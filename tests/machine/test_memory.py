@@ -32,7 +32,7 @@ def test_without_it_all_memory_counts(no_meminfo, monkeypatch, text):
     assert available_memory() == 4_096_000
 
 
-def test_a_system_that_says_nothing_is_no_error(no_meminfo, monkeypatch):
+def test_a_system_that_reports_no_memory_is_no_error(no_meminfo, monkeypatch):
     monkeypatch.setattr(sys, "platform", "emscripten")
     monkeypatch.delattr(os, "sysconf", raising=False)
     assert available_memory() is None

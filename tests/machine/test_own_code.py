@@ -1,6 +1,7 @@
-"""Files of the user's own: what is run and what is not, and what is said of what is wrong with them."""
+"""User-defined code: what is run, what is not, and the messages on errors."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_what_was_named_once_may_be_run_by_later_processes_until_it_changes(path
         open_code(f"{path}:f", named=False).load()
 
 
-def test_without_a_folder_to_keep_the_list_in_a_process_knows_what_it_was_told(path, tmp_path, monkeypatch):
+def test_without_a_folder_for_the_list_a_process_remembers_what_was_named_in_it(path, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     path.write_text("f = 1")
@@ -84,10 +85,47 @@ def test_without_a_folder_to_keep_the_list_in_a_process_knows_what_it_was_told(p
         ("x = 1\nx / 0", "{path} cannot be run: line 2: ZeroDivisionError: division by zero."),
         ("import nothing", "{path} cannot be run: line 1: ModuleNotFoundError: No module named 'nothing'."),
         ("raise SystemExit", "{path} cannot be run: line 1: SystemExit."),
+        ("raise GeneratorExit", "{path} cannot be run: line 1: GeneratorExit."),
+        ("def __getattr__(name):\n    raise ValueError(name)", "{path} has no f; it defines __getattr__."),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_file_is_one_line(path, text, expected):
     assert message(path, text) == expected.format(path=path)
+
+
+def test_a_file_that_imports_one_beside_it_is_said_to_need_both_in_one(path):
+    path.with_name("helpers.py").touch()
+    assert message(path, "from helpers import g") == (
+        f"{path} cannot be run: line 1: ModuleNotFoundError: No module named 'helpers'; a run keeps a copy of this "
+        f"file alone, so it cannot import what is beside it: write both to one file."
+    )
+
+
+def test_a_list_that_cannot_be_written_is_said(path, tmp_path, monkeypatch):
+    path.touch()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    kept = tmp_path / "file" / "clipret" / "own-code.txt"
+    with pytest.raises(UsageError) as caught:
+        trust(path)
+    assert str(caught.value).startswith(f"{path} could not be allowed, {kept} cannot be written: ")
+    assert str(caught.value).endswith("; set XDG_STATE_HOME to a folder that can be written.")
+    assert "later commands will not run" in open_code(f"{path}:f", named=True).remark
+
+
+def test_a_list_in_the_current_folder_allows_nothing(tmp_path, monkeypatch):
+    """It would come with the run."""
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert own_code.list_path() == tmp_path / ".local" / "state" / "clipret" / "own-code.txt"
+
+
+def test_a_path_of_a_record_that_no_file_has_is_of_no_file(path):
+    assert changed(Path("a\0b"), sha256="") is None
+    assert not own_code.is_unchanged(Path("a\0b"), sha256="")
+    path.touch()
+    assert own_code.is_unchanged(path, sha256=hashlib.sha256(b"").hexdigest())
 
 
 def test_a_file_that_cannot_be_read_is_one_line(path):

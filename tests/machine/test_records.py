@@ -1,4 +1,4 @@
-"""Records in JSON: forms, and what is said of what is not of a form."""
+"""JSON records: forms, and the messages on values without the form."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def refusal(text, form=FORM, version=None):
     return str(caught.value)
 
 
-def test_what_has_the_form_is_returned_with_what_else_there_is():
+def test_a_value_of_the_form_is_returned_with_its_other_fields():
     text = "{" + GOOD + ', "more": {"list": [1, -2]}, "any": [null], "notes": {"x": "y"}, "other": 1e3}'
     content = parse_record(text.encode(), FORM)
     assert content["more"] == {"list": [1, -2]}
@@ -62,11 +62,11 @@ def test_what_has_the_form_is_returned_with_what_else_there_is():
         ("true", "true,", "it is not JSON: Expecting property name enclosed in double quotes, line 1, column 54"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_field(before, after, text):
+def test_an_error_names_the_field(before, after, text):
     assert refusal("{" + GOOD.replace(before, after) + "}") == text
 
 
-def test_bytes_that_are_no_text_are_said():
+def test_bytes_that_are_not_text_are_reported():
     assert refusal(b"{\xff}") == "it is not UTF-8 text: byte 1 is 0xff"
 
 
@@ -80,7 +80,7 @@ def test_bytes_that_are_no_text_are_said():
         ('{"format": "2"}', "it is of format '2'; this clipret reads format 2"),
     ],
 )
-def test_another_format_is_said_before_anything_else(text, message):
+def test_another_format_is_reported_before_anything_else(text, message):
     assert refusal(text, version=2) == message
 
 

@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again_by_us_and_by_safetensors(tmp_path):
 
 @pytest.mark.ci
 def test_processes_with_other_hashes_write_the_same_bytes(tmp_path):
-    """The library's own order of what is told beside the tensors is another each time, in one process even."""
+    """The library's order of metadata differs each time, even in one process."""
     for seed in "12":
         subprocess.run(
             [sys.executable, "-c", WRITE, tmp_path / seed], env={**os.environ, "PYTHONHASHSEED": seed}, check=True
@@ -63,7 +63,7 @@ def test_every_bit_is_covered(tmp_path):
             tensors = open_tensors(path).read()
         except TensorsError:
             continue
-        # Between the header's signs there is room for blanks.
+        # The header may contain blanks.
         assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
         assert open_tensors(path).metadata == {**open_tensors(path).metadata, "x": "y"}
 
@@ -97,7 +97,7 @@ def header(content):
         b"\x05\0\0\0\0\0\0\0[[[[[",
     ],
 )
-def test_what_is_no_whole_file_is_said_on_one_line(tmp_path, content):
+def test_an_incomplete_file_is_a_one_line_error(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(TensorsError, match=r"^it is no whole safetensors file: [^\n]+$"):

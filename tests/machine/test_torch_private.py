@@ -1,4 +1,4 @@
-"""The door to private operations of torch: open where they do what the public ones do, and shut otherwise."""
+"""Private operations of torch are used if they give the results of the public ones, and not otherwise."""
 
 import ast
 import platform
@@ -20,7 +20,7 @@ OPERATIONS = ("linear", "convolution", "adamw")
 
 @pytest.fixture(autouse=True)
 def untried(monkeypatch):
-    """Nothing tried before, and the door open."""
+    """No operation tested yet, and private ones allowed."""
     monkeypatch.delenv(PUBLIC_ONLY, raising=False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     tried = torch_private._tried
@@ -57,7 +57,7 @@ def test_other_processors_and_a_torch_without_onednn_are_named(monkeypatch):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_that_is_gone_is_not_used(monkeypatch, operation):
+def test_a_missing_operation_is_not_used(monkeypatch, operation):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ops", types.SimpleNamespace(mkldnn=types.SimpleNamespace()))
     monkeypatch.delattr(torch, "_fused_adamw_")
@@ -123,7 +123,7 @@ def test_both_forms_of_adamw_are_that_of_torch(step, decay):
 
 
 def test_the_plain_adamw_takes_a_rate_in_a_tensor():
-    """As graphs of CUDA need it."""
+    """As CUDA graphs need it."""
     results = []
     for lr in (0.25, torch.tensor(0.25)):
         values, moments = [torch.arange(4.0)], ([torch.zeros(4)], [torch.zeros(4)])

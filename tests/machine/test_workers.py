@@ -18,7 +18,7 @@ LINUX = sys.platform.startswith("linux")
 
 
 class Reading(Dataset):
-    """Item i notes that it reads row 100 + i, and takes its time."""
+    """Item i records that it reads row 100 + i, and sleeps."""
 
     def __init__(self, watch, seconds):
         self.watch, self.seconds = watch, seconds
@@ -33,7 +33,7 @@ class Reading(Dataset):
 
 
 def seen_while(loader, watch) -> set:
-    """All that the watch showed until the loader had given everything, and the longest times."""
+    """Everything that the watch showed until the loader was exhausted, and the longest times."""
     rows, longest = set(), {}
     results = iter(loader)
     until = time.monotonic() + 30
@@ -148,7 +148,7 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize(("method", "moment"), [("fork", "late"), ("spawn", "late"), ("fork", "early")])
 @pytest.mark.ci
 def test_workers_die_with_the_process_that_started_them(method, moment, tmp_path):
-    """Killed while they compute, or before they asked the system to be told."""
+    """Killed while they compute, or before they called prctl."""
     script = tmp_path / "orphans.py"
     script.write_text(textwrap.dedent(ORPHANS))
     parent = subprocess.Popen([sys.executable, script, method, moment], stdout=subprocess.PIPE, text=True)

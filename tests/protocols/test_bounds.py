@@ -57,7 +57,7 @@ def test_equal_texts_match_all_their_images_and_equal_naive_loops(tmp_path):
 def test_the_best_reachable_is_that_of_all_orders(tmp_path):
     cache = cache_of(tmp_path / "made.h5", SHARED)
     best = best_reachable(cache, split_protocol(cache, split="test"), k=K)
-    # One order of the images that own a text serves all its captions; others behind them only cost.
+    # One order of the images that own a text serves all its captions; others after them only lose ranks.
     owners = {"a": [0, 1, 2, 3], "b": [3, 4], "c": [5, 5]}
     hits = {
         cut: sum(
@@ -67,11 +67,11 @@ def test_the_best_reachable_is_that_of_all_orders(tmp_path):
         for cut in K
     }
     assert best["t2i"] == {f"R@{cut}": pytest.approx(hits[cut] / 8) for cut in K}
-    # Images 0 to 2 find "a" behind three others, 3 and 4 "b" behind one, 5 its own captions first; 6 asks nothing.
+    # Images 0 to 2 find "a" behind three others, 3 and 4 "b" behind one, 5 its own captions first; 6 is no query.
     assert best["i2t"] == {"R@1": pytest.approx(1 / 6), "R@2": pytest.approx(3 / 6), "R@3": pytest.approx(3 / 6)}
 
 
-def test_no_head_exceeds_what_is_said(tmp_path):
+def test_no_head_exceeds_the_bound(tmp_path):
     captions = [[f"a view of place {image // 4}"] for image in range(24)]
     cache = cache_of(tmp_path / "made.h5", captions)
     report = evaluate(EvalConfig(cache=cache.path, zero_shot=True, resamples=0))

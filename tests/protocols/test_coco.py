@@ -25,7 +25,7 @@ UNREACHABLE = {575916: 144675, 421999: 467259}
 def package():
     """The package's own ground truth and metric code."""
     with warnings.catch_warnings():
-        # It would like to have ujson.
+        # It imports ujson.
         warnings.simplefilter("ignore")
         from eccv_caption import Metrics
 
@@ -89,7 +89,7 @@ def cache(request, package, tmp_path_factory) -> FeatureCache:
 
 
 class Lists:
-    """What the package wants to be given: the best items of every query among the 5,000 images and 25,000 captions."""
+    """The input of the package: the best items of every query among the 5,000 images and 25,000 captions."""
 
     def __init__(self, package, cache: FeatureCache):
         image_rows = [row for row, number in enumerate(cache.image_ids) if int(number) in package.coco_gts["i2t"]]
@@ -196,7 +196,7 @@ def test_eccv_caption_equals_the_packages_own_but_for_two_captions_that_cannot_b
     monkeypatch.setattr(package, "eccv_gts", {**package.eccv_gts, "i2t": reachable})
     within = package.eccv_metrics(ranked, "all")
     assert ours["i2t"] == pytest.approx({ECCV[name]: values["i2t"] for name, values in within.items()}, abs=1e-12)
-    # What the two captions do to its figures.
+    # The effect of the two captions on its results.
     for name in ("eccv_rprecision", "eccv_map_at_r"):
         assert abs(whole[name]["i2t"] - within[name]["i2t"]) < 1.1e-4
     assert whole["eccv_map_at_r"]["i2t"] != within["eccv_map_at_r"]["i2t"]
@@ -253,7 +253,7 @@ def test_folds_are_the_thousands_of_the_packages_order(package, cache):
 
 
 def changed(cache, **changes):
-    """The cache with something else in place of what protocols read."""
+    """The cache with replaced attributes that protocols read."""
     read = ("image_ids", "image_splits", "image_states", "usable", "caption_ids", "captions", "caption_images")
     return SimpleNamespace(
         **{name: getattr(cache, name) for name in (*read, "inputs", "path", "text_states")} | changes
@@ -285,7 +285,7 @@ def test_an_image_left_out_takes_its_matches_with_it(package, cache):
     assert described["i2t"] == {"queries": 1260, "gallery": 24_995}
 
 
-def test_missing_captions_are_said_not_to_be_comparable(cache):
+def test_missing_captions_are_marked_not_comparable(cache):
     ids = list(cache.caption_ids)
     for caption in (38, 770337):
         ids[ids.index(str(caption))] = f"another {caption}"

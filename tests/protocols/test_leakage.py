@@ -139,7 +139,7 @@ def test_a_head_is_checked_wherever_it_was_copied_to(run_on_2017, tmp_path):
     )
 
 
-def test_a_head_that_does_not_say_what_it_was_trained_on_is_measured_and_said_to_be_unchecked(run_on_2017, tmp_path):
+def test_a_head_without_a_record_of_its_training_images_is_measured_and_reported_as_unchecked(run_on_2017, tmp_path):
     run, _ = run_on_2017
     keep_keys(tmp_path / "runs" / "0001-margin-linear" / "head.safetensors", None)
     assert evaluate(EvalConfig(head=run))["leakage"] == {"checked": False, "trained_on": None, "images": 12}
@@ -185,7 +185,7 @@ def trained_on(cache, tmp_path, **changes):
 
 
 def test_the_same_files_under_another_tables_name_and_other_names_are_refused(tmp_path):
-    """Merged or not, as any split: what the images are called is of no account."""
+    """Merged or not, in any split: the names of the images do not matter."""
     first = of_bytes(tmp_path / "first.h5", range(12), splits=[TRAIN] * 8 + [VAL] * 4)
     second = of_bytes(tmp_path / "second.h5", [3, 100, 0, 101], splits=[TEST], prefix="q")
     run = trained_on(first, tmp_path)["run"]

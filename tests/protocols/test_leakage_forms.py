@@ -121,7 +121,7 @@ def test_a_merge_does_not_defeat_it(work, capsys, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_byte_copies_are_said_refused_and_left_out_when_that_is_asked_for(work, capsys, form):
+def test_byte_copies_are_reported_refused_and_left_out_on_request(work, capsys, form):
     copies = [*TRAINED, ("copy0", 0, "test"), ("copy1", 1, "test"), ("new", 40, "test"), ("copy2", 2, "val")]
     cache = work("copies", form, copies)
     status, out, _ = run(capsys, "info", cache, "--json")
@@ -166,7 +166,7 @@ def test_a_sweep_on_copies_is_refused_before_it_trains(work, capsys, tmp_path):
     assert json.loads(out)["configurations"][0]["test"] is not None
 
 
-def test_scans_of_sixteen_bits_are_said_to_be_of_one_colour(work, capsys, tmp_path):
+def test_scans_of_sixteen_bits_are_reported_as_a_single_colour(work, capsys, tmp_path):
     cache = work("scans", "table", [("a", 1, "test"), ("b", 2, "test")])
     noise = np.random.default_rng(0).integers(300, 65536, (20, 20), dtype=np.uint16)
     for stem in ("a", "b"):

@@ -82,13 +82,13 @@ def test_a_protocol_takes_all_captions_or_the_first_five(tmp_path, dataset, name
     assert rows_of_2.tolist() == np.flatnonzero(cache.caption_images == 2)[: captions[0]].tolist()
 
 
-def test_a_small_gallery_is_said_not_to_be_comparable(tmp_path):
+def test_a_small_gallery_is_marked_not_comparable(tmp_path):
     described = make_protocol(cache_of(tmp_path, "coco"), "coco-val2017").describe()
     assert described["remarks"] == ["4 images where the protocol has 5,000"]
     assert (described["t2i"], described["i2t"]) == ({"queries": 19, "gallery": 4}, {"queries": 4, "gallery": 19})
 
 
-def test_a_prompt_and_cleaned_captions_are_said_not_to_be_comparable(tmp_path):
+def test_a_prompt_and_cleaned_captions_are_marked_not_comparable(tmp_path):
     cache = cache_of(tmp_path, "coco", prompt="a photo of {}", caption_clean="lower")
     assert list(make_protocol(cache, "coco-val2017-all").remarks)[1:] == [
         "prompt 'a photo of {}' where the protocol has raw captions",
@@ -145,7 +145,7 @@ def test_every_protocol_that_can_be_asked_for_can_be_made():
         ("coco-karpathy", "coco-karpathy-eccv", "choose another --protocol"),
     ],
 )
-def test_without_the_package_it_is_said_what_to_do(tmp_path, monkeypatch, dataset, name, otherwise):
+def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch, dataset, name, otherwise):
     cache = cache_of(tmp_path, dataset)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DatasetError) as caught:
@@ -226,7 +226,7 @@ def test_known_pairs_are_matches_and_all_known_captions_the_gallery(tmp_path, ka
     (fold,) = (protocol := make_protocol(cache, name)).folds
     assert fold.image_rows.tolist() == [2, 3, 4, 5]
     assert fold.text_rows.tolist() == sorted(caption for image in (2, 3, 4, 5) for caption in own[image])
-    # The fifth caption of image 3 is none of those that are known, though pairs name it.
+    # The fifth caption of image 3 is not a known caption, although pairs name it.
     assert matches_by_id(cache, fold) == {
         "t2i": [(of_3[0], 30), (of_3[0], 50), (of_3[1], 20)],
         "i2t": [(30, of_3[3]), (50, of_3[0]), (50, of_3[1])],
@@ -263,7 +263,7 @@ def test_a_caption_counts_as_known_by_its_image_too(tmp_path, karpathy):
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
-def test_a_gallery_in_which_nothing_asks_is_refused(tmp_path, karpathy, direction):
+def test_a_gallery_without_queries_is_refused(tmp_path, karpathy, direction):
     cache = cache_of(tmp_path, "coco-karpathy")
     caption = int(np.flatnonzero(cache.caption_images == 3)[0])
     karpathy(**({"t2i": {caption: [30]}, "i2t": {30: [caption]}} | {direction: {}}))
@@ -274,7 +274,7 @@ def test_a_gallery_in_which_nothing_asks_is_refused(tmp_path, karpathy, directio
     )
 
 
-def test_the_same_gallery_with_other_matches_asks_other_questions(tmp_path, karpathy):
+def test_the_same_gallery_with_other_matches_has_another_digest(tmp_path, karpathy):
     cache = cache_of(tmp_path, "coco-karpathy")
     caption = int(np.flatnonzero(cache.caption_images == 3)[0])
     digests = set()

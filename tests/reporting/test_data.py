@@ -32,6 +32,14 @@ FETCHED = {
 }
 
 
+def test_a_check_says_in_words_that_all_images_are_there_and_have_equally_many_captions():
+    per_image = {"min": 2, "mean": 2.0, "max": 2}
+    whole = drawn(check_sheets({**CHECKED, "missing": {"images": 0, "first": []}, "per_image": per_image}))
+    assert "1,200; all are there" in whole
+    assert "; 2 an image" in whole
+    assert "1,200; 1 is not there" in drawn(check_sheets({**CHECKED, "missing": {"images": 1, "first": ["a.jpg"]}}))
+
+
 def test_a_check_shows_counts_remarks_and_a_bar_a_bin():
     text = drawn(check_sheets(CHECKED))
     assert "shop[1]" in text

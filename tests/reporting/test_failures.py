@@ -130,7 +130,7 @@ def test_where_nothing_changed_that_is_said(report):
     assert "none worsened" in lines
 
 
-def test_hubs_stand_beside_those_of_zero_shot(report):
+def test_hubs_are_shown_next_to_those_of_zero_shot(report):
     lines = drawn(report)
     assert "t2i: hubs, images in the top 10 of many queries" in lines
     assert "skewness of N_10 0.70 1.70" in lines

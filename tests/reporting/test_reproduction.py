@@ -64,7 +64,7 @@ def report(*rows, unmatched=(), **changes):
     return values | changes
 
 
-def test_a_row_is_a_block_with_ours_beside_the_published_figures():
+def test_a_row_is_a_block_with_our_and_the_published_results():
     title, _, *lines = drawn(reproduction_sheets(report(row())))
     assert title.strip() == "data/[a].h5: coco-karpathy, ViT-B/32"
     assert lines[1].strip("─ ") == ""

@@ -107,7 +107,7 @@ def test_details_are_figures_or_texts(clock):
 def test_an_extraction_is_summed_up():
     result = {**EXTRACTED, "problems": 2, "remarks": ["3 empty captions were left out", "1 image has no caption"]}
     assert extraction_summary(result, batch_size=64).splitlines() == [
-        "c.h5: 1,000 images and 2,000 captions, 1,000 and 2,000 of them now, in 2.5 s.",
+        "c.h5: 1,000 images and 2,000 captions in 2.5 s.",
         "Note: 3 empty captions were left out.",
         "Note: 1 image has no caption.",
         "2 images could not be read; clipret info c.h5 --problems lists them.",
@@ -116,14 +116,25 @@ def test_an_extraction_is_summed_up():
     ]
 
 
+def test_an_extraction_that_was_gone_on_with_tells_what_is_new():
+    result = {**EXTRACTED, "extracted_images": 0, "extracted_captions": 500}
+    first = extraction_summary(result, batch_size=None).splitlines()[0]
+    assert first == "c.h5: 1,000 images and 2,000 captions, 0 and 500 of them now, in 2.5 s."
+
+
 def test_an_extraction_with_nothing_to_do_still_tells_what_is_wrong():
     done = {**EXTRACTED, "extracted_images": 0, "extracted_captions": 0, "cache": "my caches/c.h5"}
-    assert extraction_summary(done, batch_size=64) == "my caches/c.h5 was complete already; nothing to do."
+    following = "Next: clipret train --cache 'my caches/c.h5'"
+    assert extraction_summary(done, batch_size=64).splitlines() == [
+        "my caches/c.h5 was complete already; nothing to do.",
+        following,
+    ]
     summary = extraction_summary({**done, "problems": 1, "missing": 1, "remarks": ["a"]}, batch_size=64)
     assert summary.splitlines() == [
         "my caches/c.h5 was complete already; nothing to do.",
         "Note: a.",
         "1 image could not be read, 1 of them not found; clipret info 'my caches/c.h5' --problems lists them.",
+        following,
     ]
 
 

@@ -69,7 +69,7 @@ def test_the_leaderboard_has_settings_means_and_spreads(result):
     assert "all: epochs 5, ema 0.9" in lines
 
 
-def test_the_test_figures_of_the_chosen_one_stand_beside_zero_shot(result):
+def test_the_test_results_of_the_chosen_configuration_are_shown_with_zero_shot(result):
     lines = drawn(result)
     assert "test, protocol split" in lines
     assert "t2i R@1 40.0 50.0 ± 1.2 +10.0" in lines
@@ -177,7 +177,7 @@ def test_every_option_becomes_an_axis_of_the_setting_of_its_name(run, cache_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Missing option '--cache'. (clipret --help tells more)"),
+        ([], "Missing option '--cache'. (clipret sweep --help tells more)"),
         (["--cache", "c.h5", "--lr", "x"], "--lr is 'x'; expected a number."),
         (
             ["--resume", "runs/sweep-0001", "--lr", "1", "--keep-heads", "2"],

@@ -53,7 +53,7 @@ def random_unit_vectors(generator, count):
 
 
 def close_unit_vectors(generator, count):
-    """So close to each other that the differences of their scores are about the tolerance."""
+    """So close to each other that their scores differ by about the tolerance."""
     return unit(np.array([1.0, 0, 0, 0]) + 5e-4 * generator.normal(size=(count, 4)))
 
 
@@ -136,7 +136,7 @@ def test_a_whole_tile_and_more_equals_the_same_by_torch(monkeypatch):
 
 
 @pytest.mark.usefixtures("counting")
-def test_an_image_without_caption_is_ranked_but_asks_nothing():
+def test_an_image_without_caption_is_ranked_but_is_no_query():
     images = torch.eye(3)
     ranked = rank_captions(images, images[[0, 2]], caption_images=np.array([0, 2]))
     assert ranked["t2i"].gallery == 3
@@ -158,7 +158,7 @@ def duplicated(generator, count, width=512):
 @pytest.mark.parametrize("block", [1, 7, 30, 90])
 @pytest.mark.parametrize("captions_at_once", [1, 4, 30, 4096])
 def test_duplicates_tie_whatever_tile_they_fall_in(block, captions_at_once, monkeypatch):
-    """Each of a pair of equals stands behind the other: their ranks are equal, in both directions."""
+    """Each of two equal items ranks after the other: their ranks are equal, in both directions."""
     monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", captions_at_once)
     images, texts = duplicated(np.random.default_rng(3), 90)
     ranked = rank_captions(images, texts, caption_images=np.arange(90), block=block)
@@ -191,7 +191,7 @@ def at_distance(distance, *, width=256):
 @pytest.mark.usefixtures("counting")
 @pytest.mark.parametrize(("distance", "expected"), [(0, 2), (5e-7, 2), (9e-7, 2), (1.1e-6, 1), (1.6e-6, 1), (1e-3, 1)])
 def test_what_float32_can_hardly_tell_apart_is_decided_in_float64(distance, expected):
-    """float32 has steps of 3e-8 to 6e-8 here, so that nine and eleven tenths of the tolerance can be told apart."""
+    """float32 has steps of 3e-8 to 6e-8 here, fine enough to distinguish 0.9 and 1.1 of the tolerance."""
     images, texts = at_distance(distance)
     pairs = {"t2i": (np.array([0, 1]), np.array([0, 0])), "i2t": (np.array([0]), np.array([0]))}
     ranked = check(images, texts, pairs)
@@ -265,7 +265,7 @@ def test_nan_embeddings_never_score_well(side):
     ranked = check(images, texts, own_pairs(np.arange(5)))
     assert ranked["t2i"].ranks[2] >= 5
     assert ranked["i2t"].ranks[2] >= 5
-    # The NaN stands before what matches the others, too.
+    # The NaN ranks before the matching items of the others, too.
     assert (ranked["t2i" if side == "image" else "i2t"].ranks[[0, 1, 3, 4]] == 2).all()
 
 

@@ -1,4 +1,4 @@
-"""Embeddings that float32 cannot hold are said, and not measured."""
+"""Embeddings that overflow float32 are reported, and not measured."""
 
 import numpy as np
 import pytest

@@ -50,10 +50,10 @@ def make_case(seed):
     for direction, matrix in scores.items():
         asking, gallery = matrix.shape
         matching = generator.random((asking, gallery)) < generator.uniform(0.05, 0.9)
-        # Now and then a query asks nothing, though never all of them.
+        # Some queries have no match, but never all.
         matching[0, generator.integers(gallery)] = True
         pairs[direction] = np.nonzero(matching)
-        # Where scores tie, what matches comes last.
+        # Matching items come last among ties.
         orders = [
             sorted(range(gallery), key=lambda item: (-row[item], own[item]))
             for row, own in zip(matrix, matching, strict=True)

@@ -106,7 +106,7 @@ def test_with_five_matching_items_its_map_falls_from_5_to_10_as_in_the_published
     fallen = [metrics["mAP_hits@10"] < metrics["mAP_hits@5"] for metrics in large]
     assert sum(fallen) / len(fallen) > 0.8
     assert fmean(metrics["mAP_hits@10"] for metrics in large) < fmean(metrics["mAP_hits@5"] for metrics in large)
-    # It is the divisor's doing: recall grew.
+    # This is due to the divisor: recall grew.
     assert fmean(metrics["R@10"] for metrics in large) > fmean(metrics["R@5"] for metrics in large)
 
 

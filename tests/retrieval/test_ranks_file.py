@@ -1,5 +1,4 @@
 import json
-import os
 import re
 
 import numpy as np
@@ -18,6 +17,7 @@ from clipret.retrieval.ranks_file import (
     read_rankings,
     write_rankings,
 )
+from tests.helpers import system
 
 
 def make_rankings(*, folds=2, heads=("zero-shot", "wise-ft 0.5", "trained")):
@@ -67,7 +67,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["ranks.safetensors"]
 
 
-def test_ranks_stand_beside_their_metrics(tmp_path):
+def test_ranks_are_stored_next_to_their_metrics(tmp_path):
     assert rankings_path(tmp_path / "metrics.json") == tmp_path / "ranks.safetensors"
     assert rankings_path(tmp_path / "mine.json") == tmp_path / "mine.ranks.safetensors"
 
@@ -100,19 +100,19 @@ def test_a_file_of_another_kind_or_format_says_what_to_do(tmp_path, text, reason
     assert error_of(path) == f"{path} cannot be read: {reason}; measure again with: clipret eval"
 
 
-def test_what_is_no_such_file_says_what_to_do(tmp_path):
+def test_the_error_for_another_file_says_what_to_do(tmp_path):
     path = tmp_path / "ranks.safetensors"
     path.write_bytes(b"rubbish")
     assert error_of(path) == (
         f"{path} cannot be read: it is no whole safetensors file: header too small; measure again with: clipret eval"
     )
     path.unlink()
-    os.mkfifo(path)
+    system.make_pipe(path)
     assert error_of(path) == f"{path} cannot be read: it is a pipe, not a file; measure again with: clipret eval"
 
 
 def changed(path, edit):
-    """Write ranks that `edit` changes what is told and the tensors of, with the checksum that then is right."""
+    """Write ranks whose metadata and tensors `edit` changes, with a valid checksum."""
     write_rankings(path, make_rankings())
     with safe_open(path, framework="numpy") as file:
         about = json.loads(file.metadata()["clipret"])
@@ -251,7 +251,7 @@ def test_a_bit_that_turned_in_the_ranks_is_refused(tmp_path):
         assert error_of(path).startswith(f"{path} cannot be read: its checksum does not match; measure again")
 
 
-def test_what_is_told_beside_the_ranks_is_not_to_be_edited(tmp_path):
+def test_edited_metadata_of_the_ranks_is_detected(tmp_path):
     path = tmp_path / "ranks.safetensors"
     write_rankings(path, make_rankings())
     whole = path.read_bytes()

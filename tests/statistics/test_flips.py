@@ -52,7 +52,7 @@ def drawn_heads():
 
 
 def changes_of(evidence, pair):
-    """Of each column, the root mean square of what the images add that differ; medians have none."""
+    """For each column, the root mean square contribution of the images that differ; none for medians."""
     a, b = np.eye(len(evidence.points))[list(pair)]
     shares = evidence.shares(a - b)
     roots = [np.sqrt((column[np.abs(column) > 1e-12] ** 2).mean()) for column in shares.T]
@@ -61,7 +61,7 @@ def changes_of(evidence, pair):
 
 @pytest.mark.ci
 def test_p_values_count_the_flips_that_a_plain_loop_counts():
-    """Two images more than there are: one better and one worse, flipped like the others."""
+    """Two additional images, one better and one worse, flipped like the others."""
     heads, pairs, number = drawn_heads(), [(0, 1), (0, 2), (1, 2)], 300
     estimates = flip_heads(heads, pairs, flips=number, seed=4)
     evidence = Evidence(tabulate(heads, k=K, families=METRICS), COLUMNS, k=K)
@@ -79,7 +79,7 @@ def test_p_values_count_the_flips_that_a_plain_loop_counts():
 
 
 def test_the_interval_has_the_differences_that_the_same_flips_do_not_refuse():
-    """By plain counting: a little further out than an end a difference is refused, a little further in it is not."""
+    """By plain counting: just outside an end a difference is rejected, just inside it is not."""
     heads, number, level = drawn_heads(), 400, 0.9
     (estimated,) = flip_heads(heads, [(0, 1)], flips=number, seed=1, level=level)
     evidence = Evidence(tabulate(heads, k=K, families=METRICS), COLUMNS, k=K)
@@ -131,7 +131,7 @@ def test_flips_are_fair_and_the_same_in_any_blocks(monkeypatch):
 
 
 def test_heads_that_got_the_same_differ_by_no_more_than_an_image_or_two():
-    """p is 1, and the interval is what two images more, all different, could make of it: 2 of 20 either way."""
+    """p is 1, and the interval is that of the two additional images with the largest change: 2 of 20 either way."""
     head = random_head(np.random.default_rng(0), counts=np.full(20, 3))
     (estimated,) = flip_heads([head, head], [(0, 1)], flips=999)
     assert estimated.value.tolist() == [0.0] * len(COLUMNS)
@@ -141,7 +141,7 @@ def test_heads_that_got_the_same_differ_by_no_more_than_an_image_or_two():
         assert 0.1 * limit < estimated.high[place] < 0.3 * limit
 
 
-def test_of_too_few_images_or_flips_the_interval_is_all_there_is():
+def test_with_too_few_images_or_flips_the_interval_is_the_whole_range():
     heads = [
         {direction: (best_ranks(ranks, images=range(3)),) for direction in ("t2i", "i2t")}
         for ranks in ([1, 1, 1], [2, 2, 2])
@@ -154,14 +154,14 @@ def test_of_too_few_images_or_flips_the_interval_is_all_there_is():
         assert (estimated.p > 0.05).all()
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     head, blocks = random_head(np.random.default_rng(0), counts=np.full(20, 3)), []
     flip_heads([head, head], [(0, 1)], flips=99, on_block=blocks.append)
     assert blocks == [99]
 
 
 def difficult(generator, *, difficulty, owners, gain):
-    """A head to which each image is easy or hard by itself, and all of an image's captions with it."""
+    """A head with a difficulty for each image, shared by all captions of the image."""
     own = difficulty + generator.normal(size=len(difficulty)) - gain
     texts = np.exp(3 + own[owners] + 0.5 * generator.normal(size=len(owners)))
     images = np.exp(3 + own + 0.5 * generator.normal(size=len(own)))
@@ -188,12 +188,12 @@ def differences_found(*, gain, datasets, clustered=True):
     return shown / datasets
 
 
-def test_where_there_is_no_difference_one_is_found_as_often_as_it_says():
+def test_the_type_one_error_rate_is_the_nominal_one():
     shares = differences_found(gain=0.0, datasets=1000)
     assert ((shares >= 0.03) & (shares <= 0.07)).all(), shares
 
 
-def test_flipping_captions_one_by_one_would_find_differences_that_are_not_there():
+def test_flipping_single_captions_would_find_false_differences():
     assert differences_found(gain=0.0, datasets=200, clustered=False)[0] > 0.2
 
 

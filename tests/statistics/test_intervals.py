@@ -40,7 +40,7 @@ def alike(ranks, *, images):
 
 
 def naive_parts(head, fold, direction, name):
-    """What each image of a fold has of a metric: sums over its queries, and their numbers."""
+    """The contribution of each image of a fold to a metric: sums over its queries, and their counts."""
     asking = np.unique(np.concatenate([head[direction][fold].images for direction in ("t2i", "i2t")]))
     images, values = head[direction][fold].images, per_query(head[direction][fold], k=K)[name]
     sums = np.array([values[images == image].sum() for image in asking])
@@ -64,7 +64,7 @@ def test_the_variance_is_that_of_ratios_over_images_in_each_fold():
         for direction in ("t2i", "i2t"):
             for name in ("R@1", "R@3", "MRR"):
                 sums, counts = naive_parts(head, fold, direction, name)
-                # Two folds, each for a half of the figure.
+                # Two folds, each with half of the weight.
                 around[direction, name] = (sums - sums.sum() / counts.sum() * counts) / counts.sum() / 2
         around[None, "rsum"] = sum(around[direction, f"R@{cut}"] for direction in ("t2i", "i2t") for cut in K)
         for column, parts in around.items():
@@ -79,7 +79,7 @@ def test_the_variance_is_that_of_ratios_over_images_in_each_fold():
 @pytest.mark.parametrize("level", [0.9, 0.95])
 @pytest.mark.parametrize(("right", "asked"), [(0, 30), (1, 30), (3, 100), (15, 30), (29, 30), (30, 30), (1, 1)])
 def test_the_interval_of_whole_numbers_is_the_mid_p_of_the_binomial(right, asked, level):
-    """At either end the chance of what lies further out, and half of what was observed, is the tail."""
+    """At either end the probability of more extreme values plus half of the observed one is the tail."""
     (low,), (high,) = proportion_interval(np.array([right / asked]), np.array([float(asked)]), level=level)
     tail = (1 - level) / 2
     if right:
@@ -95,7 +95,7 @@ def test_the_interval_of_whole_numbers_is_the_mid_p_of_the_binomial(right, asked
 
 
 def test_what_is_always_right_has_an_interval_that_more_images_make_narrower():
-    """None of n wrong: the mid-P interval starts where half of the chance of that is the tail."""
+    """None of n wrong: the mid-P interval starts where half of the probability of that is the tail."""
     for images, low in ((20, 0.05 ** (1 / 20)), (376, 0.05 ** (1 / 376))):
         evidence = evidence_of(alike([1] * images, images=range(images)), names=("R@1", "MRR", "rsum"), k=(1,))
         sizes = effective_images(evidence, np.ones(1))
@@ -117,7 +117,7 @@ def test_captions_that_are_hit_together_count_as_one_and_others_by_themselves():
     assert sizes["apart"] == pytest.approx(5 * images, rel=0.15)
 
 
-def test_images_that_ask_nothing_tell_nothing():
+def test_images_without_queries_have_no_effect():
     head = two_folds(3)
     apart = {
         direction: tuple(replace(fold, images=10 * fold.images + 7) for fold in folds)
@@ -143,7 +143,7 @@ def test_the_median_of_captions_that_are_alike_is_as_uncertain_as_that_of_their_
 
 @pytest.mark.parametrize(("images", "has_one"), [(1, False), (5, False), (7, True)])
 def test_the_median_of_very_few_images_has_no_interval(images, has_one):
-    """Of five, one time in 16 all lie on one side of it."""
+    """With five, all lie on one side of it with probability 1/16."""
     evidence = evidence_of(alike(np.arange(1, images + 1), images=range(images)), names=("median_rank",))
     assert np.isnan(median_interval(evidence, 0, column=0, level=LEVEL)).tolist() == [not has_one] * 2
 
@@ -162,7 +162,7 @@ def test_weighted_medians_equal_those_of_repeated_values(seed):
     generator = np.random.default_rng(seed)
     images, queries = int(generator.integers(1, 300)), int(generator.integers(1, 500))
     values, owners = generator.integers(1, 1000, queries), generator.integers(0, images, queries)
-    # The weights of some rows lie at one end of the values, far from the median of all.
+    # The weights of some rows are at one end of the values, far from the overall median.
     weights = generator.integers(0, 4, size=(12, images))
     lowest = np.full(images, 1000)
     np.minimum.at(lowest, owners, values)

@@ -11,7 +11,7 @@ IMAGES = 60
 
 
 def heads_of(*shares, columns=COLUMNS):
-    """Heads that are right on these shares of the images, and second on all others."""
+    """Heads that rank first on these fractions of the images, and second on all others."""
     order = np.random.default_rng(0).permutation(IMAGES)
     ranks = [np.where(order < round(share * IMAGES), 1, 2) for share in shares]
     heads = [{direction: (best_ranks(first, images=range(IMAGES)),) for direction in ("t2i", "i2t")} for first in ranks]
@@ -19,7 +19,7 @@ def heads_of(*shares, columns=COLUMNS):
 
 
 def images_variance(evidence, mixture):
-    """Of a difference, with two images more: one better and one worse, as images that differ are on average."""
+    """The variance of a difference with two more images, one better and one worse, by the typical change."""
     shares = evidence.shares(mixture)[:, 0]
     return evidence.variance(mixture)[0] + 2 * (shares[np.abs(shares) > 1e-12] ** 2).mean()
 
@@ -36,7 +36,7 @@ def test_a_head_alone_has_an_interval_over_images_and_no_spread():
     assert estimated.spread is None
     assert estimated.p is None
     low, high = estimated.low, estimated.high
-    # As the binomial's, about: 42 of 60.
+    # About the binomial interval of 42 of 60.
     assert (low[0], high[0]) == pytest.approx((0.576, 0.805), abs=0.005)
     assert low[1] == pytest.approx(0.5 + low[0] / 2, abs=0.02)
     assert (low[2], high[2]) == (1, 1)
@@ -60,13 +60,13 @@ def test_seeds_make_the_interval_of_their_mean_wider():
     assert spread.spread[0] == pytest.approx(np.std([0.6, 0.4], ddof=1))
     alone = estimate(evidence, (0,), level=0.95)
     assert [same.low[0], same.high[0]] == pytest.approx([alone.low[0], alone.high[0]], abs=0.01)
-    # Two seeds, a tenth from their mean: hardly anything is known.
+    # Two seeds, each 0.1 from their mean: almost no information.
     assert spread.low[0] < 0.1
     assert spread.high[0] > 0.9
 
 
 def test_the_interval_of_seeds_is_as_wide_as_their_variance_and_that_of_images_make_it():
-    """In the middle of the range, and of a few seeds, the interval is nearly symmetric."""
+    """In the middle of the range and with a few seeds, the interval is nearly symmetric."""
     evidence = heads_of(0.5, 0.52, 0.48, 0.5, 0.5)
     estimated = estimate(evidence, (0, 1, 2, 3, 4), level=0.95)
     sample = np.var([0.5, round(0.52 * 60) / 60, round(0.48 * 60) / 60, 0.5, 0.5], ddof=1)
@@ -92,7 +92,7 @@ def test_intervals_of_seeds_stay_within_what_a_metric_can_be():
     ],
 )
 def test_a_difference_has_the_pooled_spread_of_the_seeds_on_either_side(second, drawn, freedom):
-    """A run alone is taken to have the spread of the group beside it; zero-shot has none."""
+    """A single run is assumed to have the variance of the other group; zero-shot has none."""
     evidence = heads_of(0.5, 0.55, 0.6, 0.4, 0.5)
     sides = [evidence.points[:3, 0], evidence.points[list(second.members), 0]]
     pooled = sum(((side - side.mean()) ** 2).sum() for side in sides) / freedom
@@ -119,12 +119,12 @@ def test_the_interval_of_a_difference_leaves_0_out_where_p_says_so(seed):
 
 
 def test_three_seeds_that_all_got_the_same_as_another_head_differ_by_nothing_at_all():
-    """A third of each adds up to another number in the last bit."""
+    """Sums of thirds differ in the last bit."""
     evidence = heads_of(0.7, 0.7, 0.7, 0.7)
     assert contrast(evidence, Heads((0, 1, 2)), Heads((3,)), level=0.95).value.tolist() == [0.0] * len(COLUMNS)
 
 
-def test_groups_that_do_not_differ_have_a_p_of_one_and_those_that_must_the_smallest_there_is():
+def test_groups_without_a_difference_have_a_p_of_one_and_those_without_variance_the_smallest_possible_p():
     evidence = heads_of(0.5, 0.5, 0.5)
     assert contrast(evidence, Heads((0, 1)), Heads((2,)), level=0.95).p[[0, 1, 4]].tolist() == [1.0] * 3
     apart = heads_of(1.0, 1.0, 0.0, columns=((0, "mean_rank"),))

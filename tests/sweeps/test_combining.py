@@ -1,5 +1,4 @@
 import itertools
-import os
 from pathlib import Path
 
 import pytest
@@ -8,10 +7,11 @@ from clipret.config import TrainConfig
 from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.errors import UsageError
 from clipret.sweeps.combining import configurations, varied
+from tests.helpers import system
 
 
 def laughs():
-    """Ten lists that stand for ten times the one before each: a few hundred bytes, ten billion values."""
+    """Ten lists, each ten times the one before: a few hundred bytes, ten billion values."""
     text = "&a0 [" + ",".join("1" * 10) + "]"
     for depth in range(1, 10):
         text = f"&a{depth} [{text}," + ",".join([f"*a{depth - 1}"] * 9) + "]"
@@ -108,7 +108,7 @@ def test_settings_that_a_combination_has_no_use_for_make_no_combinations(axes, c
         ),
     ],
 )
-def test_what_is_wrong_with_a_combination_is_said(axes, text):
+def test_an_invalid_combination_is_reported(axes, text):
     assert refusal(axes=axes) == text
 
 
@@ -185,26 +185,26 @@ def test_options_hold_for_all_of_a_file_and_replace_what_it_says(grid):
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(grid, text, message):
+def test_an_invalid_file_is_reported(grid, text, message):
     path = grid(text)
     assert refusal(grid=path) == message.format(path=path)
 
 
-def test_what_is_no_text_to_yaml_is_one_line(grid):
+def test_text_that_yaml_cannot_read_is_a_one_line_error(grid):
     path = grid("lr: \x01")
     text = refusal(grid=path)
     assert text.startswith(f"{path} is not YAML: unacceptable character #x0001: special characters are not allowed")
     assert "\n" not in text
 
 
-def test_what_is_no_file_is_said_and_not_opened(tmp_path):
+def test_anything_but_a_regular_file_is_reported_and_not_opened(tmp_path):
     path = tmp_path / "sweep.yaml"
-    os.mkfifo(path)
+    system.make_pipe(path)
     assert refusal(grid=path) == f"{path} cannot be read: it is a pipe, not a file."
     assert refusal(grid=Path("/dev/zero")) == "/dev/zero cannot be read: it is a device, not a file."
 
 
-def test_a_file_that_is_not_there_or_no_text_is_said(tmp_path):
+def test_a_missing_or_binary_file_is_reported(tmp_path):
     path = tmp_path / "sweep.yaml"
     assert refusal(grid=path) == f"there is no {path}; expected a YAML file with settings and their values."
     path.write_bytes(b"\xff\xfe\xff")
@@ -254,7 +254,7 @@ def test_a_grid_too_large_to_write_down_is_drawn_from():
 @pytest.mark.parametrize(
     ("axes", "count"), [({"lr": "1,2,3", "beta1": "0.1,0.2"}, 6), ({"batch_size": {"low": 1, "high": 4}}, 4)]
 )
-def test_more_than_there_are_cannot_be_drawn(axes, count):
+def test_more_combinations_than_exist_cannot_be_drawn(axes, count):
     assert refusal(axes=axes, random=7) == (
         f"--random is 7, but there are only {count} different combinations; draw fewer, or train all."
     )

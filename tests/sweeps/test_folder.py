@@ -1,7 +1,6 @@
-"""sweep.json: what going on with a sweep keeps, and what it refuses."""
+"""sweep.json: what resuming a sweep keeps, and what it refuses."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from clipret.config.sweeps import SweepConfig
 from clipret.errors import RunError, UsageError
 from clipret.sweeps import folder, resume_sweep, sweep
 from tests.conftest import StopAfter
+from tests.helpers import system
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def config(cache_path, tmp_path, monkeypatch):
 
 @pytest.fixture
 def complete(config):
-    """A sweep of four runs that is complete; its sweep.json and what that says."""
+    """A complete sweep of four runs; its sweep.json and the content."""
     sweep(config(keep_heads=4))
     path = Path("runs/sweep-0001/sweep.json")
     return path, json.loads(path.read_text())
@@ -120,7 +120,7 @@ WRONG = [
 ]
 
 
-def test_what_a_sweep_cannot_go_on_with_is_said_with_the_field(complete):
+def test_a_sweep_that_cannot_be_resumed_is_reported_with_the_field(complete):
     """One sweep for all: each time with one thing changed."""
     path, content = complete
     number = content["result"]["configurations"][0]["number"]
@@ -135,13 +135,13 @@ def test_what_a_sweep_cannot_go_on_with_is_said_with_the_field(complete):
     assert resume_sweep(path.parent) == content["result"]
     assert len(list(path.parent.glob("*/head.safetensors"))) == 4
     path.unlink()
-    os.mkfifo(path)
+    system.make_pipe(path)
     assert refusal(resume_sweep, path.parent) == (
         f"{path} cannot be read: it is a pipe, not a file; start the sweep again with this clipret."
     )
 
 
-def test_a_setting_that_there_is_not_is_said(complete):
+def test_an_unknown_setting_is_reported(complete):
     path, content = complete
     content["configurations"][0]["speed"] = 1
     path.write_text(json.dumps(content))

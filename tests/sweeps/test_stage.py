@@ -1,4 +1,4 @@
-"""Sweeps, on the real training and evaluation; and on a training that is made up where numbers have to be known."""
+"""Sweeps, on the real training and evaluation; and with a fake training where numbers must be known."""
 
 import csv
 import json
@@ -222,7 +222,7 @@ def test_a_sweep_of_which_all_runs_fail_is_an_error(settings, made_up):
     )
 
 
-def test_remarks_of_runs_are_told_once(settings):
+def test_remarks_of_runs_are_reported_once(settings):
     result = sweep(settings(axes={"batch_size": "8,1000", "patience": "1", "lr": "1e-5", "epochs": "20"}))
     (remark,) = result["remarks"]
     assert remark.startswith("--batch-size 1,000 is more than the 36 training images;")
@@ -236,7 +236,7 @@ def test_early_stopping_shows_in_the_epochs(settings):
 
 
 def strip(result):
-    """A result without what differs between two sweeps of the same settings."""
+    """A result without the fields that differ between two sweeps of the same settings."""
     text = json.dumps({name: value for name, value in result.items() if name not in ("sweep", "seconds")})
     return text.replace(result["sweep"], "SWEEP")
 
@@ -244,7 +244,7 @@ def strip(result):
 @pytest.mark.parametrize(
     ("stack", "reports"), [(1, 1), (1, 2), (1, 5), (1, 8), (1, 13), (None, 1), (None, 2), (None, 5)]
 )
-def test_a_sweep_that_was_interrupted_goes_on_to_the_same_result(settings, reports, stack):
+def test_an_interrupted_sweep_resumes_to_the_same_result(settings, reports, stack):
     whole = sweep(settings(stack=stack))
     begun = []
     with pytest.raises(KeyboardInterrupt):
@@ -292,7 +292,7 @@ def test_a_run_whose_folder_was_only_made_is_begun_again(settings):
     assert resume_sweep("runs/sweep-0001")["runs"] == 4
 
 
-def test_the_file_from_which_it_goes_on_does_not_need_the_grid_again(settings, tmp_path):
+def test_resuming_a_sweep_does_not_need_the_grid_again(settings, tmp_path):
     grid = tmp_path / "sweep.yaml"
     grid.write_text("lr: {low: 1e-4, high: 1e-2, scale: log}\nbatch_size: 8\nepochs: 2\n")
     begun = []
@@ -345,8 +345,8 @@ def test_a_cache_without_val_is_refused_before_anything_is_made(settings, tmp_pa
         sweep(settings(cache=path))
     assert str(caught.value) == (
         f"{path} has no val split, by which a sweep ranks its configurations: split 'val' has 0 usable images and 0 "
-        f"captions; images a split in this cache: train 40, val 0, test 20, restval 0. Extract with a val split, or "
-        f"train single runs with: clipret train --cache {path}"
+        f"captions, expected at least one of each; images a split in this cache: train 40, val 0, test 20, restval 0. "
+        f"Extract with a val split, or train single runs with: clipret train --cache {path}"
     )
     assert not Path("runs").exists()
 
@@ -357,8 +357,8 @@ def test_a_cache_without_test_gives_the_leaderboard_alone(settings, tmp_path):
     result = sweep(settings(cache=path))
     assert result["chosen"]["test"] is result["zero_shot"]["test"] is result["protocol"] is None
     assert result["remarks"] == [
-        "no test figures: split 'test' has 0 usable images and 0 captions; images a split in this cache: train 40, "
-        "val 20, test 0, restval 0"
+        "no test figures: split 'test' has 0 usable images and 0 captions, expected at least one of each; images a "
+        "split in this cache: train 40, val 20, test 0, restval 0"
     ]
 
 
@@ -390,7 +390,7 @@ def test_a_cache_that_changed_since_is_refused(settings, cache_path):
         ("{", "{file} cannot be read: it is not JSON: Expecting property name enclosed in double quotes, line 1, "),
     ],
 )
-def test_what_is_no_sweep_is_said(tmp_path, content, text):
+def test_a_folder_that_is_not_a_sweep_is_reported(tmp_path, content, text):
     if content is not None:
         (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(RunError) as caught:
@@ -398,7 +398,7 @@ def test_what_is_no_sweep_is_said(tmp_path, content, text):
     assert str(caught.value).startswith(text.format(folder=tmp_path, file=tmp_path / "sweep.json"))
 
 
-def test_a_disk_that_is_full_is_said_with_the_way_on(settings, monkeypatch):
+def test_a_full_disk_is_reported_with_the_command_that_resumes(settings, monkeypatch):
     real = Path.write_text
 
     def write(path, *arguments, **options):

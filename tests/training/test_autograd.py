@@ -1,4 +1,4 @@
-"""Losses and heads of the user's own: everything works with them that works with ours."""
+"""User-defined losses and heads: everything works as with the built-in ones."""
 
 import json
 import random
@@ -147,7 +147,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("changes", KINDS, ids=lambda changes: " ".join(map(str, changes.values())) or "default")
-def test_a_training_interrupted_after_any_epoch_goes_on_to_the_same_bits(settings, words, changes):
+def test_a_training_interrupted_after_any_epoch_resumes_bit_for_bit(settings, words, changes):
     """With dropout, whose draws follow from the seed and the step, and running statistics."""
     whole = train(settings(name="whole", **(words | changes)))["run"]
     config = settings(name="cut", **(words | changes))
@@ -171,7 +171,7 @@ train(TrainConfig(**json.loads(sys.argv[1])))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.ci
-def test_a_training_that_is_killed_goes_on_to_the_same_bits(settings, words):
+def test_a_killed_training_resumes_bit_for_bit(settings, words):
     whole = train(settings(name="whole", epochs=40, **words))["run"]
     config, generator = settings(name="killed", epochs=40, **words), random.Random(0)
     folder = config.runs_dir / "killed"
@@ -187,7 +187,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(settings, words):
     assert files(folder) == files(whole)
 
 
-def test_a_sweep_trains_them_one_by_one_and_goes_on(settings, cache_path, words, tmp_path):
+def test_a_sweep_trains_them_one_by_one_and_resumes(settings, cache_path, words, tmp_path):
     axes = {"loss": [words["loss"], "margin"], "head": [words["head"], "linear"], "epochs": [2], "batch_size": [16]}
     config = SweepConfig(cache_path, runs_dir=tmp_path / "runs", name="s", axes=axes, seeds=(0, 1), keep_heads=4)
     with pytest.raises(KeyboardInterrupt):
@@ -200,7 +200,7 @@ def test_a_sweep_trains_them_one_by_one_and_goes_on(settings, cache_path, words,
     assert files(alone["run"])[0] == files(tmp_path / "runs" / "s" / "0002-soft_margin-MLP-seed1")[0]
 
 
-def test_a_sweep_whose_code_has_changed_is_not_gone_on_with(cache_path, words, tmp_path):
+def test_a_sweep_whose_code_has_changed_is_not_resumed(cache_path, words, tmp_path):
     axes = {"loss": [words["loss"]], "epochs": [2]}
     with pytest.raises(KeyboardInterrupt):
         sweep(SweepConfig(cache_path, runs_dir=tmp_path / "runs", name="s", axes=axes), on_progress=StopAfter(2))
@@ -253,7 +253,7 @@ def test_a_run_from_somebody_else_runs_nothing_until_it_is_allowed(settings, wor
             call()
 
 
-def test_a_run_goes_on_by_its_copy_where_the_users_file_has_changed(settings, words, tmp_path):
+def test_a_run_resumes_from_its_copy_if_the_users_file_has_changed(settings, words, tmp_path):
     whole = train(settings(name="whole", **words))["run"]
     config = settings(name="cut", **words)
     with pytest.raises(KeyboardInterrupt):
@@ -303,7 +303,7 @@ WRONG_LOSSES = {
     ),
     "a matrix": (
         "def soft_margin(similarities, matches):\n    return similarities",
-        "{code} returned a tensor of shape (3, 3); expected a scalar tensor, by torch operations on similarities "
+        "{code} returned a tensor (3, 3) float32; expected a scalar tensor, by torch operations on similarities "
         "(captions, images).",
     ),
     "no gradient": (
@@ -400,7 +400,7 @@ def test_training_leaves_torchs_generator_as_it_was(settings, words):
 
 
 def test_tensors_that_two_names_share_are_trained_and_kept_once(settings, tmp_path, cache_path):
-    """As where both sides have one layer behind CLIP's projections."""
+    """As when both sides share one layer after CLIP's projections."""
     text = own.MLP.replace("self.norm =", "self.again = self.shared = nn.Linear(width, width)\n        self.norm =")
     text = text.replace("return features @ self.text", "return self.again(features @ self.text)")
     run = Path(train(settings(head=own.write(tmp_path, head=text)["head"]))["run"])

@@ -80,7 +80,7 @@ def test_where_memory_is_unknown_the_limit_is_asked_for(stored, monkeypatch):
     assert make(stored, "auto", memory_limit=1).placement == "device"
 
 
-def test_a_place_that_is_too_small_is_said(stored):
+def test_features_that_do_not_fit_in_the_requested_place_are_an_error(stored):
     with pytest.raises(UsageError) as caught:
         make(stored, "host", memory_limit=1e-6)
     assert str(caught.value) == (

@@ -1,4 +1,4 @@
-"""Runs that are trained together come out as each would alone."""
+"""Runs that are trained together have the same results as alone."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_runs_of_every_kind_are_stacked(settings, changes):
             torch.testing.assert_close(pair[0][name], pair[1][name], rtol=1e-5, atol=1e-5)
 
 
-def test_a_run_that_cannot_go_on_leaves_the_others_alone(settings):
+def test_a_run_that_has_to_stop_does_not_affect_the_others(settings):
     configs = [settings(), settings(lr=1000, weight_decay=1e6, batch_size=8), settings(seed=1)]
     results = train_many(configs)
     assert results[1]["error"].startswith("the loss is nan at step ")

@@ -1,4 +1,4 @@
-"""What a training that reads its features from the cache's file holds in memory."""
+"""Memory of a training that reads its features from the cache's file."""
 
 import json
 import subprocess

@@ -59,7 +59,7 @@ def test_companions_are_the_hardest_that_a_full_sort_finds(tmp_path, monkeypatch
         assert nearest["texts"][image].tolist() == hardest
 
 
-def test_each_item_sees_its_hardest_beside_its_batch(tmp_path):
+def test_each_item_gets_its_hardest_negatives_in_addition_to_its_batch(tmp_path):
     _, pairs, features, _ = setting(tmp_path)
     config = TrainConfig("x.h5", batch_size=6, hard_negatives=COUNT)
     nearest = find_companions(Head(), features, pairs, count=COUNT, drawn=pairs.draw(0, 1))
@@ -74,7 +74,7 @@ def test_each_item_sees_its_hardest_beside_its_batch(tmp_path):
         assert torch.equal(mask, mask | (pairs.owners[batch.captions[0]][:, None] == batch.images[0]))
 
 
-def test_where_there_are_too_few_negatives_the_nearest_fill_the_rest(tmp_path):
+def test_with_too_few_negatives_the_nearest_items_fill_the_rest(tmp_path):
     content = contents(images=2, captions=["a", "b"], caption_images=np.arange(2), image_splits=np.zeros(2, np.uint8))
     cache = FeatureCache(write_cache(tmp_path / "two.h5", content))
     pairs = Pairs.of(cache, split_protocol(cache, split="train").folds[0])

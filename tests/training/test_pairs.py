@@ -22,7 +22,7 @@ def pairs_with(tmp_path, captions, owners, images=None):
 
 
 def matches(pairs, texts, image, caption) -> bool:
-    """Whether the image has a caption of that text, the plain way."""
+    """Whether the image has a caption with that text, by a plain loop."""
     own = [texts[place] for place in range(len(texts)) if pairs.owners[place] == image]
     return texts[caption] in own
 

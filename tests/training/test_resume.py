@@ -1,4 +1,4 @@
-"""Trainings that are interrupted go on to the bits of one that never was."""
+"""Interrupted trainings resume to the same bits as uninterrupted ones."""
 
 import contextlib
 import json
@@ -29,12 +29,12 @@ def settings(cache_path, tmp_path):
 
 
 def files(run):
-    """What a run came to, seconds left out."""
+    """The result of a run, without seconds."""
     run = Path(run)
     rows = [line.rpartition(",")[0] for line in (run / "history.csv").read_text().splitlines()]
     result = json.loads((run / "result.json").read_text())
     summary = {name: value for name, value in result.items() if name not in ("run", "seconds")}
-    # Tensors and not the file: safetensors writes what is beside them in any order.
+    # Tensors rather than bytes of the file: safetensors writes metadata in any order.
     tensors = load_file(run / "head.safetensors")
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, rows, summary
 
@@ -49,7 +49,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("changes", KINDS, ids=lambda changes: " ".join(map(str, changes.values())) or "default")
-def test_a_training_interrupted_after_any_epoch_goes_on_to_the_same_bits(settings, changes):
+def test_a_training_interrupted_after_any_epoch_resumes_bit_for_bit(settings, changes):
     whole = train(settings(name="whole", **changes))["run"]
     config = settings(name="cut", **changes)
     for reports in (1, 2, 3, 1, 4):
@@ -69,7 +69,7 @@ def test_a_training_interrupted_after_any_epoch_goes_on_to_the_same_bits(setting
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.ci
-def test_a_training_killed_at_random_goes_on_to_the_same_bits(settings, children):
+def test_a_training_killed_at_random_resumes_bit_for_bit(settings, children):
     """Six kills, anywhere: in a step, between a head and its checkpoint, in the middle of writing one."""
     whole = train(settings(name="whole", epochs=60, loss="infonce", ema=0.9))["run"]
     config, generator = settings(name="killed", epochs=60, loss="infonce", ema=0.9), random.Random(0)
@@ -105,8 +105,8 @@ def test_a_run_that_is_complete_is_left_as_it_is(settings):
     assert head.stat().st_mtime_ns == before
 
 
-def test_runs_at_different_epochs_go_on_together(settings):
-    """As in a sweep that was interrupted: some complete, some begun, some not."""
+def test_runs_at_different_epochs_resume_together(settings):
+    """As in an interrupted sweep: some runs complete, some started, some not."""
     configs = [settings(name=f"{seed}", seed=seed) for seed in range(4)]
     whole = [train(replace(config, name=f"whole-{config.name}"))["run"] for config in configs]
     train(configs[0])
@@ -118,7 +118,7 @@ def test_runs_at_different_epochs_go_on_together(settings):
 
 
 def test_saving_takes_a_moment_only_now_and_then(settings, monkeypatch):
-    """Epochs may be done in milliseconds, and a checkpoint takes as long."""
+    """Epochs may take milliseconds, and a checkpoint as long."""
     saved, real = [], record.Record._save_checkpoint
 
     def spy(self, state):
@@ -133,7 +133,7 @@ def test_saving_takes_a_moment_only_now_and_then(settings, monkeypatch):
     assert saved == list(range(11))
 
 
-def test_a_run_of_another_cache_is_not_gone_on_with(settings, cache_path):
+def test_a_run_of_another_cache_is_not_resumed(settings, cache_path):
     config = settings(name="cut")
     with pytest.raises(KeyboardInterrupt):
         train(config, on_progress=StopAfter(2))
@@ -145,7 +145,7 @@ def test_a_run_of_another_cache_is_not_gone_on_with(settings, cache_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_a_broken_checkpoint_is_said(settings, content):
+def test_a_broken_checkpoint_is_reported(settings, content):
     config = settings(name="cut")
     with pytest.raises(KeyboardInterrupt):
         train(config, on_progress=StopAfter(2))
@@ -159,7 +159,7 @@ def test_a_broken_checkpoint_is_said(settings, content):
     assert resume(path.parent)["epochs"] == 8
 
 
-def test_a_disk_that_is_full_is_said_with_the_way_on(settings, monkeypatch):
+def test_a_full_disk_is_reported_with_the_command_that_resumes(settings, monkeypatch):
     config = settings(name="full")
     real = Path.open
 
@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_is_said_with_the_way_on(settings, monkeypatch):
     assert files(resume(folder)["run"]) == files(train(settings(name="whole"))["run"])
 
 
-def test_what_is_no_run_is_said(tmp_path):
+def test_a_folder_that_is_not_a_run_is_reported(tmp_path):
     with pytest.raises(RunError) as caught:
         resume(tmp_path)
     assert str(caught.value) == (

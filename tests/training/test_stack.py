@@ -119,7 +119,7 @@ class Setting:
 
 
 def autograd_loss(config, similarities, positives, scalars):
-    """The loss's value by the package, joined to autograd by its own gradient: what is compared is all around it."""
+    """The package's loss value, connected to autograd by its gradient, so that all but the loss is compared."""
     settings = {"margin": {"margin": config.margin, "reduction": config.reduction}}
     settings["triplet"] = {"margin": config.margin, "violation": config.violation}
     settings["infonce"] = {"scale": scalars["log_scale"].exp()} if scalars else {}
@@ -210,7 +210,7 @@ def test_the_average_follows_the_head_by_its_decay(setting):
 
 @pytest.mark.parametrize("changes", [*KINDS[:4], {"margin": "0.4:0.1"}, {"margin": "auto"}], ids=named)
 def test_steps_from_fixed_places_are_the_same_steps(setting, changes):
-    """What a CUDA graph replays, here replayed by calling it again."""
+    """Stands for a CUDA graph: replays a step by calling it again."""
     configs = [setting.config(**changes, seed=seed) for seed in range(2)]
     plain, placed = setting.stack(*configs), setting.stack(*configs)
     graphed = GraphedSteps(placed, capture=lambda step, stack: step)
@@ -252,7 +252,7 @@ def test_runs_are_of_one_shape_when_only_their_numbers_differ():
 
 
 def test_a_setting_that_stacking_has_not_heard_of_has_to_be_equal():
-    """Whoever adds a setting and forgets it gets slower sweeps, never runs with the setting of another one."""
+    """A new setting that is not listed makes sweeps slower, but never gives a run another run's setting."""
     kind = make_dataclass("Extended", [("dropout", float, 0.0)], bases=(TrainConfig,), frozen=True)
     assert shape_of(kind("x.h5", dropout=0.1)) == shape_of(kind("x.h5", dropout=0.1, lr=1.0))
     assert shape_of(kind("x.h5", dropout=0.1)) != shape_of(kind("x.h5", dropout=0.2))
@@ -269,6 +269,6 @@ def test_what_runs_trained_together_must_have_in_common():
 
 
 def test_runs_whose_optimisers_step_alike_are_updated_together_and_others_are_not(setting):
-    """Two of equal numbers and one of another epsilon: two fused calls, of weights alone."""
+    """Two runs with equal settings and one with another epsilon: two fused calls, on weights only."""
     stack = setting.stack(*(setting.config(seed=seed, eps=eps) for seed, eps in ((0, 1e-6), (1, 1e-6), (2, 1e-3))))
     assert [coefficients.eps for _, coefficients, *_ in stack._groups] == [1e-6, 1e-3]

@@ -48,7 +48,7 @@ def test_training_gains_on_validation_and_keeps_its_best_epoch(settings, tmp_pat
 
 
 def test_the_kept_head_is_the_best_epochs_not_the_last(settings):
-    """A schedule that ends in ruin keeps the head it had before."""
+    """A training that diverges keeps the head it had before."""
     result = train(settings(epochs=12, lr=3.0, schedule="constant"))
     scores = [float(line["val_rsum"]) for line in history(result["run"])]
     best = int(np.argmax(scores))
@@ -97,7 +97,7 @@ def test_one_step_is_the_gradient_of_the_naive_loss(tmp_path):
     torch.testing.assert_close(trained["text_weight"], text_weight.detach(), rtol=1e-6, atol=1e-7)
 
 
-def test_without_a_val_split_the_last_epoch_is_kept_and_said(tmp_path):
+def test_without_a_val_split_the_last_epoch_is_kept_with_a_remark(tmp_path):
     path = write_cache(tmp_path / "made.h5", contents(image_splits=np.zeros(60, np.uint8)))
     result = train(TrainConfig(cache=path, runs_dir=tmp_path / "runs", epochs=3))
     assert (result["kept_epoch"], result["val_rsum"], result["zero_shot_val_rsum"]) == (3, None, None)
@@ -120,7 +120,7 @@ def test_runs_are_numbered_and_a_taken_name_is_refused(settings):
 
 
 def test_the_last_epoch_is_kept_when_asked_for(settings):
-    """Its head is that of the same training whose best epoch happens to be the last."""
+    """Its head equals that of the same training if its best epoch is the last."""
     result = train(settings(epochs=12, lr=3.0, keep="last"))
     scores = [float(line["val_rsum"]) for line in history(result["run"])]
     assert (result["kept_epoch"], result["val_rsum"]) == (12, pytest.approx(scores[12], abs=1e-6))
@@ -144,7 +144,7 @@ def test_nan_features_are_refused_before_a_run_is_made(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_no_training_images_is_said(tmp_path):
+def test_no_training_images_is_an_error(tmp_path):
     path = write_cache(tmp_path / "made.h5", contents(image_splits=np.full(60, 2, np.uint8)))
     with pytest.raises(UsageError, match="split 'train' has 0 usable images"):
         train(TrainConfig(cache=path, runs_dir=tmp_path / "runs"))
@@ -200,11 +200,11 @@ NO_NEGATIVES = (
 
 
 @pytest.mark.parametrize("loss", ["margin", "infonce", "triplet", "sigmoid"])
-def test_batches_of_one_image_are_said_to_have_no_negatives(settings, loss):
+def test_batches_of_one_image_have_no_negatives_and_a_remark_says_so(settings, loss):
     assert train(settings(batch_size=1, epochs=1, loss=loss))["remarks"] == [NO_NEGATIVES]
 
 
-def test_a_single_image_trains_and_says_that_there_are_no_negatives(tmp_path):
+def test_a_single_image_trains_with_a_remark_on_missing_negatives(tmp_path):
     path = write_cache(tmp_path / "one.h5", contents(images=1, captions=["a", "b"], caption_images=np.array([0, 0])))
     result = train(TrainConfig(cache=path, runs_dir=tmp_path / "runs", epochs=2))
     assert (result["train_images"], result["steps"]) == (1, 2)

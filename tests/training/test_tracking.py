@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard's event files are read back; of the others the calls are recorded, in their own signatures."""
+"""Trackers: TensorBoard's event files are read back; for the others calls are recorded, with the real signatures."""
 
 import sys
 import types
@@ -64,7 +64,7 @@ def test_epochs_that_come_again_after_an_interruption_are_in_tensorboard_once(ru
 
 
 class Calls(list):
-    """What was called, in order; `broken` names what raises."""
+    """The calls, in order; `broken` names the call that raises."""
 
     broken = ""
 
@@ -130,7 +130,7 @@ def test_wandb_gets_a_run_of_its_own_for_each(wandb, run):
     assert [call for call, _ in wandb[3:]] == ["log", "finish", "finish"]
 
 
-def test_a_run_that_goes_on_is_the_same_run_to_wandb(wandb, run):
+def test_a_resumed_run_is_the_same_run_in_wandb(wandb, run):
     for epoch in (0, 1):
         tracker = open_trackers(("wandb",), run=run, config=CONFIG)
         tracker.log(epoch, {"loss": 0.5})
@@ -181,7 +181,7 @@ def mlflow(monkeypatch):
     return calls
 
 
-def test_mlflow_gets_settings_and_figures_in_a_file_beside_the_runs(mlflow, run):
+def test_mlflow_gets_settings_and_metrics_in_a_file_next_to_the_runs(mlflow, run):
     tracker = open_trackers(("mlflow",), run=run, config={"lr": 1e-3, "loss": "margin"})
     tracker.log(0, {"val_rsum": 4.5})
     tracker.log(1, {"val_rsum": 4.6})
@@ -199,7 +199,7 @@ def test_mlflow_gets_settings_and_figures_in_a_file_beside_the_runs(mlflow, run)
     ]
 
 
-def test_mlflow_goes_where_the_users_environment_says_and_goes_on_with_a_run(mlflow, run):
+def test_mlflow_uses_the_server_of_the_environment_and_resumes_a_run(mlflow, run):
     sys.modules["mlflow"].uri_is_set = True
     for epoch in (0, 1):
         tracker = open_trackers(("mlflow",), run=run, config={})
@@ -212,7 +212,7 @@ def test_mlflow_goes_where_the_users_environment_says_and_goes_on_with_a_run(mlf
 
 
 @pytest.mark.parametrize("broken", ["init", "log", "finish"])
-def test_a_tracker_that_fails_is_a_remark_said_once_and_stops_no_other(wandb, mlflow, run, broken):
+def test_a_failed_tracker_is_one_remark_and_does_not_stop_the_others(wandb, mlflow, run, broken):
     wandb.broken = broken
     tracker = open_trackers(("wandb", "mlflow"), run=run, config={})
     for epoch in range(3):
@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_is_a_remark_too(wandb, run):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_a_library_that_is_not_installed_is_said_before_anything_is_begun(monkeypatch, run, name):
+def test_a_library_that_is_not_installed_is_reported_before_anything_starts(monkeypatch, run, name):
     monkeypatch.setitem(sys.modules, name, None)
     for check in (lambda: require_trackers((name,)), lambda: open_trackers((name,), run=run, config=CONFIG)):
         with pytest.raises(UsageError) as caught:

@@ -1,1 +1,1 @@
-"""Runs side by side, with intervals and tests of their differences."""
+"""Comparison of runs, with intervals and tests of their differences."""

@@ -1,4 +1,4 @@
-"""What is compared: words of the command line -> ranks of a head, and the settings and the seed of its training."""
+"""The heads to compare: arguments of the command line -> ranks of a head, settings and seed of its training."""
 
 import re
 import shlex
@@ -14,15 +14,15 @@ from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
 from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
 
-# What decides neither the head nor its figures.
+# Settings that affect neither the head nor its results.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
-# A run, and how far from CLIP's own head to its own.
+# A run, and the WiSE-FT alpha from CLIP's head (0) to the run's (1).
 _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One head that was measured.
+    """One evaluated head.
 
     word      as the user gave it
     ranks     the file of its ranks
@@ -41,12 +41,12 @@ class Contender:
     seed: int | None = None
 
     def ranked(self, protocol: str) -> ProtocolRankings:
-        """By the protocol of that name."""
+        """The ranks by the protocol of that name."""
         return next(ranked for ranked in self.rankings.protocols if ranked.protocol["name"] == protocol)
 
     @property
     def command(self) -> str:
-        """What measures it."""
+        """The command that evaluates it."""
         trained = None if self.head in BASELINES else self.rankings.trained
         if trained is None:
             return _eval_command("--zero-shot", "--cache", self.rankings.cache["path"])
@@ -55,7 +55,7 @@ class Contender:
 
 
 def read_contenders(words: tuple[str, ...]) -> list[Contender]:
-    """Raises RunError when a word is no run that was measured, or UsageError when two are the same."""
+    """The heads of these arguments. Raises RunError for one that is no evaluated run, UsageError for duplicates."""
     read = {word: _read(word) for word in dict.fromkeys(words) if word not in BASELINES}
     first = next(iter(read.values()), None)
     contenders = []
@@ -72,7 +72,7 @@ def read_contenders(words: tuple[str, ...]) -> list[Contender]:
 
 
 def choose_protocol(contenders: list[Contender], name: str | None) -> str:
-    """Name of the protocol that all were measured by, with the same questions; None: the first of them.
+    """The name of a protocol that all were evaluated by, on the same queries and galleries; name None: the first such.
 
     Raises UsageError, naming the first difference.
     """
@@ -141,7 +141,7 @@ def _read(word: str) -> Contender:
     if trained is None or trained.config is None:
         return Contender(word, ranks, head, rankings)
     defaults = {field.name: field.default for field in fields(TrainConfig)}
-    # A setting that does not apply, such as a margin with InfoNCE, is no difference.
+    # A setting that does not apply, such as a margin with InfoNCE, is not compared.
     used = {name: value for name, value in trained.config.items() if in_use(trained.config, name)}
     settings = {name: used.get(name, default) for name, default in defaults.items() if name not in _APART}
     settings["wise-ft"] = alpha
@@ -158,7 +158,7 @@ def _baseline(word: str, beside: Contender) -> Contender:
 
 
 def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
-    """The head beside the ranks is the one that was measured."""
+    """Raise RunError if the head next to the ranks has changed since it was evaluated."""
     head = ranks.parent / runs.HEAD
     if ranks.name != runs.RANKS or not head.exists():
         return
@@ -170,7 +170,7 @@ def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
 
 
 def _split(word: str) -> tuple[str, float | None]:
-    """A run's word and alpha of RUN@ALPHA; of any other word, that word and None."""
+    """RUN@ALPHA -> run and alpha; any other argument -> that argument and None."""
     match = None if Path(word).exists() else _BETWEEN.fullmatch(word)
     if match is None:
         return word, None
@@ -185,7 +185,7 @@ def _eval_command(*words: str) -> str:
 
 
 def _ranks_of(word: str) -> Path:
-    """The file of the ranks that a word means, which may not be there. Raises RunError when there is no such thing."""
+    """The path of the ranks for an argument; the file may not exist. Raises RunError for an unknown argument."""
     path = Path(word)
     if path.name == runs.HEAD and (path.exists() or path.with_name(runs.RANKS).exists()):
         return path.with_name(runs.RANKS)
@@ -218,7 +218,7 @@ def _ranks_in(folder: Path) -> Path:
 
 
 def _report(path: Path) -> dict:
-    """What a file of eval's says. Raises RunError when it is another."""
+    """The content of a file that eval wrote. Raises RunError for any other file."""
     if path.suffix != Path(runs.METRICS).suffix:
         raise RunError(f"{path} is not what clipret eval writes; expected a run's folder, or a metrics.json.")
     return runs.read_metrics(path)

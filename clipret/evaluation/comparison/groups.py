@@ -1,4 +1,4 @@
-"""What is compared, put together: heads that differ only in their seeds, and a name that tells them apart."""
+"""Grouping of heads that differ only in their seeds, and a label for each group."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ _MOST_SETTINGS = 3
 class Group:
     """Heads that differ only in their seeds.
 
-    label    shortest settings that tell it from the other groups, or the name of a run
+    label    the fewest settings that distinguish it from the other groups, or the name of a run
     """
 
     label: str
@@ -26,9 +26,9 @@ class Group:
 
 
 def make_groups(contenders: list[Contender]) -> list[Group]:
-    """Those whose settings, caches and model are equal, pooled over their seeds; in the order of their first members.
+    """Group contenders with equal settings, caches and model, whatever their seeds; in order of first members.
 
-    Raises UsageError when two members have the same seed, or when there is but one group.
+    Raises UsageError when two members have the same seed, or when there is only one group.
     """
     pooled: dict[str, list[Contender]] = {}
     for contender in contenders:
@@ -58,7 +58,7 @@ def _key(contender: Contender) -> str:
 
 
 def _labels(groups: list[list[Contender]]) -> list[str]:
-    """Settings where they tell groups apart; else names, and where these do not, the words that were given."""
+    """Labels by settings if these distinguish the groups; else names; else the arguments as given."""
     labels = [settings or _name(members) for settings, members in zip(_settings_told(groups), groups, strict=True)]
     for name in (_name, lambda members: members[0].word):
         counted = Counter(labels)
@@ -71,14 +71,14 @@ def _labels(groups: list[list[Contender]]) -> list[str]:
 def _name(members: list[Contender]) -> str:
     first = members[0]
     path = Path(first.word)
-    # What every run has, and a folder that is named by dots.
+    # Files that every run has, and relative paths of dots.
     ours = path.name in (runs.METRICS, runs.RANKS, runs.HEAD)
     name = (path.resolve().parent if ours else path.resolve()).name if ours or path.is_dir() else path.name
     return name if len(members) == 1 else f"{name} +{len(members) - 1}"
 
 
 def _settings_told(groups: list[list[Contender]]) -> list[str | None]:
-    """The fewest settings that tell all groups that have some from each other; None where that takes too many."""
+    """Labels with the fewest settings that distinguish all groups with settings; None if that takes too many."""
     firsts = [members[0] for members in groups]
     settings = [
         {"loss": None, "head": None, "lr": None, **member.settings, "model": member.rankings.cache["model"]}

@@ -1,4 +1,4 @@
-"""Stage 2: ranks of several heads -> which of them is better, and how sure that is. No features, no head, no GPU."""
+"""Stage 2: ranks of several heads -> tests of which is better. No features, no head, no GPU needed."""
 
 from itertools import combinations
 from math import ceil, isnan
@@ -19,27 +19,27 @@ from clipret.statistics.significance import Estimate, Heads, contrast, estimate,
 
 
 def compare(config: CompareConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Compare heads that were measured on the same questions: figures, intervals, and a test of every difference.
+    """Compare heads that were evaluated on the same queries and galleries: metrics, intervals, tests of differences.
 
-    Runs whose settings are equal but for the seed are one group, and stand for these settings; significance.py says
-    what intervals and p-values then cover. The family of tests over which Holm's correction goes is all that is shown:
-    pairs of groups x metrics x directions.
+    Runs with the same settings except the seed form a group, which stands for these settings; significance.py describes
+    what intervals and p-values then cover. Holm's correction is over all tests shown: pairs of groups x metrics x
+    directions.
 
     on_progress  called after each block of flips, with phase "flips"
 
     Returns
-        protocol   as metrics.json describes it, with its digest
+        protocol   as in metrics.json, with its digest
         groups     [{"name", "label", "runs", "seeds", "model", "values", "intervals", "spread"}]; values are
-                   {"t2i": {"R@1": ...}, "i2t": {...}, "rsum": ...} of the metrics shown, fractions; intervals the same
-                   with [low, high], None where there is none; spread the same, sample standard deviations over seeds,
-                   None for a head alone
+                   {"t2i": {"R@1": ...}, "i2t": {...}, "rsum": ...} of the metrics shown, as fractions; intervals the
+                   same with [low, high] or None; spread the same with sample standard deviations over seeds, None for a
+                   single head
         pairs      [{"a", "b", "metric", "direction", "difference", "interval", "p", "p_holm", "verdict"}]: names of
-                   groups; a - b; direction is None for rsum; verdict "A better", "B better", "no difference shown"
-                   or "no test"; interval, p and p_holm are None where there is none
+                   groups; difference a - b; direction is None for rsum; verdict "A better", "B better", "no difference
+                   shown" or "no test"; interval, p and p_holm may be None
         metrics, k, level, alpha, family (number of tests), flips, seed
-        remarks    what the figures must not be taken for, if anything
+        remarks    caveats
 
-    Raises UsageError when these cannot be compared, and RunError when there is nothing to compare or to read.
+    Raises UsageError when the runs cannot be compared, and RunError when one cannot be read.
     """
     if config.out:
         check_place("out", config.out)
@@ -72,7 +72,7 @@ def compare(config: CompareConfig, *, on_progress: ProgressCallback = silent) ->
 def _contrasts(
     pairs: list[tuple[Heads, Heads]], evidence: Evidence, config: CompareConfig, *, on_progress: ProgressCallback
 ) -> tuple[list[Estimate], int | None]:
-    """The differences of all pairs, and the flips that were made for those of two heads alone."""
+    """The differences of all pairs, and the number of flips used for pairs of single heads."""
     alone = [pair for pair in pairs if all(len(side.members) == 1 for side in pair)]
     flips = _flips(len(pairs) * len(evidence.columns), config) if alone else None
 
@@ -88,7 +88,7 @@ def _contrasts(
 
 
 def _flips(tests: int, config: CompareConfig) -> int:
-    """Enough that the smallest p-value there is stays well below alpha after the correction. Raises UsageError."""
+    """Enough flips for the smallest possible p-value to stay well below alpha after correction. Raises UsageError."""
     needed = 10 * tests / config.alpha
     if needed > MOST_FLIPS:
         raise UsageError(
@@ -99,7 +99,7 @@ def _flips(tests: int, config: CompareConfig) -> int:
 
 
 def _places(groups: list[Group]) -> list[Heads]:
-    """Where each group's heads are among all; of CLIP itself there is no other training."""
+    """The indices of each group's heads among all heads. Zero-shot does not vary with the seed."""
     ends = np.cumsum([len(group.members) for group in groups]).tolist()
     return [
         Heads(tuple(range(end - len(group.members), end)), varies=group.members[0].head not in BASELINES)

@@ -1,1 +1,1 @@
-"""Whether a cache gives the figures that others have published, and what commonly explains it where it does not."""
+"""Checks whether a cache reproduces published results, and explains common causes of differences."""

@@ -1,4 +1,4 @@
-"""What commonly explains that figures are not the published ones, as far as a cache and a run tell."""
+"""Common causes of differences from published results, as far as the cache and the run show them."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ from clipret.cache import FeatureCache
 from clipret.evaluation.reproduction.matching import Match, Recognised, Run
 from clipret.evaluation.reproduction.published import DIRECTIONS, published_rows
 
-# In points. What cannot move a figure by so much is not worth a line.
+# In percentage points. Causes with a smaller effect are not reported.
 _NOTICEABLE = 0.05
-# In points. The encoder's rounding moves no figure by more.
+# In percentage points, the largest effect of the encoder's rounding.
 _BY_ROUNDING = 2.0
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured figure beside the published one, in percent.
+    """A measured and a published result, in percent.
 
-    within  whether they are no further apart than the tolerance
+    within  whether their difference is within the tolerance
     """
 
     direction: str
@@ -29,13 +29,13 @@ class Figure:
 
     @property
     def difference(self) -> float:
-        """Ours less the published one, in points."""
+        """Ours less the published one, in percentage points."""
         return self.ours - self.published
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All of a row's figures, and what they were measured on; run is None for a zero-shot row."""
+    """The results of a row, and the cache and run they were measured on; run is None for a zero-shot row."""
 
     match: Match
     figures: tuple[Figure, ...]
@@ -45,20 +45,20 @@ class Measured:
 
     @property
     def passed(self) -> bool:
-        """Whether all figures are within the tolerance."""
+        """Whether all results are within the tolerance."""
         return all(figure.within for figure in self.figures)
 
     @property
     def furthest(self) -> float:
-        """The largest difference, in points, without its sign."""
+        """The largest absolute difference, in percentage points."""
         return max(abs(figure.difference) for figure in self.figures)
 
 
 def explain(measured: Measured, *, tolerance: float) -> list[str]:
-    """What may explain figures outside the tolerance, in words; nothing when there are none.
+    """Sentences on possible causes of results outside the tolerance; empty when all are within.
 
-    Only what is so: settings of the cache that are not the published ones, images and captions that are not the
-    protocol's, a run that was trained otherwise, another row that the figures fit, and what the differences' signs say.
+    Reports only facts: settings of the cache that differ from the published ones, images and captions that differ from
+    the protocol's, a run with other settings, another row that the results fit, and the signs of the differences.
     """
     if measured.passed:
         return []
@@ -101,7 +101,7 @@ def _of_the_features(measured: Measured) -> list[str]:
 
 def _of_the_protocol(measured: Measured) -> list[str]:
     protocol, cache = measured.match.protocol, measured.cache
-    # Protocols are of raw captions, but the row's prompt and cleaning are the cache's.
+    # Protocols expect raw captions, but here the cache has the prompt and cleaning of the row.
     reasons = [remark for remark in protocol.remarks if not remark.startswith(("prompt ", "caption clean "))]
     if protocol.left_out:
         images = len(protocol.image_rows) + protocol.left_out
@@ -132,12 +132,12 @@ def _of_the_run(measured: Measured) -> list[str]:
 
 
 def _of_other_rows(measured: Measured, *, tolerance: float) -> list[str]:
-    """The published row that the figures fit, if it is another one."""
+    """Another published row that the results fit, if there is one."""
     fits = []
     for row in published_rows():
         pairs = [(figure, row.figures[figure.direction].get(figure.metric)) for figure in measured.figures]
         shared = [abs(figure.ours - published) for figure, published in pairs if published is not None]
-        # One that has few of the metrics fits by chance.
+        # A row with few of the metrics may fit by chance.
         if row is not measured.match.row and len(shared) == len(pairs) and max(shared) <= tolerance:
             fits.append((max(shared), row.name))
     if not fits:

@@ -1,4 +1,4 @@
-"""Which published rows a cache, and perhaps a run, can answer."""
+"""The published rows that can be measured with a cache and optionally a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from clipret.protocols.protocol import Protocol, make_protocol
 
 @dataclass(frozen=True)
 class Recognised:
-    """Which of OpenAI's models a cache is of.
+    """The OpenAI model of a cache.
 
-    by  weights: by their sha256; name: by the name that they were asked for by; file: by that of the checkpoint
+    by  how it was recognised: weights (their sha256), name (as given to extract) or file (name of the checkpoint)
     """
 
     model: PublishedModel
@@ -42,9 +42,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Match:
-    """A row that the cache answers, and the protocol on the cache.
+    """A row that can be measured with the cache, and its protocol on the cache.
 
-    leakage_checked  whether it is known that the head saw none of the images; true for zero-shot rows
+    leakage_checked  whether the head is known to have seen none of the images; True for zero-shot rows
     """
 
     row: PublishedRow
@@ -53,13 +53,13 @@ class Match:
 
     @property
     def head(self) -> str:
-        """Which head the row is of: zero-shot, or trained."""
+        """The head of the row: zero-shot or trained."""
         return ZERO_SHOT if self.row.method == ZERO_SHOT else "trained"
 
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A row that it does not answer: why, and the commands that make what does; None where nothing does."""
+    """A row that cannot be measured: why, and the commands that make a cache and a run for it; None if none do."""
 
     row: PublishedRow
     reason: str
@@ -67,9 +67,9 @@ class Unmatched:
 
 
 def recognise(cache: FeatureCache) -> Recognised | None:
-    """The model of a cache, by its weights, else by the name or the path that it was extracted with; None: no other's.
+    """The OpenAI model of a cache, by its weights, else by the name or path given to extract; None if it is another.
 
-    A checkpoint that was saved anew has another sha256, and may have its old name.
+    A checkpoint that was saved again has another sha256, but may have its old name.
     """
     models, name = published_models(), cache.about["model"]
     by_weights = {model.sha256: model for model in models.values()}
@@ -83,7 +83,7 @@ def recognise(cache: FeatureCache) -> Recognised | None:
 
 
 def run_of(source: Source) -> Run | None:
-    """The run that a head is of; None without a head. Raises RunError when the head is in no run's folder."""
+    """The run of a head; None without a head. Raises RunError when the head belongs to no run."""
     if source.head is None:
         return None
     folder = source.head.parent
@@ -91,10 +91,10 @@ def run_of(source: Source) -> Run | None:
 
 
 def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -> tuple[list[Match], list[Unmatched]]:
-    """All published rows: those that the cache answers, and the others.
+    """All published rows: those that can be measured, and the others.
 
-    A zero-shot row is answered by a cache of its model, prompt and cleaning of captions that holds the images of its
-    protocol; a fine-tuned one by a run beside it, of the row's loss and head, that saw none of those images.
+    A zero-shot row needs a cache of its model, prompt and caption cleaning that holds the images of its protocol. A
+    fine-tuned row also needs a run with the row's loss and head that was trained on none of those images.
 
     Raises RunError when the run's list of images cannot be read.
     """
@@ -107,7 +107,7 @@ def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -
 
 
 class _Protocols:
-    """Protocols of a cache by name, each made once; a text, why not, for those that it does not hold."""
+    """The protocols of a cache by name, each made once; for one that the cache does not hold, the reason as text."""
 
     def __init__(self, cache: FeatureCache):
         self._cache, self._made = cache, {}
@@ -117,7 +117,7 @@ class _Protocols:
             try:
                 self._made[name] = make_protocol(self._cache, name)
             except (UsageError, DatasetError) as error:
-                # What to extract is the row's to say, which knows the model too.
+                # The row's own command is shown instead, as it includes the model.
                 reason = str(error).removeprefix(f"--protocol {name}").partition("; extract one with:")[0]
                 self._made[name] = reason.lstrip(": ").rstrip(".")
         return self._made[name]
@@ -144,7 +144,7 @@ def _match(
 
 
 def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedModel) -> str | None:
-    """Why the row is of another cache than one like this, by what the cache says of itself."""
+    """Why the settings of the cache do not fit the row; None if they do."""
     if row.protocol is None:
         return "; ".join(filter(None, [row.remark, row.contradiction]))
     if row.model != model.name:
@@ -157,7 +157,7 @@ def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedMode
 
 
 def _other_run(row: PublishedRow, run: Run | None) -> str | None:
-    """Why the row is not of this run."""
+    """Why the run does not fit the row; None if it does."""
     if run is None:
         return "it needs a trained head; give one with --head"
     ours, wanted = ([settings.get(name) for name in ("loss", "head")] for settings in (run.settings, row.training))

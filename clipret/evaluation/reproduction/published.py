@@ -1,4 +1,4 @@
-"""Retrieval figures of CLIP that others have published, as data, each with its source: published.json."""
+"""Published retrieval results of CLIP, as data with their sources: published.json."""
 
 import functools
 import importlib.resources
@@ -15,9 +15,9 @@ ZERO_SHOT = "zero-shot"
 class PublishedModel:
     """One of OpenAI's models.
 
-    sha256  of the weights' file, as OpenAI's own addresses have it
-    file    the weights' name there
-    side    height and width, in pixels, of the images that it takes
+    sha256  of the weights' file, as in OpenAI's URLs
+    file    name of the weights' file there
+    side    height and width, in pixels, of its input images
     """
 
     name: str
@@ -28,13 +28,13 @@ class PublishedModel:
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures were published.
+    """A source of published results.
 
-    label     short, for tables
+    label     short name, for tables
     citation  repository and file, or paper and table
-    digits    decimals that the figures have
-    spread    how far, in points, another table of the same models is from this one; 0: none is known
-    remark    what to know of all its figures; may be empty
+    digits    number of decimals of the results
+    spread    difference, in percentage points, to another table of the same models; 0: none is known
+    remark    on all its results; may be empty
     """
 
     label: str
@@ -47,16 +47,16 @@ class Source:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """The figures of one model by one protocol.
+    """The published results of one model by one protocol.
 
     method         zero-shot, or the loss of a fine-tuned linear head as its source calls it: margin, cross-entropy
-    dataset        name of the data set, as extract takes it; with `split` where it is not the data set's own
-    protocol       of config.PROTOCOLS; None: of images that nobody can draw again
-    prompt, caption_clean  of the captions, as extract takes them
-    remark         what to know of this row; may be empty
-    figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP's divisor is in
-                   the name: that of mAP_hits@K is the number of matching items found in the top K
-    training       of a fine-tuned row: the settings of TrainConfig that its source tells
+    dataset        name of the data set, as for extract; with `split` if it is not the data set's default
+    protocol       of config.PROTOCOLS; None: on random images that cannot be drawn again
+    prompt, caption_clean  as for extract
+    remark         on this row; may be empty
+    figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP_hits@K divides by the
+                   number of matching items found in the top K
+    training       for a fine-tuned row: the settings of TrainConfig that its source states
     """
 
     source: Source
@@ -73,12 +73,12 @@ class PublishedRow:
 
     @property
     def name(self) -> str:
-        """Source, model, method and protocol: another for every row."""
+        """Source, model, method and protocol; unique for every row."""
         return f"{self.source.label} {self.model} {self.method}, {self.protocol or f'{self.dataset} at random'}"
 
     @property
     def needs(self) -> str | None:
-        """The command that makes the cache, and the one that trains the head; None where no cache would do."""
+        """The commands that make the cache and train the head; None if the row cannot be measured."""
         if self.protocol is None:
             return None
         extraction = self.extraction()
@@ -87,7 +87,7 @@ class PublishedRow:
 
     @property
     def contradiction(self) -> str:
-        """What its own figures show to be wrong; empty: nothing."""
+        """A contradiction among the published results themselves; empty if there is none."""
         for direction, metrics in self.figures.items():
             same = {name: metrics[name] for name in ("R@1", "mAP@1", "mAP_hits@1") if name in metrics}
             if len(set(same.values())) > 1:
@@ -96,7 +96,7 @@ class PublishedRow:
         return ""
 
     def extraction(self) -> ExtractConfig:
-        """Settings of a cache that answers this row."""
+        """Settings of a cache for this row."""
         return ExtractConfig(
             dataset=self.dataset,
             split=self.split,
@@ -106,7 +106,7 @@ class PublishedRow:
         )
 
     def training_command(self, cache) -> str:
-        """The command that trains this row's head on a cache, as far as the source tells how."""
+        """The command that trains this row's head on a cache, as far as the source states the settings."""
         return to_command("train", TrainConfig(cache=cache, **self.training))
 
 
@@ -134,7 +134,7 @@ def published_rows() -> tuple[PublishedRow, ...]:
 
 
 def describe_row(row: PublishedRow) -> dict:
-    """A row as JSON."""
+    """A row as a JSON-ready dict."""
     return {
         "name": row.name,
         "source": row.source.label,
@@ -155,7 +155,7 @@ def describe_row(row: PublishedRow) -> dict:
 
 
 def list_published() -> dict:
-    """{"rows": all of them as describe_row gives them, "remarks": source's label -> what to know of its figures}."""
+    """{"rows": all rows as returned by describe_row, "remarks": label of source -> its remark}."""
     rows = published_rows()
     remarks = {row.source.label: row.source.remark for row in rows if row.source.remark}
     return {"rows": [describe_row(row) for row in rows], "remarks": remarks}

@@ -1,4 +1,4 @@
-"""Stage 2: features.h5, and perhaps a run -> its figures beside the published ones."""
+"""Stage 2: features.h5 and optionally a run -> results compared with published ones."""
 
 from clipret import runs
 from clipret.cache import FeatureCache
@@ -15,34 +15,34 @@ from clipret.retrieval.metrics import summarise_folds
 from clipret.retrieval.ranks import Ranks
 from clipret.runs import check_place, written
 
-# Published figures are rounded: one that is off by exactly the tolerance passes.
+# Published results are rounded, so a difference of exactly the tolerance passes.
 _ROUNDING = 1e-9
 
 
 def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Measure every published row that the cache answers, and compare.
+    """Measure every published row that the cache supports, and compare the results.
 
-    Zero-shot rows are measured with CLIP's own projections, fine-tuned ones with the run's head, each protocol once
-    whatever rows are of it. A figure passes when it is at most config.tolerance points from the published one.
+    Zero-shot rows are measured with CLIP's own projections, fine-tuned ones with the run's head. Each protocol is
+    ranked once. A result passes if it is within config.tolerance percentage points of the published one.
 
     on_progress  called after each protocol, with phase "protocols"
 
     Returns
 
-        cache      path, fingerprint, model (as it was extracted with), recognised (OpenAI's name of it), recognised_by
+        cache      path, fingerprint, model (as given to extract), recognised (OpenAI's name of it), recognised_by
                    (weights, name or file), dataset, prompt, caption_clean
         run        the run's folder, or None
-        tolerance  in points
-        protocols  name -> as metrics.json describes a protocol
-        rows       those compared: as published.describe_row gives them, with figures [{direction, metric, ours,
-                   published, difference, within}] in percent, passed, and explanations of what is outside
-        unmatched  the others: as describe_row gives them, with reason and needs: the commands that make what answers it
-        compared, outside  figures in all, and those that did not pass
-        passed     whether all did
+        tolerance  in percentage points
+        protocols  name -> protocol as in metrics.json
+        rows       the compared rows: as returned by published.describe_row, with figures [{direction, metric, ours,
+                   published, difference, within}] in percent, passed, and explanations of results outside
+        unmatched  the other rows: as returned by describe_row, with reason and needs (the commands for measuring it)
+        compared, outside  number of results, and of those that did not pass
+        passed     whether all passed
 
-    It is written to config.out, if there is one.
+    The result is written to config.out, if given.
 
-    Raises UsageError when there is no row that the cache answers, RunError, CacheError or HeadError.
+    Raises UsageError when no row can be measured, RunError, CacheError or HeadError.
     """
     if config.out:
         check_place("out", config.out, suffixes=(".json",))
@@ -116,7 +116,7 @@ def _no_row(cache: FeatureCache, recognised: Recognised, others: list[Unmatched]
 def _measure(
     inputs: Inputs, matches: list[Match], *, config: ReproduceConfig, on_progress: ProgressCallback
 ) -> list[tuple[Figure, ...]]:
-    """The figures of every match, in their order; of each protocol only the heads that its rows are of are ranked."""
+    """The results of every match, in order. Each protocol ranks only the heads that its rows need."""
     measured, names = {}, dict.fromkeys(match.row.protocol for match in matches)
     for done, name in enumerate(names, start=1):
         matched = [match for match in matches if match.row.protocol == name]
@@ -130,7 +130,7 @@ def _measure(
 
 
 def _summarise(ranks: dict[str, tuple[Ranks, ...]], *, matches: list[Match]) -> dict[str, dict[str, float]]:
-    """Direction -> metric, the mean over the galleries, of all metrics that these rows have."""
+    """Direction -> metric -> mean over the galleries, for all metrics that these rows have."""
     names = [metric for match in matches for metrics in match.row.figures.values() for metric in metrics]
     families = tuple(dict.fromkeys(map(family_of, names)))
     cuts = tuple(sorted({cut_of(name) for name in names} - {None}))

@@ -14,7 +14,7 @@ _STYLE = (
 
 def to_html(sheets: tuple[Sheet, ...]) -> str:
     """A page of the sheets, which needs no other file."""
-    title = _escaped(next((sheet.title for sheet in sheets if sheet.title), "clipret"))
+    title = _escaped(next((sheet.title for sheet in sheets if sheet.title), "clipret").replace("\n", " "))
     head = f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
     return f"{head}<style>{_STYLE}</style>\n{''.join(map(html_table, sheets))}</html>\n"
 

@@ -1,5 +1,7 @@
 r"""Sheets as LaTeX tables, with the rules of \usepackage{booktabs}."""
 
+import re
+
 from clipret.machine.escaping import visible
 from clipret.reporting.sheets import Cell, Sheet
 
@@ -8,6 +10,7 @@ _SIGNS = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--",
     "[": "{[}", "]": "{]}", "*": "{*}", "→": r"$\to$", "…": r"\ldots{}", "█": r"\rule{.4em}{1.4ex}", "\n": "; ",
+    "|": r"\textbar{}", "`": r"\textasciigrave{}",
 })  # fmt: skip
 _ALIGNED = {"left": "l", "right": "r"}
 
@@ -43,4 +46,4 @@ def _row(words: list[str]) -> str:
 
 def _escaped(text: str) -> str:
     # Two hyphens of an option would become a dash.
-    return visible(text).replace("--", "-\0-").translate(_SIGNS).replace("\0", "{}")
+    return re.sub("-(?=-)", "-\0", visible(text)).translate(_SIGNS).replace("\0", "{}")

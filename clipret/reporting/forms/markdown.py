@@ -1,5 +1,6 @@
 """Sheets as tables of GitHub's Markdown."""
 
+import re
 from collections.abc import Iterable
 
 from clipret.machine.escaping import visible
@@ -17,7 +18,7 @@ def to_markdown(sheets: tuple[Sheet, ...]) -> str:
         lines.append(_row(_escaped(column.heading) for column in sheet.columns))
         lines.append(_row(_RULES[column.align] for column in sheet.columns))
         lines += [_row(map(_cell, row)) for row in sheet.rows]
-        lines += ["", *(f"{_escaped(note)}  " for note in sheet.notes), ""]
+        lines += ["", *(f"{_line(note)}  " for note in sheet.notes), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -29,6 +30,12 @@ def _cell(cell: Cell) -> str:
     text = "<br>".join(map(_escaped, cell.text.split("\n")))
     text = f"**{text}**" if cell.emphasis and text else text
     return f"{text} ({_escaped(cell.interval.strip('[]'))})" if cell.interval else text
+
+
+def _line(text: str) -> str:
+    """A text that stands alone in its line, where it could begin a list, a heading, a rule or code."""
+    text = re.sub(r"^([-+=])", r"\\\1", _escaped(text).strip())
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
 
 
 def _escaped(text: str) -> str:

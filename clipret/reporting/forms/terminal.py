@@ -1,7 +1,7 @@
 """Sheets as tables for a terminal of any width."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clipret.machine.escaping import visible
 from clipret.reporting.sheets import Cell, Column, Sheet
 
 # What a label and any other column of texts have at least of a line.
@@ -37,7 +38,23 @@ class _Sheets:
 
 def to_terminal(sheets: tuple[Sheet, ...]) -> RenderableType:
     """What rich prints of the sheets; one with too many columns becomes several tables, each with the labels."""
-    return _Sheets(sheets)
+    return _Sheets(tuple(map(_escaped, sheets)))
+
+
+def _escaped(sheet: Sheet) -> Sheet:
+    """The sheet with control characters written out, before anything is measured."""
+    return Sheet(
+        visible(sheet.title),
+        tuple(replace(column, name=visible(column.name)) for column in sheet.columns),
+        tuple(tuple(tuple(map(_escaped_cell, row)) for row in block) for block in sheet.blocks),
+        notes=tuple(map(visible, sheet.notes)),
+        beside=sheet.beside,
+    )
+
+
+def _escaped_cell(cell: Cell) -> Cell:
+    value = visible(cell.value) if isinstance(cell.value, str) else cell.value
+    return replace(cell, value=value, interval=visible(cell.interval))
 
 
 def _parts(sheet: Sheet, width: int) -> list[list[int]]:

@@ -40,7 +40,7 @@ def test_a_run_is_named_by_its_folder_its_head_or_a_file_of_its():
         assert contenders.command == "clipret eval --head runs/a"
 
 
-def test_ranks_elsewhere_have_the_settings_of_the_run_that_was_measured_whatever_run_is_there():
+def test_ranks_in_another_folder_have_the_settings_of_the_measured_run_even_next_to_another_run():
     settings = to_dict(TrainConfig(cache="c.h5", loss="infonce", seed=3))
     heads = {"zero-shot": head(0), "trained": head(1)}
     make_run("runs/a", loss="triplet")

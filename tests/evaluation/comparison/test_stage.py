@@ -127,7 +127,7 @@ def test_more_flips_than_anybody_waits_for_are_refused():
         compared("runs/a", "zero-shot", metrics=("R@1",), alpha=5e-324)
 
 
-def test_seeds_are_averaged_and_their_spread_is_told():
+def test_seeds_are_averaged_and_their_spread_is_reported():
     for seed in (0, 1, 2):
         make_run(f"runs/{seed}", good(10 + seed), seed=seed)
     result = compared("runs/0", "runs/1", "runs/2", "zero-shot", metrics=("R@1", "rsum"), k=(1, 5))
@@ -143,7 +143,7 @@ def test_seeds_are_averaged_and_their_spread_is_told():
     assert result["pairs"][-1]["verdict"] == "A better"
 
 
-def test_pairs_without_seeds_are_flipped_beside_pairs_that_have_some():
+def test_pairs_of_single_heads_use_flips_even_if_other_pairs_have_seeds():
     make_run("runs/0", good(1), seed=0)
     make_run("runs/1", good(2), seed=1)
     make_run("runs/b", head(3), loss="infonce")
@@ -191,8 +191,8 @@ def test_what_has_no_test_is_in_no_family_and_no_verdict():
     json.dumps(result, allow_nan=False)
 
 
-def test_one_run_is_taken_to_vary_over_seeds_as_the_group_beside_it_and_zero_shot_is_not():
-    """The group's seeds are apart; a run that is as far from their mean as they are is not called different."""
+def test_a_single_run_is_assumed_to_vary_over_seeds_as_the_other_group_does_and_zero_shot_is_not():
+    """The group's seeds differ; a run as far from their mean as they are is not significantly different."""
     images = np.arange(60)
 
     def right(number):
@@ -205,7 +205,7 @@ def test_one_run_is_taken_to_vary_over_seeds_as_the_group_beside_it_and_zero_sho
     result = compared("runs/0", "runs/1", "runs/2", "runs/b", "zero-shot", metrics=("R@1",), k=(1,))
     single, zero_shot = (pair for pair in result["pairs"] if pair["a"] == "runs/0" and pair["direction"] == "t2i")
     assert (single["b"], zero_shot["b"]) == ("runs/b", "zero-shot")
-    # Equal but for what processors round differently.
+    # Equal up to rounding that depends on the processor.
     assert single["difference"] == pytest.approx(zero_shot["difference"])
     assert single["p"] > zero_shot["p"]
     assert single["interval"][0] < zero_shot["interval"][0]
@@ -266,7 +266,7 @@ def test_runs_that_saw_the_images_are_compared_with_a_remark():
     ]
 
 
-def test_progress_is_told_of_flips():
+def test_progress_of_flips_is_reported():
     make_run("runs/a", good(1))
     steps = []
     config = CompareConfig(runs=("runs/a", "zero-shot"), permutations=5000)

@@ -66,7 +66,7 @@ def test_signs_spread_and_another_row_are_hints(flickr, publish):
     ]
 
 
-def test_another_row_that_lacks_some_of_the_metrics_is_no_hint(flickr, publish):
+def test_another_row_without_some_of_the_metrics_is_not_suggested(flickr, publish):
     row = changed(ROWS[FLICKR], off(MEASURED, {("t2i", "R@1"): 3, ("i2t", "R@1"): -1}))
     few = changed(
         ROWS[FLICKR],

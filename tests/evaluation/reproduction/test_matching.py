@@ -62,7 +62,7 @@ def test_a_model_that_nobody_published_is_refused(small):
         ),
     ],
 )
-def test_a_cache_that_no_row_is_of_is_refused_with_what_there_is(small, dataset, changes, inputs):
+def test_a_cache_that_matches_no_row_is_refused_with_the_existing_rows(small, dataset, changes, inputs):
     path = small(dataset, **changes)
     with pytest.raises(UsageError) as caught:
         reproduce(ReproduceConfig(cache=path))

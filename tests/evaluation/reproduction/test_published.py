@@ -26,7 +26,7 @@ def of_source(label):
     return [row for row in published_rows() if row.source.label == label]
 
 
-def test_every_figure_is_a_percentage_of_a_metric_that_there_is():
+def test_every_result_is_a_percentage_of_a_known_metric():
     for row in published_rows():
         assert list(row.figures) == ["i2t", "t2i"]
         assert set(row.figures["i2t"]) == set(row.figures["t2i"])
@@ -44,7 +44,7 @@ def test_recall_never_falls_with_k():
 
 
 def test_at_1_mean_average_precision_is_recall_but_for_what_was_printed_wrong():
-    """One figure of the picture cannot be: t2i R@1 is 75.96 there, and mAP@1 75.92."""
+    """One published result is impossible: t2i R@1 is 75.96 there, and mAP@1 75.92."""
     differing = [
         (row.name, direction)
         for row in of_source("reference")
@@ -197,7 +197,7 @@ def test_rows_are_read_once_and_cannot_be_changed():
 
 
 def test_no_figure_has_changed_since_all_were_compared_with_their_sources():
-    """Whoever changes a figure compares it with its source once more, and puts the new digest here."""
+    """After a change, compare the values with their sources again and put the new digest here."""
     rows = [[row.name, row.protocol, row.split, row.figures] for row in published_rows()]
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
     assert digest == "2bdc263e549da9594baf408608601aa59d86257215ac6f8044c381d626987e6b"

@@ -110,7 +110,7 @@ def test_all_of_karpathys_captions_are_measured_exactly(tmp_path, publish):
     for block in np.array_split(np.arange(25_010), 10):
         scores = unit[1][block] @ unit[0].T
         t2i.append(np.sum(scores > scores[np.arange(len(block)), owners[block], None], axis=1))
-        # A caption's own score may be rounded in another way here.
+        # The score of the matching item may be rounded differently here.
         above += np.sum(scores > best + 1e-12, axis=0)
     ranks = {"i2t": above, "t2i": np.concatenate(t2i)}
     expected = {direction: {f"R@{k}": 100 * np.mean(rank < k) for k in (1, 5, 10)} for direction, rank in ranks.items()}
@@ -197,7 +197,7 @@ def test_a_runs_head_is_compared_with_the_row_of_its_loss(small, publish, method
     assert other["needs"] == f"clipret train --cache {path} {options}"
 
 
-def test_the_head_file_of_a_run_stands_for_the_run(small):
+def test_the_head_file_of_a_run_is_accepted_as_the_run(small):
     path = small("coco")
     run = trained(path)
     shutil.copytree(run, path.parent / "elsewhere", ignore=shutil.ignore_patterns("config.json"))

@@ -21,7 +21,7 @@ SHEET = Sheet(
     ),
     ("a note", "another"),
 )
-HOSTILE = "=1+1 <b>&amp;\"'\\x|*_`[$~^#%{}\x1b[31m\u202e"
+HOSTILE = "=1+1 <b>&amp;\"'\\x|*_`[$~^#%{}\x1b[31m\u202e\u061c"
 EVERYWHERE = Sheet(
     HOSTILE, (Column(HOSTILE), Column(HOSTILE, unit=HOSTILE)), (((HOSTILE, Cell(HOSTILE, "", HOSTILE)),),), (HOSTILE,)
 )
@@ -54,10 +54,8 @@ def test_every_form_has_all_of_a_sheet(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_no_form_shows_control_characters(form):
     text = text_of(form, EVERYWHERE)
-    if form != "terminal":
-        # The command line escapes what a terminal is sent after it is laid out.
-        assert not {"\x1b", "\u202e"} & set(text)
-        assert "\\x1b" in text.replace("\\textbackslash{}", "\\").replace("\\\\", "\\")
+    assert not {"\x1b", "\u202e", "\u061c"} & set(text)
+    assert "\\x1b" in text.replace("\\textbackslash{}", "\\").replace("\\\\", "\\")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -84,7 +82,23 @@ def test_markdown():
         "another",
     ]
     row = FORMS["markdown"]((EVERYWHERE,)).splitlines()[4]
-    assert row.startswith(r"""| =1+1 \<b\>\&amp;"'\\x\|\*\_\`\[\$\~^\#%{}\\x1b\[31m\\u202e | """)
+    assert row.startswith(r"""| =1+1 \<b\>\&amp;"'\\x\|\*\_\`\[\$\~^\#%{}\\x1b\[31m\\u202e\\u061c | """)
+
+
+@pytest.mark.parametrize(
+    ("note", "expected"),
+    [
+        ("- a", r"\- a"),
+        ("---", r"\---"),
+        ("=", r"\="),
+        ("+ a", r"\+ a"),
+        ("1. a", r"1\. a"),
+        ("1.5 a", "1.5 a"),
+        ("    a", "a"),
+    ],
+)
+def test_a_note_in_markdown_begins_no_list_heading_rule_or_code(note, expected):
+    assert FORMS["markdown"]((Sheet("", (LABEL,), (), ("first", note)),)).splitlines()[-1].rstrip() == expected
 
 
 def test_latex():
@@ -107,12 +121,16 @@ def test_latex():
         r"\par{\footnotesize a note; another\par}",
         r"\end{table}",
     ]
-    text = FORMS["latex"]((Sheet("", (LABEL,), (((word,),) for word in ("[x]", "*", "--out", "a → b…"))),))
+    text = FORMS["latex"](
+        (Sheet("", (LABEL,), (((word,),) for word in ("[x]", "*", "--out", "a → b…", "---", "a|`"))),)
+    )
     assert [line for line in text.splitlines() if line.endswith(r"\\")] == [
         r"{[}x{]} \\",
         r"{*} \\",
         r"-{}-out \\",
         r"a $\to$ b\ldots{} \\",
+        r"-{}-{}- \\",
+        r"a\textbar{}\textasciigrave{} \\",
     ]
 
 
@@ -173,5 +191,6 @@ def test_html():
     ]
     hostile = Read(FORMS["html"]((EVERYWHERE,)))
     assert "b" not in hostile.tags
-    escaped = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+    escaped = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e").replace("\u061c", "\\u061c")
     assert hostile.texts.count(escaped) == 7
+    assert "<title>a b</title>" in FORMS["html"]((Sheet("a\nb", (LABEL,), ()),))

@@ -1,0 +1,100 @@
+"""Models of the Hugging Face hub as folders on this machine, and what identifies their files."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from clipret.errors import BackboneError
+
+_BLOCK = 1 << 20
+# Of weights: safetensors if a repository has them, or else pickles, which are read with weights_only.
+_SAFE, _PICKLED = ("*.safetensors",), ("*.bin", "*.pt", "*.pth")
+_DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken")
+
+
+def repository_folder(repository: str, *, option: str, cache: Path | None) -> tuple[Path, str]:
+    """The folder that holds a repository's files, fetched where they are not in the hub's cache, and its revision.
+
+    repository  ORG/NAME
+    option      what --model takes instead, for a folder that was copied by hand: "hf:DIR"
+    cache       the hub's cache; None: where HF_HOME says
+
+    Raises BackboneError when there is no such repository, or it cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    settings = {"cache_dir": cache, "ignore_patterns": ["onnx/*", "openvino/*", "*/*.bin"]}
+
+    def fetch(patterns: Iterable[str], *, local: bool) -> Path:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=local, **settings))
+
+    try:
+        folder = _cached(fetch)
+        if folder is None:
+            folder = fetch((*_DESCRIPTIONS, *_SAFE), local=False)
+            if not any(folder.glob(pattern) for pattern in _SAFE) or not list(folder.glob("*.safetensors")):
+                folder = fetch((*_DESCRIPTIONS, *_PICKLED), local=False)
+    except HFValidationError:
+        raise BackboneError(f"'{repository}' is neither a folder nor a repository of the hub, ORG/NAME.") from None
+    except HfHubHTTPError as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        what = "there is no such repository, or it is not public (HF_TOKEN)" if status in (401, 404) else _line(error)
+        raise BackboneError(f"cannot fetch {repository} from the Hugging Face hub: {what}.") from None
+    except Exception as error:
+        # Of several libraries, none of which says what to do.
+        raise BackboneError(
+            f"cannot reach the Hugging Face hub for {repository} ({_line(error)}); on a machine that can, run: "
+            f"hf download {repository} --local-dir FOLDER; copy FOLDER here and give it with --model {option}. Files "
+            f"that are already here are looked for in {cache or _hub_cache()} (HF_HOME); HF_HUB_OFFLINE="
+            f"{os.environ.get('HF_HUB_OFFLINE', '0')}."
+        ) from None
+    return folder, folder.name
+
+
+def _cached(fetch) -> Path | None:
+    """The folder in the cache, where it has weights; None otherwise."""
+    try:
+        folder = fetch((*_DESCRIPTIONS, *_SAFE, *_PICKLED), local=True)
+    except Exception:
+        return None
+    return folder if weight_files(folder) else None
+
+
+def weight_files(folder: Path, *, preferred: tuple[str, ...] = ()) -> list[Path]:
+    """The files of a model's weights: the first of the preferred names that is there, or all safetensors, or all
+    pickles; none if there are none.
+    """
+    for name in preferred:
+        if (folder / name).is_file():
+            return [folder / name]
+    for patterns in (_SAFE, _PICKLED):
+        files = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+        if files:
+            return files
+    return []
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """sha256 of a file's bytes; of several, of their digests in order."""
+    digests = [_digest(path) for path in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hub_cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return HF_HUB_CACHE
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
