@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipret.config.choices import DTYPES, SPLITS
+from clipret.config.choices import BACKGROUNDS, DTYPES, SPLITS
 from clipret.config.data import column_names
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
@@ -34,6 +34,13 @@ class FeaturesConfig:
         None, "Name of the data set, by which protocols know it.", shown="own-OUT", panel=_WHAT, utf8=True
     )
     root: Path | None = setting(None, "Folder that holds the images, for verify --sample.", panel=_WHAT, utf8=True)
+    background: str = setting(
+        "clip",
+        "What was behind transparent pixels: white, or clip for what clip does.",
+        panel=_WHAT,
+        choices=BACKGROUNDS,
+    )
+    prompt: str = setting("{}", "Text that was around every caption; {} is the caption.", panel=_WHAT, utf8=True)
     dtype: str | None = setting(
         None,
         "Type of the stored features: float16 or float32.",
@@ -46,6 +53,8 @@ class FeaturesConfig:
         check(self)
         if self.dataset is not None and not self.dataset.strip():
             raise UsageError("--dataset is empty; expected a name, or leave it out.")
+        if self.prompt.count("{}") != 1:
+            raise UsageError(f"--prompt is '{self.prompt}'; expected a text with one {{}} where the caption goes.")
 
 
 @documented

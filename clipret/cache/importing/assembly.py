@@ -153,9 +153,9 @@ def _inputs(
         "precision": UNKNOWN,
         "preprocessing": UNKNOWN,
         "decode": "exact",
-        "background": "clip",
+        "background": said.background,
         "caption_clean": "none",
-        "prompt": "{}",
+        "prompt": said.prompt,
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ class FileArray:
 
     def __init__(self, folder: Path, dtype):
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self.dtype, self._count = np.dtype(dtype), 0
 
     def append(self, values: np.ndarray) -> None:

@@ -39,7 +39,7 @@ def import_features(config: ImportConfig, *, on_progress: ProgressCallback = sil
     Raises DatasetError when files are missing, do not fit each other or are not what was said, CacheMismatchError when
     the cache that is there was made of others, CacheError when it cannot be written.
     """
-    config = _with_folder(config)
+    command, config = to_command("import", config), _with_folder(config)
     sources = {
         side: open_features(text) if text is not None else None
         for side, text in (("image", config.images), ("text", config.texts))
@@ -59,7 +59,7 @@ def import_features(config: ImportConfig, *, on_progress: ProgressCallback = sil
         sources=sources,
         said=config,
         projections=projections,
-        command=to_command("import", config),
+        command=command,
         on_progress=on_progress,
     )
 

@@ -45,8 +45,8 @@ def write_cache(
                     logit_scale: the features are those before them. None: they are final embeddings, and heads start as
                     the identity, or, with kind raw, features of two encoders that were never aligned
     on_progress     called with phase "image rows" and "text rows"
-    more            kind, model, dataset, root, dtype: as FeaturesConfig has them; image_ids, image_files (N texts,
-                    ids all different) and caption_ids (M texts)
+    more            settings of FeaturesConfig (kind, model, dataset, root, background, prompt, dtype), and image_ids,
+                    image_files (N texts, ids all different), caption_ids (M texts)
 
     How many rows an iterator has is asked of the other arguments: of the images splits, image_ids or image_files, else
     caption_images, else texts; of the captions caption_images or captions, else images. Interrupted, the same call goes
