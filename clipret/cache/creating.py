@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -52,9 +53,10 @@ def write_structure(
 
     Returns where the raw arrays are. Raises OSError when it cannot be written.
     """
+    later: list[tuple[int, Any]] = []
     with _PatientFile(path) as sink, h5py.File(sink, "w", libver="earliest", userblock_size=BLOCK) as file:
         if part is None:
-            _write_columns(file, contents)
+            _write_columns(file, contents, later=later)
         for name, (shape, dtype) in raw_arrays(contents, part=part).items():
             if shards is None or not name.endswith("/features"):
                 _preallocate(file, name, shape=shape, dtype=dtype, filled=not contents.imported)
@@ -67,6 +69,8 @@ def write_structure(
         file.attrs["about"] = json.dumps(contents.about, ensure_ascii=False)
         if part is not None:
             file.attrs["rows"] = json.dumps({side: [part.rows[side].start, part.rows[side].stop] for side in SIDES})
+    for offset, values in later:
+        values.copy_to(path, offset=offset)
     return write_seal(path, command=contents.about.get("command"))
 
 
@@ -142,12 +146,17 @@ def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str
     return arrays
 
 
-def _write_columns(file: h5py.File, contents: CacheContents) -> None:
+def _write_columns(file: h5py.File, contents: CacheContents, *, later: list[tuple[int, Any]]) -> None:
+    """later  gets byte of the file and array of those that the system copies from another file, which is faster"""
     for attribute, name in TEXT_COLUMNS.items():
         texts = getattr(contents, attribute)
         if isinstance(texts, PackedTexts):
             for ending, values in zip(PACKED, (texts.data, texts.ends), strict=True):
-                _copy(file.create_dataset(f"{name}{ending}", shape=values.shape, dtype=values.dtype), values)
+                _preallocate(file, f"{name}{ending}", shape=values.shape, dtype=values.dtype, filled=False)
+                if len(values) and hasattr(values, "copy_to"):
+                    later.append((file[f"{name}{ending}"].id.get_offset(), values))
+                else:
+                    _copy(file[f"{name}{ending}"], values)
         elif not isinstance(texts, ImpliedTexts):
             column = file.create_dataset(name, shape=(len(texts),), dtype=h5py.string_dtype())
             # In pieces: h5py makes copies of its input.

@@ -155,9 +155,9 @@ class CacheWriter:
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self.sync()
 
-    def checksums(self, side: str, rows: np.ndarray) -> np.ndarray:
-        """(len(rows),) uint32, of rows of this writer."""
-        return self._load(side, "checksum", rows - self.rows[side].start)
+    def checksums(self, side: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """(n,) uint32, of some rows of this writer, or of all."""
+        return self._load(side, "checksum", None if rows is None else rows - self.rows[side].start)
 
     def micro_batch(self, side: str) -> int:
         """The smallest micro-batch, in rows, that any process used after running out of memory; 0: none ran out."""

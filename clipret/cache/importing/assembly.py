@@ -12,8 +12,7 @@ from clipret import __version__
 from clipret.cache.importing.columns import Columns, require_different
 from clipret.cache.importing.rows import Asked, write_rows
 from clipret.cache.importing.sources import Source, selected
-from clipret.cache.layout import IMPORTED, NO_NOTES, SIDES, CacheContents
-from clipret.cache.reading import FeatureCache
+from clipret.cache.layout import IMPORTED, NO_NOTES, SIDES, CacheContents, imported_fingerprint
 from clipret.cache.texts import PackedTexts
 from clipret.cache.writing import open_writer
 from clipret.config import FeaturesConfig
@@ -65,20 +64,22 @@ def write_features(
         notes=NO_NOTES,
     )
     new = not path.exists()
+    fingerprint = ""
     try:
         with open_writer(path, contents) as writer:
             for side in SIDES:
                 if sources[side] is not None:
                     write_rows(writer, side, Asked(sources[side], kind, dtype), on_progress=on_progress)
+            sums = {side: writer.checksums(side) for side in SIDES}
+            fingerprint = imported_fingerprint(contents.inputs, sums)
     except DatasetError:
         if new:
             # The features are not what was said: what is said next makes another cache.
             path.unlink(missing_ok=True)
         raise
-    cache = FeatureCache(path)
     return {
         "cache": str(path),
-        "fingerprint": cache.fingerprint,
+        "fingerprint": fingerprint,
         "images": contents.counts["image"],
         "captions": contents.counts["text"],
         "features": contents.inputs[IMPORTED],

@@ -1,20 +1,22 @@
 """Texts that wait on the disk until it is certain how many there are: arrays of a cache are made with their sizes."""
 
 import hashlib
+import os
 import tempfile
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from clipret.cache.raw import read_at
+from clipret.cache.raw import read_at, write_at
 from clipret.cache.texts import ImpliedTexts, PackedTexts
 from clipret.machine.compiling import compiled
 
-_VALUES_AT_ONCE = 1 << 22
+_BYTES_AT_ONCE = 1 << 24
 _ROWS_AT_ONCE = 1 << 16
 _THREADS = 2
 _AHEAD = 3
@@ -41,6 +43,23 @@ class FileArray:
         """Of the array."""
         return (self._count,)
 
+    def copy_to(self, path: Path, *, offset: int) -> None:
+        """Write all of it into a file that is there."""
+        self._file.flush()
+        source, place, count = self._file.fileno(), 0, self._count * self.dtype.itemsize
+        with path.open("r+b", buffering=0) as file:
+            while place < count:
+                size = min(_BYTES_AT_ONCE, count - place)
+                if hasattr(os, "copy_file_range"):
+                    # Within the system, where it can.
+                    with suppress(OSError):
+                        place += os.copy_file_range(source, file.fileno(), size, place, offset + place)
+                        continue
+                values = bytearray(size)
+                read_at(source, memoryview(values), offset=place)
+                write_at(file.fileno(), memoryview(values), offset=offset + place)
+                place += size
+
     def __getitem__(self, key: int | slice) -> np.ndarray:
         rows = range(self._count)[key]
         if not isinstance(key, slice):
@@ -51,18 +70,39 @@ class FileArray:
         return values
 
 
-class TextSpool:
-    """Texts that come in blocks, stored packed in files without a name."""
+class SpooledTexts(PackedTexts):
+    """Texts in files without a name.
 
-    def __init__(self, folder: Path):
+    sha256   over all of them
+    digests  (n,) uint64, of each, equal where texts are; None: not asked for
+    """
+
+    def __init__(self, data: FileArray, ends: FileArray, *, sha256: str, digests: np.ndarray | None):
+        super().__init__(data, ends)
+        self.sha256, self.digests = sha256, digests
+
+
+class TextSpool:
+    """Texts that come in blocks, stored packed in files without a name.
+
+    unique  whether it will be asked if all are different
+    """
+
+    def __init__(self, folder: Path, *, unique: bool = False):
         self._data, self._ends, self._end = FileArray(folder, np.uint8), FileArray(folder, np.int64), 0
+        self._sha256, self._digests = hashlib.sha256(), [] if unique else None
 
     def append(self, data: np.ndarray, lengths: np.ndarray) -> None:
-        """Add texts: their UTF-8, one behind the other, and how many bytes each has."""
-        ends = self._end + np.cumsum(lengths, dtype=np.int64)
+        """Add texts: their UTF-8, one behind the other, and how many bytes a text has."""
+        ends = np.cumsum(lengths, dtype=np.int64)
+        if self._digests is not None:
+            self._digests.append(_digests(data, ends))
+        ends += self._end
         self._data.append(data)
         self._ends.append(ends)
         self._end += len(data)
+        for values in (data, ends):
+            self._sha256.update(np.ascontiguousarray(values))
 
     def append_texts(self, texts: Sequence[str]) -> None:
         """Add strings."""
@@ -70,14 +110,15 @@ class TextSpool:
         self.append(np.frombuffer(b"".join(encoded), np.uint8), np.array([len(text) for text in encoded], np.int64))
 
     @property
-    def texts(self) -> PackedTexts:
+    def texts(self) -> SpooledTexts:
         """All that were added."""
-        return PackedTexts(self._data, self._ends)
+        digests = None if self._digests is None else np.concatenate([np.zeros(0, np.uint64), *self._digests])
+        return SpooledTexts(self._data, self._ends, sha256=self._sha256.hexdigest(), digests=digests)
 
 
-def spool_texts(texts: Iterable[str], folder: Path) -> PackedTexts:
+def spool_texts(texts: Iterable[str], folder: Path, *, unique: bool = False) -> SpooledTexts:
     """Strings of any number, as they come."""
-    spool, waiting = TextSpool(folder), []
+    spool, waiting = TextSpool(folder, unique=unique), []
     for text in texts:
         waiting.append(text)
         if len(waiting) == _ROWS_AT_ONCE:
@@ -111,15 +152,11 @@ def in_threads(work: Callable, items: Iterable) -> Iterator:
                 future.cancel()
 
 
-def first_repeated(texts: Sequence[str]) -> tuple[int, int] | None:
+def first_repeated(texts: SpooledTexts | ImpliedTexts) -> tuple[int, int] | None:
     """Two rows with the same text, the second as early as possible; None where all differ."""
     if isinstance(texts, ImpliedTexts):
         return None
-    if isinstance(texts, PackedTexts):
-        blocks = in_threads(lambda block: _digests(*block[1:]), packed_blocks(texts))
-        digests = np.concatenate([np.zeros(0, np.uint64), *blocks])
-    else:
-        digests = np.fromiter(map(hash, texts), np.int64, count=len(texts))
+    digests = texts.digests
     ordered = np.sort(digests)
     suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     rows: dict[str, int] = {}
@@ -133,17 +170,12 @@ def digest_columns(columns: Sequence) -> str:
     """sha256 over columns: texts, where they are stored, and arrays."""
     digest = hashlib.sha256()
     for column in columns:
-        if isinstance(column, PackedTexts):
-            parts = (column.data, column.ends)
+        if isinstance(column, SpooledTexts):
+            digest.update(column.sha256.encode())
         elif isinstance(column, ImpliedTexts):
             digest.update(f"{len(column)} {column.numbered}".encode())
-            parts = ()
         else:
-            parts = (column,)
-        for part in parts:
-            digest.update(f"{part.dtype.str} {len(part)}".encode())
-            for start in range(0, len(part), _VALUES_AT_ONCE):
-                digest.update(np.ascontiguousarray(part[start : start + _VALUES_AT_ONCE]))
+            digest.update(np.ascontiguousarray(column))
     return digest.hexdigest()
 
 

@@ -1,6 +1,8 @@
 """A table beside ready-made features, with a row for each row of them: which images and captions they are of."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,9 @@ _KINDS = {
     "split": ("text",),
     "id": ("text", "numbers"),
 }
+
+
+_AHEAD = 6
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,18 @@ def read_table(
 
     Raises DatasetError when a file cannot be read, lacks a column that was named, or contradicts itself.
     """
-    reader = _Reader(_choose(paths[0], named, splits=splits), fold=fold, folder=folder)
-    for path in paths:
-        missing = [name for name in reader.columns.values() if name not in columns_of(path)]
-        if missing:
-            raise DatasetError(f"{path} has no column {missing[0]}, which {paths[0]} has.")
-        first = 0
-        for batch in batches(path, list(reader.columns.values())):
-            if batch.num_rows:
-                reader.read(batch, where=f"{path}, row", first=first)
-                first += batch.num_rows
-    return reader.table()
+    with ThreadPoolExecutor(1) as pool:
+        reader = _Reader(_choose(paths[0], named, splits=splits), fold=fold, folder=folder, pool=pool)
+        for path in paths:
+            missing = [name for name in reader.columns.values() if name not in columns_of(path)]
+            if missing:
+                raise DatasetError(f"{path} has no column {missing[0]}, which {paths[0]} has.")
+            first = 0
+            for batch in batches(path, list(reader.columns.values())):
+                if batch.num_rows:
+                    reader.read(batch, where=f"{path}, row", first=first)
+                    first += batch.num_rows
+        return reader.table()
 
 
 def _choose(path: Path, named: Mapping[str, tuple[str, ...]], *, splits: bool) -> dict[str, str]:
@@ -91,9 +97,13 @@ def _choose(path: Path, named: Mapping[str, tuple[str, ...]], *, splits: bool) -
 class _Reader:
     """columns: our name -> the table's."""
 
-    def __init__(self, columns: dict[str, str], *, fold: bool, folder: Path):
+    def __init__(self, columns: dict[str, str], *, fold: bool, folder: Path, pool: ThreadPoolExecutor):
         self.columns, self._fold = columns, fold
-        self._spools = {name: TextSpool(folder) for name in ("image", "id", "caption") if name in columns}
+        self._spools = {
+            name: TextSpool(folder, unique=name != "caption") for name in ("image", "id", "caption") if name in columns
+        }
+        # Decoding a batch and storing the one before take about as long.
+        self._pool, self._waiting = pool, deque()
         self._starts, self._captions, self._codes, self._last = [], [], [], {}
 
     def read(self, batch, *, where: str, first: int) -> None:
@@ -118,6 +128,8 @@ class _Reader:
         self._captions.append(captions)
 
     def table(self) -> Table:
+        while self._waiting:
+            self._waiting.popleft().result()
         texts = {name: spool.texts for name, spool in self._spools.items()}
         starts = np.concatenate(self._starts) if self._starts else np.zeros(0, dtype=bool)
         return Table(
@@ -168,7 +180,9 @@ class _Reader:
             np.frombuffer(ends, np.int64, count=len(texts) + 1, offset=8 * texts.offset) if len(texts) else np.zeros(1)
         )
         data = np.frombuffer(data, np.uint8)[int(ends[0]) : int(ends[-1])] if data else np.zeros(0, np.uint8)
-        self._spools[name].append(data, np.diff(ends))
+        self._waiting.append(self._pool.submit(self._spools[name].append, data, np.diff(ends)))
+        if len(self._waiting) > _AHEAD:
+            self._waiting.popleft().result()
 
 
 def _strings(column):

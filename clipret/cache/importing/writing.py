@@ -66,7 +66,7 @@ def write_cache(
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         spooled = {
-            name: None if values is None else spool_texts(values, path.parent)
+            name: None if values is None else spool_texts(values, path.parent, unique=name == "image_ids")
             for name, values in columns_of_texts.items()
         }
     owners = None if caption_images is None else _indices(caption_images)
