@@ -65,20 +65,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         paths = write_folder(folder / "in", rows=arguments.rows, width=arguments.width, splits=arguments.splits)
-        out = folder / "out" / "bench.h5"
+        embeddings = [path for path in paths if path.suffix == ".npy"]
+        sides = ["--images", folder / "in/img_emb", "--texts", folder / "in/text_emb", "--split", "train"]
+        compare_with_copying("import", embeddings, sides, arguments=arguments, folder=folder)
+        compare_with_copying("import-table", paths, [folder / "in"], arguments=arguments, folder=folder)
 
-        def run_import():
-            shutil.rmtree(out.parent, ignore_errors=True)
-            return run_process(["-m", "clipret", "import", str(folder / "in"), "--out", str(out), "--quiet"])
 
-        size = sum(path.stat().st_size for path in paths)
-        compare(
-            "import",
-            work=f"{arguments.rows:,} rows of width {arguments.width}, {size / 1e9:.2f} GB",
-            floor="cp, fsync",
-            ways={"cp, fsync": lambda: copy_files(paths, folder / "copy"), "clipret": run_import},
-            rounds=arguments.rounds,
-        )
+def compare_with_copying(name: str, paths: list[Path], words: list, *, arguments, folder: Path) -> None:
+    """Import these files by the command with these words, and copy them."""
+    out = folder / "out" / "bench.h5"
+
+    def run_import():
+        shutil.rmtree(out.parent, ignore_errors=True)
+        return run_process(["-m", "clipret", "import", *map(str, words), "--out", str(out), "--quiet"])
+
+    size = sum(path.stat().st_size for path in paths)
+    what = "embeddings" if len(words) > 1 else "embeddings, paths and captions"
+    compare(
+        name,
+        work=f"{arguments.rows:,} rows of width {arguments.width}, {what}, {size / 1e9:.2f} GB",
+        floor="cp, fsync",
+        ways={"cp, fsync": lambda: copy_files(paths, folder / "copy"), "clipret": run_import},
+        rounds=arguments.rounds,
+    )
 
 
 if __name__ == "__main__":

@@ -219,6 +219,8 @@ class CacheWriter:
     def _recognise(self, side: str) -> None:
         """Set the state of rows that a killed process wrote completely, but whose state it did not write."""
         checksums = self._load(side, "checksum")
+        if not checksums.any():
+            return
         waiting = np.flatnonzero((self.states[side] == PENDING) & (checksums != 0))
         for start in range(0, len(waiting), _CHUNK):
             places = waiting[start : start + _CHUNK]
@@ -308,10 +310,11 @@ def _states(notes: dict[str, np.ndarray], *, count: int) -> np.ndarray:
 
 def _spans(changed: np.ndarray) -> Iterator[range]:
     """Ranges of the rows that changed (n,) bool, with gaps of at most _GAP rows filled in."""
-    rows = np.flatnonzero(changed)
-    if not len(rows):
-        return
-    cuts = np.flatnonzero(np.diff(rows) > _GAP) + 1
-    firsts, lasts = rows[np.concatenate([[0], cuts])], rows[np.concatenate([cuts - 1, [len(rows) - 1]])]
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        yield range(first, last + 1)
+    # Where runs of changed rows begin and end; a list of all rows would be long.
+    edges = np.flatnonzero(changed[1:] != changed[:-1]) + 1
+    edges = np.concatenate([[0] if changed[:1].any() else [], edges, [len(changed)] if changed[-1:].any() else []])
+    firsts, ends = edges[::2].astype(np.int64), edges[1::2].astype(np.int64)
+    apart = np.flatnonzero(firsts[1:] - ends[:-1] >= _GAP)
+    if len(firsts):
+        pairs = zip(firsts[np.append(0, apart + 1)].tolist(), ends[np.append(apart, -1)].tolist(), strict=True)
+        yield from (range(first, end) for first, end in pairs)

@@ -18,6 +18,8 @@ from clipret.progress import Progress, ProgressCallback
 _TOLERANCE = 0.02
 # Sums of squares whose rows are looked at closely.
 _LOW, _HIGH = 1e-20, 1e20
+# Less than 32 MiB, up to which glibc learns from what is freed.
+_KEPT_BYTES = 31 << 20
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def write_rows(writer: CacheWriter, side: str, asked: Asked, *, on_progress: Pro
     Raises DatasetError at a row that is not what was said, CacheMismatchError at one that has other values by now.
     """
     source = asked.source
+    # glibc keeps what is freed from now on: pieces are of the same size, and fresh pages cost more than what is done.
+    np.empty(_KEPT_BYTES, dtype=np.uint8)
     for start, stored in _prepared(asked):
         rows = range(start, start + len(stored.checksums))
         before = writer.states[side][rows.start : rows.stop] != PENDING

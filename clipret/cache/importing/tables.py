@@ -113,11 +113,11 @@ class _Reader:
         if "image" in columns:
             files = _strings(columns["image"])
             starts = self._first_of_images(files) if self._fold else starts
-            self._spool("image", files.filter(_mask(starts)))
+            self._spool("image", _first(files, starts))
         if "id" in columns:
             ids = _strings(columns["id"])
             self._require_same("id", ids.to_pylist() if self._fold else [], starts, where=where, first=first)
-            self._spool("id", ids.filter(_mask(starts)))
+            self._spool("id", _first(ids, starts))
         if "split" in columns:
             codes = _codes(columns["split"], where=where, first=first)
             self._require_same("split", codes, starts, where=where, first=first)
@@ -192,10 +192,11 @@ def _strings(column):
     return pc.cast(column, pyarrow.large_string()).fill_null("")
 
 
-def _mask(values: np.ndarray):
+def _first(texts, starts: np.ndarray):
+    """Those of the rows that are the first of an image."""
     import pyarrow
 
-    return pyarrow.array(values)
+    return texts if starts.all() else texts.filter(pyarrow.array(starts))
 
 
 def _codes(column, *, where: str, first: int) -> np.ndarray:
