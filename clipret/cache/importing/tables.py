@@ -189,7 +189,8 @@ def _strings(column):
     import pyarrow
     import pyarrow.compute as pc
 
-    return pc.cast(column, pyarrow.large_string()).fill_null("")
+    texts = pc.cast(column, pyarrow.large_string())
+    return texts.fill_null("") if texts.null_count else texts
 
 
 def _first(texts, starts: np.ndarray):
@@ -204,10 +205,12 @@ def _codes(column, *, where: str, first: int) -> np.ndarray:
     import pyarrow.types as types
 
     encoded = column if types.is_dictionary(column.type) else column.dictionary_encode()
-    places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    names = encoded.dictionary.to_pylist()
-    codes = np.zeros(len(names) + 1, dtype=np.uint8)
-    for place in np.unique(places).tolist():
-        row = first + int(np.flatnonzero(places == place)[0])
-        codes[place] = split_codes([names[place] if place >= 0 else None], where=f"{where} {row}")[0]
+    names = [*encoded.dictionary.to_pylist(), None]
+    missing = len(names) - 1
+    indices = encoded.indices.fill_null(missing) if encoded.indices.null_count else encoded.indices
+    places = indices.to_numpy(zero_copy_only=False)
+    codes = np.zeros(len(names), dtype=np.uint8)
+    for place in np.flatnonzero(np.bincount(places, minlength=len(names))).tolist():
+        row = first + int(np.argmax(places == place))
+        codes[place] = split_codes([names[place]], where=f"{where} {row}")[0]
     return codes[places]

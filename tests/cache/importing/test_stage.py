@@ -252,3 +252,20 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(UsageError) as caught:
         ImportConfig(**settings, out="a.h5")
     assert str(caught.value) == message
+
+
+def test_a_row_without_a_split_or_a_path_is_said_or_stands_alone(tmp_path):
+    images, texts = embeddings(4)
+    paths, names = ["", "", None, "a.jpg"], ["train", "val", "test", "test"]
+    folder = write_clip_retrieval(tmp_path / "in", images, texts, shards=1, paths=paths, split=names)
+    assert run_import(ImportConfig(folder=folder, out=tmp_path / "a.h5", fold=False))["images"] == 4
+    with pytest.raises(DatasetError, match=r"the image '' is there more than once, of images 0 and 1"):
+        run_import(ImportConfig(folder=folder, out=tmp_path / "b.h5"))
+    names[2] = None
+    other = write_clip_retrieval(tmp_path / "other", images, texts, shards=1, split=names)
+    with pytest.raises(DatasetError) as caught:
+        run_import(ImportConfig(folder=other, out=tmp_path / "c.h5"))
+    assert str(caught.value) == (
+        f"{other}/metadata/metadata_0.parquet, row 2 has the split nothing; expected one of train, val, test, restval, "
+        f"or --split hash."
+    )
