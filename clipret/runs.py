@@ -118,7 +118,7 @@ def newest_run(runs_dir: Path) -> Path:
     if not heads:
         raise RunError(
             f"there is no trained run in {runs_dir}/; train one with: clipret train --cache FILE, "
-            f"or look at CLIP itself with --zero-shot --cache FILE"
+            f"or look at the encoder itself with --zero-shot --cache FILE"
         )
     return max(heads, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
 

@@ -1,6 +1,10 @@
-"""Extraction beside its floor, a plain loop over clip, and clip-retrieval where it is installed: make bench-extract"""
+"""Extraction beside its floor, a plain loop over clip, and clip-retrieval where it is installed: make bench-extract
+
+ARGS='--models open_clip:ViT-B-16' measures an architecture of open_clip with random weights beside open_clip itself.
+"""
 
 import argparse
+import functools
 import importlib.util
 import io
 import json
@@ -42,6 +46,24 @@ def write_checkpoint(path: Path) -> Path:
     torch.manual_seed(0)
     torch.save(CLIP(*VIT_B_32).state_dict(), path)
     return path
+
+
+def write_open_clip(folder: Path, architecture: str) -> str:
+    """A model of one of open_clip's architectures with random weights, and clip's tokenizer, as --model takes it."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = open_clip.get_model_config(architecture)
+    config["text_cfg"] |= {"vocab_size": 49408}
+    config["text_cfg"].pop("hf_tokenizer_name", None)
+    config["text_cfg"].pop("tokenizer_kwargs", None)
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return f"open_clip:local-dir:{folder}"
 
 
 def write_data(folder: Path, *, images: int, captions: int) -> tuple[Path, Path]:
@@ -153,6 +175,34 @@ def load_clip(model: str):
         return clip.load(model, device="cpu")
 
 
+@functools.cache
+def load_open_clip(model: str):
+    """open_clip's own model, preprocessing and tokenizer."""
+    import open_clip
+
+    name = model.removeprefix("open_clip:")
+    encoder, preprocess = open_clip.create_model_from_pretrained(name)
+    return encoder.eval(), preprocess, open_clip.get_tokenizer(name)
+
+
+def open_clip_images(names: list[Path], model: str, number: int) -> None:
+    """One core's share by open_clip alone: PIL, its preprocessing, its encode_image, 32 at a time."""
+    encoder, preprocess, _ = load_open_clip(model)
+    share = names[number::CORES]
+    with torch.inference_mode():
+        for start in range(0, len(share), 32):
+            encoder.encode_image(torch.stack([preprocess(Image.open(path)) for path in share[start : start + 32]]))
+
+
+def open_clip_captions(texts: list[str], model: str, number: int) -> None:
+    """One core's share by open_clip alone: its tokenizer and its encode_text, 32 at a time."""
+    encoder, _, tokenizer = load_open_clip(model)
+    share = texts[number::CORES]
+    with torch.inference_mode():
+        for start in range(0, len(share), 32):
+            encoder.encode_text(tokenizer(share[start : start + 32]))
+
+
 def clip_retrieval(folder: Path, model: str) -> None:
     """clip-retrieval's inference over the images of a folder."""
     from clip_retrieval.clip_inference.main import main as clip_inference
@@ -203,9 +253,13 @@ def bench_images(dataset: Path, model: str, *, label: str, rounds: int) -> None:
         "encoder alone": (partial(on_every_core, partial(encode, part=part)), CORES * (len(names) // CORES // part)),
         "floor: decode, then encode": (partial(on_every_core, both), len(names)),
         "clipret extract": (lambda: in_child(partial(extract_all, dataset, model)), len(names)),
-        "plain loop over clip": (lambda: in_child(partial(loop_over_images, fewer, model)), len(fewer)),
     }
-    if importlib.util.find_spec("clip_retrieval"):
+    if model.startswith("open_clip:"):
+        load_open_clip(model)
+        ways["open_clip on every core"] = (partial(on_every_core, partial(open_clip_images, names, model)), len(names))
+    else:
+        ways["plain loop over clip"] = (lambda: in_child(partial(loop_over_images, fewer, model)), len(fewer))
+    if not model.startswith("open_clip:") and importlib.util.find_spec("clip_retrieval"):
         ways["clip-retrieval"] = (lambda: in_child(partial(clip_retrieval, dataset.parent, model)), len(names))
     compare(
         f"extract-images-{label}",
@@ -233,6 +287,12 @@ def bench_captions(dataset: Path, model: str, *, label: str, rounds: int) -> Non
 
     fewer = texts[: max(1, len(texts) // 96)]
     loop = partial(loop_over_captions, fewer, model, folder=dataset.parent)
+    library = "plain loop over clip, 77 tokens"
+    ways = {library: lambda: in_child(loop)}
+    if model.startswith("open_clip:"):
+        load_open_clip(model)
+        library, fewer = "open_clip on every core", texts[: max(CORES, len(texts) // 8)]
+        ways = {library: partial(on_every_core, partial(open_clip_captions, fewer, model))}
     compare(
         f"extract-captions-{label}",
         work=f"{len(texts):,} captions of {np.mean([len(ids) for ids in tokens]):.1f} tokens, {label}, fp32, {CORES} "
@@ -241,13 +301,20 @@ def bench_captions(dataset: Path, model: str, *, label: str, rounds: int) -> Non
         ways={
             "floor: encoder alone": partial(on_every_core, encode),
             "clipret extract": lambda: in_child(partial(extract_all, dataset, model)),
-            "plain loop over clip, 77 tokens": lambda: in_child(loop),
+            **ways,
         },
-        units={"floor: encoder alone": len(texts), "clipret extract": len(texts)}
-        | {"plain loop over clip, 77 tokens": len(fewer)},
+        units={"floor: encoder alone": len(texts), "clipret extract": len(texts), library: len(fewer)},
         rounds=rounds,
         warm_up=False,
     )
+
+
+def model_of(label: str, *, folder: Path) -> str:
+    """What --model takes for a model with random weights, or a bundled one."""
+    if label.startswith("open_clip:"):
+        architecture = label.removeprefix("open_clip:")
+        return write_open_clip(folder / architecture, architecture)
+    return str(write_checkpoint(folder / "vit-b-32.pt") if label == "ViT-B/32" else ASSETS / f"{label}.pt")
 
 
 def main() -> None:
@@ -256,7 +323,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6144)
     parser.add_argument("--captions", type=int, default=49152)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", default="ViT-B/32,tiny-emoji")
+    parser.add_argument("--model", "--models", dest="models", default="ViT-B/32,tiny-emoji")
     arguments = parser.parse_args()
     # Processes that are forked with threads already running would wait for threads that they do not have.
     torch.set_num_threads(1)
@@ -264,11 +331,10 @@ def main() -> None:
         folder = Path(name)
         images, captions = write_data(folder, images=arguments.images, captions=arguments.captions)
         for label in arguments.models.split(","):
-            real = label == "ViT-B/32"
-            model = write_checkpoint(folder / "vit-b-32.pt") if real else ASSETS / f"{label}.pt"
-            words = {"label": label.lower().replace("/", "-"), "rounds": arguments.rounds}
-            bench_images(images, str(model), **words)
-            bench_captions(captions, str(model), **words)
+            model = model_of(label, folder=folder)
+            words = {"label": label.lower().replace("/", "-").replace(":", "-"), "rounds": arguments.rounds}
+            bench_images(images, model, **words)
+            bench_captions(captions, model, **words)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,14 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def pair_models(tmp_path_factory):
+    """Small encoders of images alone and of text alone, by their names in tests.helpers.pair_models."""
+    from tests.helpers.pair_models import PairModels
+
+    return PairModels(tmp_path_factory.mktemp("pair_models"))
+
+
+@pytest.fixture(scope="session")
 def coco_root(tmp_path_factory) -> Path:
     """A small COCO 2017 as published: JPEGs of noise, every field of its JSON, five to seven captions an image."""
     return write_coco(tmp_path_factory.mktemp("coco"), train=60, test=20)
@@ -208,7 +216,7 @@ def write_cache(
     if digests is None:
         digests = digests_of(f"{made.inputs['dataset']} {name}" for name in made.image_ids)
     generator = np.random.default_rng(seed)
-    image_width, text_width = (made.projections[f"{side}/weight"].shape[0] for side in ("image", "text"))
+    image_width, text_width = (made.width(side) for side in ("image", "text"))
     concepts = generator.normal(size=(len(made.image_ids), 8))
     images = concepts @ generator.normal(size=(8, image_width))
     texts = concepts[made.caption_images] @ generator.normal(size=(8, text_width))

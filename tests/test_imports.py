@@ -41,6 +41,8 @@ ONLY_IMPORTER = {
     "open_clip": "backbones/open_clip*",
     "pycocotools": "datasets/coco_json.py",
     "requests": "datasets/downloads/transfer.py",
+    "sentence_transformers": "backbones/sentences.py",
+    "timm": "backbones/unimodal_timm.py",
 }
 # The ground: what these may import of the package.
 GROUND = {

@@ -8,7 +8,11 @@ from clipret.config import SPLITS
 
 # Of people's own data.
 OWN_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
-_SPLIT_ALIASES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+_SPLIT_ALIASES = {
+    **dict.fromkeys(("training", "trn"), "train"),
+    **dict.fromkeys(("valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("testing", "tst"), "test"),
+}
 
 
 def split_code(name: str) -> int | None:

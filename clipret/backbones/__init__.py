@@ -1,13 +1,13 @@
 """Frozen encoders: one file and one row of FAMILIES a family. Importing this loads no library."""
 
 import importlib
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from clipret.backbones.packages import require_packages
 from clipret.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -47,6 +47,19 @@ FAMILIES: Mapping[str, Family] = {
         names="open_clip:MODEL/TAG, open_clip:local-dir:FOLDER, open_clip:hf-hub:ORG/NAME",
         needs=("open_clip_torch",),
         extra="open-clip",
+    ),
+    "hf": Family(
+        "clipret.backbones.hf",
+        prefix="hf:",
+        names="hf:FOLDER, hf:ORG/NAME of the Hugging Face hub (transformers)",
+        needs=("transformers",),
+        extra="hf",
+    ),
+    # What it needs follows from its parts: pair.LIBRARIES.
+    "pair": Family(
+        "clipret.backbones.pair",
+        prefix="pair:",
+        names="pair:IMAGE+TEXT, IMAGE timm/NAME or hf/NAME, TEXT st/NAME or hf/NAME, NAME a folder or of the hub",
     ),
 }
 
@@ -101,17 +114,5 @@ def _module_of(name: str) -> ModuleType:
     # Of one letter it is a drive of Windows.
     if not row.prefix and len(prefix) > 1 and prefix.isidentifier() and prefix != name and not Path(name).exists():
         raise BackboneError(f"--model {name}: there is no family '{prefix}:'; expected {model_help()}")
-    missing = [package for package in row.needs if not _is_installed(package)]
-    if missing:
-        raise BackboneError(
-            f"--model {name} needs {' and '.join(missing)}; install with: pip install 'clipret[{row.extra}]'"
-        )
+    require_packages(row.needs, name=name, extra=row.extra)
     return importlib.import_module(row.module)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

@@ -13,29 +13,41 @@ _SAFE, _PICKLED = ("*.safetensors",), ("*.bin", "*.pt", "*.pth")
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken")
 
 
-def repository_folder(repository: str, *, option: str, cache: Path | None) -> tuple[Path, str]:
+def repository_folder(
+    repository: str,
+    *,
+    option: str,
+    cache: Path | None,
+    safe: tuple[str, ...] = _SAFE,
+    pickled: tuple[str, ...] = _PICKLED,
+    also: tuple[str, ...] = (),
+) -> tuple[Path, str]:
     """The folder that holds a repository's files, fetched where they are not in the hub's cache, and its revision.
 
     repository  ORG/NAME
     option      what --model takes instead, for a folder that was copied by hand: "hf:DIR"
     cache       the hub's cache; None: where HF_HOME says
+    safe        names of the weights, with `*`; other files of weights are left where they are
+    pickled     names of those that are fetched only where there are none of these
+    also        patterns of further files, such as weights in folders of the repository
 
     Raises BackboneError when there is no such repository, or it cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    settings = {"cache_dir": cache, "ignore_patterns": ["onnx/*", "openvino/*", "*/*.bin"]}
+    nested = [] if also else ["*/*.bin"]
+    settings = {"cache_dir": cache, "ignore_patterns": ["onnx/*", "openvino/*", *nested]}
 
     def fetch(patterns: Iterable[str], *, local: bool) -> Path:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=local, **settings))
 
     try:
-        folder = _cached(fetch)
+        folder = _cached(fetch, weights=(*safe, *pickled))
         if folder is None:
-            folder = fetch((*_DESCRIPTIONS, *_SAFE), local=False)
-            if not any(folder.glob(pattern) for pattern in _SAFE) or not list(folder.glob("*.safetensors")):
-                folder = fetch((*_DESCRIPTIONS, *_PICKLED), local=False)
+            folder = fetch((*_DESCRIPTIONS, *safe, *also), local=False)
+            if not _has(folder, safe):
+                folder = fetch((*_DESCRIPTIONS, *pickled, *also), local=False)
     except HFValidationError:
         raise BackboneError(f"'{repository}' is neither a folder nor a repository of the hub, ORG/NAME.") from None
     except HfHubHTTPError as error:
@@ -53,13 +65,18 @@ def repository_folder(repository: str, *, option: str, cache: Path | None) -> tu
     return folder, folder.name
 
 
-def _cached(fetch) -> Path | None:
+def _cached(fetch, *, weights: tuple[str, ...]) -> Path | None:
     """The folder in the cache, where it has weights; None otherwise."""
     try:
-        folder = fetch((*_DESCRIPTIONS, *_SAFE, *_PICKLED), local=True)
+        folder = fetch((*_DESCRIPTIONS, *weights), local=True)
     except Exception:
         return None
-    return folder if weight_files(folder) else None
+    return folder if _has(folder, weights) else None
+
+
+def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
+    """Whether a folder has a file of one of these names."""
+    return any(path.is_file() for pattern in patterns for path in folder.glob(pattern))
 
 
 def weight_files(folder: Path, *, preferred: tuple[str, ...] = ()) -> list[Path]:

@@ -9,7 +9,9 @@ Shape suffixes: B batch, S image side, L token positions, D feature width, E emb
 import contextlib
 import copy
 import functools
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,8 @@ from clipret.errors import BackboneError
 # Largest difference between features times projection and the library's own output, relative to that output's largest
 # value.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+# Positions of the longest captions that are compared: some encoders read tens of thousands.
+_PADDED = 512
 # Where the scale of similarities starts in CLIP's training (Radford et al. 2021, section 2.5).
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 
@@ -240,8 +244,8 @@ class LibraryBackbone:
         if side == "image":
             prepared = self._normalise(inputs)
         else:
-            # To its full length, as the library itself does.
-            missing = self.context_length - inputs.shape[1]
+            # To its full length, as the library itself does; or enough to see that it makes no difference.
+            missing = max(min(self.context_length, _PADDED) - inputs.shape[1], 0)
             padded = nn.functional.pad(inputs, (0, missing), value=self.text.tokenizer.padding)
             prepared = padded.to(self.device, torch.int64)
         with whole_float32(self.device):
@@ -284,6 +288,19 @@ def measure_width(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.
     """D of what a model returns for inputs, for sides without a projection that would say it."""
     with torch.inference_mode():
         return encode(inputs).shape[1]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, nothing is logged or warned of: libraries say much of that for developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _array(values: torch.Tensor) -> np.ndarray:

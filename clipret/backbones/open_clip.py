@@ -15,14 +15,13 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from clipret.backbones.hub import digest_of
-from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide, measure_width
+from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide, measure_width, quiet
 from clipret.backbones.open_clip_sources import (
     FOLDER,
     Source,
     explained,
     find_architecture,
     find_source,
-    quiet,
     unknown_model,
 )
 from clipret.backbones.openai import as_openai

@@ -2,16 +2,15 @@
 
 import contextlib
 import difflib
-import logging
 import os
 import pickle
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from clipret.backbones.hub import repository_folder, weight_files
+from clipret.backbones.library import quiet
 from clipret.errors import BackboneError
 
 PREFIX = "open_clip:"
@@ -109,19 +108,6 @@ def unknown_model(architecture: str) -> str:
         f"open_clip has no model '{architecture}'{hint}. Expected {PREFIX}MODEL/TAG, {PREFIX}{FOLDER}FOLDER or "
         f"{PREFIX}{HUB}ORG/NAME."
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, nothing is logged or warned of: open_clip says much of that for developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @contextlib.contextmanager

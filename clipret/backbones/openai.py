@@ -16,6 +16,7 @@ from clipret.backbones.clip_package import ClipFirst, build_clip, import_clip, l
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
 from clipret.backbones.pixels import CLIP_RESIZE, Crop, Normaliser, colour_of, split_transform
 from clipret.backbones.resnet import ImageResNet
+from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.backbones.tokens import Tokenizer, pad
 from clipret.backbones.towers import ImageTransformer, TextTransformer
 from clipret.backbones.weights import checkpoint_path, load_weights
@@ -51,7 +52,7 @@ def as_openai(
     weights        by clip's names, float32: they are not rounded to float16 unless the precision is that
     preprocess     PIL image -> (3, S, S), whose last two steps are ToTensor and Normalize
     preprocessing  the same in words
-    about          name, family, library, weights_sha256, compiled and details of an OpenAIClip
+    about          name, family, library, weights_sha256, compiled, details and own_tokenizer of an OpenAIClip
     """
     model, _ = build_clip(weights)
     if precision != "float16":
@@ -84,6 +85,7 @@ class OpenAIClip:
     family          its row of FAMILIES
     transform       what preprocess does, in words; clip: clip's own
     details         as of a Backbone
+    own_tokenizer   the other library's, for the same vocabulary; None: clip's
     """
 
     name: str
@@ -96,6 +98,7 @@ class OpenAIClip:
     family: str = "openai"
     transform: str = "clip"
     details: Mapping[str, str] = field(default_factory=dict)
+    own_tokenizer: LibraryTokenizer | None = None
 
     def __reduce__(self):
         return _restore, (ClipFirst(), *(getattr(self, part.name) for part in fields(self)))
@@ -147,9 +150,9 @@ class OpenAIClip:
         return split_transform(self.preprocess, name=self.name)[0]
 
     @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer | LibraryTokenizer:
         """The tokenizer; can be pickled without the model."""
-        return Tokenizer(context_length=self.context_length)
+        return self.own_tokenizer or Tokenizer(context_length=self.context_length)
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -187,7 +190,7 @@ class OpenAIClip:
         return self._in_pieces(ids, most=self._text_tower.piece(ids.shape[1]), encode=self._encode_ids)
 
     def tokenize(self, captions: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
-        """uint16 ids of the captions, equal to clip.tokenize(truncate=True); (B,) int64 counts before truncation.
+        """Ids of the captions, equal to clip.tokenize(truncate=True), or the other library's; (B,) int64 counts before.
 
         An array is as long as its caption, start and end included.
         """

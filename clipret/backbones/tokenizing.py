@@ -51,5 +51,7 @@ class LibraryTokenizer:
     def _lengths(self, ids: np.ndarray) -> np.ndarray:
         """(B,) positions that a text takes of its row."""
         is_end = ids == self.end if self.end is not None else np.zeros(ids.shape, dtype=bool)
-        filled = (ids != self.padding).sum(axis=1)
+        # What a text has of padding inside it belongs to it.
+        is_filled = ids != self.padding
+        filled = np.where(is_filled.any(axis=1), ids.shape[1] - is_filled[:, ::-1].argmax(axis=1), 0)
         return np.where(is_end.any(axis=1), is_end.argmax(axis=1) + 1, filled).astype(np.int64)

@@ -15,7 +15,7 @@ def inspect_cache(path: Path | str) -> dict:
     """Describe a cache, finished or not, as a JSON-ready dict.
 
     Returns path, format, fingerprint, complete, bytes, dataset, model, library, created, command, split_rule, remarks,
-    inputs, and
+    inputs, aligned (whether there are projections to one space), and
 
         projections  image, text -> shape (D, E), bias (whether there is one) and identity (whether the encoder has
                   none of its own on that side); None: the encoders were never aligned
@@ -54,6 +54,7 @@ def inspect_cache(path: Path | str) -> dict:
         "remarks": cache.about["remarks"],
         "projections": {side: _projection(cache, side) for side in SIDES} if cache.aligned else None,
         "inputs": cache.inputs,
+        "aligned": cache.aligned,
         "images": {**_counts(cache.image_states), "width": cache.width("image")},
         "captions": {
             **_counts(cache.text_states),

@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from clipret import __version__
-from clipret.cli import caches, comparison, data, evaluation, failures, faults, reproduction, sweeps, training, trust
+from clipret.cli import (
+    caches,
+    comparison,
+    data,
+    evaluation,
+    failures,
+    faults,
+    models,
+    reproduction,
+    sweeps,
+    training,
+    trust,
+)
 from clipret.cli.running import complain
 from clipret.errors import ClipretError
 
@@ -14,7 +26,7 @@ from clipret.errors import ClipretError
 _UsageFault = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
-for command in (data.download, data.check, data.extract):
+for command in (data.download, data.check, models.models, data.extract):
     app.command()(command)
 app.command("import")(caches.import_features)
 for command in (

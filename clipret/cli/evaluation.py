@@ -9,13 +9,14 @@ from clipret.reporting.curve import without_curve
 
 @options.from_settings(EvalConfig)
 def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
-    """Stage 2: measure R@K, mAP@K, MRR and others, zero-shot beside trained, both directions, with intervals.
+    """Stage 2: measure R@K, mAP@K, MRR and others, zero-shot (or closed-form) beside trained, with intervals.
 
     \b
     clipret eval
     clipret eval --head runs/0001-margin-linear --split val --json
     clipret eval --zero-shot --cache data/coco.h5
     clipret eval --protocol coco-karpathy-5k,coco-karpathy-1k
+    clipret eval --zero-shot --cache data/xm3600.h5 --language de,fr
     clipret eval --wise-ft 0,0.1,...,1 --split val
     clipret eval --metrics R@1,nDCG@10,mAP@R --per-query ranks.parquet
     """

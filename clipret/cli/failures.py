@@ -13,7 +13,7 @@ from clipret.reporting.failures import failures_summary
 
 @options.from_settings(FailuresConfig)
 def failures(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
-    """Stage 2: which queries fail and what comes up instead, what changed against zero-shot, hubs, breakdowns.
+    """Stage 2: which queries fail and what comes up instead, what changed by training, hubs, breakdowns.
 
     \b
     clipret failures

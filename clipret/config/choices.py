@@ -17,6 +17,8 @@ PROTOCOLS = (
     "coco-karpathy-cxc",
     "coco-karpathy-eccv",
     "flickr30k-karpathy-1k",
+    "xm3600",
+    "xtd10",
 )
 COLUMNS = ("image", "caption", "split", "id")
 DTYPES = ("float16", "float32")

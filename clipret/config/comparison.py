@@ -28,7 +28,8 @@ class CompareConfig:
     """Settings of stage 2, comparison."""
 
     runs: tuple[str, ...] = setting(
-        help="Folders of runs, files that eval wrote, and the word zero-shot; RUN@0.5 is its head of wise-ft 0.5.",
+        help="Folders of runs, files that eval wrote, and the word zero-shot, or closed-form where encoders have no "
+        "projections; RUN@0.5 is its head of wise-ft 0.5.",
         positional=True,
         metavar="RUN RUN ...",
     )
@@ -55,7 +56,7 @@ class CompareConfig:
         check(self)
         if len(self.runs) < 2:
             only = f"only `{self.runs[0]}` was given" if self.runs else "nothing was given"
-            raise UsageError(f"{only}; name two runs or more to compare, or a run and {ZERO_SHOT}.")
+            raise UsageError(f"{only}; name two runs or more to compare, or a run and one of {', '.join(BASELINES)}.")
         self._choose_format()
 
     @property

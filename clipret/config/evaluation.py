@@ -65,10 +65,10 @@ class EvalConfig:
 
     cache: Path | None = setting(None, "Features to measure on.", shown="the run's own")
     head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="the newest run")
-    zero_shot: bool = setting(False, "Measure CLIP's own projections alone.")
+    zero_shot: bool = setting(False, "Measure the encoder's own head alone, or the closed-form one where it has none.")
     wise_ft: tuple[float, ...] = setting(
         (),
-        "Also heads between zero-shot (0) and trained (1): 0.5, or a curve, 0,0.1,...,1.",
+        "Also heads between zero-shot, or closed-form (0), and trained (1): 0.5, or a curve, 0,0.1,...,1.",
         parse=parse_alphas,
     )
     runs_dir: Path = shared.runs_dir()
@@ -79,6 +79,11 @@ class EvalConfig:
         choices=PROTOCOLS,
     )
     split: str | None = shared.measured_split()
+    language: tuple[str, ...] = setting(
+        (),
+        "Of captions in several languages (xm3600, xtd10) those in these alone, such as de,fr.",
+        shown="each by itself, and their mean",
+    )
     allow_leak: bool = setting(False, "Measure also on images that the head was trained on.")
     k: tuple[int, ...] = cuts_setting()
     metrics: tuple[str, ...] = setting(
@@ -108,6 +113,7 @@ class EvalConfig:
             raise UsageError("--zero-shot needs a cache; give it with --cache FILE.")
         self._check_alphas()
         object.__setattr__(self, "protocol", tuple(dict.fromkeys(self.protocol)))
+        object.__setattr__(self, "language", tuple(dict.fromkeys(self.language)))
         if self.split is not None and not set(self.protocol) <= set(SPLIT_PROTOCOLS):
             raise UsageError(
                 f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "

@@ -15,7 +15,9 @@ class FailuresConfig:
 
     cache: Path | None = setting(None, "Features to look at.", shown="the run's own")
     head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="the newest run")
-    zero_shot: bool = setting(False, "Look at CLIP's own projections alone; there is nothing to compare with then.")
+    zero_shot: bool = setting(
+        False, "Look at the encoder's own head alone, or the closed-form one; there is nothing to compare with then."
+    )
     runs_dir: Path = shared.runs_dir()
     protocol: str | None = shared.one_protocol("the data set's")
     split: str | None = shared.measured_split()

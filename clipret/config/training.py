@@ -75,14 +75,16 @@ class TrainConfig:
     train: str = setting("both", "Side that learns: both, image or text.", panel=_HEAD, choices=SIDES)
     init: str = setting(
         "clip",
-        f"What the head starts as: {', '.join(INITS)}; the last two of a linear head only.",
+        f"What the head starts as: {', '.join(INITS)}; clip: the encoder's own head, or the closed-form one where "
+        "it has none; the last two of a linear head only.",
         panel=_HEAD,
         choices=INITS,
         may_differ=True,
     )
     ridge: float | str = setting(
         "auto",
-        "Strength of ridge's pull towards CLIP, in units of the features' mean square; auto: the best on val.",
+        "Strength of ridge's pull towards the untrained head, in units of the features' mean square; auto: the best on "
+        "val.",
         panel=_HEAD,
         used_with=("init", ("ridge",)),
         may_differ=True,

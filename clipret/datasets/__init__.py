@@ -78,6 +78,24 @@ class OwnReader:
     splits: tuple[str, ...] = ("given", "hash")
 
 
+def _has_images_inside(path: Path) -> bool:
+    # Loads nothing for other paths.
+    if path.suffix.lower() != ".parquet" and not is_there(path, Path.is_dir):
+        return False
+    return load_function("embedded:fits_embedded")(path)
+
+
+def _is_saved(path: Path) -> bool:
+    files = ("state.json", "dataset_info.json")
+    return is_there(path / "dataset_dict.json") or all(is_there(path / name) for name in files)
+
+
+def _is_karpathy_table(path: Path) -> bool:
+    if path.suffix.lower() not in ENDINGS and not is_there(path, Path.is_dir):
+        return False
+    return load_function("karpathy_tables:fits_karpathy")(path)
+
+
 NAMED = {
     "emoji": NamedReader("emoji:load_emoji", splits=("hash",), caches=("emoji",)),
     "coco": NamedReader(
@@ -94,13 +112,19 @@ NAMED = {
         marks=("dataset_flickr30k.json", "results_20130124.token"),
         download="downloads.flickr30k:gather_flickr30k",
     ),
+    "xm3600": NamedReader("xm3600:load_xm3600", splits=("test",), caches=("xm3600",)),
+    "xtd10": NamedReader("xtd10:load_xtd10", splits=("test",), caches=("xtd10",), marks=("test_image_names.txt",)),
 }
 OWN = {
+    "saved": OwnReader("saved:load_saved", "a folder of save_to_disk", fits=_is_saved),
+    "karpathy": OwnReader("karpathy_tables:load_karpathy_table", "Karpathy's tables", fits=_is_karpathy_table),
+    "embedded": OwnReader("embedded:load_embedded", "Parquet files with the images inside", fits=_has_images_inside),
     "folder": OwnReader("folder:load_folder", "a folder with images", fits=lambda path: is_there(path, Path.is_dir)),
     "table": OwnReader(
         "table:load_table", f"a table ({', '.join(ENDINGS)})", fits=lambda path: path.suffix.lower() in ENDINGS
     ),
     "json": OwnReader("json_files:load_json", "a .json file", fits=lambda path: path.suffix.lower() == ".json"),
+    "zip": OwnReader("zipped:load_zip", "a .zip of images", fits=lambda path: path.suffix == ".zip"),
     "shards": OwnReader("shards:load_shards", ".tar shards", fits=lambda path: ".tar" in str(path), patterns=True),
 }
 
@@ -128,6 +152,7 @@ def load_dataset(config: DatasetConfig) -> "RetrievalDataset":
     from clipret.datasets.base import finish
     from clipret.datasets.caption_lists import split_caption_lists
     from clipret.datasets.paths import use_files_that_fit
+    from clipret.datasets.zipped import use_zips
 
     own = config.dataset not in NAMED
     reader = _own_reader(config) if own else NAMED[config.dataset]
@@ -137,12 +162,12 @@ def load_dataset(config: DatasetConfig) -> "RetrievalDataset":
         )
     dataset = load_function(reader.load)(config)
     if not own:
-        return finish(dataset, config)
+        return use_zips(finish(dataset, config))
     dataset = split_caption_lists(dataset)
     if any(dataset.name in row.caches for row in NAMED.values()):
         # A file called coco.csv is not COCO: its name must not choose COCO's protocols.
         dataset = replace(dataset, name=f"own-{dataset.name}")
-    return use_files_that_fit(finish(dataset, config))
+    return use_files_that_fit(use_zips(finish(dataset, config)))
 
 
 def load_function(place: str) -> Callable:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -10,13 +11,21 @@ import numpy as np
 from clipret.annotations import Annotations
 from clipret.annotations.counting import caption_places
 from clipret.annotations.splits import OWN_FRACTIONS, hash_rule, split_by_hash, split_code
-from clipret.config import DatasetConfig
+from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.captions import clean_caption, is_empty
 from clipret.datasets.containers import CONTAINERS, split_container
 from clipret.datasets.parsing import counted, flaw, listed, repeated
 from clipret.errors import DatasetError
 
-__all__ = ["OWN_FRACTIONS", "RetrievalDataset", "finish", "own_splits", "split_by_hash", "split_code"]
+__all__ = [
+    "OWN_FRACTIONS",
+    "RetrievalDataset",
+    "finish",
+    "own_splits",
+    "renamed_splits",
+    "split_by_hash",
+    "split_code",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +123,13 @@ def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset
     return dataclasses.replace(kept, remarks=tuple(remarks))
 
 
+def renamed_splits(names: Iterable[str | None]) -> tuple[str, ...]:
+    """What is said of splits under other names than ours: a remark on those of the names that are such, or none."""
+    codes = {name: split_code(name) for name in dict.fromkeys(names) if name is not None}
+    others = [f"{name} as {SPLITS[code]}" for name, code in codes.items() if code is not None and name != SPLITS[code]]
+    return (f"splits under other names: {listed(others)}",) if others else ()
+
+
 def own_splits(ids: list[str], config: DatasetConfig, *, codes, hint: str, of: str = "ids") -> tuple[np.ndarray, str]:
     """Split codes (N,) uint8 of people's own data, and in words the rule behind them.
 
@@ -177,10 +193,10 @@ def _root_of(outside: list[str]) -> str:
     return f", or a --root that they are in: {common}"
 
 
-def _names_in(folder: Path) -> frozenset[str]:
+def _names_in(folder: Path) -> Container[str]:
     """Names of the files in a folder, or of the members of a container; empty when there is neither."""
     if container := CONTAINERS.get(folder.suffix):
-        return frozenset(container.index(folder)) if folder.is_file() else frozenset()
+        return container.index(folder) if folder.is_file() else frozenset()
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())

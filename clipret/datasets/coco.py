@@ -11,8 +11,10 @@ from clipret.annotations.karpathy_ids import karpathy_test_ids
 from clipret.config import DATA_DIR, SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, split_by_hash
 from clipret.datasets.coco_json import CocoImage, read_captions
+from clipret.datasets.containers import container_of
 from clipret.datasets.karpathy import find_karpathy, read_karpathy
-from clipret.datasets.parsing import listed
+from clipret.datasets.karpathy_tables import find_karpathy_tables, read_karpathy_tables
+from clipret.datasets.parsing import is_there, listed
 from clipret.errors import DatasetError
 
 _IMAGE_FOLDERS = ("train2017", "val2017", "train2014", "val2014")
@@ -27,9 +29,9 @@ def load_coco(config: DatasetConfig) -> RetrievalDataset:
     config.val_fraction, by a hash of the image id, is `val`. Images in the order of their ids, train2017 first;
     captions in the order of theirs.
 
-    Split karpathy: dataset_coco.json; where it is not there, the test ids of package `eccv-caption`, and
-    annotations/captions_{train,val}2014.json or 2017. The test images come in Karpathy's order, which the folds of the
-    1K protocol are cut by.
+    Split karpathy: dataset_coco.json, or the tables made from it, as the Hub has them; where neither is there, the test
+    ids of package `eccv-caption`, and annotations/captions_{train,val}2014.json or 2017. The test images come in
+    Karpathy's order, which the folds of the 1K protocol are cut by.
 
     Raises DatasetError when a file is missing or malformed.
     """
@@ -39,7 +41,8 @@ def load_coco(config: DatasetConfig) -> RetrievalDataset:
 
 def _release_2017(root: Path, config: DatasetConfig) -> RetrievalDataset:
     parts = {year: root / "annotations" / f"captions_{year}.json" for year in ("train2017", "val2017")}
-    missing = [path for path in (*parts.values(), *(root / year for year in parts)) if not path.exists()]
+    folders = [root / year for year in parts if not is_there(root / f"{year}.zip")]
+    missing = [path for path in (*parts.values(), *folders) if not path.exists()]
     if missing:
         names = ", ".join(str(path.relative_to(root)) for path in missing)
         raise DatasetError(f"COCO 2017 at {root} is incomplete: it lacks {names}. {_FETCH.format(root=root)}")
@@ -56,15 +59,19 @@ def _release_2017(root: Path, config: DatasetConfig) -> RetrievalDataset:
 
 def _karpathy(root: Path, config: DatasetConfig) -> RetrievalDataset:
     path = find_karpathy(root, "dataset_coco.json")
-    if path is None:
+    tables = find_karpathy_tables(root) if path is None else []
+    if path is None and not tables:
         return _karpathy_from_ids(root, config)
-    images = read_karpathy(path, id_field="cocoid")
+    if tables:
+        images, _ = read_karpathy_tables(tables, root=root, whole=True)
+    else:
+        images = read_karpathy(path, id_field="cocoid")
     entries = [CocoImage(id=image.id, file_name=image.file, captions=image.captions) for image in images]
     splits = np.array([SPLITS.index(image.split) for image in images], dtype=np.uint8)
     if config.restval:
         splits[splits == SPLITS.index("restval")] = SPLITS.index("train")
     rule = "Karpathy's split" + (", restval joined to train" if config.restval else "")
-    return _dataset("coco-karpathy", root, images=entries, files=_find_files(root, entries), splits=splits, rule=rule)
+    return _dataset("coco-karpathy", root, images=entries, files=find_files(root, entries), splits=splits, rule=rule)
 
 
 def _karpathy_from_ids(root: Path, config: DatasetConfig) -> RetrievalDataset:
@@ -84,7 +91,7 @@ def _karpathy_from_ids(root: Path, config: DatasetConfig) -> RetrievalDataset:
     splits = _hash_split(ordered, config)
     splits[: len(test_ids)] = SPLITS.index("test")
     rule = f"Karpathy's test; the other images: {_hashed(config)}, not Karpathy's"
-    return _dataset("coco-karpathy", root, images=ordered, files=_find_files(root, ordered), splits=splits, rule=rule)
+    return _dataset("coco-karpathy", root, images=ordered, files=find_files(root, ordered), splits=splits, rule=rule)
 
 
 def _annotation_files(root: Path) -> list[Path]:
@@ -98,15 +105,21 @@ def _annotation_files(root: Path) -> list[Path]:
     )
 
 
-def _find_files(root: Path, images: list[CocoImage]) -> list[str]:
-    """Where each image is below root, under its 2014 or its 2017 name; the annotations' name when it is nowhere."""
+def find_files(root: Path, images: list[CocoImage]) -> list[str]:
+    """Where each image is below root, under its 2014 or its 2017 name; the annotations' name when it is nowhere.
+
+    Images that are in a table stay there.
+    """
     files = {}
     for folder in _IMAGE_FOLDERS:
         with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
             for entry in entries:
                 if match := _IMAGE_NAME.fullmatch(entry.name):
                     files.setdefault(int(match[1]), f"{folder}/{entry.name}")
-    return [files.get(image.id) or image.file_name for image in images]
+    names = [image.file_name for image in images]
+    return [
+        name if container_of(name) else files.get(image.id) or name for image, name in zip(images, names, strict=True)
+    ]
 
 
 def _hash_split(images: list[CocoImage], config: DatasetConfig) -> np.ndarray:

@@ -7,9 +7,11 @@ import numpy as np
 
 from clipret.config import DATA_DIR, SPLITS, DatasetConfig
 from clipret.datasets.base import RetrievalDataset, split_by_hash
+from clipret.datasets.containers import container_of
 from clipret.datasets.flickr30k_captions import FlickrImage, read_captions
 from clipret.datasets.karpathy import FOLDERS as KARPATHY_FOLDERS
 from clipret.datasets.karpathy import find_karpathy, read_karpathy
+from clipret.datasets.karpathy_tables import find_karpathy_tables, read_karpathy_tables
 from clipret.datasets.parsing import is_there
 from clipret.errors import DatasetError
 
@@ -36,7 +38,8 @@ _FETCH = "How to get it: clipret download flickr30k; or say where it is with --r
 def load_flickr30k(config: DatasetConfig) -> RetrievalDataset:
     """Read Flickr30k's annotations below config.root, data/flickr30k by default.
 
-    Split karpathy: dataset_flickr30k.json, in its order and with its splits.
+    Split karpathy: dataset_flickr30k.json, or the tables made from it, as the Hub has them, in its order and with its
+    splits.
 
     Split hash: the captions of that file or, where it is not there, of results_20130124.token or a table made from it;
     images in the order in which they first appear. Each image's split depends on its id alone, so the sizes are only
@@ -55,11 +58,13 @@ def load_flickr30k(config: DatasetConfig) -> RetrievalDataset:
         path = find_karpathy(root, _KARPATHY)
     except OSError as error:
         raise DatasetError(f"--root {root} cannot be read: {error.strerror}.") from None
-    if path is None and config.split == "karpathy":
+    tables = find_karpathy_tables(root) if path is None else []
+    if path is None and not tables and config.split == "karpathy":
         raise DatasetError(f"Karpathy's split needs {_KARPATHY}: not in {_places(root, KARPATHY_FOLDERS)}. {_FETCH}")
-    if path is None:
+    if path is None and not tables:
         return _by_captions(root, config)
-    entries = read_karpathy(path)
+    path = path or root / tables[0].file
+    entries = read_karpathy_tables(tables, root=root, whole=True)[0] if tables else read_karpathy(path)
     images = [FlickrImage(entry.file, [(str(number), text) for number, text in entry.captions]) for entry in entries]
     if config.split == "hash":
         return _by_hash(root, images, path=path)
@@ -117,7 +122,7 @@ def _find_files(root: Path, images: list[FlickrImage]) -> list[str]:
     folders = (folder for folder in _IMAGE_FOLDERS if any(is_there(root / folder / file) for file in first))
     folder = next(folders, None)
     prefix = {None: f"{_IMAGE_FOLDERS[0]}/", "": ""}.get(folder, f"{folder}/")
-    return [f"{prefix}{image.file}" for image in images]
+    return [image.file if container_of(image.file) else f"{prefix}{image.file}" for image in images]
 
 
 def _places(root: Path, folders: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from clipret.datasets.folder_files import (
     Listing,
     ending,
     folder_name,
+    folder_remarks,
     folder_splits,
     is_image,
     is_text,
@@ -99,7 +100,11 @@ def _load_text_files(config: DatasetConfig, listing: Listing) -> RetrievalDatase
         captions=[text for own in captions for text in own],
         caption_images=np.repeat(np.arange(len(files)), [len(own) for own in captions]),
         split_rule=rule,
-        remarks=(*remarks, *_text_remarks(listing, images=images, texts=texts)),
+        remarks=(
+            *remarks,
+            *_text_remarks(listing, images=images, texts=texts),
+            *(folder_remarks(files, listing=listing) if codes else ()),
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from clipret.datasets.base import split_code
+from clipret.datasets.base import renamed_splits, split_code
 from clipret.datasets.parsing import listed
 from clipret.datasets.table_files import ENDINGS
 from clipret.errors import DatasetError
@@ -81,6 +81,12 @@ def _leads_to_file(link: os.DirEntry, inside: Path) -> bool:
     except OSError:
         # A link that leads to itself.
         return False
+
+
+def folder_remarks(files: list[str], *, listing: Listing) -> tuple[str, ...]:
+    """What is said of top folders that name splits in other words than ours, where their splits count."""
+    tops = (name.removeprefix(listing.wrapper).partition("/")[0] for name in files)
+    return renamed_splits(dict.fromkeys(tops))
 
 
 def folder_splits(folder: Path, files: list[str], *, listing: Listing) -> list[int] | None:

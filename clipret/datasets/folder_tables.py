@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
-from clipret.datasets.base import RetrievalDataset, own_splits, split_code
+from clipret.datasets.base import RetrievalDataset, own_splits, renamed_splits, split_code
 from clipret.datasets.flickr30k_captions import read_captions
 from clipret.datasets.folder_files import (
     Listing,
     ending,
     folder_name,
+    folder_remarks,
     folder_splits,
     is_image,
     is_text,
@@ -120,6 +121,8 @@ def load_tables(
         split = None if config.split == "hash" else code
         tables_read.append(_placed(images, folder / name, place=place, split=split, paths=paths))
     remarks += paths.remarks
+    if config.split != "hash":
+        remarks += renamed_splits(_split_word(name) for name, code in tables.items() if code is not None)
     bare = [name for name, part in zip(tables, tables_read, strict=True) if part.ids is None]
     if bare and len(bare) < len(tables):
         remarks.append(f"{listed(bare)} {'has' if len(bare) == 1 else 'have'} no ids, so that the files are the ids")
@@ -134,6 +137,7 @@ def load_tables(
         codes = [code for part in tables_read for code in part.splits]
     elif config.split != "hash":
         codes = folder_splits(folder, files, listing=listing)
+        remarks += folder_remarks(files, listing=listing) if codes else ()
     starts = np.cumsum([0, *(len(part.files) for part in tables_read)])
     hint = f"{SPLIT_HINT}, or a column `split` in the metadata"
     splits, rule = own_splits(ids, config, codes=codes, hint=hint, of="paths" if ids == files else "ids")
@@ -150,6 +154,12 @@ def load_tables(
         split_rule=rule,
         remarks=tuple(remarks),
     )
+
+
+def _split_word(name: str) -> str:
+    """The split in a table's name, or in that of its folder where it is called as all metadata files are."""
+    folder, _, file = name.rpartition("/")
+    return folder.rpartition("/")[2] if file in _METADATA else _SPLIT_TABLE.fullmatch(file)[1]
 
 
 def _read_metadata(folder: Path, name: str, config: DatasetConfig, *, listing: Listing) -> tuple[TableImages, str]:

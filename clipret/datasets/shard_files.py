@@ -9,6 +9,8 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from clipret.config import DatasetConfig
+from clipret.datasets.base import split_code
+from clipret.datasets.containers import split_container
 from clipret.datasets.parsing import is_there, listed
 from clipret.errors import DatasetError
 
@@ -56,6 +58,17 @@ def shards_name(config: DatasetConfig, root: Path) -> str:
     return name or root.resolve().name or "shards"
 
 
+def named_splits(files: list[str]) -> tuple[list[int] | None, list[str]]:
+    """The splits that the names of the shards tell, all of them and more than one, and their words; else None."""
+    shards = [split_container(file)[0] for file in files]
+    word_of = {shard: _split_in(shard) for shard in dict.fromkeys(shards)}
+    code_of = {shard: None if word is None else split_code(word) for shard, word in word_of.items()}
+    codes = set(code_of.values())
+    if None in codes or len(codes) < 2:
+        return None, []
+    return [code_of[shard] for shard in shards], list(word_of.values())
+
+
 def _without_braces(pattern: str) -> list[str]:
     # The library writes every range out before it gives the first.
     wide = any(abs(int(last) - int(first)) >= _MOST_SHARDS for first, last in _RANGE.findall(pattern))
@@ -81,3 +94,9 @@ def _require_shards(shards: list[Path], pattern: str) -> None:
         )
     if len(set(shards)) < len(shards):
         raise DatasetError(f"{pattern} matches the same shard more than once; {_EXPECTED}.")
+
+
+def _split_in(shard: str) -> str | None:
+    """The split in the name of a shard, or of the folder that it is in: the first word of either."""
+    words = (re.split(r"[-_.\d]", part)[0] for part in reversed(shard.split("/")))
+    return next((word for word in words if split_code(word) is not None), None)

@@ -1,17 +1,15 @@
 """WebDataset shards: tar files in which an image and its captions have the same name but for the ending."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from clipret.config import SPLITS, DatasetConfig
-from clipret.datasets.base import RetrievalDataset, own_splits, split_code
+from clipret.datasets.base import RetrievalDataset, own_splits, renamed_splits, split_code
 from clipret.datasets.captions import require_short
-from clipret.datasets.containers import split_container
 from clipret.datasets.parsing import counted, json_of, listed, shortened, text_of
-from clipret.datasets.shard_files import common_folder, find_shards, shards_name
+from clipret.datasets.shard_files import common_folder, find_shards, named_splits, shards_name
 from clipret.datasets.shard_samples import IMAGE_ENDINGS, RULE, Sample, Samples, read_samples
 from clipret.datasets.tars import member_index
 from clipret.errors import DatasetError
@@ -31,6 +29,8 @@ class _Columns:
     # Rows of samples without .txt and .json, and why a .json has no captions.
     bare: set[int] = field(default_factory=set)
     lacking: list[str] = field(default_factory=list)
+    # As the samples have them.
+    split_names: dict[str, None] = field(default_factory=dict)
 
 
 def load_shards(
@@ -72,7 +72,9 @@ def load_shards(
         _read_samples(samples, shard=shard, root=root, config=config, columns=columns)
     _require_some(columns, left, config=config)
     columns = _drop_splitless(columns, left)
-    codes = _sample_splits(columns, config) or _named_splits(columns.files)
+    codes, names = _sample_splits(columns, config), columns.split_names
+    if codes is None:
+        codes, names = named_splits(columns.files)
     splits, rule = own_splits(
         columns.ids, config, codes=codes, hint="a field `split` in every .json, or shards named after splits"
     )
@@ -85,7 +87,7 @@ def load_shards(
         captions=[text for captions in columns.captions for text in captions],
         caption_images=np.repeat(np.arange(len(columns.ids)), [len(captions) for captions in columns.captions]),
         split_rule=rule,
-        remarks=(*remarks, *left.remarks),
+        remarks=(*remarks, *left.remarks, *(renamed_splits(names) if rule == "given" else ())),
     )
 
 
@@ -162,6 +164,7 @@ def _read_samples(samples: list[Sample], *, shard: Path, root: Path, config: Dat
             columns.ids.append(info.id)
             columns.files.append(f"{folder}/{sample.image}")
             columns.splits.append(info.split)
+            columns.split_names |= {} if info.split is None else {info.split_name: None}
             columns.captions.append(_captions(sample, shard=shard, text=contents.get("txt"), info=info))
             if info.lacking:
                 columns.lacking.append(info.lacking)
@@ -214,10 +217,15 @@ class _Info:
         return str(value)
 
     @property
+    def split_name(self):
+        """The split as the .json has it."""
+        return self._fields.get(self._names["split"][0])
+
+    @property
     def split(self) -> int | None:
         """Index in config.SPLITS; None where the .json has none, or it is not asked for."""
         (name,) = self._names["split"]
-        value = self._fields.get(name)
+        value = self.split_name
         if value is None or self._by_hash:
             return None
         code = split_code(value) if isinstance(value, str) else None
@@ -263,21 +271,9 @@ def _drop_splitless(columns: _Columns, left: _LeftOut) -> _Columns:
     left.splitless += [columns.files[row] for row in sorted(silent)]
     kept = [row for row in range(len(columns.ids)) if row not in silent]
     names = ("ids", "files", "splits", "captions")
-    return _Columns(**{name: [getattr(columns, name)[row] for row in kept] for name in names})
-
-
-def _named_splits(files: list[str]) -> list[int] | None:
-    """The splits that the names of the shards tell, all of them and more than one; else None."""
-    shards = [split_container(file)[0] for file in files]
-    code_of = {shard: _split_in(shard) for shard in dict.fromkeys(shards)}
-    codes = set(code_of.values())
-    return None if None in codes or len(codes) < 2 else [code_of[shard] for shard in shards]
-
-
-def _split_in(shard: str) -> int | None:
-    """The split in the name of a shard, or of the folder that it is in: the first word of either."""
-    words = (re.split(r"[-_.\d]", part)[0] for part in reversed(shard.split("/")))
-    return next((code for code in map(split_code, words) if code is not None), None)
+    return _Columns(
+        **{name: [getattr(columns, name)[row] for row in kept] for name in names}, split_names=columns.split_names
+    )
 
 
 def _sample_splits(columns: _Columns, config: DatasetConfig) -> list[int] | None:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from clipret.config import COLUMNS, SPLITS, DatasetConfig
-from clipret.datasets.base import RetrievalDataset, own_splits, split_code
+from clipret.datasets.base import RetrievalDataset, own_splits, renamed_splits, split_code
 from clipret.datasets.parsing import counted, flaw, listed
 from clipret.datasets.paths import ImagePaths
 from clipret.datasets.table_columns import Usual, asked_columns, choose_columns
@@ -142,7 +142,7 @@ class _Joined:
             splits=self._codes if self._wants_splits and self._whole("split") else None,
             captions=[self._captions[place] for place in order],
             caption_images=owners[order],
-            remarks=(*remarks, *self._paths.remarks),
+            remarks=(*remarks, *renamed_splits(self._code_of), *self._paths.remarks),
         )
 
     def _file(self, number: int, image) -> str:

@@ -14,7 +14,9 @@ _SPELLINGS = {
     "image": ("file_name", "filename", "filepath", "image_path", "path"),
     "caption": ("text", "captions", "sentence", "raw"),
 }
-# caption_0, caption_1 ...: the captions of an image in a column each.
+# Taken unasked: nothing else is meant by it.
+_CAPTION = re.compile(r"captions?[ _-]?(\d{1,4})", re.IGNORECASE)
+# The captions of an image in a column each, under any of the names; suggested.
 _NUMBERED = re.compile(r"(captions?|text|sentence|raw)[ _-]?\d{1,4}", re.IGNORECASE)
 
 
@@ -38,12 +40,22 @@ def choose_columns(table: Table, config: DatasetConfig, *, usual: Usual) -> dict
                 f"name it with --columns {ours}=NAME, or take the other out."
             )
         columns[ours] = wanted if ours in asked else (*here, wanted[0])[:1]
+        if ours == "caption" and ours not in asked and not here and (numbered := numbered_captions(table.columns)):
+            columns[ours] = here = numbered
         if ours in asked or ours in NEEDED:
             missing = [name for name in columns[ours] if name not in here]
             lacks |= {ours: missing} if missing else {}
     if lacks:
         raise _lacking(table, lacks, named={ours: columns[ours] for ours in COLUMNS if ours in asked & set(columns)})
     return columns
+
+
+def numbered_captions(columns: list[str]) -> tuple[str, ...]:
+    """`caption_0`, `caption_1` ... in the order of their numbers, where a table has several such columns and no gap."""
+    numbers = {int(match[1]): name for name in columns if (match := _CAPTION.fullmatch(name))}
+    ordered = sorted(numbers)
+    whole = len(ordered) > 1 and ordered == list(range(ordered[0], ordered[0] + len(ordered))) and ordered[0] in (0, 1)
+    return tuple(numbers[number] for number in ordered) if whole else ()
 
 
 def asked_columns(config: DatasetConfig) -> set[str]:

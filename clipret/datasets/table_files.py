@@ -1,6 +1,5 @@
 """Tables as plain rows: CSV, TSV, JSON Lines and Parquet, read one row after another and never held as a whole."""
 
-import contextlib
 import csv
 import itertools
 import re
@@ -16,9 +15,6 @@ NEEDED = ("image", "caption")
 # What CSV takes as it stands, quotes and all.
 _QUOTED = re.compile(r' +".*"\s*', re.DOTALL)
 Wanted = list[tuple[str, str | None]]
-# Of Parquet: what Polars, DuckDB and the Hub write as well as Arrow's plain text and lists.
-_TEXTS = ("string", "large_string", "string_view", "null")
-_LISTS = ("list", "large_list", "list_view", "large_list_view", "fixed_size_list")
 
 
 @dataclass(frozen=True)
@@ -156,90 +152,44 @@ def _of_objects(
 
 
 def _open_parquet(path: Path) -> Table:
+    return rows_table(path, [path])
+
+
+def rows_table(path: Path, files: list[Path], *, splits: list[str | None] | None = None) -> Table:
+    """Files of row_files.KINDS as one table.
+
+    path    what messages call it
+    splits  of each file, what its rows have as `split` where they have no such column
+    """
     # An extra of its own, and slow to load.
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise DatasetError(
-            f"{path}: reading Parquet needs the package `pyarrow`; run: pip install 'clipret[parquet]'"
-        ) from None
-    with _parquet_errors(path):
-        file = parquet.ParquetFile(path)
-        schema = file.schema_arrow
+    from clipret.datasets.row_files import open_rows
+
+    columns = list(open_rows(files[0]).schema.names)
+    if splits and any(splits) and "split" not in columns:
+        columns.append("split")
 
     def rows(wanted):
-        for ours, name in wanted:
-            _require_type(path, schema, ours=ours, name=name)
-        here = {name for _, name in wanted} & set(schema.names)
         start = 1
-        with _parquet_errors(path):
-            for batch in file.iter_batches(columns=sorted(here)):
-                read = {name: batch.column(name).to_pylist() for name in here}
-                absent = [None] * batch.num_rows
-                cells = zip(*(read.get(name, absent) for _, name in wanted), strict=True)
-                yield from enumerate(map(list, cells), start=start)
-                start += batch.num_rows
+        for file, split in zip(files, splits or [None] * len(files), strict=True):
+            for cells in _cells_of(file, wanted, split=split):
+                yield start, cells
+                start += 1
 
-    return Table(path, list(schema.names), "row", rows)
+    return Table(path, columns, "row", rows)
 
 
-def _require_type(path: Path, schema, *, ours: str, name: str | None) -> None:
-    if name not in schema.names:
-        return
-    import pyarrow.types as types
+def _cells_of(path: Path, wanted: Wanted, *, split: str | None) -> Iterator[list]:
+    from clipret.datasets.row_files import column_values, open_rows
+    from clipret.datasets.row_types import require_type
 
-    kind = schema.field(name).type
-    expected = {"image": "text, paths of image files", "caption": "text or lists of texts", "id": "text or numbers"}
-    if ours == "image" and _holds_bytes(kind):
-        raise DatasetError(
-            f"{path}: column `{name}` holds the images themselves ({kind}), which are not read from Parquet yet; "
-            f"write them to files, and give a table of their paths, a folder or .tar shards."
-        )
-    is_number = types.is_integer(kind) or types.is_floating(kind)
-    fits = _is_text(kind) or (ours == "id" and is_number)
-    if ours == "caption" and _is_kind(kind, _LISTS):
-        fits = _is_text(kind.value_type)
-    if not fits:
-        way_out = ", or go by a hash with --split hash" if ours == "split" else ""
-        raise DatasetError(
-            f"{path}: column `{name}` holds {kind}; expected {expected.get(ours, 'text')}, as the {ours}{way_out}."
-        )
-
-
-def _is_text(kind) -> bool:
-    import pyarrow.types as types
-
-    return _is_kind(kind.value_type if types.is_dictionary(kind) else kind, _TEXTS)
-
-
-def _is_kind(kind, names: tuple[str, ...]) -> bool:
-    """Whether a column is of one of these kinds; not every pyarrow knows all of them."""
-    import pyarrow.types as types
-
-    return any(getattr(types, f"is_{name}", lambda _: False)(kind) for name in names)
-
-
-def _holds_bytes(kind) -> bool:
-    """Whether a column holds files as they are: bytes, or a structure with a field `bytes` as the Hub's images are."""
-    import pyarrow.types as types
-
-    if types.is_struct(kind):
-        return any(_holds_bytes(field.type) for field in kind)
-    return types.is_binary(kind) or types.is_large_binary(kind)
-
-
-@contextlib.contextmanager
-def _parquet_errors(path: Path):
-    import pyarrow
-
-    try:
-        yield
-    # Bytes that are no UTF-8 are a ValueError, found when text is made of them.
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DatasetError(
-            f"{path} cannot be read as Parquet: {reason}; make it again, or download it again."
-        ) from None
+    file = open_rows(path)
+    for ours, name in wanted:
+        require_type(path, file.schema, ours=ours, name=name)
+    here = {name for _, name in wanted} & set(file.schema.names)
+    for batch in file.batches(sorted(here)):
+        read = column_values(batch, sorted(here), path=path)
+        absent = {ours: [split if ours == "split" else None] * batch.num_rows for ours, _ in wanted}
+        yield from map(list, zip(*(read.get(name, absent[ours]) for ours, name in wanted), strict=True))
 
 
 ENDINGS = {

@@ -1,4 +1,4 @@
-"""Stage 2: features.h5 and a head -> failures.json: queries that fail, changes against zero-shot, hubs, breakdowns.
+"""Stage 2: features.h5 and a head -> failures.json: queries that fail, changes against the baseline, hubs, breakdowns.
 
 Shape suffixes: Q queries of all folds, G items of a gallery, T best items of a query.
 """
@@ -31,18 +31,18 @@ _FEW = 30
 
 
 def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Analyse where a head fails, in both directions of one protocol, compared with zero-shot.
+    """Analyse where a head fails, in both directions of one protocol, compared with the baseline.
 
     on_progress  called while galleries are ranked, with phase "ranking"; counts images, once per head
 
     Returns format, cache, run, head, protocol, leakage and copies as in metrics.json; heads (zero-shot and trained, or
-    only zero-shot), top, and for each direction in `directions`:
+    only the baseline), top, and for each direction in `directions`:
 
     queries    their number
     worst      the queries whose first matching item has the worst rank under the trained head, worst first
-    changed    None for zero-shot only; else the counts improved, worsened and same, mean_log2_ratio (of trained rank to
-               zero-shot rank, over all queries), and most_improved and most_worsened, by the ratio of the two ranks:
-               from 1 to 10 is more than from 500 to 600; for equal ratios better ranks come first
+    changed    None for the baseline only; else the counts improved, worsened and same, mean_log2_ratio (of trained rank
+               to the baseline's, over all queries), and most_improved and most_worsened, by the ratio of the two
+               ranks: from 1 to 10 is more than from 500 to 600; for equal ratios better ranks come first
     hubs       head -> the result of describe_hubs, and largest: the items in the top K of most queries
     overall    head -> R@1, R@10, MRR and median_rank over all queries
     breakdown  the same by caption_length (in words; t2i: of the query, i2t: mean over the image's captions) and by

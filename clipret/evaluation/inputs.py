@@ -18,6 +18,7 @@ from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
 from clipret.machine.own_code import label
 from clipret.protocols.bounds import best_reachable
+from clipret.protocols.languages import by_language
 from clipret.protocols.leakage import check_images, is_in_train
 from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 from clipret.retrieval.baseline import baseline_name, baseline_projections
@@ -29,7 +30,7 @@ class Source:
     """Paths of a cache and optionally a head and its run.
 
     cache        path of the features
-    head         path of the head's file; None: zero-shot only
+    head         path of the head's file; None: the baseline only
     run          the run's folder; None: the head belongs to no run
     fingerprint  of the cache that the run was trained on; None: any cache is accepted
     """
@@ -45,7 +46,7 @@ class Inputs:
     """The opened inputs of a command.
 
     device  device for ranking
-    alphas  WiSE-FT interpolations between CLIP's own head (0) and the trained one (1)
+    alphas  WiSE-FT interpolations between the baseline (0) and the trained one (1)
     """
 
     source: Source
@@ -74,7 +75,7 @@ class Inputs:
 def open_inputs(config: EvalConfig | FailuresConfig | ReproduceConfig) -> Inputs:
     """Open the cache, head and device of these settings. The head's file is read at first use.
 
-    Without a head, eval and failures take the newest run, and reproduce measures only CLIP's own head.
+    Without a head, eval and failures take the newest run, and reproduce measures only the baseline.
 
     Raises as choose_device, find_source and open_cache do.
     """
@@ -191,15 +192,23 @@ def describe_protocol(
     }
 
 
-def choose_protocols(cache: FeatureCache, *, names: tuple[str, ...], split: str | None) -> list[Protocol]:
+def choose_protocols(
+    cache: FeatureCache, *, names: tuple[str, ...], split: str | None, languages: tuple[str, ...] | None = None
+) -> list[Protocol]:
     """The protocols of these names, on `split` if given. Without names: protocol `split` if a split is given, else the
     default of the data set.
+
+    languages  those to measure in, each by itself; (): all that the captions say; None: all captions together
 
     Raises UsageError when the cache does not hold a protocol's images.
     """
     if split is not None:
-        return [split_protocol(cache, split=split, name=name) for name in names or ("split",)]
-    return [make_protocol(cache, name) for name in names or (default_protocol(cache),)]
+        protocols = [split_protocol(cache, split=split, name=name) for name in names or ("split",)]
+    else:
+        protocols = [make_protocol(cache, name) for name in names or (default_protocol(cache),)]
+    if languages is None:
+        return protocols
+    return [part for protocol in protocols for part in by_language(cache, protocol, languages=languages)]
 
 
 def check_leakage(cache: FeatureCache, protocol: Protocol, *, source: Source, allowed: bool) -> dict | None:

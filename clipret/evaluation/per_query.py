@@ -44,7 +44,7 @@ def per_query_table(
     number     of the fold, from 0
     protocol   name of the protocol
     direction  t2i or i2t
-    head       zero-shot, trained ...
+    head       zero-shot or closed-form, trained ...
     ranks      with `top`: as many of the best items as the table should have
 
     Columns: protocol, fold, direction, head; query (id of the caption in t2i, of the image in i2t), caption (t2i; null

@@ -25,7 +25,7 @@ class Queries:
         self, cache: FeatureCache, folds: tuple[Fold, ...], *, direction: str, ranks: dict[str, tuple[Ranks, ...]]
     ):
         self.cache, self.folds, self.direction, self.ranks = cache, folds, direction, ranks
-        # The trained head, or zero-shot if there is no other.
+        # The trained head, or the baseline if there is no other.
         self.shown = list(ranks)[-1]
         self._starts = np.cumsum([0, *(of_fold.queries for of_fold in ranks[self.shown])])
 

@@ -17,6 +17,7 @@ from clipret.evaluation.inputs import (
     describe_trained,
     open_inputs,
 )
+from clipret.evaluation.languages import language_means
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.heads.base import Head
 from clipret.metrics import RSUM
@@ -37,25 +38,26 @@ _LONG = 1 << 25
 
 
 def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> dict:
-    """Measure all metrics by one or more protocols, in both directions, zero-shot and trained, with intervals.
+    """Measure all metrics by one or more protocols, in both directions, the baseline and trained, with intervals.
 
     on_progress  called after each protocol, with phase "protocols", and while a large gallery is ranked
 
-    Returns the content of metrics.json: format, cache, run and head (None for zero-shot only), finished (whether the
+    Returns the content of metrics.json: format, cache, run and head (None for the baseline only), finished (whether the
     run was complete), and for the first protocol
 
         protocol   name, split, counts, tie rule, mAP's divisor, precision, digest of the queries and items, remarks
-        leakage    None for zero-shot only; else checked and trained_on, the number of images the head was trained on
+        leakage    None for the baseline only; else checked and trained_on, the number of images the head was trained on
         copies     how many of its images equal images of train, byte for byte: split, images, copies, of; None on train
         results    {"zero-shot": {"t2i": {...}, "i2t": {...}}, "trained": {...}} as fractions, and between them
                    "wise-ft ALPHA" for each of config.wise_ft; of encoders that were never aligned "closed-form" is in
                    the place of "zero-shot"
         rsum       head -> sum of R@K over config.k and both directions
         intervals  None, or level, method, resamples, heads (as results, and "rsum", with [low, high] or None instead of
-                   numbers: see significance.py) and gain, the same for trained less zero-shot, None without a trained
-                   head
+                   numbers: see significance.py) and gain, the same for trained less the baseline, None without a
+                   trained head
 
-    Further protocols are in the list `also`, in the same form; `remarks` on the head, if any. The result is written to
+    Further protocols are in the list `also`, in the same form; each language of a multilingual cache is a protocol, and
+    `languages` is what language_means returns for several; `remarks` on the head, if any. The result is written to
     config.out or the run's folder if there is one, with the ranks next to it (ranks_file.py).
 
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
@@ -68,7 +70,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     inputs = open_inputs(config)
     source, cache, heads = inputs.source, inputs.cache, inputs.heads
     trained = describe_trained(source)
-    protocols = choose_protocols(cache, names=config.protocol, split=config.split)
+    protocols = choose_protocols(cache, names=config.protocol, split=config.split, languages=config.language)
     # Checked for all protocols first, so that an error does not waste the time of a measurement.
     leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
     measured, ranked = [], []
@@ -85,6 +87,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         **describe_source(source, cache),
         **measured[0],
         **({"also": measured[1:]} if len(measured) > 1 else {}),
+        **({"languages": means} if (means := language_means(measured)) else {}),
         **({"remarks": remarks} if remarks else {}),
     }
     if config.per_query:

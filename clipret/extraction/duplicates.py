@@ -1,5 +1,6 @@
 """Captions and image files that equal an earlier one and need not be encoded again."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -71,12 +72,11 @@ class _Bytes:
         inside = np.fromiter((container_of(self._files[row]) is not None for row in rows), dtype=bool, count=len(rows))
         # Not in parallel: the threads would index the same shard several times.
         for folder, members in groupby(rows[inside], key=lambda row: split_container(self._files[row])[0]):
-            try:
+            # What is damaged is left to extraction, which says so.
+            with contextlib.suppress(DatasetError):
                 index = container_of(f"{folder}/").index(Path(self._root, folder))
-            except DatasetError:
-                continue
-            for row in members:
-                *_, self.sizes[row] = index.get(split_container(self._files[row])[1], (_UNKNOWN,))
+                for row in members:
+                    *_, self.sizes[row] = index.get(split_container(self._files[row])[1], (_UNKNOWN,))
         plain = rows[~inside]
         report = _Reporter("file sizes", len(plain), on_progress)
         measured, sizes = _looked_up(plain, self._size, width=1, report=report)

@@ -1,4 +1,4 @@
-"""wise-ft: heads between CLIP's own and a trained one."""
+"""wise-ft: heads between the one that trainings start from and a trained one."""
 
 from collections.abc import Mapping
 
@@ -22,8 +22,8 @@ def interpolate(
 
 
 def wise_ft(head: Head, *, projections: dict[str, np.ndarray], alpha: float) -> Head:
-    """The head at alpha on the line from CLIP's own (0) to a trained one (1), of the same kind.
+    """The head at alpha on the line from the untrained one (0) to a trained one (1), of the same kind.
 
-    projections  CLIP's own, a cache's. CLIP's own adapter has the trained head's `down` and an `up` of 0
+    projections  of the baseline. The untrained adapter has the trained head's `down` and an `up` of 0
     """
     return head.like(interpolate(head.untrained(projections), head.tensors, alpha=alpha))

@@ -12,6 +12,8 @@
     coco-karpathy-eccv        the same gallery with the matches of ECCV Caption; queries are 1,332 captions and 1,261
                               images
     flickr30k-karpathy-1k     Karpathy's 1,000 test images of Flickr30k
+    xm3600                    Crossmodal-3600's 3,600 images; measured in a language at a time (languages.py)
+    xtd10                     XTD10's 1,000 images of COCO; likewise
 
 The literature reports R@K on CxC, and mAP@R, R-Precision and R@1 on ECCV Caption. ECCV Caption matches two images with
 two captions (144675 and 467259) that are not in its gallery of 25,000. They match nothing here; its authors' code
@@ -42,7 +44,7 @@ class _Rule:
     """A protocol as the literature defines it.
 
     dataset           name of the data set whose test split it uses
-    images, captions  their numbers over all galleries
+    images, captions  their numbers over all galleries; captions None: by language, see languages.py
     first             whether only the first five captions of an image are used
     folds             number of galleries that the images are cut into, in order
     truth             source of the matching pairs, see karpathy_ids.matching_ids; None: an image's own captions
@@ -50,7 +52,7 @@ class _Rule:
 
     dataset: str
     images: int
-    captions: int
+    captions: int | None = None
     first: bool = False
     folds: int = 1
     truth: str | None = None
@@ -66,8 +68,12 @@ _RULES = {
     "coco-karpathy-cxc": _Rule("coco-karpathy", images=5_000, captions=25_000, truth="cxc"),
     "coco-karpathy-eccv": _Rule("coco-karpathy", images=5_000, captions=25_000, truth="eccv"),
     "flickr30k-karpathy-1k": _Rule("flickr30k", images=1_000, captions=5_000),
+    "xm3600": _Rule("xm3600", images=3_600),
+    "xtd10": _Rule("xtd10", images=1_000),
 }
-_EXTRACT = {"coco": "coco", "coco-karpathy": "coco --split karpathy", "flickr30k": "flickr30k"}
+_EXTRACT = {"coco": "coco", "coco-karpathy": "coco --split karpathy", "flickr30k": "flickr30k"} | {
+    name: name for name in ("xm3600", "xtd10")
+}
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,7 @@ def _remarks(cache: FeatureCache, rule: _Rule, *, images: int, captions: int) ->
     remarks = []
     if images != rule.images:
         remarks.append(f"{images:,} images where the protocol has {rule.images:,}")
-    elif captions != rule.captions:
+    elif rule.captions is not None and captions != rule.captions:
         remarks.append(f"{captions:,} captions where the protocol has {rule.captions:,}")
     for setting, usual in (("prompt", "{}"), ("caption_clean", "none")):
         if cache.inputs[setting] != usual:

@@ -23,6 +23,8 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "check": later("data:check_sheets"),
     "info": later("caches:info_sheets"),
     "machine": later("machine:machine_sheets"),
+    "models": later("models:models_sheets"),
+    "models-records": later("models:models_records"),
     "verify": later("caches:verification_sheets"),
     "eval": later("metrics:metrics_sheets"),
     "wise-ft": later("curve:curve_sheets"),

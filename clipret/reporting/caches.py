@@ -66,17 +66,18 @@ def _tokens(info: dict) -> str:
 
 
 # What the fingerprint holds of encoders of other libraries than OpenAI's.
-_DETAILS = ("architecture", "revision", "tokenizer", "pooling")
+_DETAILS = ("architecture", "encoder", "revision", "tokenizer", "text_prompt", "pooling")
 
 
 def _encoder(inputs: dict) -> dict[str, str]:
     """Rows on an encoder, where there is more to say than its name and its weights."""
-    return {name: str(inputs[name]) for name in _DETAILS if name in inputs}
+    names = (name for name in inputs if name.endswith(_DETAILS))
+    return {name.replace("_", " "): str(inputs[name]) for name in names}
 
 
 def _projections(projections: dict | None) -> str:
     if projections is None:
-        return "none: the two encoders were never aligned; heads start in closed form"
+        return "none: the encoders were never aligned; heads start in closed form, and nothing is zero-shot"
     parts = []
     for side, projection in projections.items():
         width, embedding = projection["shape"]

@@ -5,7 +5,7 @@ CSV is made for programs: a line a figure, with plain numbers.
 
 from dataclasses import replace
 
-from clipret.config.comparison import A_BETTER, B_BETTER, NO_TEST, NOT_SHOWN, ZERO_SHOT
+from clipret.config.comparison import A_BETTER, B_BETTER, BASELINES, NO_TEST, NOT_SHOWN
 from clipret.metrics import RSUM, heading_of, metric_of
 from clipret.reporting.figures import figure, is_unbounded, limits, unbounded_notes, unit_of
 from clipret.reporting.metrics import reachable_notes
@@ -114,7 +114,7 @@ def _test_notes(result: dict) -> list[str]:
     repeated = [group for group in result["groups"] if group["spread"]]
     if repeated:
         notes.append("p with several seeds: two-sided, Student's t over images and seeds")
-    if repeated and any(group["label"] != ZERO_SHOT for group in result["groups"] if not group["spread"]):
+    if repeated and any(group["label"] not in BASELINES for group in result["groups"] if not group["spread"]):
         notes.append("one run against several seeds: it is assumed to vary over seeds as they do")
     if any(map(is_unbounded, result["metrics"])):
         notes.append("a gain in ranks has no interval")

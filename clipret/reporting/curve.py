@@ -32,6 +32,7 @@ def _curve(measured: dict) -> dict[str, dict]:
 
 def _sheet(measured: dict) -> Sheet:
     curve, protocol = _curve(measured), measured["protocol"]
+    baseline = next(iter(measured["results"]))
     sums = {name: measured[RSUM][name] for name in curve}
     best, low, span = max(sums, key=sums.get), min(sums.values()), max(sums.values()) - min(sums.values())
     recall = next(name for name in next(iter(curve.values()))["t2i"] if name.startswith("R@"))
@@ -47,7 +48,7 @@ def _sheet(measured: dict) -> Sheet:
         (Column("alpha"), *recalls, Column(RSUM), Column(align="left")),
         (tuple(rows),),
         (
-            f"alpha 0 is zero-shot, 1 is trained; {recall} in percent",
+            f"alpha 0 is {baseline}, 1 is trained; {recall} in percent",
             f"best alpha {best.removeprefix(WISE_FT)}, chosen on this split: expect less on other data",
         ),
     )

@@ -3,6 +3,7 @@
 from clipret.annotations.counting import copies_in_words
 from clipret.metrics import RSUM, heading_of, scale_of
 from clipret.reporting.figures import figure, is_unbounded, limits, unbounded_notes
+from clipret.reporting.languages import language_sheets
 from clipret.reporting.sheets import LABEL, Cell, Column, Sheet, heading_cell
 
 # Below this best reachable figure another protocol is advised: a rare pair of equal captions needs none.
@@ -16,11 +17,18 @@ _MOST_BESIDE = 3
 
 
 def metrics_sheets(report: dict, *, names: tuple[str, ...]) -> tuple[Sheet, ...]:
-    """metrics.json as a table for each protocol.
+    """metrics.json as a table for each protocol; one for all languages of a protocol that has several.
 
     names  of the metrics that are shown; rsum comes last
     """
-    return tuple(_sheet({**report, **measured}, names=names) for measured in (report, *report.get("also", ())))
+    several = {mean["protocol"] for mean in report.get("languages", ())}
+    alone = [
+        measured
+        for measured in (report, *report.get("also", ()))
+        if measured["protocol"]["name"].partition(":")[0] not in several
+    ]
+    sheets = tuple(_sheet({**report, **measured}, names=names) for measured in alone)
+    return language_sheets(report, names=names) + sheets
 
 
 def _sheet(measured: dict, *, names: tuple[str, ...]) -> Sheet:

@@ -36,20 +36,29 @@ def reproduction_summary(report: dict) -> str:
         outside = sum(not figure["within"] for figure in row["figures"])
         lines.append(f"{row['name']}: {outside} of {len(row['figures'])} figures are outside. What may explain it:")
         lines += [f"  - {reason}" for reason in row["explanations"]]
-    own = [row for row in report["unmatched"] if row["model"] == report["cache"]["recognised"]]
-    if own:
-        lines.append("Not compared:")
-        for row in own:
-            lines.append(f"  {row['name']}: {row['reason']}")
-            lines += [f"    needs: {row['needs']}"] if row["needs"] else []
-    others = [row for row in report["unmatched"] if row not in own]
-    if others:
-        models = len({row["model"] for row in others})
+    if report["unmatched"]:
+        lines += ["Not compared:", *_not_compared(report["unmatched"])]
+    if report["elsewhere"]["rows"]:
+        rows, models = report["elsewhere"]["rows"], report["elsewhere"]["models"]
         lines.append(
-            f"{_counted(len(others), 'more row')} of {_counted(models, 'other model')}; clipret reproduce --list shows "
-            f"them and the cache that each needs."
+            f"{_counted(rows, 'more row')} of {_counted(models, 'other model')}; clipret reproduce --list shows them "
+            f"and the cache that each needs."
         )
     return "\n".join(lines)
+
+
+def _not_compared(rows: list[dict]) -> list[str]:
+    """Why rows were not compared, and what they need; those that differ in the language alone are one."""
+    lines = []
+    for (_, reason, needs), alike in groupby(rows, key=_without_language):
+        name, *others = [row["name"] for row in alike]
+        lines.append(f"  {name}{f', and {len(others):,} languages' if others else ''}: {reason}")
+        lines += [f"    needs: {needs}"] if needs else []
+    return lines
+
+
+def _without_language(row: dict) -> tuple:
+    return row["protocol"] if row["language"] else row["name"], row["reason"], row["needs"]
 
 
 def outside_message(report: dict) -> str:
@@ -65,8 +74,9 @@ def outside_message(report: dict) -> str:
 
 
 def published_sheets(published: dict) -> tuple[Sheet, ...]:
-    """What list_published returned: a table a source."""
-    by_source = groupby(published["rows"], key=lambda row: row["source"])
+    """What list_published returned: a table a source. Of several languages it shows their mean."""
+    rows = [row for row in published["rows"] if row["language"] in (None, "mean")]
+    by_source = groupby(rows, key=lambda row: row["source"])
     return tuple(_published_sheet(list(rows), remark=published["remarks"].get(source)) for source, rows in by_source)
 
 
@@ -84,11 +94,7 @@ def published_summary(published: dict) -> str:
 
 
 def _published_sheet(rows: list[dict], *, remark: str | None) -> Sheet:
-    remarks = {}
-    for row in rows:
-        remarks.setdefault(row["remark"], {})[_heading(row)] = None
-    notes = [f"percent; {rows[0]['citation']}", *filter(None, [remark])]
-    notes += [f"{'; '.join(headings)}: {text}" for text, headings in remarks.items() if text]
+    notes = [f"percent; {rows[0]['citation']}", *filter(None, [remark]), *_remarks(rows)]
     notes += [f"{_heading(row)}, {row['contradiction']}" for row in rows if row["contradiction"]]
     blocks = []
     for heading, alike in groupby(rows, key=_heading):
@@ -102,9 +108,21 @@ def _published_sheet(rows: list[dict], *, remark: str | None) -> Sheet:
     return Sheet(rows[0]["source"], columns, tuple(blocks), tuple(notes))
 
 
+def _remarks(rows: list[dict]) -> list[str]:
+    """Every remark with what it is of: groups of rows, or models where it is not of most of a group."""
+    alike: dict[tuple, dict[str, None]] = {}
+    for heading, group in groupby(rows, key=_heading):
+        group = list(group)
+        for row in group:
+            most = 2 * sum(other["remark"] == row["remark"] for other in group) > len(group)
+            alike.setdefault((row["remark"], most), {})[heading if most else row["model"]] = None
+    return [f"{'; '.join(names)}: {remark}" for (remark, _), names in alike.items() if remark]
+
+
 def _heading(row: dict) -> str:
     protocol = row["protocol"] or f"{row['dataset']} at random"
-    return f"{protocol}, {row['method']}"
+    language = f" {row['language']}" if row["language"] else ""
+    return f"{protocol}{language}, {row['method']}"
 
 
 def _figures(row: dict, metrics: list[str]) -> tuple[str, ...]:
@@ -142,7 +160,7 @@ def _notes(report: dict) -> list[str]:
         lines += [f"{name}: {remark}" for remark in protocol["remarks"]]
         if protocol["images_left_out"]:
             lines.append(f"{name}: {protocol['images_left_out']:,} images have no usable feature and are left out")
-    if report["cache"]["recognised_by"] != "weights":
+    if report["cache"]["recognised_by"] in ("name", "file"):
         lines.append(
             f"taken for {report['cache']['recognised']} by its {report['cache']['recognised_by']}, not its weights"
         )

@@ -4,12 +4,11 @@ That is the encoder's own head, zero-shot; two encoders that were never aligned 
 closed form over the training pairs.
 """
 
-from weakref import WeakKeyDictionary
-
 import numpy as np
 
 from clipret.cache import FeatureCache
 from clipret.config.comparison import BASELINES
+from clipret.errors import TrainingError, UsageError
 from clipret.heads.linear import LinearHead
 from clipret.retrieval.closed_form import fit_cca
 from clipret.retrieval.gallery import read_validation
@@ -18,8 +17,9 @@ from clipret.retrieval.metrics import rsum
 # Of the correlation analysis, to choose from; the largest first.
 CCA_STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
 _STRENGTH_WITHOUT_VAL = 0.1
-# A command asks several times, and a sweep for every run.
-_SOLUTIONS: WeakKeyDictionary[FeatureCache, dict[str, np.ndarray]] = WeakKeyDictionary()
+# A command asks several times, and a sweep for every run that it measures, each time of a cache opened anew.
+_SOLUTIONS: dict[tuple, dict[str, np.ndarray]] = {}
+_MOST_SOLUTIONS = 4
 
 
 def baseline_name(cache: FeatureCache) -> str:
@@ -35,17 +35,35 @@ def baseline_projections(cache: FeatureCache) -> dict[str, np.ndarray]:
     (closed_form.Cca) without images that val or test has too, of the strength of CCA_STRENGTHS with the highest rsum on
     val, of equal ones the largest; without a val split it is 0.1. E is then the smaller of the two feature widths.
 
-    Raises UsageError when the cache has neither projections nor a train split, CacheError when a feature is not finite.
+    Raises UsageError when the cache has neither projections nor images of train to solve for them, CacheError when a
+    feature is not finite.
     """
     if cache.aligned:
         return cache.projections
-    if cache not in _SOLUTIONS:
-        _SOLUTIONS[cache] = _correlated(cache)
-    return _SOLUTIONS[cache]
+    key = _key(cache)
+    if key not in _SOLUTIONS:
+        solution = _correlated(cache)
+        while len(_SOLUTIONS) >= _MOST_SOLUTIONS:
+            del _SOLUTIONS[next(iter(_SOLUTIONS))]
+        _SOLUTIONS[key] = solution
+    return _SOLUTIONS[key]
+
+
+def _key(cache: FeatureCache) -> tuple:
+    """Of the file as it is now."""
+    state = cache.path.stat()
+    return cache.path.resolve(), cache.fingerprint, state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _correlated(cache: FeatureCache) -> dict[str, np.ndarray]:
-    analysis, gallery = fit_cca(cache, without_copies=True), read_validation(cache)
+    try:
+        analysis = fit_cca(cache, without_copies=True)
+    except (UsageError, TrainingError) as error:
+        raise UsageError(
+            f"{cache.path} is of two encoders without projections of their own, so that its untrained head is solved "
+            f"for on the train split: {error}"
+        ) from None
+    gallery = read_validation(cache)
     if gallery is None:
         return cache.projections | analysis.solve(_STRENGTH_WITHOUT_VAL)
     solutions = (analysis.solve(strength) for strength in CCA_STRENGTHS)

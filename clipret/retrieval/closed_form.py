@@ -93,6 +93,9 @@ class Cca:
             scale = (values + max(strength * values.mean(), _SMALLEST_NORM)) ** -0.5
             white[side] = (vectors * scale) @ vectors.T
         left, correlations, right = np.linalg.svd(white["image"] @ self._cross @ white["text"], full_matrices=False)
+        # Which of two opposite directions is found is up to the machine, and heads of both could not be averaged.
+        signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
+        left, right = left * signs, right * signs[:, None]
         weights = {
             "image": white["image"] @ (left * correlations),
             "text": white["text"] @ (right.T * correlations),

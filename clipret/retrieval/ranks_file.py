@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from clipret import runs
 from clipret.config import DIRECTIONS, TrainConfig
 from clipret.config.checks import check_settings, shortened
-from clipret.config.comparison import ZERO_SHOT
+from clipret.config.comparison import BASELINES, ZERO_SHOT
 from clipret.config.evaluation import WISE_FT
 from clipret.errors import RunError, UsageError
 from clipret.machine.files import read_file
@@ -68,8 +68,8 @@ class ProtocolRankings:
     """The ranks of one protocol.
 
     protocol  as in metrics.json, with `digest`: equal digests mean the same queries, items and matches
-    heads     name of head (zero-shot, trained ...) -> direction -> Ranks of each fold, with their images
-    leakage   as in metrics.json; None for zero-shot only
+    heads     name of head (zero-shot or closed-form, trained ...) -> direction -> Ranks of each fold, with their images
+    leakage   as in metrics.json; None for the baseline only
     """
 
     protocol: dict
@@ -103,7 +103,7 @@ class Rankings:
 
     cache      path, fingerprint, model, dataset, as in metrics.json
     protocols  in the order of metrics.json
-    trained    None for zero-shot only
+    trained    None for the baseline only
     """
 
     cache: dict
@@ -217,7 +217,8 @@ def _require_structure(about: dict, file: TensorFile) -> None:
 
 
 def _require_heads(heads: list[str], *, trained: bool, first: list[str]) -> None:
-    expected = {ZERO_SHOT, *([_TRAINED] if trained else [])}
+    baseline = next((name for name in BASELINES if name in heads), ZERO_SHOT)
+    expected = {baseline, *([_TRAINED] if trained else [])}
     others = {head for head in heads if not (trained and head.startswith(WISE_FT))}
     if others != expected or len(set(heads)) < len(heads) or heads != first:
         raise RecordError(

@@ -39,7 +39,7 @@ class Heads:
     """A group of heads with the same settings.
 
     members  their indices among the heads
-    varies   whether another seed would give another head; False for zero-shot
+    varies   whether another seed would give another head; False for a baseline
     """
 
     members: tuple[int, ...]

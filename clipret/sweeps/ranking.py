@@ -63,7 +63,7 @@ def measured_figures(reports: list[dict], *, head: str) -> dict:
     """Mean and std over runs of R@1, R@5 and R@10 of both directions, as fractions, and of their sum, rsum.
 
     reports  the result of evaluate for each run
-    head     trained or zero-shot
+    head     trained, or the name of the baseline
     """
     results = [report["results"][head] for report in reports]
     figures = {

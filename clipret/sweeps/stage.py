@@ -45,7 +45,8 @@ def sweep(
 
     Returns sweep (its folder), cache, runs, failed (how many), varied and fixed settings, configurations (best first,
     as returned by ranking.leaderboard, with test as returned by ranking.measured_figures, or None), chosen (the first,
-    and the command that trains it), zero_shot (val_rsum, and test in the same form), protocol of the test results,
+    and the command that trains it), zero_shot or, of encoders that were
+    never aligned, closed_form (val_rsum, and test in the same form), protocol of the test results,
     test_all, remarks and seconds. sweep.json holds the same.
 
     Raises UsageError, CacheError, RunError, LeakageError when test images are also in train, or TrainingError when no

@@ -39,7 +39,8 @@ def train(config: TrainConfig, *, loss: Any = None, head: Any = None, on_progres
     last epoch is kept when the config says so, or without a val split. On the CPU the same config gives bit-identical
     results.
 
-    Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without val),
+    Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without
+    val; of encoders that were never aligned None, and closed_form_val_rsum instead),
     features (where they were stored), remarks and seconds.
 
     Raises CacheError, UsageError, RunError or TrainingError.

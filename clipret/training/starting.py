@@ -28,7 +28,8 @@ _SOLUTIONS: WeakKeyDictionary[FeatureCache, dict[tuple, Tensors]] = WeakKeyDicti
 def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
     """All tensors of the head that the config describes, as they are before the first step: float32, on the CPU.
 
-    They are new, and their bits depend on the config and the cache alone. What does not learn is CLIP's own.
+    They are new, and their bits depend on the config and the cache alone. What does not learn is the baseline's:
+    CLIP's own, or the closed-form head of encoders that were never aligned.
 
     procrustes  CLIP's image projection (with train text: the text projection), and its bias, times the orthogonal
                 matrix that takes the training embeddings nearest to those of the other side

@@ -111,12 +111,16 @@ def test_format_overrules_the_suffix(run):
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["runs/a"], 2, "only `runs/a` was given; name two runs or more to compare, or a run and zero-shot."),
+        (
+            ["runs/a"],
+            2,
+            "only `runs/a` was given; name two runs or more to compare, or a run and one of zero-shot, closed-form.",
+        ),
         (["runs/a", "runs/a"], 2, "runs/a was given twice; give it once."),
         (
             ["runs/a", "runs/x"],
             1,
-            "there is no runs/x; expected a run's folder, a file that clipret eval wrote, or zero-shot.",
+            "there is no runs/x; expected a run's folder, a file that clipret eval wrote, zero-shot or closed-form.",
         ),
         ([*WORDS, "--k", "x"], 2, "--k is 'x'; expected whole numbers separated by commas, such as 1,5,10."),
         (

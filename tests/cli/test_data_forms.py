@@ -73,6 +73,12 @@ FORMS = {
         (4, 8, HASHED),
         [],
     ),
+    "several columns of captions, unnamed": (
+        {**IMAGES, "d.csv": table("image,caption_0,caption_1", [(name, "one", "two") for name in NAMES])},
+        "d.csv",
+        (4, 8, HASHED),
+        [],
+    ),
     "a null in a list": (
         {**IMAGES, "d.jsonl": "".join(json.dumps({"image": name, "caption": ["x", None]}) + "\n" for name in NAMES)},
         "d.jsonl",
@@ -200,12 +206,6 @@ FORMS = {
     ),
 }
 REFUSED = {
-    "several columns of captions, unnamed": (
-        {"d.csv": table("image,caption_0,caption_1", [("a.jpg", "one", "two")])},
-        "d.csv",
-        "d.csv has no column `caption`; its columns are: image, caption_0, caption_1. Say which they are with "
-        "--columns caption=caption_0,caption=caption_1",
-    ),
     "a split column of numbers": (
         {"d.parquet": {"image": NAMES, "caption": DOTS, "split": [0, 1, 2, 0]}},
         "d.parquet",

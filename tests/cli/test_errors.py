@@ -54,13 +54,6 @@ BAD_INPUTS = {
         "fields.tar: no sample has an image; a sample is all members with the same name up to the first dot, and what "
         "follows has to be .jpg, .jpeg, .png or .webp: found .cap, .img.",
     ),
-    "folder of Parquet with the images in it": (
-        "check --dataset hub",
-        1,
-        "hub/data/train-00000-of-00001.parquet: column `image` holds the images themselves (struct<bytes: binary, "
-        "path: string>), which are not read from Parquet yet; write them to files, and give a table of their paths, a "
-        "folder or .tar shards.",
-    ),
     "folder with a table of another name": (
         "check --dataset shop",
         1,
@@ -119,8 +112,8 @@ BAD_INPUTS = {
     "no run": (
         "eval",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
-        "--zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at the encoder itself "
+        "with --zero-shot --cache FILE",
     ),
     "NaN features": (
         "train --cache nan.h5",
@@ -285,18 +278,18 @@ BAD_INPUTS = {
     "one run to compare": (
         "compare zero-shot",
         2,
-        "only `zero-shot` was given; name two runs or more to compare, or a run and zero-shot.",
+        "only `zero-shot` was given; name two runs or more to compare, or a run and one of zero-shot, closed-form.",
     ),
     "a run to compare that is not there": (
         "compare gone zero-shot",
         1,
-        "there is no gone; expected a run's folder, a file that clipret eval wrote, or zero-shot.",
+        "there is no gone; expected a run's folder, a file that clipret eval wrote, zero-shot or closed-form.",
     ),
     "failures without a run": (
         "failures",
         1,
-        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at CLIP itself with "
-        "--zero-shot --cache FILE",
+        "there is no trained run in runs/; train one with: clipret train --cache FILE, or look at the encoder itself "
+        "with --zero-shot --cache FILE",
     ),
     "reproduce without a cache": (
         "reproduce",
@@ -373,8 +366,9 @@ BAD_INPUTS = {
     "unknown data set": (
         "extract --dataset mnist",
         1,
-        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own data: a folder with "
-        "images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file or .tar shards.",
+        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, xm3600, xtd10, or the path of your own "
+        "data: a folder of save_to_disk, Karpathy's tables, Parquet files with the images inside, a folder with "
+        "images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file, a .zip of images or .tar shards.",
     ),
     "COCO not there": (
         "extract --dataset coco",
@@ -458,7 +452,7 @@ BAD_INPUTS = {
         2,
         "--protocol is 'coco'; expected one of: split, split-equal-texts, coco-val2017, coco-val2017-all, "
         "coco-karpathy-5k, coco-karpathy-5k-first5, coco-karpathy-1k, coco-karpathy-cxc, coco-karpathy-eccv, "
-        "flickr30k-karpathy-1k.",
+        "flickr30k-karpathy-1k, xm3600, xtd10.",
     ),
     "split beside a protocol": (
         "eval --protocol coco-val2017 --split val",
@@ -503,8 +497,6 @@ def bad_files(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "foreign.pt")
     write_shard(tmp_path / "fields.tar", {"0.img": b"", "0.cap": "a dot"})
     make(tmp_path / "shop", {"a.jpg": "", "items.csv": "image,caption\na.jpg,one\n"})
-    image = {"bytes": b"", "path": "0.jpg"}
-    make(tmp_path / "hub", {"data/train-00000-of-00001.parquet": {"image": [image], "caption": ["dot"]}})
 
 
 @pytest.mark.parametrize(("command", "status", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())

@@ -28,6 +28,7 @@ SLOW = "torch,numba,torchvision,clip,scipy"
         (("--help",), f"{SLOW},h5py"),
         (("eval", "--help"), f"{SLOW},h5py"),
         (("reproduce", "--list"), f"{SLOW},h5py"),
+        (("models", "siglip"), f"{SLOW},h5py,open_clip,transformers,huggingface_hub"),
         (("info", "a.h5"), SLOW),
         (("merge", "a.h5", "b.h5", "--out", "both.h5"), SLOW),
         (("compare", "runs/a", "runs/b", "zero-shot"), "torch,numba,h5py,torchvision,clip"),

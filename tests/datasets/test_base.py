@@ -49,8 +49,9 @@ def test_an_unknown_data_set_lists_the_known_ones():
     with pytest.raises(DatasetError) as caught:
         load_dataset(DatasetConfig(dataset="mnist"))
     assert str(caught.value) == (
-        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, or the path of your own data: a folder with "
-        "images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file or .tar shards."
+        "unknown data set 'mnist'; expected one of emoji, coco, flickr30k, xm3600, xtd10, or the path of your own "
+        "data: a folder of save_to_disk, Karpathy's tables, Parquet files with the images inside, a folder with "
+        "images, a table (.csv, .tsv, .jsonl, .ndjson, .parquet), a .json file, a .zip of images or .tar shards."
     )
 
 

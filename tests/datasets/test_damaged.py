@@ -1,13 +1,17 @@
 """Damaged and absurd shards and folders: each is read, or refused in one line."""
 
+import contextlib
 import io
 import random
 import shutil
 import tarfile
+import zipfile
 
 import pytest
 
 from clipret.errors import ClipretError
+from clipret.images import read_file
+from tests.helpers.hub import image, images, save_to_disk, write_parquet
 from tests.helpers.own_data import load, make
 
 STEMS = ("1", "a b", "v1.0", "d/x", "é", "..", "-", "a.tar/x", "x" * 120, "/abs", "./p", "\x1b[3")
@@ -86,5 +90,56 @@ def test_whatever_a_shard_or_a_folder_holds_it_is_read_or_refused_in_one_line(tm
         except ClipretError as error:
             refusals.append(str(error))
         shutil.rmtree(place)
+    assert min(read, len(refusals)) > 20
+    assert [message for message in refusals if "\n" in message] == []
+
+
+def tables(place):
+    """What has images inside: the path to load -> its files."""
+    cells, texts = [image((9 * row, 3, 4), f"{row}.png") for row in range(20)], [["x", "y"]] * 20
+    columns = {"image": images(cells), "caption": texts, "split": ["train"] * 20, "id": list(range(20))}
+    plain = write_parquet(place / "plain.parquet", columns, row_group_size=7)
+    packed = write_parquet(place / "packed.parquet", columns, compression="zstd")
+    named = {"filename": [f"{row}.jpg" for row in range(20)], "sentids": [[2 * row, 2 * row + 1] for row in range(20)]}
+    karpathy = write_parquet(place / "karpathy.parquet", {"image": images(cells), "raw": texts, **named})
+    saved = save_to_disk(place / "saved", columns, files=2)
+    zipped = place / "x.zip"
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        for row in range(5):
+            archive.writestr(f"{row}.png", cells[row]["bytes"])
+            archive.writestr(f"{row}.txt", "a dot")
+    files = {path: [path] for path in (plain, packed, karpathy, zipped)}
+    return files | {saved: sorted(saved.glob("*.arrow"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_table_of_images_holds_it_is_read_or_refused_in_one_line(tmp_path, seed):
+    draw, refusals, read = random.Random(seed), [], 0
+    files = tables(tmp_path)
+    for _ in range(500):
+        path = draw.choice(list(files))
+        file = draw.choice(files[path])
+        whole = file.read_bytes()
+        damaged = bytearray(whole[: draw.randrange(len(whole))] if draw.random() < 0.2 else whole)
+        for _ in range(draw.randint(0, 6)):
+            if damaged:
+                # Half of them in what comes last, where Parquet and zip files say what they have.
+                start = 0 if draw.random() < 0.5 else max(0, len(damaged) - 900)
+                damaged[draw.randrange(start, len(damaged))] = draw.randrange(256)
+        # Another file: the last one may still be mapped.
+        file.unlink()
+        file.write_bytes(damaged)
+        try:
+            dataset = load(path)
+            dataset.missing_rows()
+            read += 1
+            for name in dataset.image_files:
+                with contextlib.suppress(OSError, ClipretError):
+                    read_file(name, root=dataset.root, attempts=1)
+        except ClipretError as error:
+            refusals.append(str(error))
+        file.unlink()
+        file.write_bytes(whole)
     assert min(read, len(refusals)) > 20
     assert [message for message in refusals if "\n" in message] == []

@@ -26,12 +26,6 @@ MALFORMED = {
         "none of the 1 images in PATH has a caption; expected a metadata.jsonl, or beside an image a text file of the "
         "same name, such as a.txt. It has x/0.tar: give the shards, as --dataset PATH/x/0.tar",
     ),
-    "images-in-parquet": (
-        {"data/train-00000-of-00001.parquet": {"image": [{"bytes": b"x", "path": "0.jpg"}], "text": ["one"]}},
-        "PATH/data/train-00000-of-00001.parquet: column `image` holds the images themselves (struct<bytes: binary, "
-        "path: string>), which are not read from Parquet yet; write them to files, and give a table of their paths, a "
-        "folder or .tar shards.",
-    ),
     "two-tables-of-a-split": (
         {"a.jpg": "", "train.csv": "image,caption\na.jpg,x\n", "training.jsonl": ""},
         "PATH has train.csv, training.jsonl for the split train; expected one table for it.",

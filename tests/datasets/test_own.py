@@ -151,7 +151,9 @@ def test_a_path_with_nothing_at_it_is_said(tmp_path, name):
 
 
 def test_a_name_too_long_for_a_file_is_an_unknown_data_set():
-    with pytest.raises(DatasetError, match=r"^unknown data set 'x+'; expected one of emoji, coco, flickr30k, or the"):
+    with pytest.raises(
+        DatasetError, match=r"^unknown data set 'x+'; expected one of emoji, coco, flickr30k, xm3600, xtd10, or the"
+    ):
         load("x" * 300)
 
 

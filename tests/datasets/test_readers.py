@@ -61,8 +61,8 @@ def test_help_lists_every_row():
     assert all(f"{name}," in DATASETS_HELP for name in NAMED)
     assert all(reader.label in DATASETS_HELP for reader in OWN.values())
     assert SPLITS_HELP == (
-        "Rule that splits the images: hash (emoji), 2017 or karpathy (coco), karpathy or hash (flickr30k), given or "
-        "hash (your own data)"
+        "Rule that splits the images: hash (emoji), 2017 or karpathy (coco), karpathy or hash (flickr30k), test "
+        "(xm3600), test (xtd10), given or hash (your own data)"
     )
 
 

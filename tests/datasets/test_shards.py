@@ -81,6 +81,7 @@ def test_samples_are_those_of_the_shards(shards):
     assert dataset.caption_ids == ["0001#0", "0001#1", "0002#0", "77#0", "77#1", "b/0002#0"]
     assert dataset.remarks == (
         "2 members of shards are of no sample, by their names: part-01.tar/README, part-01.tar/b/.hidden.jpg",
+        "splits under other names: validation as val, testing as test",
     )
     assert dataset.missing_rows().tolist() == []
 

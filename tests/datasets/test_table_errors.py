@@ -200,11 +200,6 @@ MALFORMED_PARQUET = {
         "PATH has no columns `image` and `caption`; its columns are: path, sentence. "
         "Say which they are with --columns image=path,caption=sentence",
     ),
-    "embedded": (
-        {"image": [{"bytes": b"\xff\xd8", "path": "a.jpg"}], "caption": ["one"]},
-        "PATH: column `image` holds the images themselves (struct<bytes: binary, path: string>), which are not read "
-        "from Parquet yet; write them to files, and give a table of their paths, a folder or .tar shards.",
-    ),
     "number-image": (
         {"image": [1], "caption": ["one"]},
         "PATH: column `image` holds int64; expected text, paths of image files, as the image.",

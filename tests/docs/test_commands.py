@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipret import cli, extract
 from clipret.config import ExtractConfig
+from tests.helpers.hub import image, images, write_parquet
 from tests.helpers.pages import DOCS, PAGES, README, blocks, commands, name_of, outputs
 from tests.helpers.ready_made import embeddings, write_clip_retrieval
 
@@ -21,6 +22,8 @@ NOT_HERE = (
     "COCO 2017 at",
     "Karpathy's split needs",
     "there are no captions of Flickr30k",
+    "XM3600's captions.jsonl is not in",
+    "XTD10's test_image_names.txt is not in",
     "there is no cache at",
     "there is no trained run in",
 )
@@ -29,7 +32,7 @@ COMMANDS = typer.main.get_command(cli.app).commands
 
 
 def needs_other_data(words: list[str]) -> bool:
-    return any(name in " ".join(words) for name in ("coco", "flickr30k"))
+    return any(name in " ".join(words) for name in ("coco", "flickr30k", "xm3600", "xtd10"))
 
 
 def runnable(page: Path) -> list[list[str]]:
@@ -54,6 +57,8 @@ def own_data(workplace):
         with tarfile.open(f"shards/{number:05d}.tar", "w") as tar:
             for ending in ("png", "txt"):
                 tar.add(f"photos/{number}.{ending}", arcname=f"{number}.{ending}")
+    cells = [image((number, 9, 9), f"{number}.png") for number in range(20)]
+    write_parquet(workplace / "hub/train-00000-of-00001.parquet", {"image": images(cells), "text": ["a thing"] * 20})
     shutil.copytree(DOCS / "examples", workplace, dirs_exist_ok=True)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipret import TrainConfig, train
 from clipret.cache import open_writer
-from clipret.evaluation.reproduction import deviations, matching
+from clipret.evaluation.reproduction import deviations, matching, stage
 from clipret.evaluation.reproduction.published import published_models, published_rows
 from tests.conftest import contents, digests_of
 
@@ -27,7 +27,7 @@ def settings(dataset="flickr30k", *, model="ViT-B/32", about=None, **inputs):
     }
 
 
-def write(path, images, texts, *, owners, splits, unusable=(), tokens=5, **made):
+def write(path, images, texts, *, owners, splits, unusable=(), tokens=5, caption_ids=None, **made):
     """A cache whose features are embeddings, but for their lengths."""
     width = images.shape[1]
     made = contents(
@@ -35,7 +35,7 @@ def write(path, images, texts, *, owners, splits, unusable=(), tokens=5, **made)
         image_ids=[str(10 * row) for row in range(len(images))],
         image_splits=np.asarray(splits, dtype=np.uint8),
         captions=[f"caption {row}" for row in range(len(owners))],
-        caption_ids=[str(row) for row in range(len(owners))],
+        caption_ids=caption_ids or [str(row) for row in range(len(owners))],
         caption_images=owners,
         projections={"image/weight": np.eye(width), "text/weight": np.eye(width), "logit_scale": 4.6},
         dtype="float32",
@@ -89,7 +89,7 @@ def off(figures, by):
 
 def publish_rows(monkeypatch, *rows):
     """Make these the published rows."""
-    for module in (matching, deviations):
+    for module in (matching, deviations, stage):
         monkeypatch.setattr(module, "published_rows", lambda: rows)
 
 

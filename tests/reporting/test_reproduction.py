@@ -10,6 +10,8 @@ from clipret.reporting.reproduction import (
 )
 from tests.helpers import drawing
 
+LANGUAGES = ("mean", "de", "ja")
+
 
 def drawn(sheets, *, width=100):
     return [line.rstrip() for line in drawing.drawn(sheets, width=width).splitlines()]
@@ -24,6 +26,7 @@ def row(name="open_clip ViT-B/32 zero-shot, coco-karpathy-5k", **changes):
         "method": "zero-shot",
         "dataset": "coco",
         "protocol": "coco-karpathy-5k",
+        "language": None,
         "digits": 2,
         "figures": [
             figure("i2t", "R@1", 50.1, 50.12),
@@ -58,6 +61,7 @@ def report(*rows, unmatched=(), **changes):
         "protocols": {"coco-karpathy-5k": {"remarks": [], "images_left_out": 0}},
         "rows": list(rows),
         "unmatched": list(unmatched),
+        "elsewhere": {"rows": 0, "models": 0},
         "compared": 2,
         "outside": 1,
     }
@@ -100,11 +104,15 @@ def test_explanations_and_rows_that_were_not_compared_are_told_in_words():
     unmatched = [
         row("own", reason="it is of another prompt", needs="clipret extract --dataset coco"),
         row("gone", reason="cannot be reproduced", needs=None),
-        row("foreign", model="RN50", reason="the cache is of model ViT-B/32", needs="clipret extract --model RN50"),
-        row("strange", model="RN101", reason="the cache is of model ViT-B/32", needs="clipret extract --model RN101"),
+        *(
+            row(f"xtd10 {name}", protocol="xtd10", language=name, reason="no such set", needs=None)
+            for name in LANGUAGES
+        ),
+        row("other words", reason="cannot be reproduced", needs=None),
     ]
     passed = row("fine", passed=True, explanations=[])
-    assert reproduction_summary(report(row(), passed, unmatched=unmatched)).splitlines() == [
+    elsewhere = {"rows": 2000, "models": 20}
+    assert reproduction_summary(report(row(), passed, unmatched=unmatched, elsewhere=elsewhere)).splitlines() == [
         "open_clip ViT-B/32 zero-shot, coco-karpathy-5k: 1 of 2 figures are outside. What may explain it:",
         "  - one reason",
         "  - another",
@@ -112,10 +120,12 @@ def test_explanations_and_rows_that_were_not_compared_are_told_in_words():
         "  own: it is of another prompt",
         "    needs: clipret extract --dataset coco",
         "  gone: cannot be reproduced",
-        "2 more rows of 2 other models; clipret reproduce --list shows them and the cache that each needs.",
+        "  xtd10 mean, and 2 languages: no such set",
+        "  other words: cannot be reproduced",
+        "2,000 more rows of 20 other models; clipret reproduce --list shows them and the cache that each needs.",
     ]
     assert reproduction_summary(report(passed)) == ""
-    (line,) = reproduction_summary(report(passed, unmatched=unmatched[2:3])).splitlines()
+    (line,) = reproduction_summary(report(passed, elsewhere={"rows": 1, "models": 1})).splitlines()
     assert line == ("1 more row of 1 other model; clipret reproduce --list shows them and the cache that each needs.")
 
 
@@ -134,6 +144,8 @@ def test_all_that_was_published_is_listed_within_100_columns():
     assert "…" not in text
     assert max(map(len, lines)) <= 100
     for published in published_rows():
+        if published.language not in (None, "mean"):
+            continue
         for direction in ("i2t", "t2i"):
             recalls = [value for name, value in published.figures[direction].items() if name[:2] == "R@"]
             assert "/".join(f"{value:.{published.source.digits}f}" for value in recalls) in text
@@ -168,6 +180,8 @@ def test_no_figure_is_cut_in_a_narrow_terminal(width):
     text = "\n".join(drawn(published_sheets(listed), width=width))
     assert "…" not in text
     for entry in listed["rows"]:
+        if entry["language"] not in (None, "mean"):
+            continue
         for metrics in entry["figures"].values():
             assert all(f"{value:.{entry['digits']}f}" in text for value in metrics.values())
     text = "\n".join(drawn(reproduction_sheets(report(row(protocol="flickr30k-karpathy-1k"))), width=width))
@@ -176,7 +190,7 @@ def test_no_figure_is_cut_in_a_narrow_terminal(width):
 
 
 def test_a_remark_of_several_groups_stands_once():
-    reference = published_sheets(list_published())[-1]
+    (reference,) = [sheet for sheet in published_sheets(list_published()) if sheet.title == "reference"]
     text = " ".join(drawn([reference]))
     assert (
         "flickr30k at random, cross-entropy, ViT-L/14: t2i R@1 75.96 and mAP_hits@1 75.92 contradict each other, as at "
@@ -186,6 +200,17 @@ def test_a_remark_of_several_groups_stands_once():
     assert "flickr30k at random, zero-shot; flickr30k at random, cross-entropy; flickr30k at random, margin:" in text
 
 
+def test_a_remark_of_some_models_names_them_and_of_most_of_a_group_the_group():
+    (sheet,) = [sheet for sheet in published_sheets(list_published()) if sheet.title == "open_clip"]
+    assert (
+        "open_clip:ViT-B-16/dfn2b: measured under a name whose activation is GELU, where these weights were trained "
+        "with QuickGELU, with which clipret computes them"
+    ) in sheet.notes
+    sheet = published_sheets(list_published())[-1]
+    assert "xtd10 mean, zero-shot: 1,000 images, one caption an image" in sheet.notes
+    assert len(sheet.notes) == 6
+
+
 def test_what_rows_need_is_told_once_a_command():
     assert published_summary(list_published()).splitlines() == [
         "Sources:",
@@ -193,6 +218,8 @@ def test_what_rows_need_is_told_once_a_command():
         "  CLIP paper: https://arxiv.org/abs/2103.00020",
         "  ECCV Caption: https://github.com/naver-ai/eccv-caption",
         "  reference: https://github.com/hxhhxx/Clip_crossmodal_retrieval",
+        "  open_clip multilingual: "
+        "https://github.com/mlfoundations/open_clip/blob/main/docs/openclip_multilingual_retrieval_results.csv",
         "What makes a cache, and a head, for them; MODEL is the row's:",
         "  clipret extract --dataset coco --split karpathy --model MODEL",
         "    for coco-karpathy-5k zero-shot",
@@ -210,6 +237,10 @@ def test_what_rows_need_is_told_once_a_command():
         "    for coco-val2017 cross-entropy",
         "  clipret extract --dataset coco --model MODEL; clipret train --cache data/coco.h5 --reduction mean",
         "    for coco-val2017 margin",
+        "  clipret extract --dataset xm3600 --model MODEL",
+        "    for xm3600 zero-shot",
+        "  clipret extract --dataset xtd10 --model MODEL",
+        "    for xtd10 zero-shot",
     ]
 
 

@@ -16,7 +16,7 @@ from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, he
 
 # Settings that affect neither the head nor its results.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
-# A run, and the WiSE-FT alpha from CLIP's head (0) to the run's (1).
+# A run, and the WiSE-FT alpha from the baseline (0) to the run's (1).
 _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 
 
@@ -43,6 +43,11 @@ class Contender:
     def ranked(self, protocol: str) -> ProtocolRankings:
         """The ranks by the protocol of that name."""
         return next(ranked for ranked in self.rankings.protocols if ranked.protocol["name"] == protocol)
+
+    @property
+    def baseline(self) -> str:
+        """Which of BASELINES was measured beside it."""
+        return next(name for name in self.rankings.protocols[0].heads if name in BASELINES)
 
     @property
     def command(self) -> str:
@@ -150,7 +155,7 @@ def _read(word: str) -> Contender:
 
 def _baseline(word: str, beside: Contender) -> Contender:
     """The baseline that was measured beside a head. Raises UsageError when it is another than the word says."""
-    name = next(iter(beside.rankings.protocols[0].heads))
+    name = beside.baseline
     if name != word:
         why = "its encoders have no projections of their own" if word == ZERO_SHOT else "its encoder has projections"
         raise UsageError(f"{beside.word} has no {word} beside it: {why}; compare it with {name}.")
@@ -190,7 +195,8 @@ def _ranks_of(word: str) -> Path:
     if path.name == runs.HEAD and (path.exists() or path.with_name(runs.RANKS).exists()):
         return path.with_name(runs.RANKS)
     if not path.exists():
-        raise RunError(f"there is no {path}; expected a run's folder, a file that clipret eval wrote, or {ZERO_SHOT}.")
+        words = " or ".join(BASELINES)
+        raise RunError(f"there is no {path}; expected a run's folder, a file that clipret eval wrote, {words}.")
     if path.is_dir():
         return _ranks_in(path)
     if path.name.endswith(runs.RANKS):
@@ -207,7 +213,7 @@ def _ranks_of(word: str) -> Path:
 def _ranks_in(folder: Path) -> Path:
     if not (folder / runs.CONFIG).exists() and not (folder / runs.RANKS).exists():
         inside = next((entry.parent for entry in sorted(folder.glob(f"*/{runs.CONFIG}"))), None)
-        example = f", such as {inside}" if inside else f", a file that eval wrote, or {ZERO_SHOT}"
+        example = f", such as {inside}" if inside else f", a file that eval wrote, {' or '.join(BASELINES)}"
         raise RunError(f"{folder} is not a run: it has no {runs.CONFIG}; expected the folder of a run{example}.")
     if not (folder / runs.RANKS).exists() and not (folder / runs.HEAD).exists():
         raise RunError(

@@ -7,7 +7,6 @@ from itertools import combinations
 from pathlib import Path
 
 from clipret import runs
-from clipret.config.comparison import ZERO_SHOT
 from clipret.errors import UsageError
 from clipret.evaluation.comparison.contenders import Contender
 
@@ -44,7 +43,7 @@ def make_groups(contenders: list[Contender]) -> list[Group]:
     if len(groups) == 1:
         raise UsageError(
             f"{', '.join(contender.word for contender in contenders)} differ only in their seeds; "
-            f"add something to compare them with, such as {ZERO_SHOT}."
+            f"add something to compare them with, such as {contenders[0].baseline}."
         )
     return [Group(label, tuple(members)) for label, members in zip(_labels(groups), groups, strict=True)]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipret.cache import FeatureCache
-from clipret.evaluation.reproduction.matching import Match, Recognised, Run
+from clipret.evaluation.reproduction.matching import Match, Recognised, Run, is_openai
 from clipret.evaluation.reproduction.published import DIRECTIONS, published_rows
 
 # In percentage points. Causes with a smaller effect are not reported.
@@ -79,13 +79,13 @@ def explain(measured: Measured, *, tolerance: float) -> list[str]:
 def _of_the_features(measured: Measured) -> list[str]:
     cache, model = measured.cache, measured.recognised.model
     inputs, reasons = cache.inputs, []
-    if measured.recognised.by != "weights":
+    if measured.recognised.by in ("name", "file"):
         reasons.append(
             f"the weights ({inputs['weights_sha256'][:12]}) are not OpenAI's of {model.name} ({model.sha256[:12]}); "
             f"they were computed with QuickGELU, as OpenAI's are trained, which lowers the figures of weights trained "
             f"with GELU"
         )
-    if inputs["preprocessing"] != f"clip {model.side} px":
+    if is_openai(cache) and inputs["preprocessing"] != f"clip {model.side} px":
         reasons.append(
             f"preprocessing is '{inputs['preprocessing']}' where that of {model.name} is clip's own (bicubic, with "
             f"antialiasing, centre crop) to {model.side} px"
@@ -133,12 +133,15 @@ def _of_the_run(measured: Measured) -> list[str]:
 
 def _of_other_rows(measured: Measured, *, tolerance: float) -> list[str]:
     """Another published row that the results fit, if there is one."""
-    fits = []
+    fits, ours = [], measured.match.row
     for row in published_rows():
+        # Among thousands of rows, one on other captions fits by chance.
+        if (row.dataset, row.language) != (ours.dataset, ours.language):
+            continue
         pairs = [(figure, row.figures[figure.direction].get(figure.metric)) for figure in measured.figures]
         shared = [abs(figure.ours - published) for figure, published in pairs if published is not None]
         # A row with few of the metrics may fit by chance.
-        if row is not measured.match.row and len(shared) == len(pairs) and max(shared) <= tolerance:
+        if row is not ours and len(shared) == len(pairs) and max(shared) <= tolerance:
             fits.append((max(shared), row.name))
     if not fits:
         return []

@@ -1,17 +1,24 @@
 """The published rows that can be measured with a cache and optionally a run."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.cache.image_keys import image_keys
+from clipret.config import PROTOCOLS
 from clipret.errors import DatasetError, UsageError
 from clipret.evaluation.inputs import Source
+from clipret.evaluation.reproduction.languages import caption_languages, in_languages
 from clipret.evaluation.reproduction.published import (
+    MEAN,
     ZERO_SHOT,
     PublishedModel,
     PublishedRow,
+    published_languages,
     published_models,
     published_rows,
 )
@@ -22,9 +29,10 @@ from clipret.protocols.protocol import Protocol, make_protocol
 
 @dataclass(frozen=True)
 class Recognised:
-    """The OpenAI model of a cache.
+    """The published model of a cache.
 
-    by  how it was recognised: weights (their sha256), name (as given to extract) or file (name of the checkpoint)
+    by  how it was recognised: weights (their sha256), name (as given to extract), file (name of the checkpoint), or tag
+        (the name of another library's model, which identifies its weights)
     """
 
     model: PublishedModel
@@ -67,19 +75,27 @@ class Unmatched:
 
 
 def recognise(cache: FeatureCache) -> Recognised | None:
-    """The OpenAI model of a cache, by its weights, else by the name or path given to extract; None if it is another.
+    """The published model of a cache, by its weights, else by the name or path given to extract; None if it has none.
 
     A checkpoint that was saved again has another sha256, but may have its old name.
     """
-    models, name = published_models(), cache.about["model"]
-    by_weights = {model.sha256: model for model in models.values()}
-    by_file = {Path(model.file).stem.lower(): model for model in models.values()}
+    models, name = published_models().values(), cache.about["model"]
+    by_weights = {model.sha256: model for model in models if model.sha256}
     if model := by_weights.get(cache.inputs["weights_sha256"]):
         return Recognised(model, "weights")
-    if name in models:
-        return Recognised(models[name], "name")
+    if not is_openai(cache):
+        by_name = {alias: model for model in models for alias in (model.name, *model.also)}
+        return Recognised(by_name[name], "tag") if name in by_name else None
+    if name in published_models():
+        return Recognised(published_models()[name], "name")
+    by_file = {Path(model.file).stem.lower(): model for model in models if model.file}
     model = by_file.get(Path(name).stem.lower())
     return Recognised(model, "file") if model else None
+
+
+def is_openai(cache: FeatureCache) -> bool:
+    """Whether the encoder of a cache is of the family of OpenAI's."""
+    return cache.inputs.get("backbone", "openai") == "openai"
 
 
 def run_of(source: Source) -> Run | None:
@@ -91,7 +107,7 @@ def run_of(source: Source) -> Run | None:
 
 
 def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -> tuple[list[Match], list[Unmatched]]:
-    """All published rows: those that can be measured, and the others.
+    """The published rows of a model: those that can be measured, and the others.
 
     A zero-shot row needs a cache of its model, prompt and caption cleaning that holds the images of its protocol. A
     fine-tuned row also needs a run with the row's loss and head that was trained on none of those images.
@@ -99,7 +115,8 @@ def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -
     Raises RunError when the run's list of images cannot be read.
     """
     protocols = _Protocols(cache)
-    results = [_match(row, cache, model=model, run=run, protocols=protocols) for row in published_rows()]
+    rows = [row for row in published_rows() if row.model == model.name]
+    results = [_match(row, cache, run=run, protocols=protocols) for row in rows]
     return (
         [result for result in results if isinstance(result, Match)],
         [result for result in results if isinstance(result, Unmatched)],
@@ -112,6 +129,18 @@ class _Protocols:
     def __init__(self, cache: FeatureCache):
         self._cache, self._made = cache, {}
 
+    def of(self, row: PublishedRow) -> Protocol | str:
+        """The protocol of a row, of captions in its language if it has one."""
+        protocol = self[row.protocol]
+        if row.language is None or isinstance(protocol, str):
+            return protocol
+        languages = published_languages(row.dataset) if row.language == MEAN else (row.language,)
+        return in_languages(protocol, languages, of_captions=self._languages, first=row.first)
+
+    @functools.cached_property
+    def _languages(self) -> np.ndarray:
+        return caption_languages(self._cache)
+
     def __getitem__(self, name: str) -> Protocol | str:
         if name not in self._made:
             try:
@@ -123,12 +152,10 @@ class _Protocols:
         return self._made[name]
 
 
-def _match(
-    row: PublishedRow, cache: FeatureCache, *, model: PublishedModel, run: Run | None, protocols: _Protocols
-) -> Match | Unmatched:
-    if reason := _other_cache(row, cache, model=model):
+def _match(row: PublishedRow, cache: FeatureCache, *, run: Run | None, protocols: _Protocols) -> Match | Unmatched:
+    if reason := _other_cache(row, cache):
         return Unmatched(row, reason, row.needs)
-    protocol = protocols[row.protocol]
+    protocol = protocols.of(row)
     if isinstance(protocol, str):
         return Unmatched(row, protocol, row.needs)
     if row.method == ZERO_SHOT:
@@ -143,12 +170,12 @@ def _match(
     return Match(row, protocol, leakage_checked=leakage["checked"])
 
 
-def _other_cache(row: PublishedRow, cache: FeatureCache, *, model: PublishedModel) -> str | None:
+def _other_cache(row: PublishedRow, cache: FeatureCache) -> str | None:
     """Why the settings of the cache do not fit the row; None if they do."""
-    if row.protocol is None:
+    if row.protocol is None or not row.answerable:
         return "; ".join(filter(None, [row.remark, row.contradiction]))
-    if row.model != model.name:
-        return f"the cache is of model {model.name}"
+    if row.protocol not in PROTOCOLS:
+        return f"clipret has no protocol {row.protocol}"
     for setting in ("prompt", "caption_clean"):
         value, wanted = cache.inputs[setting], getattr(row, setting)
         if value != wanted:

@@ -1,29 +1,38 @@
-"""Published retrieval results of CLIP, as data with their sources: published.json."""
+"""Published retrieval results, as data with their sources: published.json and the files beside it."""
 
 import functools
-import importlib.resources
-import json
 from dataclasses import dataclass, field
 
-from clipret.config import ExtractConfig, TrainConfig, to_command
+from clipret.config import PROTOCOLS, ExtractConfig, TrainConfig, to_command
+from clipret.evaluation.reproduction.published_files import read_published
 
 DIRECTIONS = ("i2t", "t2i")
 ZERO_SHOT = "zero-shot"
+# Instead of a language: the mean over all languages of a data set.
+MEAN = "mean"
+_ZERO_SHOT_PROTOCOLS = ("coco-karpathy-5k", "flickr30k-karpathy-1k")
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """One of OpenAI's models.
+    """A model with published results.
 
-    sha256  of the weights' file, as in OpenAI's URLs
+    name    as for --model
+    also    other names that --model takes for the same weights
+    sha256  of the weights' file, as in OpenAI's URLs; None: not one of OpenAI's
     file    name of the weights' file there
     side    height and width, in pixels, of its input images
+    params  millions of parameters; None: not published
+    flops   billions of floating-point operations for an image and a caption
     """
 
     name: str
-    sha256: str
-    file: str
-    side: int
+    also: tuple[str, ...] = ()
+    sha256: str | None = None
+    file: str | None = None
+    side: int | None = None
+    params: float | None = None
+    flops: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,16 @@ class PublishedRow:
 
     method         zero-shot, or the loss of a fine-tuned linear head as its source calls it: margin, cross-entropy
     dataset        name of the data set, as for extract; with `split` if it is not the data set's default
-    protocol       of config.PROTOCOLS; None: on random images that cannot be drawn again
+    protocol       of config.PROTOCOLS, or one that clipret does not have; None: on random images that cannot be drawn
+                   again
+    language       of the captions, for a data set with several, or MEAN; None: the data set has one
+    first          whether only the first caption of an image in the language is used
     prompt, caption_clean  as for extract
     remark         on this row; may be empty
     figures        {"i2t": {metric: percent}, "t2i": {...}}, metrics by their full names. mAP_hits@K divides by the
                    number of matching items found in the top K
     training       for a fine-tuned row: the settings of TrainConfig that its source states
+    answerable     whether it can be compared with features that clipret computes; if not, the remark says why
     """
 
     source: Source
@@ -70,16 +83,25 @@ class PublishedRow:
     caption_clean: str = "none"
     remark: str = ""
     training: dict = field(default_factory=dict)
+    language: str | None = None
+    first: bool = False
+    answerable: bool = True
 
     @property
     def name(self) -> str:
-        """Source, model, method and protocol; unique for every row."""
-        return f"{self.source.label} {self.model} {self.method}, {self.protocol or f'{self.dataset} at random'}"
+        """Source, model, method, protocol and language; unique for every row."""
+        return f"{self.source.label} {self.model} {self.method}, {self.measured_by}"
+
+    @property
+    def measured_by(self) -> str:
+        """The protocol, with the language if there are several."""
+        protocol = self.protocol or f"{self.dataset} at random"
+        return f"{protocol} {self.language}" if self.language else protocol
 
     @property
     def needs(self) -> str | None:
         """The commands that make the cache and train the head; None if the row cannot be measured."""
-        if self.protocol is None:
+        if self.protocol not in PROTOCOLS or not self.answerable:
             return None
         extraction = self.extraction()
         extract = to_command("extract", extraction)
@@ -112,25 +134,55 @@ class PublishedRow:
 
 @functools.cache
 def published_models() -> dict[str, PublishedModel]:
-    """OpenAI's models by name."""
-    return {name: PublishedModel(name=name, **about) for name, about in _content()["models"].items()}
+    """Models by name, OpenAI's first."""
+    models = read_published()["models"].items()
+    return {name: PublishedModel(name=name, **{**about, "also": tuple(about["also"])}) for name, about in models}
 
 
 @functools.cache
 def published_rows() -> tuple[PublishedRow, ...]:
-    """All rows, source by source."""
-    content = _content()
+    """All rows, source by source, and of a source those of one protocol and method together."""
+    content = read_published()
     sources = {name: Source(**about) for name, about in content["sources"].items()}
-    return tuple(
-        PublishedRow(
+    places = {name: place for place, name in enumerate(sources)}
+    groups: dict[tuple, list[PublishedRow]] = {}
+    for entry in sorted(content["rows"], key=lambda entry: places[entry["source"]]):
+        row = PublishedRow(
             **{name: value for name, value in entry.items() if name not in {"source", "remark", *DIRECTIONS}},
             source=sources[entry["source"]],
             remark=content["remarks"][entry["remark"]] if "remark" in entry else "",
             figures={direction: entry[direction] for direction in DIRECTIONS},
             training=content["trainings"].get(entry.get("method"), {}),
         )
-        for entry in content["rows"]
-    )
+        groups.setdefault((entry["source"], row.dataset, row.protocol, row.method), []).append(row)
+    return tuple(row for rows in groups.values() for row in rows)
+
+
+@functools.cache
+def published_languages(dataset: str) -> tuple[str, ...]:
+    """The languages of a data set that have published results, in alphabetical order."""
+    languages = {row.language for row in published_rows() if row.dataset == dataset} - {None, MEAN}
+    return tuple(sorted(languages))
+
+
+def zero_shot_figures() -> dict[str, dict]:
+    """The published zero-shot results of every model, by every name that --model takes for it.
+
+    Returns name -> params and flops (as PublishedModel has them), figures (protocol -> direction -> metric -> percent,
+    of raw captions on COCO and Flickr30k) and remark (on them; may be empty).
+    """
+    figures: dict[str, dict] = {name: {} for name in published_models()}
+    remarks: dict[str, str] = {}
+    for row in published_rows():
+        raw = row.method == ZERO_SHOT and row.prompt == "{}" and row.answerable
+        if raw and row.protocol in _ZERO_SHOT_PROTOCOLS:
+            figures[row.model].setdefault(row.protocol, row.figures)
+            remarks.setdefault(row.model, row.remark)
+    return {
+        alias: {"params": model.params, "flops": model.flops, "figures": figures[name], "remark": remarks.get(name, "")}
+        for name, model in published_models().items()
+        for alias in (name, *model.also)
+    }
 
 
 def describe_row(row: PublishedRow) -> dict:
@@ -144,6 +196,7 @@ def describe_row(row: PublishedRow) -> dict:
         "method": row.method,
         "dataset": row.dataset,
         "protocol": row.protocol,
+        "language": row.language,
         "prompt": row.prompt,
         "caption_clean": row.caption_clean,
         "remark": row.remark,
@@ -159,8 +212,3 @@ def list_published() -> dict:
     rows = published_rows()
     remarks = {row.source.label: row.source.remark for row in rows if row.source.remark}
     return {"rows": [describe_row(row) for row in rows], "remarks": remarks}
-
-
-def _content() -> dict:
-    file = importlib.resources.files("clipret.evaluation.reproduction") / "published.json"
-    return json.loads(file.read_text(encoding="utf-8"))

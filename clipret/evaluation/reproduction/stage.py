@@ -7,7 +7,13 @@ from clipret.errors import UsageError
 from clipret.evaluation.inputs import Inputs, open_inputs
 from clipret.evaluation.reproduction.deviations import Figure, Measured, explain
 from clipret.evaluation.reproduction.matching import Match, Recognised, Unmatched, match_rows, recognise, run_of
-from clipret.evaluation.reproduction.published import DIRECTIONS, ZERO_SHOT, describe_row, published_models
+from clipret.evaluation.reproduction.published import (
+    DIRECTIONS,
+    ZERO_SHOT,
+    describe_row,
+    published_models,
+    published_rows,
+)
 from clipret.metrics import cut_of, family_of, scale_of
 from clipret.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.gallery import rank_folds
@@ -22,21 +28,23 @@ _ROUNDING = 1e-9
 def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Measure every published row that the cache supports, and compare the results.
 
-    Zero-shot rows are measured with CLIP's own projections, fine-tuned ones with the run's head. Each protocol is
-    ranked once. A result passes if it is within config.tolerance percentage points of the published one.
+    Zero-shot rows are measured with the encoder's own projections, fine-tuned ones with the run's head. Each protocol
+    is ranked once. A result passes if it is within config.tolerance percentage points of the published one.
 
     on_progress  called after each protocol, with phase "protocols"
 
     Returns
 
-        cache      path, fingerprint, model (as given to extract), recognised (OpenAI's name of it), recognised_by
-                   (weights, name or file), dataset, prompt, caption_clean
+        cache      path, fingerprint, model (as given to extract), recognised (the name that its rows have),
+                   recognised_by (weights, name, file or tag), dataset, prompt, caption_clean
         run        the run's folder, or None
         tolerance  in percentage points
         protocols  name -> protocol as in metrics.json
         rows       the compared rows: as returned by published.describe_row, with figures [{direction, metric, ours,
                    published, difference, within}] in percent, passed, and explanations of results outside
-        unmatched  the other rows: as returned by describe_row, with reason and needs (the commands for measuring it)
+        unmatched  the other rows of the model: as returned by describe_row, with reason and needs (the commands for
+                   measuring it)
+        elsewhere  number of rows and models: those of other models
         compared, outside  number of results, and of those that did not pass
         passed     whether all passed
 
@@ -65,9 +73,10 @@ def reproduce(config: ReproduceConfig, *, on_progress: ProgressCallback = silent
         "cache": _about(cache, recognised),
         "run": str(run.folder) if run else None,
         "tolerance": config.tolerance,
-        "protocols": {match.row.protocol: match.protocol.describe() for match in matches},
+        "protocols": {match.row.measured_by: match.protocol.describe() for match in matches},
         "rows": rows,
         "unmatched": [{**describe_row(other.row), "reason": other.reason, "needs": other.needs} for other in others],
+        "elsewhere": _elsewhere(recognised),
         "compared": sum(len(row["figures"]) for row in rows),
         "outside": sum(not figure["within"] for row in rows for figure in row["figures"]),
         "passed": all(row["passed"] for row in rows),
@@ -82,10 +91,16 @@ def _require_model(cache: FeatureCache) -> Recognised:
     recognised = recognise(cache)
     if recognised is None:
         raise UsageError(
-            f"no published figure is of {cache.path}: its model '{cache.about['model']}' is none of "
-            f"{', '.join(published_models())}; clipret reproduce --list shows all rows and the cache that each needs."
+            f"no published figure is of {cache.path}: its model '{cache.about['model']}' is none of the "
+            f"{len(published_models())} that have some, which clipret models shows; clipret reproduce --list shows all "
+            f"rows and the cache that each needs."
         )
     return recognised
+
+
+def _elsewhere(recognised: Recognised) -> dict[str, int]:
+    others = [row.model for row in published_rows() if row.model != recognised.model.name]
+    return {"rows": len(others), "models": len(set(others))}
 
 
 def _about(cache: FeatureCache, recognised: Recognised) -> dict:
@@ -104,7 +119,7 @@ def _no_row(cache: FeatureCache, recognised: Recognised, others: list[Unmatched]
     wanted = dict.fromkeys(
         f"{other.row.protocol}" + (f" with prompt '{other.row.prompt}'" if other.row.prompt != "{}" else "")
         for other in others
-        if other.row.model == model and other.row.method == ZERO_SHOT and other.row.protocol
+        if other.needs and other.row.method == ZERO_SHOT
     )
     return (
         f"no published figure of {model} matches {cache.path}: data set '{inputs['dataset']}', prompt "
@@ -117,16 +132,18 @@ def _measure(
     inputs: Inputs, matches: list[Match], *, config: ReproduceConfig, on_progress: ProgressCallback
 ) -> list[tuple[Figure, ...]]:
     """The results of every match, in order. Each protocol ranks only the heads that its rows need."""
-    measured, names = {}, dict.fromkeys(match.row.protocol for match in matches)
+    measured, names = {}, dict.fromkeys(match.row.measured_by for match in matches)
     for done, name in enumerate(names, start=1):
-        matched = [match for match in matches if match.row.protocol == name]
+        matched = [match for match in matches if match.row.measured_by == name]
         heads = {match.head: inputs.heads[match.head] for match in matched}
         folds = matched[0].protocol.folds
         ranks = rank_folds(inputs.cache, folds, heads=heads, device=inputs.device, block=config.block)
         for head, directions in ranks.items():
             measured[name, head] = _summarise(directions, matches=matched)
         on_progress(Progress("protocols", done, len(names)))
-    return [_figures(match, measured[match.row.protocol, match.head], tolerance=config.tolerance) for match in matches]
+    return [
+        _figures(match, measured[match.row.measured_by, match.head], tolerance=config.tolerance) for match in matches
+    ]
 
 
 def _summarise(ranks: dict[str, tuple[Ranks, ...]], *, matches: list[Match]) -> dict[str, dict[str, float]]:

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from clipret import EvalConfig, FeatureCache, TrainConfig, VerifyConfig, evaluate, train, verify, write_cache
+from clipret import (
+    EvalConfig,
+    FeatureCache,
+    MergeConfig,
+    TrainConfig,
+    VerifyConfig,
+    evaluate,
+    merge,
+    train,
+    verify,
+    write_cache,
+)
 from clipret.cache.importing import sources, spools
 from clipret.errors import CacheMismatchError, ClipretError, DatasetError, UsageError
 from tests.helpers.caches import Disk, Killed, arrays
@@ -152,6 +163,20 @@ def test_equal_captions_have_equal_digests(tmp_path):
     write_cache(tmp_path / "a.h5", **made(captions=captions))
     digests = FeatureCache(tmp_path / "a.h5").text_digests(np.arange(4))
     assert digests[0] == digests[1] != digests[2] == digests[3]
+
+
+def test_imports_with_ids_of_their_own_are_merged(tmp_path):
+    paths = [tmp_path / name for name in ("a.h5", "b.h5")]
+    for path in paths:
+        counts = {"image_ids": IMAGES, "caption_ids": TEXTS}
+        names = {name: [f"{path.stem}{row}" for row in range(count)] for name, count in counts.items()}
+        write_cache(path, **made(), **names, dataset="x")
+    merge(MergeConfig(paths, out=tmp_path / "both.h5"))
+    cache = FeatureCache(tmp_path / "both.h5")
+    assert (len(cache.image_ids), cache.image_ids[IMAGES], cache.caption_ids[TEXTS + 3]) == (2 * IMAGES, "b0", "b3")
+    assert cache.captions[TEXTS + 3] == "caption ü3"
+    assert cache.caption_images[TEXTS] == IMAGES
+    assert verify(VerifyConfig(tmp_path / "both.h5"))["sound"]
 
 
 @pytest.mark.parametrize(

@@ -131,21 +131,24 @@ def test_settings_that_an_older_run_did_not_know_are_their_defaults():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("runs/b", "there is no runs/b; expected a run's folder, a file that clipret eval wrote, or zero-shot."),
+        (
+            "runs/b",
+            "there is no runs/b; expected a run's folder, a file that clipret eval wrote, zero-shot or closed-form.",
+        ),
         (
             "runs",
             "runs is not a run: it has no config.json; expected the folder of a run, such as runs/a.",
         ),
         (
             "empty",
-            "empty is not a run: it has no config.json; expected the folder of a run, a file that eval wrote, or "
-            "zero-shot.",
+            "empty is not a run: it has no config.json; expected the folder of a run, a file that eval wrote, "
+            "zero-shot or closed-form.",
         ),
         (
             "runs/a@0.7",
             "runs/a was not measured as wise-ft 0.7; measure it with: clipret eval --head runs/a --wise-ft 0.7",
         ),
-        ("runs/a@0.5.5", "there is no runs/a@0.5.5; expected a run's folder, a file that clipret eval wrote, or "),
+        ("runs/a@0.5.5", "there is no runs/a@0.5.5; expected a run's folder, a file that clipret eval wrote, "),
         ("new", "new was not measured; measure it with: clipret eval --head new"),
         (
             "swept",

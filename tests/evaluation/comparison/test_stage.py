@@ -277,8 +277,14 @@ def test_progress_of_flips_is_reported():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"runs": ()}, "nothing was given; name two runs or more to compare, or a run and zero-shot."),
-        ({"runs": ("a",)}, "only `a` was given; name two runs or more to compare, or a run and zero-shot."),
+        (
+            {"runs": ()},
+            "nothing was given; name two runs or more to compare, or a run and one of zero-shot, closed-form.",
+        ),
+        (
+            {"runs": ("a",)},
+            "only `a` was given; name two runs or more to compare, or a run and one of zero-shot, closed-form.",
+        ),
         ({"k": ()}, "--k is nothing; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
         ({"k": (0, 1)}, "--k is 0,1; expected whole numbers from 1 to 1,000,000,000, such as 1,5,10."),
         ({"metrics": ()}, "--metrics is nothing; expected names, such as R@1,R@10,rsum."),

@@ -53,7 +53,7 @@ def test_signs_spread_and_another_row_are_hints(flickr, publish):
     assert explanations(flickr, [row, twin], publish) == [
         "all figures are within 0.25 points of another row, open_clip ViT-B/16 zero-shot, flickr30k-karpathy-1k: check "
         "model, split and head",
-        "CLIP_benchmark's own table of the same models differs from these by up to 0.4 points",
+        "CLIP_benchmark's own table of OpenAI's models differs from these by up to 0.4 points",
         "all 6 figures are lower, as with weights, activation, preprocessing or decoding other than CLIP's",
     ]
     above = {(direction, name): 2.5 for direction in MEASURED for name in MEASURED[direction]}

@@ -1,0 +1,126 @@
+"""timm's image encoders, without their classifiers: timm/NAME, timm/ORG/NAME of the hub, timm/FOLDER."""
+
+import difflib
+import functools
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.transforms import Compose
+
+from clipret.backbones.hub import weight_files
+from clipret.backbones.library import ImageSide, measure_width
+from clipret.backbones.unimodal import Half, calm, find_folder, numbers, require_weights, rgb
+from clipret.errors import BackboneError
+
+_CONFIG = "config.json"
+
+
+def load_image(name: str, *, download_root: Path | None) -> Half:
+    """The image half by what follows timm/. Raises BackboneError."""
+    model, files, revision = _load(name, download_root=download_root)
+    with calm("timm", name):
+        from timm.data import create_transform, resolve_model_data_config
+
+        config = resolve_model_data_config(model)
+        steps = create_transform(**config, is_training=False).transforms
+    size = config["input_size"]
+    if size[0] != 3 or size[1] != size[2]:
+        raise BackboneError(
+            f"timm's {name} takes images of {'x'.join(map(str, size))}; expected 3 channels and a square."
+        )
+    before = [kind for kind, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor")]
+    encode = functools.partial(_pooled, model=model, name=name)
+    side = ImageSide(
+        model=model,
+        encode=encode,
+        reference=functools.partial(_headless, model=model),
+        slot=None,
+        width=measure_width(encode, torch.zeros(2, *size)),
+        crop=Compose([rgb, *steps[: before[0]]]),
+        side=size[1],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    architecture = (model.pretrained_cfg or {}).get("architecture") or type(model).__name__
+    details = {
+        "image_encoder": f"timm {architecture}",
+        "image_pooling": getattr(model, "global_pool", None) or "the model's own",
+        **({"image_revision": revision} if revision else {}),
+    }
+    return Half(side, f"timm {version('timm')}", files, details, _described(config))
+
+
+def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Path], str]:
+    """The model without its classifier, the file of its weights, and the revision."""
+    architecture, filename = name, None
+    path = Path(name).expanduser()
+    if path.is_dir() or "/" in name:
+        folder, revision = find_folder(name, repository=name, option="pair:timm/FOLDER+TEXT", cache=download_root)
+        if not (folder / _CONFIG).is_file():
+            raise BackboneError(
+                f"{folder} has no {_CONFIG}; expected a folder as timm saves it for the hub, with {_CONFIG} and "
+                f"model.safetensors."
+            )
+        architecture = f"local-dir:{folder}"
+    else:
+        repository, filename = _published(name)
+        folder, revision = find_folder(
+            repository, repository=repository, option="pair:timm/FOLDER+TEXT", cache=download_root
+        )
+    files = require_weights(folder, expected=f"model.safetensors beside {_CONFIG}")
+    if filename:
+        files = weight_files(folder, preferred=(filename,))
+    with calm("timm", name):
+        import timm
+        from timm.models import load_state_dict
+
+        state = load_state_dict(str(files[0]), weights_only=True)
+        # With its classifier, as then every parameter has to be in the file.
+        overlay = {"source": "", "state_dict": state}
+        model = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay)
+        model.reset_classifier(0)
+    return model.eval(), files[:1], revision
+
+
+def _published(name: str) -> tuple[str, str | None]:
+    """The repository of one of timm's own names, and the file of its weights there, None for the usual one."""
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise BackboneError(
+            f"timm has no model '{name}', and there is no such folder{hint}. Expected timm/NAME, timm/ORG/NAME of the "
+            f"hub, or timm/FOLDER."
+        )
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        # There is no such tag of the model.
+        config = None
+    if config is None or not config.hf_hub_id:
+        tags = [tagged for tagged in timm.list_pretrained() if tagged.partition(".")[0] == name.partition(".")[0]]
+        offered = f"expected one of {', '.join(tags)}" if tags else "give a folder with weights, timm/FOLDER"
+        raise BackboneError(f"timm has no weights of {name} on the hub; {offered}.")
+    return config.hf_hub_id, config.hf_hub_filename
+
+
+def _pooled(pixels: torch.Tensor, *, model: nn.Module, name: str) -> torch.Tensor:
+    features = model(pixels)
+    if not isinstance(features, torch.Tensor) or features.dim() != 2:
+        raise BackboneError(f"timm's {name} has no pooled feature, (B, D), without its classifier; take another model.")
+    return features
+
+
+def _headless(pixels: torch.Tensor, *, model: nn.Module) -> torch.Tensor:
+    """What goes into a classifier, in timm's other words for it."""
+    return model.forward_head(model.forward_features(pixels), pre_logits=True)
+
+
+def _described(config: dict) -> str:
+    return (
+        f"{config['input_size'][1]} px, timm {config['crop_mode']} {config['crop_pct']:.4g}, "
+        f"{config['interpolation']}, mean {numbers(config['mean'])}, std {numbers(config['std'])}"
+    )
