@@ -179,7 +179,7 @@ def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[
         projections=first.projections,
         widths={side: first.width(side) for side in SIDES},
         dtype=first.dtype.name,
-        inputs={name: value for name, value in first.inputs.items() if name not in _OWN_INPUTS} | own,
+        inputs={name: value for name, value in (first.inputs | own).items() if name != "columns_sha256"},
         about=_about(config, caches, remarks=remarks),
         notes=first.notes,
     )
