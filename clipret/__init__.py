@@ -18,6 +18,8 @@ _WHERE = {
     "ExtractConfig": "config",
     "FailuresConfig": "config",
     "FeatureCache": "cache",
+    "FeaturesConfig": "config",
+    "ImportConfig": "config",
     "MergeConfig": "config",
     "ReproduceConfig": "config",
     "SweepConfig": "config",
@@ -29,12 +31,14 @@ _WHERE = {
     "evaluate": "evaluation.stage",
     "extract": "extraction",
     "find_failures": "evaluation.failures",
+    "import_features": "cache.importing.stage",
     "merge": "cache.merging",
     "reproduce": "evaluation.reproduction.stage",
     "resume": "training",
     "sweep": "sweeps",
     "train": "training",
     "verify": "extraction.verification",
+    "write_cache": "cache.importing.writing",
 }
 
 __all__ = sorted(_WHERE)

@@ -19,6 +19,7 @@ MOST_NAMES = 24
 
 # Where the functions of the stages are, each from a config to the path or the dict that it made.
 STAGES = (
+    "cache/importing/*",
     "cache/merging.py",
     "datasets/downloads/stage.py",
     "evaluation/comparison/*",
@@ -233,6 +234,8 @@ def test_the_public_names_are_these():
         "ExtractConfig",
         "FailuresConfig",
         "FeatureCache",
+        "FeaturesConfig",
+        "ImportConfig",
         "MergeConfig",
         "ReproduceConfig",
         "SweepConfig",
@@ -244,11 +247,13 @@ def test_the_public_names_are_these():
         "evaluate",
         "extract",
         "find_failures",
+        "import_features",
         "merge",
         "reproduce",
         "resume",
         "sweep",
         "train",
         "verify",
+        "write_cache",
     ]
     assert all(callable(getattr(clipret, name)) for name in clipret.__all__)

@@ -46,7 +46,7 @@ class Annotations:
         """sha256 over the ids, files, splits, captions and their order: everything a reader decides."""
         digest = hashlib.sha256()
         for column in self.columns.values():
-            values = column.tolist() if isinstance(column, np.ndarray) else column
+            values = column.tolist() if isinstance(column, np.ndarray) else list(column)
             digest.update(json.dumps(values, ensure_ascii=False).encode(errors="surrogatepass"))
         return digest.hexdigest()
 

@@ -4,7 +4,6 @@ Every row has one of its own, so a fault is found with its row, a row may move t
 row whose writer was killed before it could be called done is known to be whole.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,6 +19,8 @@ from clipret.errors import CacheError
 LARGEST, SMALLEST = 1e15, 1e-15
 _SHOWN = 5
 _ROWS_AT_ONCE = 512
+# So many rows at once are worth the compiled loop.
+_COMPILED_FROM = 2048
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Rows:
     """n rows of one side, as they are stored.
 
     features   (n, D) float16 or float32
-    notes      name -> (n, ...), what stands beside the features. Of images problem (n,), the reason why there is none,
-               bytes; sha256 (n, 2, 32) uint8, of the file, twice; single_colour (n, 2) uint8. Of captions tokens (n, 2)
-               int16, before truncation, twice
+    notes      name -> (n, ...), what stands beside the features where the cache has it. Of images problem (n,), the
+               reason why there is none, bytes; sha256 (n, 2, 32) uint8, of the file, twice; single_colour (n, 2) uint8.
+               Of captions tokens (n, 2) int16, before truncation, twice
     states     (n,) uint8
     checksums  (n,) uint32, 0 where none was written
     """
@@ -55,27 +56,34 @@ def row_checksums(features: np.ndarray, notes: dict[str, np.ndarray]) -> np.ndar
     Little-endian, whatever the machine's order. Never 0, which stands for a row that was not written: a crc32 of 0 is
     kept as 1.
     """
-    data = np.ascontiguousarray(features, dtype=features.dtype.newbyteorder("<"))
-    view, width = memoryview(data.reshape(-1).view(np.uint8)), data.itemsize * data[:1].size
-    tails = enumerate(_beside(notes, count=len(data)))
-    sums = [crc32(tail, crc32(view[row * width : (row + 1) * width])) or 1 for row, tail in tails]
-    return np.array(sums, dtype=np.uint32)
+    sums = _crc32(_bytes_of(features), np.zeros(len(features), dtype=np.uint32))
+    for values in notes.values():
+        if values.dtype.kind == "S":
+            # Few images have a reason.
+            for row in np.flatnonzero(values != b"").tolist():
+                sums[row] = crc32(values[row], int(sums[row]))
+    beside = [_bytes_of(values) for values in notes.values() if values.dtype.kind != "S"]
+    if beside:
+        sums = _crc32(beside[0] if len(beside) == 1 else np.concatenate(beside, axis=1), sums)
+    return np.where(sums == 0, np.uint32(1), sums)
 
 
-def _beside(notes: dict[str, np.ndarray], *, count: int) -> Iterator[bytes]:
-    """Of each of `count` rows its notes: texts first, then all of a fixed length."""
-    texts = [values.tolist() for values in notes.values() if values.dtype.kind == "S"]
-    numbers = [
-        np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-        .reshape(count, prod(values.shape[1:]))
-        .view(np.uint8)
-        for values in notes.values()
-        if values.dtype.kind != "S"
-    ]
-    fixed = np.concatenate(numbers, axis=1)
-    view, width = fixed.tobytes(), fixed.shape[1]
-    rows = (view[row * width : (row + 1) * width] for row in range(count))
-    return map(b"".join, zip(*texts, rows, strict=True)) if texts else rows
+def _bytes_of(values: np.ndarray) -> np.ndarray:
+    """values (n, ...) as (n, width) uint8, little-endian."""
+    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return little.reshape(len(values), prod(values.shape[1:])).view(np.uint8)
+
+
+def _crc32(data: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """(n,) uint32: crc32 of each row of data (n, width) uint8, going on from `before` (n,)."""
+    if len(data) >= _COMPILED_FROM:
+        # Takes a while to load.
+        from clipret.cache.row_sums import crc32_rows
+
+        return crc32_rows(data, before)
+    view, width = memoryview(data.reshape(-1)), data.shape[1]
+    rows = enumerate(before.tolist())
+    return np.array([crc32(view[row * width : (row + 1) * width], start) for row, start in rows], dtype=np.uint32)
 
 
 def unfit(features: np.ndarray) -> np.ndarray:

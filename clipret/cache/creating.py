@@ -2,23 +2,26 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from clipret.cache.access import new_file, require_room
-from clipret.cache.layout import DIGEST_BYTES, FORMAT, PROBLEM_BYTES, SIDES, CacheContents
+from clipret.cache.layout import DIGEST_BYTES, FORMAT, PACKED, PROBLEM_BYTES, SIDES, TEXT_COLUMNS, CacheContents
 from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import write_at
 from clipret.cache.schema import SHARD_FORMAT
 from clipret.cache.seal import BLOCK, Extent, write_seal
+from clipret.cache.texts import ImpliedTexts, PackedTexts
 
 # What HDF5 adds to a string: its reference, its header in the heap and the padding to eight bytes; and to an array.
 _STRING_BYTES, _ARRAY_BYTES = 40, 1024
 _FILE_BYTES = 16384 + BLOCK
 _CHUNK = 4096
+_VALUES_AT_ONCE = 1 << 22
 # Shape and type of what stands beside a row's feature.
 _NOTES = {
     "image": {
@@ -50,12 +53,13 @@ def write_structure(
 
     Returns where the raw arrays are. Raises OSError when it cannot be written.
     """
+    later: list[tuple[int, Any]] = []
     with _PatientFile(path) as sink, h5py.File(sink, "w", libver="earliest", userblock_size=BLOCK) as file:
         if part is None:
-            _write_columns(file, contents)
+            _write_columns(file, contents, later=later)
         for name, (shape, dtype) in raw_arrays(contents, part=part).items():
             if shards is None or not name.endswith("/features"):
-                _preallocate(file, name, shape=shape, dtype=dtype)
+                _preallocate(file, name, shape=shape, dtype=dtype, filled=not contents.imported)
         if shards is not None:
             for side in SIDES:
                 _refer(file, f"{side}/features", contents=contents, shards=shards)
@@ -65,6 +69,8 @@ def write_structure(
         file.attrs["about"] = json.dumps(contents.about, ensure_ascii=False)
         if part is not None:
             file.attrs["rows"] = json.dumps({side: [part.rows[side].start, part.rows[side].stop] for side in SIDES})
+    for offset, values in later:
+        values.copy_to(path, offset=offset)
     return write_seal(path, command=contents.about.get("command"))
 
 
@@ -111,11 +117,18 @@ def needed_bytes(contents: CacheContents, *, part: Part | None = None, features:
         if features or not name.endswith("/features")
     )
     if part is None:
-        for column in (contents.image_ids, contents.image_files, contents.caption_ids, contents.captions):
-            total += _ARRAY_BYTES + sum(_STRING_BYTES + len(text.encode()) for text in column)
+        total += sum(_text_bytes(getattr(contents, name)) for name in TEXT_COLUMNS)
         total += len(contents.image_ids) + 8 * len(contents.captions)
         total += sum(_ARRAY_BYTES + 4 * np.size(values) for values in contents.projections.values())
     return total + 4 * len(json.dumps([contents.inputs, contents.about]))
+
+
+def _text_bytes(texts: Sequence[str]) -> int:
+    if isinstance(texts, ImpliedTexts):
+        return 0
+    if isinstance(texts, PackedTexts):
+        return 2 * _ARRAY_BYTES + len(texts.data) + 8 * len(texts.ends)
+    return _ARRAY_BYTES + sum(_STRING_BYTES + len(text.encode()) for text in texts)
 
 
 def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -125,36 +138,52 @@ def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str
     for side, count in counts.items():
         arrays[f"{side}/features"] = (count, contents.width(side)), contents.dtype
         arrays[f"{side}/state"] = (count,), "uint8"
-        for name, (shape, kind) in _NOTES[side].items():
+        for name in contents.notes[side]:
+            shape, kind = _NOTES[side][name]
             arrays[f"{side}/{name}"] = (count, *shape), kind
         arrays[f"{side}/checksum"] = (count,), "uint32"
         arrays[f"{side}/micro_batch"] = (2,), "int32"
     return arrays
 
 
-def _write_columns(file: h5py.File, contents: CacheContents) -> None:
-    for name, texts in (
-        ("image/id", contents.image_ids),
-        ("image/file", contents.image_files),
-        ("text/id", contents.caption_ids),
-        ("text/caption", contents.captions),
-    ):
-        column = file.create_dataset(name, shape=(len(texts),), dtype=h5py.string_dtype())
-        # In pieces: h5py makes copies of its input.
-        for start in range(0, len(texts), _CHUNK):
-            column[start : start + _CHUNK] = texts[start : start + _CHUNK]
+def _write_columns(file: h5py.File, contents: CacheContents, *, later: list[tuple[int, Any]]) -> None:
+    """later  gets byte of the file and array of those that the system copies from another file, which is faster"""
+    for attribute, name in TEXT_COLUMNS.items():
+        texts = getattr(contents, attribute)
+        if isinstance(texts, PackedTexts):
+            for ending, values in zip(PACKED, (texts.data, texts.ends), strict=True):
+                _preallocate(file, f"{name}{ending}", shape=values.shape, dtype=values.dtype, filled=False)
+                if len(values) and hasattr(values, "copy_to"):
+                    later.append((file[f"{name}{ending}"].id.get_offset(), values))
+                else:
+                    _copy(file[f"{name}{ending}"], values)
+        elif not isinstance(texts, ImpliedTexts):
+            column = file.create_dataset(name, shape=(len(texts),), dtype=h5py.string_dtype())
+            # In pieces: h5py makes copies of its input.
+            for start in range(0, len(texts), _CHUNK):
+                column[start : start + _CHUNK] = texts[start : start + _CHUNK]
     file.create_dataset("image/split", data=contents.image_splits, dtype=np.uint8)
     file.create_dataset("text/image", data=contents.caption_images, dtype=np.int64)
     for name, values in contents.projections.items():
         file.create_dataset(f"projection/{name}", data=np.asarray(values, dtype=np.float32))
 
 
-def _preallocate(file: h5py.File, name: str, *, shape: tuple, dtype) -> None:
-    """An all-zero contiguous array whose place in the file is fixed now: HDF5's default waits for the first write."""
+def _copy(dataset: h5py.Dataset, values: np.ndarray) -> None:
+    """Fill a data set with values that may not fit in memory."""
+    for start in range(0, len(values), _VALUES_AT_ONCE):
+        dataset[start : start + _VALUES_AT_ONCE] = values[start : start + _VALUES_AT_ONCE]
+
+
+def _preallocate(file: h5py.File, name: str, *, shape: tuple, dtype, filled: bool) -> None:
+    """An all-zero contiguous array whose place in the file is fixed now: HDF5's default waits for the first write.
+
+    filled  write the zeros, which takes as long as writing the values; else they are what a file has where nothing was
+            written yet
+    """
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_ALLOC if filled else h5py.h5d.FILL_TIME_NEVER)
     group = file.require_group(name.rpartition("/")[0])
     kind = h5py.h5t.py_create(np.dtype(dtype))
     h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(shape), creation)

@@ -33,9 +33,12 @@ def inspect_cache(path: Path | str) -> dict:
     Raises CacheError or CacheFormatError.
     """
     cache = FeatureCache(path, allow_incomplete=True)
-    tokens = cache.tokens[cache.text_states == DONE]
+    # Of imported features they were not counted.
+    tokens = cache.tokens[cache.text_states == DONE] if cache.notes["text"] else cache.tokens[:0]
     context_length = cache.about["context_length"]
-    per_image = np.bincount(cache.caption_images, minlength=len(cache.image_states))
+    images = len(cache.image_states)
+    # Captions that were imported without images are of none.
+    per_image = np.bincount(cache.caption_images if images else (), minlength=images)
     return {
         "path": str(cache.path),
         "format": FORMAT,
@@ -66,8 +69,8 @@ def inspect_cache(path: Path | str) -> dict:
         },
         "micro_batch": cache.micro_batch,
         "decoding": cache.about.get("decoding"),
-        "per_image": _spread(per_image, np.mean),
-        "splits": count_splits(cache.image_splits, cache.caption_images),
+        "per_image": _spread(per_image, np.mean) if len(per_image) else None,
+        "splits": count_splits(cache.image_splits, cache.caption_images) if len(per_image) else {},
         "problems": {str(row): {"file": cache.image_files[row], "reason": why} for row, why in cache.problems.items()},
         "single_colour": count_single_colour(cache),
         "cross_split_copies": split_copies(cache),

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,7 +20,18 @@ PROBLEM_BYTES = 160
 # What stands beside the features of a side: why an image has none, the sha256 of its file, whether the encoder sees one
 # colour only; how many tokens a caption has. Numbers that are looked at without the features, by whose checksum they
 # are covered too, are there twice: damage to one is seen.
-NOTES = {"image": ("problem", "sha256", "single_colour"), "text": ("tokens",)}
+# Imported features come without.
+NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"image": ("problem", "sha256", "single_colour"), "text": ("tokens",)}
+)
+NO_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType({"image": (), "text": ()})
+# Texts of an imported cache may be implied, or lie packed in two arrays of these endings instead of HDF5's strings.
+TEXT_COLUMNS = MappingProxyType(
+    {"image_ids": "image/id", "image_files": "image/file", "caption_ids": "text/id", "captions": "text/caption"}
+)
+PACKED = ("_bytes", "_ends")
+# The input that says what imported features are; others have none.
+IMPORTED = "imported"
 DIGEST_BYTES = 32
 # Arrays of fixed size, the only ones that change once the structure is written. All but the last have an entry a row.
 RAW = tuple(
@@ -37,6 +49,9 @@ class CacheContents(Annotations):
     dtype        float16 or float32, of the features
     inputs       JSON-ready values that decide the features' values; the fingerprint is made of them
     about        JSON-ready values to keep beside them
+    notes        image, text -> what stands beside the features of that side, of NOTES
+
+    The texts of imported features may be ImpliedTexts or PackedTexts.
     """
 
     projections: dict[str, np.ndarray]
@@ -44,6 +59,7 @@ class CacheContents(Annotations):
     inputs: dict
     about: dict
     widths: dict[str, int] | None = None
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NOTES)
 
     def width(self, side: str) -> int:
         """D of the features of a side."""
@@ -55,6 +71,11 @@ class CacheContents(Annotations):
         return {"image": len(self.image_ids), "text": len(self.captions)}
 
     @property
+    def imported(self) -> bool:
+        """Whether the features were ready-made."""
+        return IMPORTED in self.inputs
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over the format and the inputs."""
         return fingerprint_of(self.inputs)
@@ -64,6 +85,14 @@ def fingerprint_of(inputs: dict) -> str:
     """sha256 over the format and the inputs."""
     canonical = json.dumps({"format": FORMAT, **inputs}, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
+
+
+def imported_fingerprint(inputs: dict, checksums: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the format, the inputs and every row's checksum: nothing but the rows decides imported features."""
+    digest = hashlib.sha256()
+    for side in SIDES:
+        digest.update(np.ascontiguousarray(checksums[side], dtype="<u4"))
+    return fingerprint_of({**inputs, "rows_sha256": digest.hexdigest()})
 
 
 @contextmanager

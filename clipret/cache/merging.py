@@ -15,7 +15,7 @@ from clipret.errors import CacheError, CacheMismatchError
 from clipret.progress import Progress, ProgressCallback, silent
 
 # Inputs that may differ between the caches.
-_OWN_INPUTS = {"dataset", "annotation_sha256"}
+_OWN_INPUTS = {"dataset", "annotation_sha256", "columns_sha256"}
 _SHOWN = 5
 
 
@@ -179,8 +179,9 @@ def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[
         projections=first.projections,
         widths={side: first.width(side) for side in SIDES},
         dtype=first.dtype.name,
-        inputs=first.inputs | own,
+        inputs={name: value for name, value in (first.inputs | own).items() if name != "columns_sha256"},
         about=_about(config, caches, remarks=remarks),
+        notes=first.notes,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 
 from clipret.cache.heaps import are_heaps_readable
-from clipret.cache.layout import RAW, SIDES, legible
+from clipret.cache.layout import IMPORTED, RAW, SIDES, legible
 from clipret.cache.parts import PART_NAME, Part, shards, shards_folder
 from clipret.cache.raw import Place, Segment
 from clipret.cache.schema import SHARD_FORMAT, Attributes, read_attributes, wrong_objects
@@ -73,7 +73,9 @@ def _checked(path: Path, file: h5py.File, *, seal: Seal, shard: bool) -> Opened:
         expected = f"a shard of this clipret ({SHARD_FORMAT})" if shard else "a cache but a shard of one"
         raise CacheFormatError(f"{path} is not {expected}; delete it and extract again.")
     faults = attributes if isinstance(attributes, list) else []
-    faults = faults or wrong_objects(file, size=path.stat().st_size, shard=shard)
+    faults = faults or wrong_objects(
+        file, size=path.stat().st_size, shard=shard, imported=not faults and IMPORTED in attributes.inputs
+    )
     if faults:
         raise CacheDamagedError(path, faults, command=seal.command)
     spans = attributes.rows or {}
@@ -84,7 +86,7 @@ def _checked(path: Path, file: h5py.File, *, seal: Seal, shard: bool) -> Opened:
     ]
     if faults:
         raise CacheDamagedError(path, faults, command=seal.command)
-    places = {name: _place(path, file[name], attributes=attributes) for name in RAW}
+    places = {name: _place(path, file[name], attributes=attributes) for name in RAW if name in file}
     for name, place in places.items():
         if len(place.segments) == 1 and place.segments[0].path == path and place.segments[0].rows:
             start = place.segments[0].offset

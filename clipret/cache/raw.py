@@ -42,12 +42,15 @@ class Place:
         """Bytes of the whole array."""
         return self.row_bytes * self.shape[0]
 
-    def pieces(self, rows: np.ndarray) -> Iterator[tuple[Path, int, slice]]:
+    def pieces(self, rows: np.ndarray | range) -> Iterator[tuple[Path, int, slice]]:
         """(file, offset, slice of the rows' bytes) for each run of consecutive rows that lie in one segment.
 
-        rows  (n,) in any order
+        rows  (n,) in any order, or a range of consecutive ones
         """
         if not len(rows):
+            return
+        if isinstance(rows, range):
+            yield from self._consecutive(rows)
             return
         breaks = np.diff(rows) != 1
         owners = np.zeros(len(rows), dtype=np.int64)
@@ -62,6 +65,13 @@ class Place:
         edges = [*(firsts * self.row_bytes).tolist(), len(rows) * self.row_bytes]
         for owner, offset, first, last in zip(owners.tolist(), offsets.tolist(), edges, edges[1:], strict=False):
             yield self.segments[owner].path, offset, slice(first, last)
+
+    def _consecutive(self, rows: range) -> Iterator[tuple[Path, int, slice]]:
+        for segment in self.segments:
+            first, stop = max(rows.start, segment.rows.start), min(rows.stop, segment.rows.stop)
+            if first < stop:
+                span = slice((first - rows.start) * self.row_bytes, (stop - rows.start) * self.row_bytes)
+                yield segment.path, segment.offset + (first - segment.rows.start) * self.row_bytes, span
 
 
 class RawFile:
@@ -84,7 +94,7 @@ class RawFile:
             self.close()
             raise
 
-    def read(self, name: str, rows: np.ndarray) -> np.ndarray:
+    def read(self, name: str, rows: np.ndarray | range) -> np.ndarray:
         """The given rows of an array, (len(rows), ...), in memory; consecutive ones in one go."""
         place = self.places[name]
         values = np.empty((len(rows), *place.shape[1:]), dtype=place.dtype)
@@ -93,7 +103,7 @@ class RawFile:
             read_at(self._descriptors[path], data[span], offset=offset)
         return values
 
-    def write(self, name: str, rows: np.ndarray, *, values: np.ndarray) -> None:
+    def write(self, name: str, rows: np.ndarray | range, *, values: np.ndarray) -> None:
         """Write values (len(rows), ...) to the given rows of an array; consecutive ones in one go."""
         place = self.places[name]
         data = _bytes_of(np.ascontiguousarray(values, dtype=place.dtype))

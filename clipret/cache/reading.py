@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -10,17 +11,25 @@ import numpy as np
 
 from clipret.annotations import Annotations
 from clipret.cache.checksums import Rows, require_whole, unfit
-from clipret.cache.heaps import is_column_readable
-from clipret.cache.layout import DONE, NOTES, PENDING, SIDES, UNUSABLE, CacheContents, legible
+from clipret.cache.columns import digest_captions, read_texts
+from clipret.cache.layout import (
+    DIGEST_BYTES,
+    DONE,
+    IMPORTED,
+    NOTES,
+    PENDING,
+    SIDES,
+    UNUSABLE,
+    CacheContents,
+    imported_fingerprint,
+)
 from clipret.cache.mapping import SegmentedArray, map_array
 from clipret.cache.opening import opened_file
 from clipret.cache.raw import RawFile
 from clipret.cache.relations import wrong_reasons, wrong_relations
-from clipret.cache.seal import BLOCK
 from clipret.errors import CacheDamagedError, CacheError, CacheIncompleteError
 
 _REASONS_AT_ONCE = 4096
-_CAPTIONS_AT_ONCE = 65_536
 # Rows of few bytes that are read for each one that is asked for, rather than going to each.
 _MOST_BETWEEN = 4
 
@@ -37,7 +46,9 @@ class FeatureCache:
     projections     the encoder's own head: image/weight, text/weight, logit_scale and perhaps image/bias, text/bias; of
                     two encoders that were never aligned logit_scale alone
     inputs, about   what decided the features, and what else was recorded
-    fingerprint     sha256 over format and inputs
+    fingerprint     sha256 over format and inputs, of imported features also over every row
+    notes           image, text -> what stands beside the features: of imported ones nothing. Their ids, files and
+                    captions are sequences that make them when they are asked for
     checksums       image, text -> (N,), (M,) uint32, of every row; 0: not written
     micro_batch     image, text -> the smallest micro-batch, in rows, after running out of memory; 0: none
     """
@@ -60,14 +71,15 @@ class FeatureCache:
         # Before the rest: a row is called done after all else of it was written, perhaps just now.
         self.image_states, self.text_states = (self._load(f"{side}/state") for side in SIDES)
         self.checksums = {side: self._load(f"{side}/checksum") for side in SIDES}
-        self._token_notes = self._load("text/tokens")
-        self.tokens = self._token_notes[:, 0]
+        self.notes = {side: tuple(name for name in NOTES[side] if f"{side}/{name}" in self._places) for side in SIDES}
+        self._token_notes = self._load("text/tokens") if self.notes["text"] else None
         sizes = {side: self._load(f"{side}/micro_batch").tolist() for side in SIDES}
         self.micro_batch = {side: size for side, (size, _) in sizes.items()}
         self.problems, wrong = self._reasons()
-        wrong["captions with tokens that differ from their copy"] = np.flatnonzero(
-            (self.text_states == DONE) & (self.tokens != self._token_notes[:, 1])
-        )
+        if self._token_notes is not None:
+            wrong["captions with tokens that differ from their copy"] = np.flatnonzero(
+                (self.text_states == DONE) & (self.tokens != self._token_notes[:, 1])
+            )
         wrong["micro-batches that differ from their copy"] = np.flatnonzero([one != two for one, two in sizes.values()])
         # Rows that were compared with their checksums.
         self._compared = {side: np.zeros(len(self.checksums[side]), dtype=bool) for side in SIDES}
@@ -75,6 +87,8 @@ class FeatureCache:
         faults += wrong_relations(self)
         if faults:
             raise CacheDamagedError(self.path, faults, command=self.about["command"])
+        if self.imported and self.complete:
+            self.fingerprint = imported_fingerprint(self.inputs, self.checksums)
         if not allow_incomplete and not self.complete:
             image_todo, text_todo = (int(np.sum(states == PENDING)) for states in (self.image_states, self.text_states))
             raise CacheIncompleteError(
@@ -97,9 +111,23 @@ class FeatureCache:
         return self._places[f"{side}/features"].shape[1]
 
     @property
+    def imported(self) -> bool:
+        """Whether the features were ready-made; nothing is known of how an encoder was used then."""
+        return IMPORTED in self.inputs
+
+    @property
     def aligned(self) -> bool:
         """Whether the features have projections to one space, so that there is a zero-shot head."""
         return "image/weight" in self.projections
+
+    def require_pairs(self) -> None:
+        """Raise CacheError when it has imported features of one side only."""
+        for side, what, option in (("image", "images", "--images"), ("text", "captions", "--texts")):
+            if not len(self.checksums[side]):
+                raise CacheError(
+                    f"{self.path} has no {what}: features of one side can be inspected, and not be trained or measured "
+                    f"on; import those of the other too, with {option} FILE."
+                )
 
     @property
     def dtype(self) -> np.dtype:
@@ -107,34 +135,41 @@ class FeatureCache:
         return self._places["image/features"].dtype
 
     @functools.cached_property
-    def image_ids(self) -> list[str]:
+    def tokens(self) -> np.ndarray:
+        """(M,) int16: tokens of the captions before truncation; 0 where they were not counted."""
+        return np.zeros(len(self.text_states), np.int16) if self._token_notes is None else self._token_notes[:, 0]
+
+    @functools.cached_property
+    def image_ids(self) -> Sequence[str]:
         """The images' ids."""
-        return self._strings("image/id")
+        return read_texts(self, "image/id")
 
     @functools.cached_property
-    def image_files(self) -> list[str]:
+    def image_files(self) -> Sequence[str]:
         """Their files, relative to the data set's root."""
-        return self._strings("image/file")
+        return read_texts(self, "image/file")
 
     @functools.cached_property
-    def caption_ids(self) -> list[str]:
+    def caption_ids(self) -> Sequence[str]:
         """The captions' ids."""
-        return self._strings("text/id")
+        return read_texts(self, "text/id")
 
     @functools.cached_property
-    def captions(self) -> list[str]:
+    def captions(self) -> Sequence[str]:
         """The captions, as the data set has them."""
-        return self._strings("text/caption")
+        return read_texts(self, "text/caption")
 
     @functools.cached_property
     def image_digests(self) -> np.ndarray:
         """(N, 32) uint8: sha256 of the images' files; zeros where their bytes are not known."""
-        return self._once("sha256")
+        digests = self._once("sha256")
+        return np.broadcast_to(np.uint8(0), (len(self.image_states), DIGEST_BYTES)) if digests is None else digests
 
     @functools.cached_property
     def single_colour(self) -> np.ndarray:
         """(N,) bool: whether all pixels that the encoder saw are equal."""
-        return self._once("single_colour").astype(bool)
+        colours = self._once("single_colour")
+        return np.broadcast_to(np.False_, len(self.image_states)) if colours is None else colours.astype(bool)
 
     @property
     def complete(self) -> bool:
@@ -156,6 +191,7 @@ class FeatureCache:
             dtype=self.dtype.name,
             inputs=self.inputs,
             about=self.about,
+            notes=self.notes,
         )
 
     @property
@@ -199,14 +235,7 @@ class FeatureCache:
 
         Read in blocks and never held as strings, for a cache may have millions; good within this process.
         """
-        digests = np.empty(len(self.caption_images), dtype=np.int64)
-        with legible(self.path), h5py.File(self.path, "r", locking=False) as file:
-            captions = file["text/caption"]
-            for start in range(0, len(digests), _CAPTIONS_AT_ONCE):
-                block = captions[start : start + _CAPTIONS_AT_ONCE].tolist()
-                alike = (b" ".join(caption.lower().split()) for caption in block)
-                digests[start : start + len(block)] = np.fromiter(map(hash, alike), np.int64, count=len(block))
-        return digests[rows]
+        return digest_captions(self, rows)
 
     def stored(self, side: str, rows: range | np.ndarray) -> Rows:
         """What is stored of some rows of one side, in memory; nothing of it is compared."""
@@ -216,14 +245,16 @@ class FeatureCache:
     def _rows(self, side: str, rows: np.ndarray, features: np.ndarray) -> Rows:
         states = self.image_states if side == "image" else self.text_states
         if side == "text":
-            notes = {"tokens": self._token_notes[rows]}
+            notes = {} if self._token_notes is None else {"tokens": self._token_notes[rows]}
         else:
-            notes = {name: self._narrow(f"image/{name}", rows) for name in NOTES["image"]}
+            notes = {name: self._narrow(f"image/{name}", rows) for name in self.notes["image"]}
         return Rows(features, notes, states=states[rows], checksums=self.checksums[side][rows])
 
     def _reasons(self) -> tuple[dict[int, str], dict[str, np.ndarray]]:
         """problems, and the rows whose reason and state contradict each other: as relations.wrong_reasons has them."""
         problems, wrong = {}, {}
+        if "problem" not in self.notes["image"]:
+            return problems, wrong
         # Reasons are wide, and most images have none.
         for start in range(0, len(self.image_states), _REASONS_AT_ONCE):
             states = self.image_states[start : start + _REASONS_AT_ONCE]
@@ -242,8 +273,13 @@ class FeatureCache:
         span = self._load(name, np.arange(first, last + 1)) if len(rows) else self._load(name, rows)
         return span[rows - first]
 
-    def _once(self, name: str) -> np.ndarray:
-        """(N, ...) of (N, 2, ...), a note of the images. Raises CacheDamagedError where one differs from its copy."""
+    def _once(self, name: str) -> np.ndarray | None:
+        """(N, ...) of (N, 2, ...), a note of the images; None of imported ones.
+
+        Raises CacheDamagedError where one differs from its copy.
+        """
+        if name not in self.notes["image"]:
+            return None
         notes = self._load(f"image/{name}")
         values, copies = notes[:, 0], notes[:, 1]
         differ = (values != copies).reshape(len(values), -1).any(axis=1)
@@ -256,19 +292,12 @@ class FeatureCache:
     def _load(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Rows of a raw array, or all, by plain reads: a map of a file that is cut short would end the process."""
         try:
-            return self._raw.read(name, np.arange(self._places[name].shape[0]) if rows is None else rows)
+            return self._raw.read(name, range(self._places[name].shape[0]) if rows is None else rows)
         except OSError as error:
             raise CacheError(
                 f"{self.path} cannot be read any more: {error.strerror or error}. Check it with: "
                 f"clipret verify {self.path}"
             ) from error
-
-    def _strings(self, name: str) -> list[str]:
-        with legible(self.path), h5py.File(self.path, "r", locking=False) as file, self.path.open("rb", 0) as plain:
-            size = self.path.stat().st_size
-            if not is_column_readable(plain.fileno(), file[name], base=BLOCK, size=size):
-                raise CacheDamagedError(self.path, [f"/{name} has texts without an end"], command=self.about["command"])
-            return list(file[name].asstr()[:])
 
 
 def _projections(group: h5py.Group) -> dict[str, np.ndarray]:

@@ -22,8 +22,12 @@ def wrong_relations(cache) -> list[str]:
         "image/state": cache.image_states,
         "text/image": cache.caption_images,
         "text/state": cache.text_states,
-        "text/tokens": cache.tokens,
     }
+    if cache.notes["text"]:
+        columns["text/tokens"] = cache.tokens
+    if cache.imported and not counts["N"]:
+        # Texts without images, which they cannot be of.
+        del columns["text/image"]
     faults = [fault for name, values in columns.items() for fault in wrong_values(name, values, counts=counts)]
     faults += [
         fault
@@ -48,9 +52,9 @@ def _wrong_rows(cache) -> Iterator[str]:
         never = np.flatnonzero((states == DONE) & (cache.checksums[side] == 0))
         if len(never):
             yield f"{len(never)} {what} are marked done but were never written, the first of row {never[0]}"
-    untold = np.flatnonzero((cache.text_states == DONE) & (cache.tokens == 0))
-    if len(untold):
-        yield f"/text/tokens: {len(untold)} finished captions have no token count, the first of row {untold[0]}"
+    uncounted = np.flatnonzero((cache.text_states == DONE) & (cache.tokens == 0)) if cache.notes["text"] else ()
+    if len(uncounted):
+        yield f"/text/tokens: {len(uncounted)} finished captions have no token count, the first of row {uncounted[0]}"
     unusable = np.flatnonzero((cache.image_states == UNUSABLE) & (cache.checksums["image"] != 0))
     bad = unusable[cache.stored("image", unusable).mismatches()].tolist()
     if bad:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from clipret.cache.layout import DIGEST_BYTES, FORMAT, PROBLEM_BYTES, RAW
+from clipret.cache.layout import DIGEST_BYTES, FORMAT, PACKED, PROBLEM_BYTES, RAW, TEXT_COLUMNS
 from clipret.config import SPLITS
 
 TEXT = "text"
@@ -26,6 +26,8 @@ class Array(NamedTuple):
     values    the smallest, and what all are below: a number or a symbol
     virtual   may lie in the shards beside the cache
     optional  may be missing
+    spare     may be missing of imported features
+    imported  only imported features have it, and may lack it
     """
 
     shape: tuple[str | int, ...]
@@ -33,25 +35,46 @@ class Array(NamedTuple):
     values: tuple[int, int | str] | None = None
     virtual: bool = False
     optional: bool = False
+    spare: bool = False
+    imported: bool = False
+
+    def may_lack(self, *, imported: bool) -> bool:
+        """Whether a cache of imported features, or another, may be without it."""
+        return self.optional or self.imported or (self.spare and imported)
 
 
 _FEATURES = ("float16", "float32")
+
+
+def _packed(name: str, symbol: str) -> dict[str, Array]:
+    """The two arrays that texts of imported features lie in."""
+    data, ends = (f"{name}{ending}" for ending in PACKED)
+    return {
+        data: Array((f"L_{name}",), ("uint8",), imported=True),
+        ends: Array((symbol,), ("int64",), imported=True),
+    }
+
+
 ARRAYS = {
-    "image/id": Array(("N",), (TEXT,)),
-    "image/file": Array(("N",), (TEXT,)),
+    "image/id": Array(("N",), (TEXT,), spare=True),
+    **_packed("image/id", "N"),
+    "image/file": Array(("N",), (TEXT,), spare=True),
+    **_packed("image/file", "N"),
     "image/split": Array(("N",), ("uint8",), values=(0, len(SPLITS))),
     "image/features": Array(("N", "D_image"), _FEATURES, virtual=True),
-    "image/problem": Array(("N",), (f"S{PROBLEM_BYTES}",)),
-    "image/sha256": Array(("N", 2, DIGEST_BYTES), ("uint8",)),
-    "image/single_colour": Array(("N", 2), ("uint8",)),
+    "image/problem": Array(("N",), (f"S{PROBLEM_BYTES}",), spare=True),
+    "image/sha256": Array(("N", 2, DIGEST_BYTES), ("uint8",), spare=True),
+    "image/single_colour": Array(("N", 2), ("uint8",), spare=True),
     "image/checksum": Array(("N",), ("uint32",)),
     "image/state": Array(("N",), ("uint8",), values=(0, 3)),
     "image/micro_batch": Array((2,), ("int32",), values=(0, 1 << 31)),
-    "text/id": Array(("M",), (TEXT,)),
-    "text/caption": Array(("M",), (TEXT,)),
+    "text/id": Array(("M",), (TEXT,), spare=True),
+    **_packed("text/id", "M"),
+    "text/caption": Array(("M",), (TEXT,), spare=True),
+    **_packed("text/caption", "M"),
     "text/image": Array(("M",), ("int64",), values=(0, "N")),
     "text/features": Array(("M", "D_text"), _FEATURES, virtual=True),
-    "text/tokens": Array(("M", 2), ("int16",), values=(0, 1 << 15)),
+    "text/tokens": Array(("M", 2), ("int16",), values=(0, 1 << 15), spare=True),
     "text/checksum": Array(("M",), ("uint32",)),
     "text/state": Array(("M",), ("uint8",), values=(0, 2)),
     "text/micro_batch": Array((2,), ("int32",), values=(0, 1 << 31)),
@@ -87,10 +110,12 @@ OPTIONAL = {"annotation_sha256": str, "root": str, "decoding": dict | None, "mer
 _FIGURES = ("cosine", "centred_cosine")
 
 
-def wrong_objects(file: h5py.File, *, size: int, shard: bool) -> list[str]:
+def wrong_objects(file: h5py.File, *, size: int, shard: bool, imported: bool = False) -> list[str]:
     """What is wrong with the links and arrays of a file of `size` bytes, in words; nothing for a sound one."""
-    table = {name: array for name, array in ARRAYS.items() if not shard or name in RAW}
-    faults = _wrong_links(file, table)
+    table = {
+        name: array for name, array in ARRAYS.items() if (not shard or name in RAW) and (imported or not array.imported)
+    }
+    faults = _wrong_links(file, table, imported=imported)
     if faults:
         return faults
     symbols: dict[str, int] = {}
@@ -100,12 +125,22 @@ def wrong_objects(file: h5py.File, *, size: int, shard: bool) -> list[str]:
                 f"/{name} {fault}" for fault in _wrong_array(file, name, array=array, size=size, symbols=symbols)
             ]
     empty = [what for symbol, what in (("N", "images"), ("M", "captions")) if not shard and symbols.get(symbol) == 0]
+    if imported and not faults:
+        faults, empty = list(_wrong_texts(file)), empty if len(empty) == 2 else []
     if faults or empty:
         return faults or [f"it holds no {what}" for what in empty]
     if not shard and (missing := _missing_weights(file["projection"])):
         return missing
     image, text = (file[f"{side}/features"].dtype for side in ("image", "text"))
     return [] if image == text else [f"/text/features is {text}, /image/features is {image}"]
+
+
+def _wrong_texts(file: h5py.File) -> Iterator[str]:
+    """Texts are HDF5's strings, packed in two arrays, or not there."""
+    for name in TEXT_COLUMNS.values():
+        here = [f"{name}{ending}" in file for ending in PACKED]
+        if any(here) != all(here) or (any(here) and name in file):
+            yield f"the texts of /{name} are not whole"
 
 
 def _missing_weights(group: h5py.Group) -> list[str]:
@@ -120,20 +155,20 @@ def _missing_weights(group: h5py.Group) -> list[str]:
     ]
 
 
-def _wrong_links(file: h5py.File, table: dict[str, Array]) -> list[str]:
+def _wrong_links(file: h5py.File, table: dict[str, Array], *, imported: bool) -> list[str]:
     """Every group and array is the file's own, all that have to be are there, and nothing else is."""
     groups = {name[:at] for name in table for at, letter in enumerate(name) if letter == "/"}
+    lacking = {name for name, array in table.items() if array.may_lack(imported=imported)}
+    # A group may be missing where all that it has may.
+    lacking |= {group for group in groups if all(name in lacking for name in table if name.startswith(f"{group}/"))}
     faults = []
-    optional = {name for name, array in table.items() if array.optional}
-    # The projections of a side, where it has none.
-    optional |= {group for group in groups if all(name in optional for name in table if name.startswith(f"{group}/"))}
     for group in ["", *sorted(groups)]:
-        inside = {name for name in (*table, *groups) if name.rpartition("/")[0] == group}
-        if group in optional and group not in file:
+        if group in lacking and group not in file:
             continue
+        inside = {name for name in (*table, *groups) if name.rpartition("/")[0] == group}
         where = file[group] if group else file
         for name in sorted(inside):
-            faults += _wrong_link(where, name, group=name in groups, optional=name in optional)
+            faults += _wrong_link(where, name, group=name in groups, optional=name in lacking)
         if faults:
             return faults
         unknown = sorted(key for key in where if f"{group}/{key}".lstrip("/") not in inside)

@@ -5,6 +5,7 @@ import numpy as np
 from clipret.cache.assembling import chunks
 from clipret.cache.layout import PENDING, UNUSABLE
 from clipret.cache.reading import FeatureCache
+from clipret.cache.texts import ImpliedTexts
 from clipret.progress import Progress, ProgressCallback, silent
 
 _ROW_FAULTS = ("not what was written", "marked done, never written", "not finite", "unusable, yet with a feature")
@@ -34,13 +35,16 @@ def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback 
         for name, faulty in zip(_ROW_FAULTS, faults, strict=True):
             rows_of[name].append(rows.start + np.flatnonzero(settled & faulty))
         on_progress(Progress(f"{side} rows", rows.stop, count))
-    return {name: np.concatenate(pieces) for name, pieces in rows_of.items()}
+    # Imported features may be of one side only.
+    none = np.zeros(0, dtype=np.int64)
+    return {name: np.concatenate([none, *pieces]) for name, pieces in rows_of.items()}
 
 
 def check_texts(cache: FeatureCache) -> list[str]:
     """Messages on what is wrong with ids and annotations, which are not read when a cache is opened."""
     faults = []
-    repeated = len(cache.image_ids) - len(set(cache.image_ids))
+    implied = isinstance(cache.image_ids, ImpliedTexts)
+    repeated = 0 if implied else len(cache.image_ids) - len(set(cache.image_ids))
     if repeated:
         faults.append(f"/image/id: {repeated} ids are used by more than one image")
     # Caches made by a script from its own arrays have none.

@@ -42,14 +42,18 @@ class CacheWriter:
     """
 
     def __init__(self, path: Path, raw: RawFile, *, rows: dict[str, range], about: dict):
-        self._path, self._raw = path, raw
+        self.path, self._raw = path, raw
         self.rows, self.about, self.dtype = rows, about, raw.places["image/features"].dtype
+        self._notes = {side: [name for name in NOTES[side] if f"{side}/{name}" in raw.places] for side in SIDES}
         self.states = {side: self._load(side, "state") for side in SIDES}
         self._unsaid = {side: np.zeros(len(rows[side]), dtype=bool) for side in SIDES}
         self._synced, self._lost = time.monotonic(), False
+        # Imported images have no reasons, as all of them have features.
         unusable, first = np.flatnonzero(self.states["image"] == UNUSABLE), rows["image"].start
-        reasons = zip(unusable.tolist(), self._load("image", "problem", unusable).tolist(), strict=True)
-        self.problems = {first + place: why.decode(errors="replace") for place, why in reasons}
+        unusable = unusable if "problem" in self._notes["image"] else unusable[:0]
+        why = self._load("image", "problem", unusable).tolist() if len(unusable) else []
+        reasons = zip(unusable.tolist(), why, strict=True)
+        self.problems = {first + place: reason.decode(errors="replace") for place, reason in reasons}
         # Completes a forget_problems that was interrupted.
         self._forget(unusable[self._load("image", "checksum", unusable) == 0])
         for side in SIDES:
@@ -112,7 +116,7 @@ class CacheWriter:
     def stored(self, side: str, places: np.ndarray) -> Rows:
         """The stored rows at places (n,), counted from this writer's first row."""
         features, checksums = (self._load(side, name, places) for name in ("features", "checksum"))
-        notes = {name: self._load(side, name, places) for name in NOTES[side]}
+        notes = {name: self._load(side, name, places) for name in self._notes[side]}
         return Rows(features, notes, states=self.states[side][places], checksums=checksums)
 
     def put(self, side: str, rows: np.ndarray, *, stored: Rows) -> None:
@@ -123,21 +127,37 @@ class CacheWriter:
         if not len(order):
             return
         places, stored = places[order], stored.take(order)
-        with explained(self._path):
+        self._put(side, places, stored=stored)
+
+    def put_block(self, side: str, rows: range, *, stored: Rows) -> None:
+        """Write whole consecutive rows, as put does; without a copy where all are still to do."""
+        places = range(rows.start - self.rows[side].start, rows.stop - self.rows[side].start)
+        if (self.states[side][places.start : places.stop] == PENDING).all():
+            self._put(side, places, stored=stored)
+        else:
+            self.put(side, np.arange(rows.start, rows.stop), stored=stored)
+
+    def _put(self, side: str, places: np.ndarray | range, *, stored: Rows) -> None:
+        """Write rows that are to do, at ascending places counted from this writer's first row."""
+        with explained(self.path):
             self._raw.write(f"{side}/features", places, values=stored.features)
             # For every row: an extraction killed here may have left a reason for an image that was repaired since.
             for name, values in stored.notes.items():
                 self._raw.write(f"{side}/{name}", places, values=values)
             self._raw.write(f"{side}/checksum", places, values=stored.checksums)
-        self.states[side][places] = stored.states
-        self._unsaid[side][places] = True
+        where = slice(places.start, places.stop) if isinstance(places, range) else places
+        self.states[side][where] = stored.states
+        self._unsaid[side][where] = True
         if side == "image":
             first = self.rows[side].start
-            unusable = np.flatnonzero(stored.states == UNUSABLE)
-            reasons = stored.notes["problem"]
-            self.problems |= {first + int(places[at]): reasons[at].decode() for at in unusable}
+            for at in np.flatnonzero(stored.states == UNUSABLE).tolist():
+                self.problems[first + int(places[at])] = stored.notes["problem"][at].decode()
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self.sync()
+
+    def checksums(self, side: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """(n,) uint32, of some rows of this writer, or of all."""
+        return self._load(side, "checksum", None if rows is None else rows - self.rows[side].start)
 
     def micro_batch(self, side: str) -> int:
         """The smallest micro-batch, in rows, that any process used after running out of memory; 0: none ran out."""
@@ -147,7 +167,7 @@ class CacheWriter:
         """Record a micro-batch of `size` rows after running out of memory; the smallest size is kept."""
         current = self.micro_batch(side)
         if current == 0 or size < current:
-            with explained(self._path):
+            with explained(self.path):
                 self._raw.write(f"{side}/micro_batch", _BOTH, values=np.array([size, size]))
 
     def forget_problems(self) -> None:
@@ -165,9 +185,10 @@ class CacheWriter:
         self._sync()
         if any(unsaid.any() for unsaid in self._unsaid.values()):
             for side, unsaid in self._unsaid.items():
-                places = _filled(np.flatnonzero(unsaid))
-                with explained(self._path):
-                    self._raw.write(f"{side}/state", places, values=self.states[side][places])
+                for places in _spans(unsaid):
+                    with explained(self.path):
+                        values = self.states[side][places.start : places.stop]
+                        self._raw.write(f"{side}/state", places, values=values)
             self._sync()
         for unsaid in self._unsaid.values():
             unsaid[:] = False
@@ -185,8 +206,8 @@ class CacheWriter:
         Checksums are cleared first: a pending row with a valid checksum counts as complete. If the process is killed
         after that, the next writer resumes here.
         """
-        for name in ("checksum", "state", *NOTES["image"]) if len(places) else ():
-            with explained(self._path):
+        for name in ("checksum", "state", *self._notes["image"]) if len(places) else ():
+            with explained(self.path):
                 array = self._raw.places[f"image/{name}"]
                 empty = np.zeros((len(places), *array.shape[1:]), dtype=array.dtype)
                 self._raw.write(f"image/{name}", places, values=empty)
@@ -198,6 +219,8 @@ class CacheWriter:
     def _recognise(self, side: str) -> None:
         """Set the state of rows that a killed process wrote completely, but whose state it did not write."""
         checksums = self._load(side, "checksum")
+        if not checksums.any():
+            return
         waiting = np.flatnonzero((self.states[side] == PENDING) & (checksums != 0))
         for start in range(0, len(waiting), _CHUNK):
             places = waiting[start : start + _CHUNK]
@@ -208,22 +231,22 @@ class CacheWriter:
             self.put(side, self.rows[side].start + places[whole], stored=candidates.take(whole))
 
     def _load(self, side: str, name: str, places=None) -> np.ndarray:
-        with explained(self._path):
-            return self._raw.read(f"{side}/{name}", np.arange(len(self.rows[side])) if places is None else places)
+        with explained(self.path):
+            return self._raw.read(f"{side}/{name}", range(len(self.rows[side])) if places is None else places)
 
     def _sync(self) -> None:
         # After a failed sync the system may treat pages as synced that are not, so no more states are written.
         if self._lost:
-            raise CacheError(f"{self._path} could not be written to disk; run the same command again.")
+            raise CacheError(f"{self.path} could not be written to disk; run the same command again.")
         try:
-            with explained(self._path):
+            with explained(self.path):
                 self._raw.sync()
         except CacheError:
             self._lost = True
             raise
         if not self._raw.is_there():
             raise CacheError(
-                f"{self._path} was removed or replaced while it was being written; the same command starts it again."
+                f"{self.path} was removed or replaced while it was being written; the same command starts it again."
             )
 
 
@@ -285,9 +308,13 @@ def _states(notes: dict[str, np.ndarray], *, count: int) -> np.ndarray:
     return states
 
 
-def _filled(rows: np.ndarray) -> np.ndarray:
-    """rows (n,), ascending, with gaps of at most _GAP rows filled in."""
-    if not len(rows):
-        return rows
-    cuts = np.flatnonzero(np.diff(rows) > _GAP) + 1
-    return np.concatenate([np.arange(span[0], span[-1] + 1) for span in np.split(rows, cuts)])
+def _spans(changed: np.ndarray) -> Iterator[range]:
+    """Ranges of the rows that changed (n,) bool, with gaps of at most _GAP rows filled in."""
+    # Where runs of changed rows begin and end; a list of all rows would be long.
+    edges = np.flatnonzero(changed[1:] != changed[:-1]) + 1
+    edges = np.concatenate([[0] if changed[:1].any() else [], edges, [len(changed)] if changed[-1:].any() else []])
+    firsts, ends = edges[::2].astype(np.int64), edges[1::2].astype(np.int64)
+    apart = np.flatnonzero(firsts[1:] - ends[:-1] >= _GAP)
+    if len(firsts):
+        pairs = zip(firsts[np.append(0, apart + 1)].tolist(), ends[np.append(apart, -1)].tolist(), strict=True)
+        yield from (range(first, end) for first, end in pairs)

@@ -26,11 +26,10 @@ from clipret.errors import ClipretError
 _UsageFault = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
+for command in (data.download, data.check, models.models, data.extract):
+    app.command()(command)
+app.command("import")(caches.import_features)
 for command in (
-    data.download,
-    data.check,
-    models.models,
-    data.extract,
     caches.info,
     caches.verify,
     caches.merge,

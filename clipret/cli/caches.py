@@ -1,4 +1,4 @@
-"""The commands for caches that are there: info, verify, merge."""
+"""The commands for caches that are there, or made of features that are: import, info, verify, merge."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,10 @@ import typer
 
 from clipret.cli import options
 from clipret.cli.running import run, show
-from clipret.config import MergeConfig, VerifyConfig, to_command
+from clipret.config import ImportConfig, MergeConfig, VerifyConfig, to_command
 from clipret.errors import UsageError
 from clipret.reporting import SECTIONS
-from clipret.reporting.caches import merge_summary
+from clipret.reporting.caches import import_summary, merge_summary
 
 
 def info(
@@ -46,6 +46,25 @@ def info(
 
     report = inspect_cache(file)
     show(report, as_json=as_json, sheets=SECTIONS["info"](report, problems=problems, truncated=truncated))
+
+
+@options.from_settings(ImportConfig)
+def import_features(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
+    """Make a cache of features that you have already: arrays of embeddings and a table of what they are of.
+
+    Run again after an interruption, the same command goes on where it stopped.
+
+    \b
+    clipret import --images img.npy --texts text.npy --table meta.parquet --out data/shop.h5
+    clipret import embeddings --out data/shop.h5
+    clipret import --images 'img_*.npy' --texts text.safetensors --kind raw --out data/pair.h5
+    """
+    config = ImportConfig(**values)
+    from clipret.cache.importing.stage import import_features as stage
+
+    resume = f"finished rows are kept; go on with: {to_command('import', config)}"
+    result = run(stage, config, quiet=quiet or as_json, on_interrupt=resume)
+    show(result, as_json=as_json, text=result["cache"] if quiet else import_summary(result))
 
 
 @options.from_settings(VerifyConfig)

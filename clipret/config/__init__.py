@@ -19,6 +19,7 @@ from clipret.config.comparison import CompareConfig
 from clipret.config.data import CheckConfig, DatasetConfig, DownloadConfig, ExtractConfig
 from clipret.config.evaluation import EvalConfig
 from clipret.config.failures import FailuresConfig
+from clipret.config.imports import FEATURE_KINDS, FeaturesConfig, ImportConfig
 from clipret.config.margins import Margin
 from clipret.config.metric_names import DIRECTIONS, METRICS
 from clipret.config.reproduction import ReproduceConfig
@@ -32,6 +33,7 @@ __all__ = [
     "DATA_DIR",
     "DIRECTIONS",
     "FAST_DECODERS",
+    "FEATURE_KINDS",
     "METRICS",
     "PROTOCOLS",
     "SPLITS",
@@ -43,6 +45,8 @@ __all__ = [
     "EvalConfig",
     "ExtractConfig",
     "FailuresConfig",
+    "FeaturesConfig",
+    "ImportConfig",
     "Margin",
     "MergeConfig",
     "ReproduceConfig",

@@ -71,21 +71,27 @@ class DatasetConfig:
     @property
     def column_names(self) -> dict[str, tuple[str, ...]]:
         """Our name of a column (COLUMNS) -> the table's columns: one, or for captions possibly several."""
-        names: dict[str, tuple[str, ...]] = {}
-        for pair in filter(None, self.columns.split(",")):
-            ours, _, theirs = (part.strip() for part in pair.partition("="))
-            if ours not in COLUMNS or not theirs:
-                raise UsageError(
-                    f"--columns has '{pair}'; expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}, "
-                    f"such as image=file,caption=text."
-                )
-            if ours in names and (ours != "caption" or theirs in names[ours]):
-                raise UsageError(
-                    f"--columns names the {ours} twice, '{names[ours][-1]}' and '{theirs}'; expected one column, or of "
-                    f"captions several different ones."
-                )
-            names[ours] = (*names.get(ours, ()), theirs)
+        names = column_names(self.columns)
         return {name: names.get(name, (name,)) for name in COLUMNS}
+
+
+def column_names(text: str) -> dict[str, tuple[str, ...]]:
+    """Our name of a column (COLUMNS) -> the table's, for those that --columns names. Raises UsageError."""
+    names: dict[str, tuple[str, ...]] = {}
+    for pair in filter(None, text.split(",")):
+        ours, _, theirs = (part.strip() for part in pair.partition("="))
+        if ours not in COLUMNS or not theirs:
+            raise UsageError(
+                f"--columns has '{pair}'; expected NAME=COLUMN with NAME one of {', '.join(COLUMNS)}, "
+                f"such as image=file,caption=text."
+            )
+        if ours in names and (ours != "caption" or theirs in names[ours]):
+            raise UsageError(
+                f"--columns names the {ours} twice, '{names[ours][-1]}' and '{theirs}'; expected one column, or of "
+                f"captions several different ones."
+            )
+        names[ours] = (*names.get(ours, ()), theirs)
+    return names
 
 
 @documented

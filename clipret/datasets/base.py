@@ -1,7 +1,6 @@
 """What every data set reader returns: ordered images, captions and splits, as plain columns."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -11,18 +10,22 @@ import numpy as np
 
 from clipret.annotations import Annotations
 from clipret.annotations.counting import caption_places
+from clipret.annotations.splits import OWN_FRACTIONS, hash_rule, split_by_hash, split_code
 from clipret.config import SPLITS, DatasetConfig
 from clipret.datasets.captions import clean_caption, is_empty
 from clipret.datasets.containers import CONTAINERS, split_container
 from clipret.datasets.parsing import counted, flaw, listed, repeated
 from clipret.errors import DatasetError
 
-OWN_FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
-_SPLIT_ALIASES = {
-    **dict.fromkeys(("training", "trn"), "train"),
-    **dict.fromkeys(("valid", "validation", "validate", "dev", "development"), "val"),
-    **dict.fromkeys(("testing", "tst"), "test"),
-}
+__all__ = [
+    "OWN_FRACTIONS",
+    "RetrievalDataset",
+    "finish",
+    "own_splits",
+    "renamed_splits",
+    "split_by_hash",
+    "split_code",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +123,6 @@ def finish(dataset: RetrievalDataset, config: DatasetConfig) -> RetrievalDataset
     return dataclasses.replace(kept, remarks=tuple(remarks))
 
 
-def split_code(name: str) -> int | None:
-    """Index in config.SPLITS of a split by its name or one of its usual other names; None for an unknown one."""
-    name = name.strip().lower()
-    name = _SPLIT_ALIASES.get(name, name)
-    return SPLITS.index(name) if name in SPLITS else None
-
-
 def renamed_splits(names: Iterable[str | None]) -> tuple[str, ...]:
     """What is said of splits under other names than ours: a remark on those of the names that are such, or none."""
     codes = {name: split_code(name) for name in dict.fromkeys(names) if name is not None}
@@ -148,31 +144,7 @@ def own_splits(ids: list[str], config: DatasetConfig, *, codes, hint: str, of: s
             f"--split is 'given', and {config.dataset} does not say which split its images are in; expected {hint}, or "
             f"use --split hash."
         )
-    shares = "/".join(f"{100 * share:g}" for share in OWN_FRACTIONS.values())
-    return split_by_hash(ids, fractions=OWN_FRACTIONS), f"hash {shares} of the images' {of}"
-
-
-def split_by_hash(keys, *, fractions: dict[str, float], salt: str = "clipret") -> np.ndarray:
-    """Assign each key to a split by the sha256 of the key alone.
-
-    The split of a key depends on nothing but the key, the fractions and the salt: not on the other keys, their order,
-    the machine or a random state. So adding images to a data set never moves another image.
-
-    keys       strings
-    fractions  split name -> share, in order; the shares add up to 1
-    salt       another salt gives another, equally fixed, split
-
-    Returns (len(keys),) uint8, indices into config.SPLITS.
-    """
-    codes = [SPLITS.index(name) for name in fractions]
-    edges = np.cumsum(list(fractions.values()))
-    if abs(edges[-1] - 1) > 1e-9:
-        raise ValueError(f"fractions {fractions} add up to {edges[-1]}, expected 1")
-    # A key with half a surrogate pair gets a split too: what it is refused for is said by `finish`.
-    digests = [hashlib.sha256(f"{salt}:{key}".encode(errors="surrogatepass")).digest() for key in keys]
-    positions = [int.from_bytes(digest[:8], "big") / 2**64 for digest in digests]
-    buckets = np.searchsorted(edges[:-1], positions, side="right")
-    return np.asarray(codes, dtype=np.uint8)[buckets]
+    return split_by_hash(ids, fractions=OWN_FRACTIONS), hash_rule(of)
 
 
 def _require_storable(dataset: RetrievalDataset) -> None:

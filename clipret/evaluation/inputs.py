@@ -135,6 +135,7 @@ def open_cache(source: Source) -> FeatureCache:
             f"--cache FILE."
         )
     cache = FeatureCache(source.cache)
+    cache.require_pairs()
     if source.fingerprint not in (None, cache.fingerprint):
         raise CacheMismatchError(
             f"{cache.path} is not the cache that {source.run} was trained on: its fingerprint is "

@@ -12,6 +12,7 @@ from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
 from clipret.datasets.captions import prompted
 from clipret.errors import CacheDamagedError, CacheError, UsageError
 from clipret.extraction.contents import crop_of
+from clipret.extraction.imported import comparable, encoder_name, sampled_sides
 from clipret.images import ImageReader
 from clipret.machine.devices import choose_device
 from clipret.progress import Progress, ProgressCallback, silent
@@ -93,12 +94,16 @@ def _rows_in_words(rows: np.ndarray) -> str:
 
 def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: ProgressCallback) -> list[dict]:
     """Encode random finished rows again and compare."""
+    sides = sampled_sides(cache)
     backbone = _backbone_of(cache, config)
     generator = np.random.default_rng(config.seed)
     states = {"image": cache.image_states, "text": cache.text_states}
-    encode = {"image": _image_encoder(cache, backbone, config=config), "text": _text_encoder(cache, backbone)}
+    encode = {
+        side: _image_encoder(cache, backbone, config=config) if side == "image" else _text_encoder(cache, backbone)
+        for side in sides
+    }
     checks = []
-    for side in states:
+    for side in sides:
         done = np.flatnonzero(states[side] == DONE)
         rows = np.sort(generator.choice(done, size=min(config.sample, len(done)), replace=False))
         bad, unreadable, largest = [], [], 0.0
@@ -107,7 +112,8 @@ def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: Progress
             again, failed = encode[side](batch)
             unreadable += [int(batch[place]) for place in failed]
             kept = np.setdiff1d(np.arange(len(batch)), list(failed))
-            errors = _errors(cache.read(side, batch[kept]), again[kept])
+            cached = cache.read(side, batch[kept])
+            errors = _errors(*comparable(cache, backbone, side, cached=cached, again=again[kept]))
             bad += batch[kept][~(errors <= _tolerance(cache, side))].tolist()
             largest = max([largest, *errors.tolist()])
             on_progress(Progress("encoded again", start + len(batch), len(rows)))
@@ -128,6 +134,9 @@ def _errors(cached: np.ndarray, again: np.ndarray) -> np.ndarray:
 
 
 def _tolerance(cache: FeatureCache, side: str) -> float:
+    if cache.imported:
+        # Nobody knows in which precision they were computed.
+        return max(_TOLERANCES.values())
     rounding = max(_TOLERANCES[cache.inputs[name]] for name in ("precision", "dtype"))
     by_gpu = side == "image" and cache.inputs["decode"] == FAST_DECODERS["cuda"]
     return max(rounding, _TOLERANCE_OF_NVJPEG) if by_gpu else rounding
@@ -135,12 +144,12 @@ def _tolerance(cache: FeatureCache, side: str) -> float:
 
 def _backbone_of(cache: FeatureCache, config: VerifyConfig) -> Backbone:
     """The model of the cache. Raises UsageError when its weights differ."""
-    name = config.model or cache.about["model"]
+    name = encoder_name(cache, config)
     device = choose_device(config.device)
     # For float16 of a GPU, a CPU computes in float32, which is close.
     precision = {"float32": "fp32", "bfloat16": "bf16"}.get(cache.inputs["precision"], "auto")
     backbone = load_backbone(name, device=device, precision=precision, download_root=config.download_root)
-    if backbone.weights_sha256 != cache.inputs["weights_sha256"]:
+    if not cache.imported and backbone.weights_sha256 != cache.inputs["weights_sha256"]:
         raise UsageError(
             f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache.path} was extracted with "
             f"{cache.about['model']}, weights {cache.inputs['weights_sha256'][:12]}."

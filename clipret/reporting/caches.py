@@ -19,22 +19,16 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
         "cache": f"{info['path']}  ({info['bytes'] / 2**20:,.1f} MiB, format {info['format']})",
         "state": state,
         "data set": info["dataset"],
-        "model": f"{info['model']}  (weights {inputs['weights_sha256'][:12]}, {info['library']})",
-        **_encoder(inputs),
-        "preprocessing": f"{inputs['preprocessing']}{', padded' if inputs.get('pad_images') else ''}, "
-        f"decode {inputs['decode']}, background {inputs['background']}, "
-        f"prompt '{inputs['prompt']}'",
+        **_origin(info),
         "images": f"{images['all']:,}: {images['done']:,} done, {images['todo']:,} to do, "
         f"{images['unusable']:,} unusable",
         "captions": f"{captions['all']:,}: {captions['done']:,} done, {captions['todo']:,} to do",
-        "captions an image": _spread(info["per_image"]),
-        "tokens a caption": f"{_spread(captions['tokens'])}; {captions['truncated']:,} captions truncated to "
-        f"{captions['context_length']}",
-        "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; "
-        f"computed in {inputs['precision']}",
+        "captions an image": _spread(info["per_image"]) if info["per_image"] else "no images",
+        "tokens a caption": _tokens(info),
+        "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; {_computed(inputs)}",
         "projections": _projections(info["projections"]),
         **_remarkable(info),
-        "splits": splits_in_words(info["splits"]),
+        "splits": splits_in_words(info["splits"]) if info["splits"] else "no images",
         "split by": info["split_rule"],
         **({"remarks": "\n".join(info["remarks"])} if info["remarks"] else {}),
         "created": info["created"],
@@ -42,6 +36,33 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
     }
     lists = _truncated(info, whole=truncated) + _problems(info, whole=problems)
     return (property_sheet([*rows.items(), *lists]),)
+
+
+def _origin(info: dict) -> dict[str, str]:
+    """Rows on what made the features."""
+    inputs = info["inputs"]
+    if "imported" in inputs:
+        return {"model": f"{info['model']}, according to the import  ({info['library']})"}
+    return {
+        "model": f"{info['model']}  (weights {inputs['weights_sha256'][:12]}, {info['library']})",
+        **_encoder(inputs),
+        "preprocessing": f"{inputs['preprocessing']}{', padded' if inputs.get('pad_images') else ''}, "
+        f"decode {inputs['decode']}, background {inputs['background']}, "
+        f"prompt '{inputs['prompt']}'",
+    }
+
+
+def _computed(inputs: dict) -> str:
+    return f"imported: {inputs['imported']}" if "imported" in inputs else f"computed in {inputs['precision']}"
+
+
+def _tokens(info: dict) -> str:
+    captions = info["captions"]
+    if "imported" in info["inputs"]:
+        return "not counted"
+    return (
+        f"{_spread(captions['tokens'])}; {captions['truncated']:,} captions truncated to {captions['context_length']}"
+    )
 
 
 # What the fingerprint holds of encoders of other libraries than OpenAI's.
@@ -112,6 +133,19 @@ def verification_sheets(result: dict) -> tuple[Sheet, ...]:
         rows.append((check["name"], count, Cell(faults, emphasis="red") if faults else "ok"))
     columns = (Column("check", align="left"), Column("rows"), Column(align="left", wrap=True))
     return (Sheet("", columns, (tuple(rows),)),)
+
+
+def import_summary(result: dict) -> str:
+    """What import_features returned, in words."""
+    cache = result["cache"]
+    sides = [f"{result[what]:,} {what}" for what in ("images", "captions") if result[what]]
+    lines = [
+        f"{cache}: {' and '.join(sides)}, imported in {result['seconds']:.1f} s: {result['features']}, "
+        f"{result['dtype']}, split by {result['split_rule']}."
+    ]
+    lines += [f"Note: {remark}." for remark in result["remarks"]]
+    follows = f"clipret train --cache {shlex.quote(cache)}" if len(sides) == 2 else f"clipret info {shlex.quote(cache)}"
+    return "\n".join([*lines, f"Next: {follows}"])
 
 
 def merge_summary(result: dict) -> str:

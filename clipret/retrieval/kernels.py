@@ -7,27 +7,18 @@ in float64. So counts depend neither on the tiles nor on the order of summation.
 All comparisons are "less than": they are false for NaN, which therefore counts against the pair.
 """
 
-from collections.abc import Callable
 from functools import partial
 
-import numba
 import numpy as np
+
+from clipret.machine.compiling import compiled
 
 # Small, so that little is read again when a score is close to an edge.
 _SCORES_AT_ONCE = 1024
 
 
-def _compiled(function: Callable, **settings) -> Callable:
-    """The function compiled by numba, without the GIL; cached on disk if possible."""
-    try:
-        return numba.njit(nogil=True, cache=True, **settings)(function)
-    except RuntimeError:
-        # Installation and home cannot be written: compiled again in each process.
-        return numba.njit(nogil=True, **settings)(function)
-
-
 # Allows sums in any order; without that they are not vectorised.
-@partial(_compiled, fastmath={"reassoc", "contract"})
+@partial(compiled, fastmath={"reassoc", "contract"})
 def dot(left, right):
     """Product of two rows, in float64."""
     total = 0.0
@@ -36,7 +27,7 @@ def dot(left, right):
     return total
 
 
-@_compiled
+@compiled
 def dots(left, right, left_rows, right_rows):
     """(P,) float64 products of left[left_rows[p]] with right[right_rows[p]]."""
     products = np.empty(left_rows.size, dtype=np.float64)
@@ -45,7 +36,7 @@ def dots(left, right, left_rows, right_rows):
     return products
 
 
-@_compiled
+@compiled
 def _below(scores, low, high):
     """The numbers of scores less than low, and less than high."""
     surely, perhaps = np.int32(0), np.int32(0)
@@ -55,7 +46,7 @@ def _below(scores, low, high):
     return surely, perhaps
 
 
-@_compiled
+@compiled
 def _settle(scores, low, high, edge, query, items):
     """The number of scores from low to high that are below the edge in float64. items (len(scores), E): their items."""
     count = 0
@@ -65,7 +56,7 @@ def _settle(scores, low, high, edge, query, items):
     return count
 
 
-@_compiled
+@compiled
 def _count_row(scores, pairs, query, items, edges, below):
     low, high, exact = edges
     for pair in range(pairs[0], pairs[1]):
@@ -78,7 +69,7 @@ def _count_row(scores, pairs, query, items, edges, below):
                 below[pair] += _settle(scores[first:last], low[pair], high[pair], exact[pair], query, some)
 
 
-@_compiled
+@compiled
 def count_rows(tile, queries, items, starts, matching, edges, below):
     """Add to `below` the number of scores in each query's row that are below its pairs' edges, without matching items.
 
@@ -103,7 +94,7 @@ def count_rows(tile, queries, items, starts, matching, edges, below):
                 scores[column] = own_scores[place]
 
 
-@_compiled
+@compiled
 def _below_each(tile, low, high, surely, perhaps):
     """As _below, for all columns at once: low, high, surely, perhaps (C,)."""
     for first in range(0, tile.shape[1], _SCORES_AT_ONCE):
@@ -116,7 +107,7 @@ def _below_each(tile, low, high, surely, perhaps):
                 may[place] += np.int32(scores[place] < highs[place])
 
 
-@_compiled
+@compiled
 def _count_single_columns(tile, queries, items, starts, matching, edges, below):
     low, high, exact = edges
     height, width = tile.shape
@@ -140,7 +131,7 @@ def _count_single_columns(tile, queries, items, starts, matching, edges, below):
             tile[matching[pair], column] = own_scores[column]
 
 
-@_compiled
+@compiled
 def count_columns(tile, queries, items, starts, matching, edges, below):
     """As count_rows, for the columns of the tile: tile (B, C), queries (C, E), items (B, E), starts (C + 1,).
 
@@ -155,7 +146,7 @@ def count_columns(tile, queries, items, starts, matching, edges, below):
         _count_row(scores, pairs, queries[column], items, edges, below)
 
 
-@_compiled
+@compiled
 def _insert(score, item, scores, items):
     """Insert an item into the sorted best items if it is good enough. Higher scores first; ties: lower row first."""
     last = scores.size - 1
@@ -170,7 +161,7 @@ def _insert(score, item, scores, items):
     scores[place], items[place] = score, item
 
 
-@_compiled
+@compiled
 def keep_best(tile, row_items, column_items, row_best, column_best):
     """Update the best items so far with those of a tile.
 

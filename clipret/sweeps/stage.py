@@ -53,6 +53,7 @@ def sweep(
     run could be trained.
     """
     cache = FeatureCache(config.cache)
+    cache.require_pairs()
     _require_validation(cache)
     configs = configurations(config)
     require_runs(len(configs), seeds=len(config.seeds))

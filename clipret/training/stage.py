@@ -75,6 +75,7 @@ def train_many(
         require_trackers(config.log)
     keep_freed_memory()
     cache = FeatureCache(configs[0].cache)
+    cache.require_pairs()
     codes = [autograd.open_codes(config, named=not going_on) for config in configs]
     for config, code in zip(configs, codes, strict=True):
         if code:

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -14,6 +15,7 @@ from clipret import cli, extract
 from clipret.config import ExtractConfig
 from tests.helpers.hub import image, images, write_parquet
 from tests.helpers.pages import DOCS, PAGES, README, blocks, commands, name_of, outputs
+from tests.helpers.ready_made import embeddings, write_clip_retrieval
 
 # What the commands that need data which is not here come to.
 NOT_HERE = (
@@ -68,6 +70,16 @@ def merged(day: str) -> None:
     extract(ExtractConfig(**settings, workers=0))
 
 
+def ready_made() -> None:
+    """Write embeddings in the forms that the page imports."""
+    images, texts = embeddings(300)
+    shutil.rmtree("embeddings", ignore_errors=True)
+    folder = write_clip_retrieval(Path("embeddings"), images, texts, shards=1)
+    shutil.copy(folder / "metadata/metadata_0.parquet", "meta.parquet")
+    np.save("img.npy", images)
+    np.save("text.npy", texts)
+
+
 def prepare(words: list[str]) -> list[str]:
     """Put in place what a command needs; return the command as it can be run here."""
     if "shop.csv" in words:
@@ -75,6 +87,8 @@ def prepare(words: list[str]) -> list[str]:
         rows = [f"{number}.png,a thing,train" for number in range(3)]
         Path("shop.csv").write_text("\n".join([f"{names},split", *rows]) + "\n")
         Path("data/shop.h5").unlink(missing_ok=True)
+    if words[0] == "import":
+        ready_made()
     if words[0] == "merge":
         merged("monday")
         merged("tuesday")

@@ -19,6 +19,7 @@ from tests.helpers import REPOSITORY
             ["eval"],
         ),
         ("train", ["--images", "64", "--batch-size", "16"], "clipret", ["train"]),
+        ("import", ["--rows", "3000", "--width", "8"], "clipret", ["import", "import-table"]),
         ("check", ["--share", "0.0005"], "clipret check", ["check"]),
         (
             "extract",
