@@ -10,7 +10,7 @@ import numpy as np
 
 from clipret import __version__
 from clipret.cache.importing.columns import Columns, require_different
-from clipret.cache.importing.rows import Asked, write_rows
+from clipret.cache.importing.rows import RowChecks, write_rows
 from clipret.cache.importing.sources import Source, selected
 from clipret.cache.layout import IMPORTED, NO_NOTES, SIDES, CacheContents, imported_fingerprint
 from clipret.cache.texts import PackedTexts
@@ -37,7 +37,7 @@ def write_features(
     columns: Columns,
     *,
     sources: Mapping[str, Source | None],
-    said: FeaturesConfig,
+    settings: FeaturesConfig,
     projections: Mapping[str, np.ndarray] | None,
     command: str,
     on_progress: ProgressCallback,
@@ -50,17 +50,19 @@ def write_features(
     CacheError when the cache cannot be written.
     """
     started = time.perf_counter()
-    kind = said.kind or ("raw" if projections else "normalised")
+    kind = settings.kind or ("raw" if projections else "normalised")
     sources = {side: source and _kept(side, source, columns) for side, source in sources.items()}
     widths = _widths(sources, kind=kind, projections=projections)
-    dtype = np.dtype(said.dtype or _common_type(sources))
+    dtype = np.dtype(settings.dtype or _common_type(sources))
     contents = CacheContents(
         **columns.annotations,
         projections=_projections(kind, projections, widths=widths),
         dtype=dtype.name,
         widths=widths,
-        inputs=_inputs(path, columns, said=said, dtype=dtype, what=_what(kind, projections), projections=projections),
-        about=_about(columns, said=said, command=command),
+        inputs=_inputs(
+            path, columns, settings=settings, dtype=dtype, what=_what(kind, projections), projections=projections
+        ),
+        about=_about(columns, settings=settings, command=command),
         notes=NO_NOTES,
     )
     new = not path.exists()
@@ -69,7 +71,7 @@ def write_features(
         with open_writer(path, contents) as writer:
             for side in SIDES:
                 if sources[side] is not None:
-                    write_rows(writer, side, Asked(sources[side], kind, dtype), on_progress=on_progress)
+                    write_rows(writer, side, RowChecks(sources[side], kind, dtype), on_progress=on_progress)
             sums = {side: writer.checksums(side) for side in SIDES}
             fingerprint = imported_fingerprint(contents.inputs, sums)
     except DatasetError:
@@ -137,36 +139,36 @@ def _what(kind: str, projections: Mapping | None) -> str:
 
 
 def _inputs(
-    path: Path, columns: Columns, *, said: FeaturesConfig, dtype: np.dtype, what: str, projections: Mapping | None
+    path: Path, columns: Columns, *, settings: FeaturesConfig, dtype: np.dtype, what: str, projections: Mapping | None
 ) -> dict:
     """All that is known of them, and that nothing else is. Heads are of the same encoder where the same was said."""
-    encoder = hashlib.sha256(f"imported features of {said.model or UNKNOWN}: {what}".encode())
+    encoder = hashlib.sha256(f"imported features of {settings.model or UNKNOWN}: {what}".encode())
     for name, values in sorted((projections or {}).items()):
         encoder.update(name.encode())
         encoder.update(np.ascontiguousarray(values, dtype="<f4"))
     return {
         IMPORTED: what,
-        "model": said.model or UNKNOWN,
-        "dataset": said.dataset or f"own-{path.stem}",
+        "model": settings.model or UNKNOWN,
+        "dataset": settings.dataset or f"own-{path.stem}",
         "weights_sha256": encoder.hexdigest(),
         "columns_sha256": columns.sha256,
         "dtype": dtype.name,
         "precision": UNKNOWN,
         "preprocessing": UNKNOWN,
         "decode": "exact",
-        "background": said.background,
+        "background": settings.background,
         "caption_clean": "none",
-        "prompt": said.prompt,
+        "prompt": settings.prompt,
     }
 
 
-def _about(columns: Columns, *, said: FeaturesConfig, command: str) -> dict:
+def _about(columns: Columns, *, settings: FeaturesConfig, command: str) -> dict:
     return {
-        "model": said.model or UNKNOWN,
+        "model": settings.model or UNKNOWN,
         "library": f"clipret {__version__}, imported",
         "batch_size": _BATCH_SIZE,
         "context_length": 0,
-        "root": str(said.root or "."),
+        "root": str(settings.root or "."),
         "split_rule": columns.split_rule,
         "remarks": list(columns.remarks),
         "command": command,

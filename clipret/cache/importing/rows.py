@@ -23,7 +23,7 @@ _KEPT_BYTES = 31 << 20
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowChecks:
     """What is asked of the rows of one side; kind is one of config.FEATURE_KINDS, dtype that of the stored features."""
 
     source: Source
@@ -74,17 +74,17 @@ class Asked:
         )
 
 
-def write_rows(writer: CacheWriter, side: str, asked: Asked, *, on_progress: ProgressCallback) -> None:
+def write_rows(writer: CacheWriter, side: str, checks: RowChecks, *, on_progress: ProgressCallback) -> None:
     """Write the rows that are to do, and compare the others with what is there.
 
     on_progress  called with phase "image rows" or "text rows"
 
     Raises DatasetError at a row that is not what was said, CacheMismatchError at one that has other values by now.
     """
-    source = asked.source
+    source = checks.source
     # glibc keeps what is freed from now on: pieces are of the same size, and fresh pages cost more than what is done.
     np.empty(_KEPT_BYTES, dtype=np.uint8)
-    for start, stored in _prepared(asked):
+    for start, stored in _prepared(checks):
         rows = range(start, start + len(stored.checksums))
         before = writer.states[side][rows.start : rows.stop] != PENDING
         if before.any():
@@ -93,14 +93,14 @@ def write_rows(writer: CacheWriter, side: str, asked: Asked, *, on_progress: Pro
         on_progress(Progress(f"{side} rows", rows.stop, source.rows))
 
 
-def _prepared(asked: Asked) -> Iterator[tuple[int, Rows]]:
+def _prepared(checks: RowChecks) -> Iterator[tuple[int, Rows]]:
     """First row and rows of every piece, in order."""
 
     def prepare(piece: tuple[int, int, Read]) -> tuple[int, Rows]:
         start, _, read = piece
-        return start, asked.prepare(start, read())
+        return start, checks.prepare(start, read())
 
-    return in_threads(prepare, (piece for piece in asked.source.pieces() if piece[1] > piece[0]))
+    return in_threads(prepare, (piece for piece in checks.source.pieces() if piece[1] > piece[0]))
 
 
 def _require_same(writer: CacheWriter, side: str, rows: np.ndarray, *, stored: Rows, source: Source) -> None:

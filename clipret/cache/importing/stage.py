@@ -57,7 +57,7 @@ def import_features(config: ImportConfig, *, on_progress: ProgressCallback = sil
         config.out,
         columns,
         sources=sources,
-        said=config,
+        settings=config,
         projections=projections,
         command=command,
         on_progress=on_progress,

@@ -56,13 +56,15 @@ def write_cache(
     """
     path = Path(path)
     columns_of_texts = {name: more.pop(name, None) for name in _TEXTS[1:]} | {"captions": captions}
-    said = FeaturesConfig(**more)
+    settings = FeaturesConfig(**more)
     if images is None and texts is None:
         raise UsageError("write_cache needs images, texts or both.")
     if projections is not None:
         projections = check_projections(projections, name="projections")
-        if said.kind not in (None, "raw"):
-            raise UsageError(f"kind is '{said.kind}' with projections; features that go through projections are raw.")
+        if settings.kind not in (None, "raw"):
+            raise UsageError(
+                f"kind is '{settings.kind}' with projections; features that go through projections are raw."
+            )
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         spooled = {
@@ -77,7 +79,7 @@ def write_cache(
         path,
         columns,
         sources=sources,
-        said=said,
+        settings=settings,
         projections=projections,
         command=f"clipret.write_cache({str(path)!r}, ...)",
         on_progress=on_progress,
