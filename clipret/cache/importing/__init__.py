@@ -5,7 +5,7 @@ files.py    .npy, .safetensors, Parquet and Arrow as sources; which files a path
 tables.py   Parquet or Arrow with a row for each row of features -> columns
 spools.py   texts that wait on the disk until it is certain how many there are
 columns.py  ids, files, captions, splits, and which image a caption is of
-rows.py     what is asked of each row, and writing it
+rows.py     checks of each row, and writing it
 writing.py  all of it together: write_cache
 stage.py    all of it together: import_features
 """

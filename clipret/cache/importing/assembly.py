@@ -76,7 +76,7 @@ def write_features(
             fingerprint = imported_fingerprint(contents.inputs, sums)
     except DatasetError:
         if new:
-            # The features are not what was said: what is said next makes another cache.
+            # The features contradict the settings: the next call, with others, makes another cache.
             path.unlink(missing_ok=True)
         raise
     return {
@@ -141,7 +141,7 @@ def _what(kind: str, projections: Mapping | None) -> str:
 def _inputs(
     path: Path, columns: Columns, *, settings: FeaturesConfig, dtype: np.dtype, what: str, projections: Mapping | None
 ) -> dict:
-    """All that is known of them, and that nothing else is. Heads are of the same encoder where the same was said."""
+    """What is known of the features. Heads fit another cache whose `model` and kind were given the same."""
     encoder = hashlib.sha256(f"imported features of {settings.model or UNKNOWN}: {what}".encode())
     for name, values in sorted((projections or {}).items()):
         encoder.update(name.encode())

@@ -1,4 +1,4 @@
-"""What is asked of rows of ready-made features, and writing them to the cache."""
+"""Checks of rows of ready-made features, and writing them to the cache."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ _KEPT_BYTES = 31 << 20
 
 @dataclass(frozen=True)
 class RowChecks:
-    """What is asked of the rows of one side; kind is one of config.FEATURE_KINDS, dtype that of the stored features."""
+    """The checks of the rows of one side; kind is one of config.FEATURE_KINDS, dtype that of the stored features."""
 
     source: Source
     kind: str
     dtype: np.dtype
 
     def prepare(self, start: int, values: np.ndarray) -> Rows:
-        """Rows from `start` on as they are stored. Raises DatasetError at a row that is not what was said."""
+        """Rows from `start` on as they are stored. Raises DatasetError at a row that contradicts the settings."""
         with np.errstate(over="ignore"):
             features = np.ascontiguousarray(values, dtype=self.dtype)
         squares = square_sums(features)
@@ -79,7 +79,7 @@ def write_rows(writer: CacheWriter, side: str, checks: RowChecks, *, on_progress
 
     on_progress  called with phase "image rows" or "text rows"
 
-    Raises DatasetError at a row that is not what was said, CacheMismatchError at one that has other values by now.
+    Raises DatasetError at a row that contradicts the settings, CacheMismatchError at one that has other values by now.
     """
     source = checks.source
     # glibc keeps what is freed from now on: pieces are of the same size, and fresh pages cost more than what is done.
