@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 
 from clipret.cache.access import new_file, require_room
+from clipret.cache.attributes import SHARD_FORMAT
 from clipret.cache.layout import DIGEST_BYTES, FORMAT, PACKED, PROBLEM_BYTES, SIDES, TEXT_COLUMNS, CacheContents
 from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import write_at
-from clipret.cache.schema import SHARD_FORMAT
 from clipret.cache.seal import BLOCK, Extent, write_seal
 from clipret.cache.texts import ImpliedTexts, PackedTexts
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import h5py
 
+from clipret.cache.attributes import SHARD_FORMAT, Attributes, read_attributes
 from clipret.cache.heaps import are_heaps_readable
 from clipret.cache.layout import IMPORTED, RAW, SIDES, legible
 from clipret.cache.parts import PART_NAME, Part, shards, shards_folder
 from clipret.cache.raw import Place, Segment
-from clipret.cache.schema import SHARD_FORMAT, Attributes, read_attributes, wrong_objects
+from clipret.cache.schema import wrong_objects
 from clipret.cache.seal import Seal, require_sealed
 from clipret.errors import CacheDamagedError, CacheError, CacheFormatError, CacheMismatchError
 
