@@ -80,13 +80,19 @@ def repository_folder(
         raise BackboneError(f"cannot fetch {repository} from the Hugging Face hub: {what}.") from None
     except Exception as error:
         # Of several libraries, none of which says what to do.
-        raise BackboneError(
-            f"cannot reach the Hugging Face hub for {repository} ({reason_of(error)}); on a machine that can, run: "
-            f"hf download {repository} --local-dir FOLDER; copy FOLDER here and give it with --model {option}. Files "
-            f"that are already here are looked for in {cache or _hub_cache()} (HF_HOME); HF_HUB_OFFLINE="
-            f"{os.environ.get('HF_HUB_OFFLINE', '0')}."
-        ) from None
+        raise _unreachable(repository, error, option=option, cache=cache) from None
     return folder, folder.name
+
+
+def _unreachable(repository: str, error: Exception, *, option: str, cache: Path | None) -> BackboneError:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return BackboneError(
+        f"cannot reach the Hugging Face hub for {repository} ({reason_of(error)}); on a machine that can, run: "
+        f"hf download {repository} --local-dir FOLDER; copy FOLDER here and give it with --model {option}. Files "
+        f"that are already here are looked for in {cache or HF_HUB_CACHE} (HF_HOME); HF_HUB_OFFLINE="
+        f"{os.environ.get('HF_HUB_OFFLINE', '0')}."
+    )
 
 
 def _cached(fetch, *, weights: tuple[str, ...]) -> Path | None:
@@ -129,9 +135,3 @@ def _digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _hub_cache() -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return HF_HUB_CACHE
