@@ -2,11 +2,12 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from clipret.backbones.halves import LIBRARIES, Library
 from clipret.backbones.packages import require_packages
 from clipret.errors import BackboneError
 
@@ -26,6 +27,7 @@ class Family:
     names   the names, for --help
     needs   the packages that are imported, as pip calls them
     extra   of this package, that installs them
+    parts   rows with needs and an extra of their own, if a model needs only some of the packages, by its name
     """
 
     module: str
@@ -33,6 +35,12 @@ class Family:
     names: str
     needs: tuple[str, ...] = ()
     extra: str | None = None
+    parts: Mapping[str, Library] = field(default_factory=dict)
+
+    def packages(self) -> dict[str, str | None]:
+        """Every package that a model of the family can need -> the extra that installs it."""
+        rows = ((self.needs, self.extra), *((part.needs, part.extra) for part in self.parts.values()))
+        return {package: extra for needs, extra in rows for package in needs}
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -55,11 +63,11 @@ FAMILIES: Mapping[str, Family] = {
         needs=("transformers",),
         extra="hf",
     ),
-    # What it needs follows from its parts: pair.LIBRARIES.
     "pair": Family(
         "clipret.backbones.pair",
         prefix="pair:",
         names="pair:IMAGE+TEXT, IMAGE timm/NAME or hf/NAME, TEXT st/NAME or hf/NAME, NAME a folder or of the hub",
+        parts=LIBRARIES,
     ),
 }
 

@@ -4,7 +4,6 @@ No library is imported, and nothing is downloaded or loaded: models are read fro
 packages, and from the folders of downloaded weights.
 """
 
-import importlib.metadata
 import importlib.resources
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipret.backbones import FAMILIES, Family
+from clipret.backbones.hf_kinds import CONFIG, KINDS, WEIGHTS, Kind
+from clipret.backbones.hub import weight_files
 from clipret.backbones.hub_cache import cached_file, cached_repositories, hub_cache_folder
+from clipret.backbones.open_clip_tags import CONFIG as OPEN_CLIP_CONFIG
+from clipret.backbones.open_clip_tags import WEIGHTS as OPEN_CLIP_WEIGHTS
 from clipret.backbones.open_clip_tags import (
     load_json,
     open_clip_folder,
@@ -22,6 +25,7 @@ from clipret.backbones.open_clip_tags import (
     whole_numbers,
     widths_of,
 )
+from clipret.backbones.packages import version_of
 from clipret.config.models import ModelsConfig
 from clipret.errors import UsageError
 
@@ -38,17 +42,6 @@ _OPENAI = {
     "ViT-L/14@336px": (336, 1024, 768, 768),
 }
 _TINY = (64, 768, 192, 128)
-# The model_type of transformers' models that encode both images and texts.
-_HF_KINDS = {"clip", "siglip", "altclip", "chinese_clip", "metaclip_2", "vision-text-dual-encoder"}
-_HF_WEIGHTS = (
-    *("model.safetensors", "model.safetensors.index.json"),
-    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)
-# The packages, with their extras, of a family whose needs depend on the name of the model.
-_DEPENDING: Mapping[str, Mapping[str, str]] = {
-    "pair": {"timm": "timm", "transformers": "hf", "sentence-transformers": "hf"},
-}
-_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 _UNKNOWN = {"side": None, "image": None, "text": None, "embedding": None}
 _UNPUBLISHED = {"params": None, "flops": None, "figures": {}, "remark": ""}
 _FIRST = ("coco-karpathy-5k", "flickr30k-karpathy-1k")
@@ -139,8 +132,9 @@ def _describe(model: Model, published: Mapping) -> dict:
 
 
 def _describe_family(name: str, row: Family, models: list[Model]) -> dict:
-    needs = _DEPENDING.get(name) or dict.fromkeys(row.needs, row.extra)
-    packages = [{"name": package, "version": _version(package), "extra": extra} for package, extra in needs.items()]
+    packages = [
+        {"name": package, "version": version_of(package), "extra": extra} for package, extra in row.packages().items()
+    ]
     return {
         "name": name,
         "names": row.names,
@@ -149,13 +143,6 @@ def _describe_family(name: str, row: Family, models: list[Model]) -> dict:
         "models": len(models),
         "cached": sum(model.file is not None for model in models),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _by_figures(model: dict) -> tuple:
@@ -188,9 +175,9 @@ def _list_open_clip(places: _Places, published: Mapping) -> Iterator[Model]:
         yield Model(f"open_clip:{architecture}/{tag}", "open_clip", file, widths)
     listed = {where.repository for where in tags.values()}
     for repository, snapshot in cached_repositories(places.hub):
-        config = load_json(snapshot / "open_clip_config.json")
+        config = load_json(snapshot / OPEN_CLIP_CONFIG)
         if config and repository not in listed:
-            file = next((snapshot / name for name in _OPEN_CLIP_WEIGHTS if (snapshot / name).is_file()), None)
+            file = next(iter(weight_files(snapshot, preferred=OPEN_CLIP_WEIGHTS)), None)
             widths = widths_of(part_of(config, "model_cfg"))
             yield Model(f"open_clip:hf-hub:{repository}", "open_clip", file, widths)
     if not tags:
@@ -202,20 +189,21 @@ def _list_hf(places: _Places, published: Mapping) -> Iterator[Model]:
     """Cached repositories, and models with published results."""
     cached = {}
     for repository, snapshot in cached_repositories(places.hub):
-        config = load_json(snapshot / "config.json")
-        if str(config.get("model_type")) in _HF_KINDS:
-            file = next((snapshot / name for name in _HF_WEIGHTS if (snapshot / name).is_file()), None)
-            cached[f"hf:{repository}"] = Model(f"hf:{repository}", "hf", file, _hf_widths(config))
+        config = load_json(snapshot / CONFIG)
+        kind = KINDS.get(str(config.get("model_type")))
+        if kind:
+            file = next((snapshot / name for name in WEIGHTS if (snapshot / name).is_file()), None)
+            cached[f"hf:{repository}"] = Model(f"hf:{repository}", "hf", file, _hf_widths(config, kind=kind))
     names = [name for name in published if name.startswith("hf:") and name not in cached]
     yield from (*cached.values(), *(Model(name, "hf") for name in names))
 
 
-def _hf_widths(config: Mapping) -> dict[str, int | None]:
+def _hf_widths(config: Mapping, *, kind: Kind) -> dict[str, int | None]:
     """The widths in a config.json; None for those that it leaves to the library's defaults."""
     vision, text = part_of(config, "vision_config"), part_of(config, "text_config")
     image, words = vision.get("hidden_size"), text.get("hidden_size")
-    # SigLIP has no projection of images: their features are embeddings.
-    projected = image if config["model_type"] == "siglip" else config.get("projection_dim")
+    # Without a projection, features are embeddings.
+    projected = image if kind.image is None else config.get("projection_dim")
     return whole_numbers({"side": vision.get("image_size"), "image": image, "text": words, "embedding": projected})
 
 

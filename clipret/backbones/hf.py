@@ -11,20 +11,15 @@ import torch
 from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from clipret.backbones.hf_files import (
-    MASKED,
-    Source,
-    explained,
-    find_source,
-    library_version,
-    load_model,
-    quiet,
-)
+from clipret.backbones.hf_files import Source, find_source, library_version, load_files, read_config
+from clipret.backbones.hf_kinds import MASKED
 from clipret.backbones.hf_openai import clip_weights, is_openai
-from clipret.backbones.hf_pixels import Pixels, load_pixels
 from clipret.backbones.hf_tokens import describe_tokens, load_tokens, reading_of
+from clipret.backbones.hub import digest_of
 from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide
+from clipret.backbones.loading import require_weights
 from clipret.backbones.openai import as_openai
+from clipret.backbones.processors import Pixels, load_pixels
 from clipret.backbones.protocol import Backbone
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
@@ -39,11 +34,11 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
     One of OpenAI's architecture runs through our own towers. Raises BackboneError.
     """
     source = find_source(name, download_root=download_root)
-    config = _config_of(source)
+    config = read_config(source)
     # First what is read soonest and goes wrong most.
     tokens = load_tokens(source, config=config)
     pixels = load_pixels(source, side=_side_of(config, source=source))
-    model, sha256 = load_model(source)
+    model, sha256 = _load_model(source)
     reads = reading_of(source, config=config)
     common = {
         "name": name,
@@ -54,8 +49,8 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
         "compiled": compiled,
         "preprocessing": pixels.words,
         "details": {
-            "architecture": f"{source.kind.name}, config.json {source.digest[:12]}",
-            "tokenizer": describe_tokens(tokens, source=source, reads=reads),
+            "architecture": f"{source.kind.name}, {source.words}",
+            "tokenizer": describe_tokens(tokens.tokenize, source=source, reads=reads),
             "pooling": source.kind.pooling,
             **({"revision": source.revision} if source.revision else {}),
         },
@@ -75,14 +70,23 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
 def load_tokenizer(name: str, *, download_root: Path | None) -> LibraryTokenizer:
     """The model's own tokenizer; the weights are not read. Raises BackboneError."""
     source = find_source(name, download_root=download_root)
-    return load_tokens(source, config=_config_of(source))
+    return load_tokens(source, config=read_config(source))
 
 
-def _config_of(source: Source) -> Any:
+def _load_model(source: Source) -> tuple[nn.Module, str]:
+    """The whole model, in float32 and eval mode, and the sha256 of its weights. Raises BackboneError."""
     import transformers
 
-    with quiet(), explained(source.name):
-        return transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    kind = getattr(transformers, source.kind.name, None)
+    if kind is None:
+        raise BackboneError(
+            f"{source.name} is a {source.kind.name}, which {library_version()} does not have; install a newer one: "
+            f"pip install -U transformers"
+        )
+    attention = "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"
+    loaded = load_files(kind, source, attn_implementation=attention)
+    require_weights(loaded.missing, name=source.name, kind=source.kind.name, resized=loaded.resized)
+    return loaded.model, digest_of(loaded.files)
 
 
 def _side_of(config: Any, *, source: Source) -> int | None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from clipret.backbones.hf_files import CAUSAL, CONFIG, MASKED, PADDED, Source, explained, quiet
+from clipret.backbones.hf_files import LOCAL, Source
+from clipret.backbones.hf_kinds import CAUSAL, CONFIG, MASKED, PADDED
 from clipret.backbones.hub import digest_of
+from clipret.backbones.loading import explained, quiet
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
 
@@ -27,7 +29,11 @@ _TOKENIZER_FILES = (
 # Of these, those of sentencepiece.
 _PIECES = {"sentencepiece.bpe.model", "spiece.model"}
 # Text models whose positions are counted from the id of the padding on.
-_OFFSET = ("altclip_text_model", "camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+_OFFSET = ("altclip_text_model", "camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+# Where neither a model nor its tokenizer says how long texts may be.
+_USUAL_LENGTH = 512
+# A tokenizer without a limit says a number above this one.
+_LONGEST = 1 << 20
 # Text models of a VisionTextDualEncoder that are CLIP's.
 _CAUSAL = ("clip_text_model", "metaclip_2_text_model")
 # ChineseCLIP was trained on captions of 52 tokens; its table of positions is that of the BERT that it began as.
@@ -36,31 +42,42 @@ _TRAINED = {"ChineseCLIPModel": 52}
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts -> ids, as a tokenizer of transformers gives them. Can be pickled."""
+    """Texts -> ids, as a tokenizer of transformers gives them. Can be pickled.
+
+    tokenizer   of transformers
+    length      the most tokens of a text, start and end included
+    prompt      is put before every text
+    lower_case  whether texts are lower-cased first
+    """
 
     tokenizer: Any
     length: int
+    prompt: str = ""
+    lower_case: bool = False
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         """(B, length) int64, truncated, and padded at the end."""
         settings = {"padding": "max_length", "truncation": True, "max_length": self.length}
-        return self.tokenizer(texts, **settings, return_tensors="pt")["input_ids"]
+        return self.tokenizer(self._prepared(texts), **settings, return_tensors="pt")["input_ids"]
+
+    def rows(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts, truncated, without padding."""
+        return self.tokenizer(self._prepared(texts), truncation=True, max_length=self.length)["input_ids"]
 
     def count(self, texts: list[str]) -> list[int]:
         """Tokens of texts before truncation, start and end included."""
-        return [len(ids) for ids in self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+        ids = self.tokenizer(self._prepared(texts), truncation=False, verbose=False)["input_ids"]
+        return [len(row) for row in ids]
+
+    def _prepared(self, texts: list[str]) -> list[str]:
+        return [self.prompt + (text.lower() if self.lower_case else text) for text in texts]
 
 
 def load_tokens(source: Source, *, config: Any) -> LibraryTokenizer:
     """The folder's own tokenizer, with the context length of its model; config: the model's. Raises BackboneError."""
-    import transformers
-
     reads, text = reading_of(source, config=config), config.text_config
-    _require_tokenizer(source)
-    with quiet(), explained(source.name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True
-        )
+    tokenizer = open_tokenizer(source)
+    with explained("transformers", source.name):
         ids = [tokenizer(probe)["input_ids"] for probe in _PROBE_TEXTS]
     if reads == PADDED and tokenizer.padding_side != "right":
         raise BackboneError(
@@ -73,14 +90,11 @@ def load_tokens(source: Source, *, config: Any) -> LibraryTokenizer:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise BackboneError(f"the tokenizer of {source.name} has no padding; expected a pad_token in its files.")
-    if len(tokenizer) > text.vocab_size:
-        raise BackboneError(
-            f"the tokenizer of {source.name} has {len(tokenizer):,} tokens, its model {text.vocab_size:,}; expected "
-            f"the tokenizer that the model was trained with."
-        )
+    require_vocabulary(tokenizer, config=text, name=source.name)
     if reads == CAUSAL:
         _require_end(ids, source=source, text=text)
-    tokens = Tokens(tokenizer, _context_length(source, text=text, tokenizer=tokenizer))
+    length = context_length(text, tokenizer=tokenizer)
+    tokens = Tokens(tokenizer, min(length, _TRAINED.get(source.kind.name, length)))
     ends = reads != MASKED and all(row[-1] == tokenizer.eos_token_id for row in ids)
     return LibraryTokenizer(
         tokenize=tokens,
@@ -90,6 +104,25 @@ def load_tokens(source: Source, *, config: Any) -> LibraryTokenizer:
         padding=tokenizer.pad_token_id,
         cut=reads != PADDED,
     )
+
+
+def open_tokenizer(source: Source) -> Any:
+    """The tokenizer of transformers in a folder. Raises BackboneError."""
+    _require_tokenizer(source)
+    with explained("transformers", f"the tokenizer of {source.name}"):
+        import transformers
+
+        return transformers.AutoTokenizer.from_pretrained(source.folder, **LOCAL)
+
+
+def require_vocabulary(tokenizer: Any, *, config: Any, name: str) -> None:
+    """Raise BackboneError where a tokenizer has more tokens than the text model of this config."""
+    size = getattr(config, "vocab_size", None)
+    if size is not None and len(tokenizer) > size:
+        raise BackboneError(
+            f"the tokenizer of {name} has {len(tokenizer):,} tokens, its model {size:,}; expected the tokenizer that "
+            f"the model was trained with."
+        )
 
 
 def _require_tokenizer(source: Source) -> None:
@@ -122,20 +155,25 @@ def _require_end(ids: list[list[int]], *, source: Source, text: Any) -> None:
             )
 
 
-def _context_length(source: Source, *, text: Any, tokenizer: Any) -> int:
-    """The most tokens that a text model has positions for, and its tokenizer and training allow."""
-    positions = getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length
-    offset = text.pad_token_id + 1 if text.model_type in _OFFSET else 0
-    return min(positions - offset, tokenizer.model_max_length, _TRAINED.get(source.kind.name, positions))
+def context_length(config: Any, *, tokenizer: Any) -> int:
+    """The most tokens that a text model has positions for and its tokenizer allows; 512 where neither says.
+
+    config  of the text model
+    """
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _LONGEST else []
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if isinstance(positions, int) and positions > 0:
+        offset = config.pad_token_id + 1 if config.model_type in _OFFSET else 0
+        limits.append(positions - offset)
+    return min(limits, default=_USUAL_LENGTH)
 
 
-def describe_tokens(tokens: LibraryTokenizer, *, source: Source, reads: str) -> str:
+def describe_tokens(tokens: Tokens, *, source: Source, reads: str) -> str:
     """The tokenizer, in words."""
-    tokenizer = tokens.tokenize.tokenizer
     digest = digest_of(source.folder / name for name in _TOKENIZER_FILES if (source.folder / name).is_file())
     with quiet():
-        upper, lower = tokenizer([_PROBE_TEXTS[0], _PROBE_TEXTS[0].lower()])["input_ids"]
+        upper, lower = tokens.rows([_PROBE_TEXTS[0], _PROBE_TEXTS[0].lower()])
     case = "lower-cased" if upper == lower else "case kept"
     padding = {CAUSAL: "read up to the end", MASKED: "padding masked", PADDED: "padded to that, no mask"}
-    length = f"{tokens.context_length} tokens"
-    return f"{type(tokenizer).__name__} {digest[:12]}, {length}, {case}, {padding[reads]}"
+    name = type(tokens.tokenizer).__name__
+    return f"{name} {digest[:12]}, {tokens.length:,} tokens, {case}, {padding[reads]}"

@@ -5,12 +5,34 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from clipret.backbones.loading import reason_of
 from clipret.errors import BackboneError
 
 _BLOCK = 1 << 20
 # Of weights: safetensors if a repository has them, or else pickles, which are read with weights_only.
 _SAFE, _PICKLED = ("*.safetensors",), ("*.bin", "*.pt", "*.pth")
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.tiktoken")
+
+
+def find_folder(
+    name: str, *, option: str, cache: Path | None, repository: str | None = None, **patterns: tuple[str, ...]
+) -> tuple[Path, str]:
+    """The folder of a model, and its revision on the hub; "" for a folder of the user's own.
+
+    name        a folder, or a name of the hub
+    option      what --model takes for a folder
+    cache       the hub's cache; None: where HF_HOME says
+    repository  that a name which is no folder means on the hub; by default itself
+    patterns    safe, pickled and also of repository_folder
+
+    Raises BackboneError where there is neither.
+    """
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path, ""
+    if path.is_absolute() or name.startswith((".", "~")) or (name and path.exists()):
+        raise BackboneError(f"there is no folder {path}; expected the folder of a model, or its name on the hub.")
+    return repository_folder(repository or name, option=option, cache=cache, **patterns)
 
 
 def repository_folder(
@@ -52,17 +74,25 @@ def repository_folder(
         raise BackboneError(f"'{repository}' is neither a folder nor a repository of the hub, ORG/NAME.") from None
     except HfHubHTTPError as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        what = "there is no such repository, or it is not public (HF_TOKEN)" if status in (401, 404) else _line(error)
+        what = (
+            "there is no such repository, or it is not public (HF_TOKEN)" if status in (401, 404) else reason_of(error)
+        )
         raise BackboneError(f"cannot fetch {repository} from the Hugging Face hub: {what}.") from None
     except Exception as error:
         # Of several libraries, none of which says what to do.
-        raise BackboneError(
-            f"cannot reach the Hugging Face hub for {repository} ({_line(error)}); on a machine that can, run: "
-            f"hf download {repository} --local-dir FOLDER; copy FOLDER here and give it with --model {option}. Files "
-            f"that are already here are looked for in {cache or _hub_cache()} (HF_HOME); HF_HUB_OFFLINE="
-            f"{os.environ.get('HF_HUB_OFFLINE', '0')}."
-        ) from None
+        raise _unreachable(repository, error, option=option, cache=cache) from None
     return folder, folder.name
+
+
+def _unreachable(repository: str, error: Exception, *, option: str, cache: Path | None) -> BackboneError:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return BackboneError(
+        f"cannot reach the Hugging Face hub for {repository} ({reason_of(error)}); on a machine that can, run: "
+        f"hf download {repository} --local-dir FOLDER; copy FOLDER here and give it with --model {option}. Files "
+        f"that are already here are looked for in {cache or HF_HUB_CACHE} (HF_HOME); HF_HUB_OFFLINE="
+        f"{os.environ.get('HF_HUB_OFFLINE', '0')}."
+    )
 
 
 def _cached(fetch, *, weights: tuple[str, ...]) -> Path | None:
@@ -105,13 +135,3 @@ def _digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _hub_cache() -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return HF_HUB_CACHE
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -9,9 +9,7 @@ Shape suffixes: B batch, S image side, L token positions, D feature width, E emb
 import contextlib
 import copy
 import functools
-import logging
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,14 +19,11 @@ import torch
 from torch import nn
 from torchvision.transforms import Normalize, ToTensor
 
+from clipret.backbones.exactness import require_equal
 from clipret.backbones.kernels import whole_float32
 from clipret.backbones.pixels import CLIP_RESIZE, Normaliser, colour_of
 from clipret.backbones.tokenizing import LibraryTokenizer
-from clipret.errors import BackboneError
 
-# Largest difference between features times projection and the library's own output, relative to that output's largest
-# value.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 # Positions of the longest captions that are compared: some encoders read tens of thousands.
 _PADDED = 512
 # Where the scale of similarities starts in CLIP's training (Radford et al. 2021, section 2.5).
@@ -249,18 +244,13 @@ class LibraryBackbone:
             padded = nn.functional.pad(inputs, (0, missing), value=self.text.tokenizer.padding)
             prepared = padded.to(self.device, torch.int64)
         with whole_float32(self.device):
-            expected = part.expected(prepared).float()
+            expected = part.expected(prepared)
         weight, bias = part.projection()
         ours = features.float() @ torch.from_numpy(weight).to(features.device)
         if bias is not None:
             ours += torch.from_numpy(bias).to(features.device)
-        error = ((ours - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
-        if not error <= TOLERANCE[self._dtype]:
-            raise BackboneError(
-                f"{side} features of {self.name} times its projection differ from the library's own output by "
-                f"{error:.1e} (relative; rounding explains at most {TOLERANCE[self._dtype]:.0e}). Nothing was written; "
-                f"clipret does not support this model or this version of its library ({self.library})."
-            )
+        what = f"{side} features of {self.name} times its projection"
+        require_equal(ours, expected, what=what, source="the library", library=self.library, dtype=self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -288,19 +278,6 @@ def measure_width(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.
     """D of what a model returns for inputs, for sides without a projection that would say it."""
     with torch.inference_mode():
         return encode(inputs).shape[1]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, nothing is logged or warned of: libraries say much of that for developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _array(values: torch.Tensor) -> np.ndarray:

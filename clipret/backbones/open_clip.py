@@ -15,16 +15,17 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from clipret.backbones.hub import digest_of
-from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide, measure_width, quiet
+from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide, measure_width
+from clipret.backbones.loading import explained
 from clipret.backbones.open_clip_sources import (
     FOLDER,
     Source,
-    explained,
     find_architecture,
     find_source,
     unknown_model,
 )
 from clipret.backbones.openai import as_openai
+from clipret.backbones.pixels import describe_statistics
 from clipret.backbones.protocol import Backbone
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
@@ -40,7 +41,7 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
     One of OpenAI's architecture runs through our own towers. Raises BackboneError.
     """
     source = find_source(name, download_root=download_root)
-    with quiet(), explained(name):
+    with explained("open_clip", name):
         import open_clip
         from open_clip.model import get_model_preprocess_cfg
         from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -84,7 +85,7 @@ def load_tokenizer(name: str, *, download_root: Path | None) -> LibraryTokenizer
     import open_clip
 
     architecture, _ = find_architecture(name, download_root=download_root)
-    with quiet(), explained(name):
+    with explained("open_clip", name):
         config = open_clip.get_model_config(architecture)
         tokenizer = open_clip.get_tokenizer(architecture, cache_dir=download_root)
     if config is None:
@@ -120,7 +121,7 @@ def _image_slot(visual: nn.Module) -> Slot | None:
     if kind == "VisionTransformer":
         return None if visual.proj is None else Slot(visual, "proj")
     if kind != "TimmModel":
-        raise BackboneError(f"the image side is a {kind}, which clipret does not know; expected one of open_clip 3.")
+        raise BackboneError(f"the image side is a {kind}, which clipret does not support; expected one of open_clip 3.")
     head = visual.head
     if hasattr(head, "mlp"):
         return Slot(head.mlp, "fc2")
@@ -243,14 +244,8 @@ def _details(config: dict, source: Source, *, tokenizer: Callable) -> dict[str, 
 def _described(config: dict) -> str:
     """The preprocessing, in words."""
     size = config["size"] if isinstance(config["size"], int) else config["size"][0]
-    return (
-        f"{size} px, {config['resize_mode']}, {config['interpolation']}, mean {_numbers(config['mean'])}, std "
-        f"{_numbers(config['std'])}"
-    )
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return "/".join(f"{value:.6g}" for value in values)
+    statistics = describe_statistics(config["mean"], config["std"])
+    return f"{size} px, {config['resize_mode']}, {config['interpolation']}, {statistics}"
 
 
 def _statistics(preprocess: Compose) -> tuple[tuple, tuple]:

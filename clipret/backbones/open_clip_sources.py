@@ -1,22 +1,19 @@
 """Where open_clip's models come from: a folder, the hub's cache, or weights that open_clip has the address of."""
 
-import contextlib
 import difflib
 import os
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from clipret.backbones.hub import repository_folder, weight_files
-from clipret.backbones.library import quiet
+from clipret.backbones.loading import quiet, reason_of
+from clipret.backbones.open_clip_tags import CONFIG, WEIGHTS
 from clipret.errors import BackboneError
 
 PREFIX = "open_clip:"
 FOLDER, HUB = "local-dir:", "hf-hub:"
-_CONFIG = "open_clip_config.json"
-_PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -41,9 +38,9 @@ def find_source(name: str, *, download_root: Path | None) -> Source:
     architecture, revision = find_architecture(name, download_root=download_root)
     if architecture.startswith(FOLDER):
         folder = Path(architecture.removeprefix(FOLDER))
-        files = weight_files(folder, preferred=_PREFERRED)
+        files = weight_files(folder, preferred=WEIGHTS)
         if not files:
-            raise BackboneError(f"{folder} has no weights; expected open_clip_model.safetensors beside {_CONFIG}.")
+            raise BackboneError(f"{folder} has no weights; expected open_clip_model.safetensors beside {CONFIG}.")
         return Source(architecture, files[0], revision)
     return _find_published(architecture, tag=name.removeprefix(PREFIX).partition("/")[2], root=download_root)
 
@@ -58,9 +55,9 @@ def find_architecture(name: str, *, download_root: Path | None) -> tuple[str, st
         folder = Path(rest.removeprefix(FOLDER))
     else:
         return rest.partition("/")[0], revision
-    if not (folder / _CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         raise BackboneError(
-            f"{folder} has no {_CONFIG}; expected a folder as open_clip saves it, with {_CONFIG} and "
+            f"{folder} has no {CONFIG}; expected a folder as open_clip saves it, with {CONFIG} and "
             f"open_clip_model.safetensors."
         )
     return f"{FOLDER}{folder}", revision
@@ -87,12 +84,11 @@ def _find_published(architecture: str, *, tag: str, root: Path | None) -> Source
             path = Path(download_pretrained(settings, cache_dir=None if root is None else str(root)))
     except Exception as error:
         # Of several libraries.
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         where = settings.get("hf_hub") or settings.get("url")
         raise BackboneError(
-            f"cannot download the weights {tag} of {architecture} ({reason}); download {where} on a machine with "
-            f"network access and give its path: --model {PREFIX}{architecture}/PATH, or set HF_HOME to a cache that "
-            f"has it (HFHUB_OFFLINE={os.environ.get('HFHUB_OFFLINE', '0')})."
+            f"cannot download the weights {tag} of {architecture} ({reason_of(error)}); download {where} on a "
+            f"machine with network access and give its path: --model {PREFIX}{architecture}/PATH, or set HF_HOME to a "
+            f"cache that has it (HF_HUB_OFFLINE={os.environ.get('HF_HUB_OFFLINE', '0')})."
         ) from None
     keys = ("mean", "std", "interpolation", "resize_mode")
     preprocess = {key: settings[key] for key in keys if settings.get(key) is not None}
@@ -108,18 +104,3 @@ def unknown_model(architecture: str) -> str:
         f"open_clip has no model '{architecture}'{hint}. Expected {PREFIX}MODEL/TAG, {PREFIX}{FOLDER}FOLDER or "
         f"{PREFIX}{HUB}ORG/NAME."
     )
-
-
-@contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Inside, whatever open_clip raises at a file it cannot use becomes a BackboneError."""
-    try:
-        yield
-    except pickle.UnpicklingError:
-        raise BackboneError(
-            f"the weights of {name} are a pickle that holds more than tensors, and is not read as it could run code; "
-            f"save them as safetensors where they come from."
-        ) from None
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-        raise BackboneError(f"open_clip cannot load {name}: {reason}.") from None

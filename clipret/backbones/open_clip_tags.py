@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 
 from clipret.machine.records import RecordError, read_record
 
+# Of a folder as open_clip saves it: its config, and its weights, in order of preference.
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+# Of a tag's repository whose file is not in the table.
 _NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 

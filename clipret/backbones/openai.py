@@ -13,6 +13,7 @@ import torch
 
 from clipret.backbones.checkpoints import read_context_length
 from clipret.backbones.clip_package import ClipFirst, build_clip, import_clip, library_version
+from clipret.backbones.exactness import require_equal
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
 from clipret.backbones.pixels import CLIP_RESIZE, Crop, Normaliser, colour_of, split_transform
 from clipret.backbones.resnet import ImageResNet
@@ -20,10 +21,6 @@ from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.backbones.tokens import Tokenizer, pad
 from clipret.backbones.towers import ImageTransformer, TextTransformer
 from clipret.backbones.weights import checkpoint_path, load_weights
-from clipret.errors import BackboneError
-
-# Largest difference between features times projection and clip's own output, relative to that output's largest value.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 
 def load(name: str, *, device: str, precision: str, compiled: bool, download_root: Path | None) -> "OpenAIClip":
@@ -229,14 +226,8 @@ class OpenAIClip:
             reference = encode(prepared)
         head = {name: torch.from_numpy(value).to(self.device) for name, value in self.projections().items()}
         ours = features.to(self.device, torch.float32) @ head[f"{side}/weight"] + head.get(f"{side}/bias", 0)
-        error = ((ours - reference.float()).abs().max() / reference.abs().max().float().clamp_min(1e-12)).item()
-        tolerance = _TOLERANCE[self._arithmetic.dtype]
-        if not error <= tolerance:
-            raise BackboneError(
-                f"{side} features of {self.name} times its projection differ from clip's own output by {error:.1e} "
-                f"(relative; rounding explains at most {tolerance:.0e}). Nothing was written; "
-                f"clipret does not support this model or this version of clip ({self.library})."
-            )
+        what, dtype = f"{side} features of {self.name} times its projection", self._arithmetic.dtype
+        require_equal(ours, reference, what=what, source="clip", library=self.library, dtype=dtype)
 
     def _in_pieces(self, inputs: torch.Tensor, *, most: int, encode: Callable) -> torch.Tensor:
         """Encode a batch; on the CPU in equal pieces that fit its caches, which depend only on the batch's shape."""

@@ -12,16 +12,16 @@ def require_packages(packages: tuple[str, ...], *, name: str, extra: str | None)
     name      of the model that needs them, as given to --model
     extra     of this package, that installs them
     """
-    missing = [package for package in packages if not _is_installed(package)]
+    missing = [package for package in packages if version_of(package) is None]
     if missing:
         raise BackboneError(
             f"--model {name} needs {' and '.join(missing)}; install with: pip install 'clipret[{extra}]'"
         )
 
 
-def _is_installed(package: str) -> bool:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
-        importlib.metadata.version(package)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None

@@ -5,11 +5,10 @@ The cache has no projections: heads start in closed form (retrieval.baseline).
 
 import importlib
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
+from clipret.backbones.halves import LIBRARIES
 from clipret.backbones.hub import digest_of
 from clipret.backbones.library import LibraryBackbone
 from clipret.backbones.packages import require_packages
@@ -18,31 +17,6 @@ from clipret.backbones.unimodal import Half
 from clipret.errors import BackboneError
 
 PREFIX = "pair:"
-
-
-class Library(NamedTuple):
-    """Encoders of one side, or of either.
-
-    module   has `load_image`, `load_text` or both, called with the name and download_root, which return a Half; beside
-             load_text, `load_tokenizer`, called the same way
-    sides    image, text
-    example  of a name, for messages
-    needs    the packages that are imported, as pip calls them
-    extra    of this package, that installs them
-    """
-
-    module: str
-    sides: tuple[str, ...]
-    example: str
-    needs: tuple[str, ...]
-    extra: str
-
-
-LIBRARIES: Mapping[str, Library] = {
-    "timm": Library("clipret.backbones.unimodal_timm", ("image",), "vit_small_patch14_dinov2", ("timm",), "timm"),
-    "hf": Library("clipret.backbones.unimodal_hf", ("image", "text"), "ORG/NAME", ("transformers",), "hf"),
-    "st": Library("clipret.backbones.sentences", ("text",), "all-MiniLM-L6-v2", ("sentence-transformers",), "hf"),
-}
 
 
 def load(name: str, *, device: str, precision: str, compiled: bool, download_root: Path | None) -> LibraryBackbone:

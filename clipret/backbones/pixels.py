@@ -52,6 +52,12 @@ def colour_of(mean: Sequence[float]) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def describe_statistics(mean: Sequence[float], std: Sequence[float]) -> str:
+    """A normalisation in words: mean 0.5/0.5/0.5, std 0.5/0.5/0.5."""
+    mean, std = ("/".join(f"{value:.6g}" for value in values) for values in (mean, std))
+    return f"mean {mean}, std {std}"
+
+
 class Normaliser:
     """uint8 pixels -> the float32 values of clip's ToTensor and Normalize, bit for bit, on any device."""
 

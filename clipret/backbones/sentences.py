@@ -9,103 +9,82 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipret.backbones.hub import weight_files
-from clipret.backbones.library import TOLERANCE, TextSide, measure_width
+from clipret.backbones.exactness import require_equal
+from clipret.backbones.hf_files import LOCAL, Source, find_model, load_files, read_config, weights_of
+from clipret.backbones.hf_kinds import MASKED
+from clipret.backbones.hf_tokens import Tokens, context_length, describe_tokens, open_tokenizer
+from clipret.backbones.hub import find_folder, weight_files
+from clipret.backbones.library import TextSide
+from clipret.backbones.loading import explained, require_weights
 from clipret.backbones.tokenizing import LibraryTokenizer
-from clipret.backbones.unimodal import (
-    PADDING,
-    Half,
-    calm,
-    find_folder,
-    masked,
-    pad_ids,
-    require_complete,
-    require_weights,
-)
+from clipret.backbones.unimodal import Half, mask_tokenizer, masked, pad_right, revision_of
 from clipret.errors import BackboneError
 
 _MODULES, _SETTINGS, _PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
-_LIBRARY = "sentence_transformers"
+_LIBRARY, _OPTION = "sentence_transformers", "pair:IMAGE+st/FOLDER"
 # Their names on the hub have no organisation where it is this one.
 _ORGANISATION = "sentence-transformers"
 _NESTED_WEIGHTS = ("[0-9]_*/*.safetensors", "[0-9]_*/pytorch_model.bin")
 # Compared with the library's own output for them, whatever comes before and after.
-_PROBES = ("a photo of a red dog", "two", "people who stand near a train on a street in the rain")
+_PROBES = ("a photo of a red dog", "Two", "dog " * 40, "people who stand near a train on a street in the rain")
 
 
 def load_text(name: str, *, download_root: Path | None) -> Half:
     """The text half by what follows st/. Raises BackboneError."""
     folder, revision = _folder(name, download_root)
-    inner = _inner(folder)
-    files = require_weights(inner, expected="model.safetensors beside config.json")
+    inner = _inner(folder, name=name)
+    tokens, files = _tokens(folder, inner), weights_of(inner.folder)
     files += [file for path in _paths(folder)[1:] for file in weight_files(folder / path)]
-    with calm(_LIBRARY, name):
+    with explained(_LIBRARY, name):
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False, local_files_only=True)
+        model = SentenceTransformer(str(folder), device="cpu", **LOCAL)
         model.float().eval()
-        transformer = model[0].auto_model
-        _, information = type(transformer).from_pretrained(str(inner), output_loading_info=True, local_files_only=True)
+    transformer = model[0].auto_model
+    kind, loaded = type(transformer), load_files(type(transformer), inner)
     # A pooler of transformers' own is not used.
-    missing = sorted(key for key in information["missing_keys"] if not key.startswith("pooler."))
-    require_complete(missing, what=name)
-    model, prompt = _without_normalisation(model), _prompt(model, name=name)
-    tokenizer = _prepared(model.tokenizer)
-    tokens = LibraryTokenizer(
-        tokenize=functools.partial(_tokenize, model=model, prompt=prompt),
-        count=functools.partial(_count, tokenizer=tokenizer, prompt=prompt),
-        context_length=int(model.max_seq_length),
-        end=None,
-        padding=PADDING,
-        cut=True,
+    missing = [weight for weight in loaded.missing if not weight.startswith("pooler.")]
+    require_weights(missing, name=name, kind=kind.__name__, resized=loaded.resized)
+    _require_whole_pooling(model, name=name, prompt=tokens.prompt)
+    model, tokenizer = _without_normalisation(model), mask_tokenizer(tokens)
+    encode = functools.partial(_features, model=model, padding=tokens.tokenizer.pad_token_id)
+    library, settings = f"sentence-transformers {version('sentence-transformers')}", {"show_progress_bar": False}
+    with explained(_LIBRARY, name), torch.inference_mode():
+        features = encode(tokenizer.pad(tokenizer(list(_PROBES))[0]))
+        expected = model.encode(list(_PROBES), convert_to_tensor=True, normalize_embeddings=False, **settings)
+    words = {"what": f"features of {name}", "source": "the library", "library": library}
+    require_equal(features, expected, **words, dtype=torch.float32)
+    side = TextSide(
+        model=model, encode=encode, reference=encode, slot=None, width=features.shape[1], tokenizer=tokenizer
     )
-    encode = functools.partial(_features, model=model, padding=tokenizer.pad_token_id)
-    with calm(_LIBRARY, name):
-        width = measure_width(encode, tokens.pad(tokens(["two"])[0]))
-        _require_equal(model, name, ours=encode(tokens.pad(tokens(list(_PROBES))[0])))
-    side = TextSide(model=model, encode=encode, reference=encode, slot=None, width=width, tokenizer=tokens)
     details = {
-        "text_encoder": type(transformer).__name__,
-        "tokenizer": f"{type(tokenizer).__name__}, {tokens.context_length:,} tokens",
+        "text_encoder": f"{kind.__name__}, {inner.words}",
+        "tokenizer": describe_tokens(tokens, source=inner, reads=MASKED),
         "text_pooling": _pooling(model),
-        **({"text_prompt": prompt} if prompt else {}),
-        **({"text_revision": revision} if revision else {}),
+        **({"text_prompt": tokens.prompt} if tokens.prompt else {}),
+        **revision_of("text", revision),
     }
-    return Half(side, f"sentence-transformers {version('sentence-transformers')}", files, details)
+    return Half(side, library, files, details)
 
 
 def load_tokenizer(name: str, *, download_root: Path | None) -> LibraryTokenizer:
     """The tokenizer of a text half; no weights are read. Raises BackboneError."""
     folder, _ = _folder(name, download_root)
-    inner = _inner(folder)
-    settings, prompts = (_read(inner / _SETTINGS), _read(folder / _PROMPTS))
-    with calm(_LIBRARY, f"the tokenizer of {name}"):
-        from transformers import AutoTokenizer
+    return mask_tokenizer(_tokens(folder, _inner(folder, name=name)))
 
-        tokenizer = _prepared(AutoTokenizer.from_pretrained(str(inner), trust_remote_code=False, local_files_only=True))
-    length = settings.get("max_seq_length")
-    if length is None:
-        positions = _read(inner / "config.json").get("max_position_embeddings")
-        length = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+
+def _tokens(folder: Path, inner: Source) -> Tokens:
+    """Ids as the library makes them of texts, by the files that it reads."""
+    settings, prompts = _read(inner.folder / _SETTINGS), _read(folder / _PROMPTS)
+    tokenizer = pad_right(open_tokenizer(inner), name=inner.name)
+    length = settings.get("max_seq_length") or context_length(read_config(inner), tokenizer=tokenizer)
     prompt = prompts.get("prompts", {}).get(prompts.get("default_prompt_name")) or ""
-    lower = bool(settings.get("do_lower_case"))
-    return LibraryTokenizer(
-        tokenize=functools.partial(
-            _tokenize_plainly, tokenizer=tokenizer, prompt=prompt, lower=lower, length=int(length)
-        ),
-        count=functools.partial(_count, tokenizer=tokenizer, prompt=prompt),
-        context_length=int(length),
-        end=None,
-        padding=PADDING,
-        cut=True,
-    )
+    return Tokens(tokenizer, int(length), prompt, lower_case=bool(settings.get("do_lower_case")))
 
 
 def _folder(name: str, root: Path | None) -> tuple[Path, str]:
     repository = name if "/" in name else f"{_ORGANISATION}/{name}"
-    folder, revision = find_folder(
-        name, repository=repository, option="pair:IMAGE+st/FOLDER", cache=root, also=_NESTED_WEIGHTS
-    )
+    folder, revision = find_folder(name, repository=repository, option=_OPTION, cache=root, also=_NESTED_WEIGHTS)
     if not (folder / _MODULES).is_file():
         raise BackboneError(
             f"{folder} has no {_MODULES}; expected a folder as sentence-transformers saves it. A text encoder of "
@@ -114,8 +93,8 @@ def _folder(name: str, root: Path | None) -> tuple[Path, str]:
     return folder, revision
 
 
-def _inner(folder: Path) -> Path:
-    """The folder of the first module, a transformer; classes of other packages are refused before they are imported."""
+def _inner(folder: Path, *, name: str) -> Source:
+    """The first module, a transformer; classes of other packages are refused before they are imported."""
     try:
         modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
         kinds = [module["type"] for module in modules]
@@ -132,7 +111,8 @@ def _inner(folder: Path) -> Path:
         raise BackboneError(
             f"the first module of {folder} is {kinds[0]}; expected a Transformer: other kinds are not supported."
         )
-    return inner
+    # A folder, and never a name of the hub.
+    return find_model(str(inner.absolute()), option=_OPTION, download_root=None)._replace(name=name)
 
 
 def _paths(folder: Path) -> list[str]:
@@ -153,54 +133,14 @@ def _without_normalisation(model: nn.Module) -> nn.Module:
     return model
 
 
-def _prompt(model: nn.Module, *, name: str) -> str:
-    """What the model puts before every text by itself."""
-    prompt = model.prompts.get(model.default_prompt_name) or "" if model.default_prompt_name else ""
+def _require_whole_pooling(model: nn.Module, *, name: str, prompt: str) -> None:
+    """Raise BackboneError where the model leaves its prompt out of the pooling."""
     if prompt and any(getattr(module, "include_prompt", True) is False for module in model):
         raise BackboneError(f"{name} leaves its prompt '{prompt}' out of the pooling, which clipret does not do.")
-    return prompt
-
-
-def _prepared(tokenizer: Any) -> Any:
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:
-        raise BackboneError(f"the tokenizer {type(tokenizer).__name__} has no token for padding; take another model.")
-    return tokenizer
-
-
-def _tokenize(texts: list[str], *, model: nn.Module, prompt: str) -> torch.Tensor:
-    """Ids as the library itself has them."""
-    texts = [prompt + text for text in texts]
-    # Its name since sentence-transformers 5.3.
-    prepared = model.preprocess(texts) if hasattr(model, "preprocess") else model.tokenize(texts)
-    rows = zip(prepared["input_ids"], prepared["attention_mask"].bool(), strict=True)
-    return pad_ids([ids[mask].tolist() for ids, mask in rows])
-
-
-def _tokenize_plainly(texts: list[str], *, tokenizer: Any, prompt: str, lower: bool, length: int) -> torch.Tensor:
-    texts = [prompt + (text.lower() if lower else text) for text in texts]
-    return pad_ids(tokenizer(texts, truncation=True, max_length=length)["input_ids"])
-
-
-def _count(texts: list[str], *, tokenizer: Any, prompt: str) -> list[int]:
-    texts = [prompt + text for text in texts]
-    return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
 
 
 def _features(ids: torch.Tensor, *, model: nn.Module, padding: int) -> torch.Tensor:
     return model(masked(ids, padding=padding))["sentence_embedding"]
-
-
-@torch.inference_mode()
-def _require_equal(model: nn.Module, name: str, *, ours: torch.Tensor) -> None:
-    """Raise BackboneError unless ours, of _PROBES, are what the library itself makes of them."""
-    theirs = model.encode(list(_PROBES), convert_to_tensor=True, normalize_embeddings=False, show_progress_bar=False)
-    error = ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12)).item()
-    if not error <= TOLERANCE[torch.float32]:
-        raise BackboneError(
-            f"features of {name} differ from sentence-transformers' own encode by {error:.1e} (relative); clipret does "
-            f"not support this model."
-        )
 
 
 def _pooling(model: nn.Module) -> str:

@@ -1,51 +1,44 @@
 """transformers' encoders of images alone and of text alone: hf/ORG/NAME of the hub, hf/FOLDER."""
 
 import functools
-import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from clipret.backbones.library import ImageSide, TextSide, measure_width
-from clipret.backbones.processor_crop import read_processing
-from clipret.backbones.tokenizing import LibraryTokenizer
-from clipret.backbones.unimodal import (
-    PADDING,
-    Half,
-    calm,
-    find_folder,
-    masked,
-    pad_ids,
-    require_complete,
-    require_weights,
+from clipret.backbones.hf_files import Loaded, Source, find_model, library_version, load_files, read_config
+from clipret.backbones.hf_kinds import MASKED
+from clipret.backbones.hf_tokens import (
+    Tokens,
+    context_length,
+    describe_tokens,
+    open_tokenizer,
+    require_vocabulary,
 )
+from clipret.backbones.library import ImageSide, TextSide, measure_width
+from clipret.backbones.loading import explained, require_weights
+from clipret.backbones.processors import load_pixels
+from clipret.backbones.tokenizing import LibraryTokenizer
+from clipret.backbones.unimodal import Half, mask_tokenizer, masked, pad_right, revision_of
 from clipret.errors import BackboneError
 
-_EXPECTED = "model.safetensors beside config.json"
-# What tokenizers say that know no limit.
-_NO_LIMIT = 1 << 20
-_USUAL_LENGTH = 512
-# Position ids of these begin behind that of the padding.
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 _POOLER, _CLASS, _MEAN = "pooler_output", "class token", "mean over the tokens"
 
 
 def load_image(name: str, *, download_root: Path | None) -> Half:
     """The image half by what follows hf/, such as DINOv2. Raises BackboneError."""
-    folder, revision = _folder(name, download_root, option="pair:hf/FOLDER+TEXT")
-    files = require_weights(folder, expected=_EXPECTED)
-    processing = read_processing(folder, name=name)
-    model, missing = _load(folder, name=name)
+    source = find_model(name, option="pair:hf/FOLDER+TEXT", download_root=download_root)
+    pixels = load_pixels(source, side=None)
+    loaded = _load(source)
+    model = loaded.model
     if getattr(model, "main_input_name", "") != "pixel_values":
         raise BackboneError(
             f"{name} is a {type(model).__name__}, which is no encoder of images; expected such as DINOv2."
         )
-    blank = torch.zeros(2, 3, processing.side, processing.side)
-    has_pooler = _has_pooler(model, missing, what=name)
-    with calm("transformers", name):
+    blank = torch.zeros(2, 3, pixels.side, pixels.side)
+    has_pooler = _has_pooler(loaded, name=name)
+    with explained("transformers", name):
         if has_pooler and _outputs(model, pixel_values=blank).get("pooler_output") is not None:
             pooling = _POOLER
         else:
@@ -58,78 +51,76 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
         reference=encode,
         slot=None,
         width=width,
-        crop=processing.crop,
-        side=processing.side,
-        mean=processing.mean,
-        std=processing.std,
+        crop=pixels.crop,
+        side=pixels.side,
+        mean=pixels.mean,
+        std=pixels.std,
     )
-    details = {"image_encoder": type(model).__name__, "image_pooling": pooling, **_revision("image", revision)}
-    return Half(side, _library(), files, details, processing.described)
+    details = {
+        "image_encoder": f"{type(model).__name__}, {source.words}",
+        "image_pooling": pooling,
+        **revision_of("image", source.revision),
+    }
+    return Half(side, library_version(), loaded.files, details, pixels.words)
 
 
 def load_text(name: str, *, download_root: Path | None) -> Half:
     """The text half by what follows hf/. Raises BackboneError."""
-    folder, revision = _folder(name, download_root)
-    files = require_weights(folder, expected=_EXPECTED)
-    tokenizer = _open_tokenizer(folder, name=name)
-    model, missing = _load(folder, name=name, text=True)
+    source = find_model(name, option="pair:IMAGE+hf/FOLDER", download_root=download_root)
+    tokens = _tokens(source)
+    loaded = _load(source, text=True)
+    model = loaded.model
     if getattr(model, "main_input_name", "") != "input_ids":
         raise BackboneError(f"{name} is a {type(model).__name__}, which is no encoder of text; expected such as BERT.")
-    has_pooler = _has_pooler(model, missing, what=name)
-    padding, probe = tokenizer.pad_token_id, torch.tensor([tokenizer("a photo")["input_ids"]])
-    with calm("transformers", name):
+    require_vocabulary(tokens.tokenizer, config=model.config, name=name)
+    has_pooler = _has_pooler(loaded, name=name)
+    padding, probe = tokens.tokenizer.pad_token_id, torch.tensor(tokens.rows(["a photo"]))
+    with explained("transformers", name):
         outputs = _outputs(model, **masked(probe, padding=padding))
         pooling = _POOLER if has_pooler and outputs.get("pooler_output") is not None else _MEAN
         encode = functools.partial(_text_features, model=model, padding=padding, pooling=pooling)
         width = measure_width(encode, probe)
-    tokens = _tokenizer(tokenizer, length=_context_length(tokenizer, folder))
-    side = TextSide(model=model, encode=encode, reference=encode, slot=None, width=width, tokenizer=tokens)
+    tokenizer = mask_tokenizer(tokens)
+    side = TextSide(model=model, encode=encode, reference=encode, slot=None, width=width, tokenizer=tokenizer)
     details = {
-        "text_encoder": type(model).__name__,
-        "tokenizer": f"{type(tokenizer).__name__}, {tokens.context_length:,} tokens",
+        "text_encoder": f"{type(model).__name__}, {source.words}",
+        "tokenizer": describe_tokens(tokens, source=source, reads=MASKED),
         "text_pooling": pooling,
-        **_revision("text", revision),
+        **revision_of("text", source.revision),
     }
-    return Half(side, _library(), files, details)
+    return Half(side, library_version(), loaded.files, details)
 
 
 def load_tokenizer(name: str, *, download_root: Path | None) -> LibraryTokenizer:
     """The tokenizer of a text half; no weights are read. Raises BackboneError."""
-    folder, _ = _folder(name, download_root)
-    tokenizer = _open_tokenizer(folder, name=name)
-    return _tokenizer(tokenizer, length=_context_length(tokenizer, folder))
+    return mask_tokenizer(_tokens(find_model(name, option="pair:IMAGE+hf/FOLDER", download_root=download_root)))
 
 
-def _folder(name: str, root: Path | None, *, option: str = "pair:IMAGE+hf/FOLDER") -> tuple[Path, str]:
-    folder, revision = find_folder(name, repository=name, option=option, cache=root)
-    if not (folder / "config.json").is_file():
-        raise BackboneError(f"{folder} has no config.json; expected a folder as transformers saves it.")
-    return folder, revision
+def _tokens(source: Source) -> Tokens:
+    tokenizer = pad_right(open_tokenizer(source), name=source.name)
+    return Tokens(tokenizer, context_length(read_config(source), tokenizer=tokenizer))
 
 
-def _load(folder: Path, *, name: str, text: bool = False) -> tuple[nn.Module, list[str]]:
-    """The model, and the names of its parameters that are not in its files."""
-    with calm("transformers", name):
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
-
-        settings = {"trust_remote_code": False, "local_files_only": True}
-        config = AutoConfig.from_pretrained(str(folder), **settings)
-        if hasattr(config, "text_config") and hasattr(config, "vision_config"):
-            raise BackboneError(
-                f"{name} is a {config.model_type}, a model of images and text together; take an encoder of one of them."
-            )
-        # Encoders alone, of models such as T5.
-        kind = (
-            AutoModelForTextEncoding if text and type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+def _load(source: Source, *, text: bool = False) -> Loaded:
+    """The encoder; one of images and text together is refused."""
+    config = read_config(source)
+    if hasattr(config, "text_config") and hasattr(config, "vision_config"):
+        raise BackboneError(
+            f"{source.name} is a {config.model_type}, a model of images and text together; take an encoder of one of "
+            f"them."
         )
-        model, information = kind.from_pretrained(str(folder), output_loading_info=True, **settings)
-    return model.float().eval(), sorted(information["missing_keys"])
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    # Encoders alone, of models such as T5.
+    is_encoder = text and type(config) in AutoModelForTextEncoding._model_mapping
+    return load_files(AutoModelForTextEncoding if is_encoder else AutoModel, source)
 
 
-def _has_pooler(model: nn.Module, missing: list[str], *, what: str) -> bool:
+def _has_pooler(loaded: Loaded, *, name: str) -> bool:
     """Whether the pooler, if there is one, has weights. Raises BackboneError where other weights are missing."""
-    require_complete([name for name in missing if not name.startswith("pooler.")], what=what)
-    return not missing
+    others = [weight for weight in loaded.missing if not weight.startswith("pooler.")]
+    require_weights(others, name=name, kind=type(loaded.model).__name__, resized=loaded.resized)
+    return not loaded.missing
 
 
 def _outputs(model: nn.Module, **inputs: torch.Tensor) -> Any:
@@ -159,55 +150,3 @@ def _text_features(ids: torch.Tensor, *, model: nn.Module, padding: int, pooling
         return outputs.pooler_output
     states, mask = outputs.last_hidden_state, inputs["attention_mask"][..., None]
     return (states * mask).sum(dim=1) / mask.sum(dim=1)
-
-
-def _open_tokenizer(folder: Path, *, name: str) -> Any:
-    with calm("transformers", f"the tokenizer of {name}"):
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True, padding_side="right", truncation_side="right"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token_id is None:
-        raise BackboneError(f"the tokenizer of {name} has no token for padding; expected an encoder such as BERT.")
-    return tokenizer
-
-
-def _context_length(tokenizer: Any, folder: Path) -> int:
-    """The most tokens of a caption, by the tokenizer and the model's positions; 512 where neither says."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < _NO_LIMIT else []
-    if isinstance(positions, int) and positions > 0:
-        offset = tokenizer.pad_token_id + 1 if config.get("model_type") in _OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
-    return min(limits, default=_USUAL_LENGTH)
-
-
-def _tokenizer(tokenizer: Any, *, length: int) -> LibraryTokenizer:
-    return LibraryTokenizer(
-        tokenize=functools.partial(_tokenize, tokenizer=tokenizer, length=length),
-        count=functools.partial(_count, tokenizer=tokenizer),
-        context_length=length,
-        end=None,
-        padding=PADDING,
-        cut=True,
-    )
-
-
-def _tokenize(texts: list[str], *, tokenizer: Any, length: int) -> torch.Tensor:
-    return pad_ids(tokenizer(texts, truncation=True, max_length=length)["input_ids"])
-
-
-def _count(texts: list[str], *, tokenizer: Any) -> list[int]:
-    return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-
-
-def _revision(side: str, revision: str) -> dict[str, str]:
-    return {f"{side}_revision": revision} if revision else {}
-
-
-def _library() -> str:
-    return f"transformers {version('transformers')}"

@@ -6,21 +6,24 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.transforms import Compose
 
-from clipret.backbones.hub import weight_files
+from clipret.backbones.hub import find_folder, weight_files
 from clipret.backbones.library import ImageSide, measure_width
-from clipret.backbones.unimodal import Half, calm, find_folder, numbers, require_weights, rgb
+from clipret.backbones.loading import explained
+from clipret.backbones.pixels import describe_statistics
+from clipret.backbones.unimodal import Half, revision_of
 from clipret.errors import BackboneError
 
-_CONFIG = "config.json"
+_CONFIG, _OPTION = "config.json", "pair:timm/FOLDER+TEXT"
 
 
 def load_image(name: str, *, download_root: Path | None) -> Half:
     """The image half by what follows timm/. Raises BackboneError."""
     model, files, revision = _load(name, download_root=download_root)
-    with calm("timm", name):
+    with explained("timm", name):
         from timm.data import create_transform, resolve_model_data_config
 
         config = resolve_model_data_config(model)
@@ -38,7 +41,7 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
         reference=functools.partial(_headless, model=model),
         slot=None,
         width=measure_width(encode, torch.zeros(2, *size)),
-        crop=Compose([rgb, *steps[: before[0]]]),
+        crop=Compose([_rgb, *steps[: before[0]]]),
         side=size[1],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -47,9 +50,14 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
     details = {
         "image_encoder": f"timm {architecture}",
         "image_pooling": getattr(model, "global_pool", None) or "the model's own",
-        **({"image_revision": revision} if revision else {}),
+        **revision_of("image", revision),
     }
     return Half(side, f"timm {version('timm')}", files, details, _described(config))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """A step of the crop; a function of a module, so that the crop can be pickled."""
+    return image.convert("RGB")
 
 
 def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Path], str]:
@@ -57,7 +65,7 @@ def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Pat
     architecture, filename = name, None
     path = Path(name).expanduser()
     if path.is_dir() or "/" in name:
-        folder, revision = find_folder(name, repository=name, option="pair:timm/FOLDER+TEXT", cache=download_root)
+        folder, revision = find_folder(name, option=_OPTION, cache=download_root)
         if not (folder / _CONFIG).is_file():
             raise BackboneError(
                 f"{folder} has no {_CONFIG}; expected a folder as timm saves it for the hub, with {_CONFIG} and "
@@ -66,13 +74,11 @@ def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Pat
         architecture = f"local-dir:{folder}"
     else:
         repository, filename = _published(name)
-        folder, revision = find_folder(
-            repository, repository=repository, option="pair:timm/FOLDER+TEXT", cache=download_root
-        )
-    files = require_weights(folder, expected=f"model.safetensors beside {_CONFIG}")
-    if filename:
-        files = weight_files(folder, preferred=(filename,))
-    with calm("timm", name):
+        folder, revision = find_folder(repository, option=_OPTION, cache=download_root)
+    files = weight_files(folder, preferred=(filename or "model.safetensors",))
+    if not files:
+        raise BackboneError(f"{folder} has no weights; expected model.safetensors beside {_CONFIG}.")
+    with explained("timm", name):
         import timm
         from timm.models import load_state_dict
 
@@ -122,5 +128,5 @@ def _headless(pixels: torch.Tensor, *, model: nn.Module) -> torch.Tensor:
 def _described(config: dict) -> str:
     return (
         f"{config['input_size'][1]} px, timm {config['crop_mode']} {config['crop_pct']:.4g}, "
-        f"{config['interpolation']}, mean {numbers(config['mean'])}, std {numbers(config['std'])}"
+        f"{config['interpolation']}, {describe_statistics(config['mean'], config['std'])}"
     )

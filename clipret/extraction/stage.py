@@ -1,8 +1,6 @@
 """The steps of an extraction, in order."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,7 +40,7 @@ from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.processes import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
 from clipret.machine.description import available_cores
-from clipret.machine.devices import choose_device
+from clipret.machine.devices import choose_device, torch_threads
 from clipret.machine.workers import ReadWatch
 from clipret.progress import ProgressCallback, silent
 
@@ -75,7 +73,7 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
         raise UsageError("--compile is for a GPU; on the CPU the encoder has faster kernels of its own.")
     torch.manual_seed(config.seed)
     require_writable(config.cache)
-    with joined(rank, on_progress=on_progress) as together, _threads(1 if device == "cpu" else None):
+    with joined(rank, on_progress=on_progress) as together, torch_threads(1 if device == "cpu" else None):
         begun = _begun(config, rank)
         dataset = load_dataset(config)
         missing = [] if begun else dataset.require_files(skip_missing=config.skip_missing)
@@ -288,17 +286,3 @@ def _workers(config: ExtractConfig, rank: Rank) -> int:
     if config.workers is not None:
         return config.workers
     return max(1, available_cores() // rank.local_count)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Inside, torch computes on `count` threads; None: torch's own number.
-
-    The number may change the last bits, and a forked process hangs if it waits for threads of its parent.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

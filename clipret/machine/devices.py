@@ -1,4 +1,7 @@
-"""Choice of device and precision."""
+"""Choice of device and precision, and torch's threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,3 +45,17 @@ def require_bfloat16(device: str, *, other: str) -> None:
         f"--precision is bf16, but this {'processor' if on_cpu else 'GPU'} has no bfloat16 instructions; use "
         f"--precision {other}."
     )
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Inside, torch computes on `count` threads; None: torch's own number.
+
+    The number may change the last bits, and a forked process hangs if it waits for threads of its parent.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from clipret.backbones.hf_files import quiet
+from clipret.backbones.loading import quiet
 from tests.helpers.hf_models import edit_json, write_model
 
 

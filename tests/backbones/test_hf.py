@@ -1,9 +1,6 @@
 """transformers' models: what is computed equals what the library computes, and is what goes into the projections."""
 
-import os
 import pickle
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -11,15 +8,15 @@ import torch
 
 from clipret import EvalConfig, ExtractConfig, FeatureCache, TrainConfig, VerifyConfig, evaluate, extract, train, verify
 from clipret.backbones import hf, load_backbone
-from clipret.backbones.hf_files import quiet
 from clipret.backbones.hf_openai import clip_weights
 from clipret.backbones.library import LibraryBackbone
+from clipret.backbones.loading import quiet
 from clipret.backbones.openai import OpenAIClip
 from clipret.errors import BackboneError
 from tests.conftest import StopAfter
 from tests.helpers.backbone_models import error_of, pictures, spread_of
 from tests.helpers.caches import arrays
-from tests.helpers.child_extraction import extract_counting
+from tests.helpers.child_extraction import kill_extraction
 from tests.helpers.hf_models import KINDS, SIDE, clip_tokenizer, openai_clip, randomised
 from tests.helpers.hf_reference import CAPTIONS, LONG, embeddings_of, inputs_of, library_features
 
@@ -186,13 +183,7 @@ def test_an_interrupted_extraction_goes_on_to_the_same_bytes(settings, tmp_path)
 def test_a_killed_extraction_goes_on_to_the_same_bytes(settings, children, kind, tmp_path):
     extract(settings(kind))
     config = settings(kind, out=tmp_path / "killed.h5", workers=1)
-    batches = children.Value("i", 0)
-    child = children.Process(target=extract_counting, args=(config, batches))
-    child.start()
-    while batches.value < 8:
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    child.join(30)
+    kill_extraction(config, children)
     done = extract(config)
     assert 0 < done["extracted_images"] + done["extracted_captions"] < 80 + 480
     assert arrays(config.out) == arrays(settings(kind).out)

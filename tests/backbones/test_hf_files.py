@@ -9,14 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipret.backbones import load_backbone
-from clipret.backbones.hf_files import quiet
+from clipret.backbones.loading import quiet
 from clipret.errors import BackboneError
 from tests.helpers.hf_models import edit_json
 from tests.helpers.hf_reference import CAPTIONS, inputs_of, library_of, message_of
 
 CLASSES = "CLIPModel, MetaClip2Model, SiglipModel, AltCLIPModel, ChineseCLIPModel, VisionTextDualEncoderModel"
-
-KNOWN = "CLIPModel, MetaClip2Model, SiglipModel, AltCLIPModel, ChineseCLIPModel, VisionTextDualEncoderModel"
 
 
 class RunsCode:
@@ -60,8 +58,8 @@ def test_a_pickle_is_read_where_there_is_nothing_else_and_nothing_in_it_is_run(h
     weights = read_weights(folder)
     (folder / "model.safetensors").unlink()
     assert message_of(folder) == (
-        f"{path} is a pickle that holds more than tensors, which clipret does not run; expected model.safetensors, or "
-        f"a pickle of a state dict."
+        f"the weights of hf:{folder} are a pickle that holds more than tensors, which clipret does not run; expected "
+        f"safetensors, or a pickle of a state dict."
     )
     assert not (tmp_path / "ran").exists()
     torch.save(weights, path)
@@ -101,7 +99,7 @@ def test_weights_in_parts_are_read_and_all_of_them_count(hf_changed):
 def test_a_class_that_is_not_supported_is_refused(hf_changed, fields, what):
     folder = hf_changed("siglip", **fields)
     assert message_of(folder) == (
-        f"{folder}/config.json describes a model that clipret does not know, {what}; expected one of {CLASSES}."
+        f"{folder}/config.json describes a model that clipret does not support, {what}; expected one of {CLASSES}."
     )
 
 
@@ -118,8 +116,8 @@ def test_siglip_2_of_varying_sizes_is_refused(hf_changed):
     [
         (
             "config.json",
-            "{0} has no config.json; expected a folder as transformers saves a model, with config.json, "
-            "model.safetensors, tokenizer.json and preprocessor_config.json.",
+            "{0} has no config.json; expected a folder as transformers saves a model, with config.json and "
+            "model.safetensors, and what its side needs: tokenizer.json, preprocessor_config.json.",
         ),
         ("model.safetensors", "{0} has no weights; expected model.safetensors beside config.json."),
         ("tokenizer.json", "{0} has no tokenizer; expected tokenizer.json, or the older files of one."),
@@ -171,4 +169,9 @@ def test_without_a_network_it_is_said_what_to_put_where(tmp_path, monkeypatch):
     )
     with pytest.raises(BackboneError) as caught:
         load_backbone(f"hf:{tmp_path}/none")
-    assert str(caught.value) == f"'{tmp_path}/none' is neither a folder nor a repository of the hub, ORG/NAME."
+    assert str(caught.value) == (
+        f"there is no folder {tmp_path}/none; expected the folder of a model, or its name on the hub."
+    )
+    with pytest.raises(BackboneError) as caught:
+        load_backbone("hf:a/b/c")
+    assert str(caught.value) == "'a/b/c' is neither a folder nor a repository of the hub, ORG/NAME."

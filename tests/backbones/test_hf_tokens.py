@@ -119,7 +119,7 @@ def test_a_tokenizer_is_loaded_without_weights_with_the_positions_that_the_model
     hf_folders, kind, length, monkeypatch
 ):
     """A table of RoBERTa's has two positions more than it has use for."""
-    monkeypatch.setattr(hf, "load_model", None)
+    monkeypatch.setattr(hf, "load_files", None)
     tokenizer = load_tokenizer(f"hf:{hf_folders(kind)}")
     assert tokenizer.context_length == length
     assert [tokenizer.is_too_long(text) for text in ("a dog", LONG[0])] == [False, True]

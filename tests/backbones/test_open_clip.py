@@ -343,7 +343,7 @@ def test_weights_that_cannot_be_downloaded_say_from_where_to_fetch_them(monkeypa
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr("clipret.backbones.packages._is_installed", lambda package: False)
+    monkeypatch.setattr("clipret.backbones.packages.version_of", lambda package: None)
     with pytest.raises(BackboneError) as caught:
         load_backbone("open_clip:ViT-B-32/openai")
     assert str(caught.value) == (

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipret.backbones import load_backbone, load_tokenizer
-from clipret.backbones.unimodal import PADDING, calm
+from clipret.backbones.loading import explained
+from clipret.backbones.unimodal import PADDING
 from clipret.errors import BackboneError
 from tests.helpers.backbone_models import error_of, spread_of
 from tests.helpers.pair_models import CAPTIONS, image_features, pictures, text_features
@@ -39,9 +40,12 @@ def test_images_of_transformers_are_encoded_as_transformers_does(pair_models, na
     from transformers import AutoImageProcessor, AutoModel
 
     backbone = load_backbone(pair_models.pair(name))
-    with calm("transformers", name), torch.inference_mode():
-        processor = AutoImageProcessor.from_pretrained(str(pair_models[name]))
-        pixels = processor(images=[image.convert("RGB") for image in pictures()], return_tensors="pt")
+    with explained("transformers", name), torch.inference_mode():
+        processor = AutoImageProcessor.from_pretrained(str(pair_models[name]), backend="pil")
+        # What is transparent it may put on white, if it takes such images at all.
+        converts = getattr(processor, "do_convert_rgb", False)
+        images = [image if converts else image.convert("RGB") for image in pictures()]
+        pixels = processor(images=images, return_tensors="pt")
         outputs = AutoModel.from_pretrained(str(pair_models[name])).eval()(**pixels)
     expected = outputs.pooler_output if pooling == "pooler_output" else outputs.last_hidden_state[:, 0]
     assert backbone.details["image_pooling"] == pooling
@@ -54,7 +58,7 @@ def test_text_of_sentence_transformers_is_encoded_as_it_does_before_it_normalise
     from sentence_transformers import SentenceTransformer
 
     backbone = load_backbone(pair_models.pair(text=name))
-    with calm("sentence_transformers", name):
+    with explained("sentence_transformers", name):
         model = SentenceTransformer(str(pair_models[name]), device="cpu")
     normalised = model.encode(CAPTIONS, convert_to_tensor=True)
     del model[-1]
@@ -76,7 +80,7 @@ def test_text_of_transformers_is_encoded_as_transformers_does(pair_models, name,
     from transformers import AutoModelForTextEncoding, AutoTokenizer
 
     backbone = load_backbone(pair_models.pair(text=name))
-    with calm("transformers", name), torch.inference_mode():
+    with explained("transformers", name), torch.inference_mode():
         tokenizer = AutoTokenizer.from_pretrained(str(pair_models[name]))
         inputs = tokenizer(CAPTIONS, padding="max_length", max_length=24, truncation=True, return_tensors="pt")
         inputs.pop("token_type_ids", None)
@@ -118,7 +122,7 @@ def test_a_tokenizer_is_that_of_its_encoder_without_its_weights(pair_models, nam
     assert [tokenizer.is_too_long(text) for text in captions] == (counts > 24).tolist()
 
 
-def test_padding_that_is_also_a_token_of_the_caption_is_told_from_it(pair_models, tmp_path):
+def test_a_token_of_the_caption_that_is_also_the_padding_counts(pair_models, tmp_path):
     folder = shutil.copytree(pair_models["bert_without_pooler"], tmp_path / "bert")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "[SEP]"}))
@@ -134,13 +138,17 @@ def test_what_is_recorded_of_a_pair(pair_models):
     assert list(backbone.projections()) == ["logit_scale"]
     assert re.fullmatch(r"timm [\d.]+\w*; sentence-transformers [\d.]+\w*", backbone.library)
     assert backbone.preprocessing == "32 px, timm center 0.8, bilinear, mean 0.5/0.4/0.3, std 0.2/0.3/0.4"
-    assert backbone.details == {
+    digest = r"[0-9a-f]{12}"
+    details = {
         "image_encoder": "timm convnext_atto",
         "image_pooling": "the model's own",
-        "text_encoder": "BertModel",
-        "tokenizer": "BertTokenizer, 24 tokens",
+        "text_encoder": f"BertModel, config.json {digest}",
+        "tokenizer": f"BertTokenizer {digest}, 24 tokens, lower-cased, padding masked",
         "text_pooling": "Pooling mean",
     }
+    assert list(backbone.details) == list(details)
+    for name, words in details.items():
+        assert re.fullmatch(words, backbone.details[name]), name
     assert backbone.widths == {"image": 20, "text": 32}
 
 

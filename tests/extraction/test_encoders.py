@@ -1,9 +1,5 @@
 """Encoders of other libraries through every stage, and killed and resumed."""
 
-import os
-import signal
-import time
-
 import numpy as np
 import pytest
 
@@ -13,7 +9,7 @@ from clipret.config import CheckConfig
 from clipret.errors import CacheMismatchError
 from clipret.extraction.checking import check_dataset
 from tests.helpers.caches import arrays
-from tests.helpers.child_extraction import extract_counting
+from tests.helpers.child_extraction import kill_extraction
 from tests.helpers.open_clip_models import ARCHITECTURES, write_open_clip
 
 
@@ -76,12 +72,6 @@ def test_padded_images_are_another_fingerprint_and_verify_pads_them_too(config, 
 def test_killed_and_resumed_it_equals_an_uninterrupted_extraction(config, children, tmp_path, workers):
     extract(config(out=tmp_path / "whole.h5"))
     settings = config(workers=workers)
-    batches = children.Value("i", 0)
-    child = children.Process(target=extract_counting, args=(settings, batches))
-    child.start()
-    while batches.value < 8:
-        time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    child.join(30)
+    kill_extraction(settings, children)
     assert 0 < extract(settings)["extracted_images"] <= 80
     assert arrays(settings.out) == arrays(tmp_path / "whole.h5")

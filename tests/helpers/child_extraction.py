@@ -1,6 +1,7 @@
 """Extractions to be killed. Preloaded by the server that forks them, so that they start in milliseconds."""
 
 import os
+import signal
 import sys
 import time
 
@@ -38,3 +39,16 @@ def extract_slowly(words, batches, stderr):
     with stderr.open("w") as file:
         os.dup2(file.fileno(), 2)
         sys.exit(cli.main(words))
+
+
+def kill_extraction(config, context, *, batches=8, seconds=120) -> None:
+    """Start an extraction in a process of this context of multiprocessing, and kill it after some batches."""
+    count = context.Value("i", 0)
+    child = context.Process(target=extract_counting, args=(config, count))
+    child.start()
+    deadline = time.monotonic() + seconds
+    while count.value < batches and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join(30)
+    assert child.exitcode == -signal.SIGKILL

@@ -7,7 +7,8 @@ import transformers
 from PIL import Image
 
 from clipret.backbones import load_backbone
-from clipret.backbones.hf_files import find_source, quiet
+from clipret.backbones.hf_files import find_source
+from clipret.backbones.loading import quiet
 from clipret.errors import BackboneError
 
 CAPTIONS = ["a red dog", "Two MEN ride, on the small train: 3!", "x", "", "it’s “nice” &amp; ﬁne 学"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipret.backbones.unimodal import calm
+from clipret.backbones.loading import explained
 from tests.conftest import randomise
 
 SIDE, CONTEXT = 28, 24
@@ -54,7 +54,7 @@ def hf_dinov2(folder: Path) -> Path:
     model = Dinov2Model(
         Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE, patch_size=14)
     )
-    with calm("transformers", "it"):
+    with explained("transformers", "it"):
         _scale_layers(randomise(model)).save_pretrained(folder)
         BitImageProcessor(
             size={"shortest_edge": 32},
@@ -73,7 +73,7 @@ def hf_vit(folder: Path) -> Path:
     config = ViTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=16
     )
-    with calm("transformers", "it"):
+    with explained("transformers", "it"):
         randomise(ViTForImageClassification(config)).save_pretrained(folder)
         ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
@@ -84,7 +84,7 @@ def hf_bert(folder: Path, *, pooler: bool = True) -> Path:
     from transformers import BertModel
 
     torch.manual_seed(3)
-    with calm("transformers", "it"):
+    with explained("transformers", "it"):
         randomise(BertModel(_bert(), add_pooling_layer=pooler)).save_pretrained(folder)
     words(folder).save_pretrained(folder)
     return folder
@@ -96,7 +96,7 @@ def hf_t5(folder: Path) -> Path:
 
     torch.manual_seed(4)
     config = T5Config(vocab_size=len(_vocabulary()), d_model=24, d_ff=48, d_kv=12, num_heads=2, num_layers=2)
-    with calm("transformers", "it"):
+    with explained("transformers", "it"):
         T5Model(config).eval().save_pretrained(folder)
     words(folder).save_pretrained(folder)
     return folder
@@ -106,7 +106,7 @@ def minilm(folder: Path, *, dense: bool = False, prompt: str = "") -> Path:
     """What all-MiniLM-L6-v2 is: BERT, mean pooling, Normalize; dense: with a Dense before the last."""
     hf_bert(folder / "bert", pooler=False)
     torch.manual_seed(5)
-    with calm("sentence_transformers", "it"):
+    with explained("sentence_transformers", "it"):
         import sentence_transformers
         from sentence_transformers import models
 

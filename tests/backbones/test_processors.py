@@ -1,5 +1,8 @@
 """Preprocessing of transformers' models: the pixels of their own image processors."""
 
+import re
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from PIL import Image
 
 from clipret.backbones import load_backbone
 from clipret.backbones.hf_files import find_source
-from clipret.backbones.hf_pixels import LibraryCrop, PlainCrop, load_pixels
+from clipret.backbones.processors import LibraryCrop, PlainCrop, load_pixels
 from tests.helpers.backbone_models import pictures
 from tests.helpers.hf_models import SIDE, edit_json
 from tests.helpers.hf_reference import library_of, message_of
@@ -86,9 +89,9 @@ def test_a_processor_that_does_more_is_used_as_it_is(hf_changed):
         ),
         (
             {"image_processor_type": "MyImageProcessor", "auto_map": {"AutoImageProcessor": "code.MyImageProcessor"}},
-            "the images of {0} are prepared by a MyImageProcessor, which clipret does not know; expected one of "
-            "BitImageProcessor, ChineseCLIPImageProcessor, CLIPImageProcessor, DeiTImageProcessor, "
-            "SiglipImageProcessor, ViTImageProcessor.",
+            "the images of {0} are prepared by a MyImageProcessor, which transformers "
+            + version("transformers")
+            + " does not have; code of the folder's own is not run. Expected such as CLIPImageProcessor.",
         ),
     ],
     ids=["factor", "none", "oblong", "any", "unknown"],
@@ -97,3 +100,23 @@ def test_preprocessing_that_is_not_supported_is_refused(hf_changed, fields, mess
     folder = hf_changed("siglip")
     edit_json(folder / "preprocessor_config.json", **fields)
     assert message_of(folder) == message.format(f"hf:{folder}")
+
+
+def test_a_processor_that_does_more_to_pixels_than_to_rescale_and_normalise_is_refused(hf_changed):
+    folder = hf_changed("siglip")
+    path = folder / "preprocessor_config.json"
+    edit_json(path, image_processor_type="EfficientNetImageProcessor", include_top=True)
+    assert re.fullmatch(
+        rf"the preprocessing of hf:{re.escape(str(folder))}, a EfficientNetImageProcessor\w*, does more than to "
+        r"resize, crop, rescale and normalise, which clipret does not support: pixels differ by [\d.e+-]+\.",
+        message_of(folder),
+    )
+
+
+def test_a_processor_of_another_class_whose_pixels_can_be_made_is_taken_as_it_is(hf_changed):
+    folder = hf_changed("siglip")
+    path = folder / "preprocessor_config.json"
+    edit_json(path, image_processor_type="ConvNextImageProcessor", size={"shortest_edge": SIDE}, crop_pct=0.8)
+    pixels = load_pixels(find_source(f"hf:{folder}", download_root=None), side=SIDE)
+    assert pixels.side == SIDE
+    assert ", crop_pct 0.8, mean" in pixels.words

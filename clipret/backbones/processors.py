@@ -1,4 +1,4 @@
-"""Images -> pixels as a model's own image processor of transformers prepares them. Shape suffix: S image side."""
+"""Image processors of transformers: images -> pixels as a model's own prepares them. Shape suffix: S image side."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,22 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from clipret.backbones.hf_files import Source, explained, quiet
+from clipret.backbones.hf_files import LOCAL, Source, library_version
+from clipret.backbones.loading import explained
+from clipret.backbones.pixels import describe_statistics
 from clipret.errors import BackboneError
 from clipret.machine.records import Maybe, RecordError, read_record
 
-# Those whose settings say all that they do.
-_PROCESSORS = (
-    "BitImageProcessor",
-    "ChineseCLIPImageProcessor",
-    "CLIPImageProcessor",
-    "DeiTImageProcessor",
-    "SiglipImageProcessor",
-    "ViTImageProcessor",
-)
 _FILES = ("preprocessor_config.json", "processor_config.json")
 # Width and height: on their side and upright, odd and even, small and large.
 _PROBES = ((97, 61), (40, 83), (640, 427), (375, 500))
+# Settings of some classes that are not of resizing, cropping or normalising, for the words.
+_FURTHER = ("crop_pct", "do_flip_channel_order", "do_reduce_labels", "include_top", "rescale_offset")
+# Largest difference of normalised pixels from the processor's own.
+_TOLERANCE = 1e-4
 
 
 class Pixels(NamedTuple):
@@ -46,10 +43,12 @@ class LibraryCrop:
     converts: bool
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        settings = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
+        """What the processor does before it rescales and normalises, rounded to whole numbers."""
         image = image if self.converts else image.convert("RGB")
-        values = self.processor(images=image, **settings)["pixel_values"][0]
-        return Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0)))
+        values = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
+        pixels = values["pixel_values"][0].permute(1, 2, 0).numpy()
+        pixels = pixels if pixels.dtype == np.uint8 else pixels.round().clip(0, 255).astype(np.uint8)
+        return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 @dataclass(frozen=True)
@@ -87,35 +86,39 @@ class PlainCrop:
 
 
 def load_pixels(source: Source, *, side: int | None) -> Pixels:
-    """The preprocessing of a folder; side: of the images that the model takes, None: any. Raises BackboneError."""
-    import transformers
+    """The preprocessing of a folder; its crop and statistics make the pixels that the processor itself makes.
 
+    side  of the images that the model takes; None: any
+
+    Raises BackboneError where the folder has no processor, or one whose pixels cannot be made from a crop of bytes.
+    """
     _require_processor(source)
-    # Of PIL, whatever else is installed: others resize to other pixels.
-    newer = int(transformers.__version__.split(".")[0]) >= 5
-    backend = {"backend": "pil"} if newer else {"use_fast": False}
-    with quiet(), explained(source.name):
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True, **backend
-        )
+    with explained("transformers", source.name):
+        import transformers
+
+        # Of PIL, whatever else is installed: others resize to other pixels.
+        newer = int(transformers.__version__.split(".")[0]) >= 5
+        backend = {"backend": "pil"} if newer else {"use_fast": False}
+        processor = transformers.AutoImageProcessor.from_pretrained(source.folder, **LOCAL, **backend)
     settings = processor.to_dict()
-    kind = settings.get("image_processor_type", type(processor).__name__)
-    _require_supported(kind, source=source)
     factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1
     if abs(factor * 255 - 1) > 1e-6:
         raise BackboneError(
             f"the preprocessing of {source.name} multiplies pixels by {factor:.6g}; clipret supports 1/255 only: "
             f"do_rescale true and rescale_factor 0.00392156862745098 in {_FILES[0]}."
         )
-    with quiet(), explained(source.name):
+    with explained("transformers", source.name):
         crop, white = _crop(processor, settings=settings, side=side, name=source.name)
-    normalises = settings.get("do_normalize", True)
-    mean, std = (settings[f"image_{name}"] if normalises else value for name, value in (("mean", 0.0), ("std", 1.0)))
-    mean, std = (tuple(np.broadcast_to(values, 3).tolist()) for values in (mean, std))
-    numbers = ["/".join(f"{value:.6g}" for value in values) for values in (mean, std)]
+        normalises = settings.get("do_normalize", True)
+        mean, std = (
+            tuple(np.broadcast_to(settings[f"image_{name}"] if normalises else plain, 3).tolist())
+            for name, plain in (("mean", 0.0), ("std", 1.0))
+        )
+        _require_equal(processor, crop=crop, mean=mean, std=std, name=source.name)
     side = crop(Image.new("RGB", _PROBES[0])).width
     steps = ", ".join([f"{side} px", *(["transparency on white"] if white else []), *_described(settings)])
-    return Pixels(crop, side, mean, std, f"{steps}, mean {numbers[0]}, std {numbers[1]} ({kind})")
+    kind = settings.get("image_processor_type", type(processor).__name__)
+    return Pixels(crop, side, mean, std, f"{steps}, {describe_statistics(mean, std)} ({kind})")
 
 
 def _crop(processor: Any, *, settings: dict, side: int | None, name: str) -> tuple[Callable, bool]:
@@ -126,18 +129,39 @@ def _crop(processor: Any, *, settings: dict, side: int | None, name: str) -> tup
     clear = theirs(Image.new("RGBA", (99, 99)))
     white = clear.getpixel((clear.width // 2, clear.height // 2)) == (255,) * 3
     ours = _plain_crop(settings, white=white)
-    generator = np.random.default_rng(0)
-    images = [Image.fromarray(generator.integers(0, 256, (high, wide, 4), np.uint8)) for wide, high in _PROBES]
+    images = _probes("RGBA")
     images += [image.convert(mode) for image, mode in zip(images, ("RGB", "L", "P", "LA"), strict=True)]
     expected = [theirs(image) for image in images]
     for image in expected:
-        if image.size != (side or image.height, side or image.height):
+        if image.size != (side or expected[0].height,) * 2:
+            wanted = f"{side} x {side}" if side else "squares of one size"
             raise BackboneError(
                 f"the preprocessing of {name} makes images of {image.width} x {image.height} pixels ({_FILES[0]}); its "
-                f"model takes {f'{side} x {side}' if side else 'square ones'}."
+                f"model takes {wanted}."
             )
     same = ours is not None and [ours(image) for image in images] == expected
     return (ours if same else theirs), white
+
+
+def _require_equal(processor: Any, *, crop: Callable, mean: tuple, std: tuple, name: str) -> None:
+    """Raise BackboneError unless a crop, rescaled and normalised, is what the processor makes of several images."""
+    for image in _probes("RGB"):
+        ours = ((np.asarray(crop(image)) / 255 - mean) / std).transpose(2, 0, 1)
+        theirs = np.asarray(processor(images=image, return_tensors="pt")["pixel_values"][0])
+        error = np.abs(ours - theirs).max() if ours.shape == theirs.shape else np.inf
+        if not error <= _TOLERANCE:
+            raise BackboneError(
+                f"the preprocessing of {name}, a {type(processor).__name__}, does more than to resize, crop, rescale "
+                f"and normalise, which clipret does not support: pixels differ by {error:.1e}."
+            )
+
+
+def _probes(mode: str) -> list[Image.Image]:
+    """Noise of several shapes."""
+    generator = np.random.default_rng(0)
+    return [
+        Image.fromarray(generator.integers(0, 256, (height, width, len(mode)), np.uint8)) for width, height in _PROBES
+    ]
 
 
 def _plain_crop(settings: dict, *, white: bool) -> PlainCrop | None:
@@ -159,7 +183,7 @@ def _plain_crop(settings: dict, *, white: bool) -> PlainCrop | None:
 
 
 def _require_processor(source: Source) -> None:
-    """Raise BackboneError where a folder has no preprocessing, or one of an unknown class."""
+    """Raise BackboneError where a folder has no processor, or one of a class that transformers does not have."""
     if not any((source.folder / name).is_file() for name in _FILES):
         raise BackboneError(f"{source.folder} does not say how images are prepared; expected {_FILES[0]}.")
     path = source.folder / _FILES[0]
@@ -169,16 +193,15 @@ def _require_processor(source: Source) -> None:
         settings = read_record(path, {"image_processor_type": Maybe((str, None))})
     except (OSError, RecordError) as error:
         raise BackboneError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
-    if settings.get("image_processor_type"):
-        _require_supported(settings["image_processor_type"].removesuffix("Fast"), source=source)
+    kind = settings.get("image_processor_type")
+    if kind:
+        import transformers
 
-
-def _require_supported(kind: str, *, source: Source) -> None:
-    if kind not in _PROCESSORS:
-        raise BackboneError(
-            f"the images of {source.name} are prepared by a {kind}, which clipret does not know; expected one of "
-            f"{', '.join(_PROCESSORS)}."
-        )
+        if not hasattr(transformers, kind) and not hasattr(transformers, kind.removesuffix("Fast")):
+            raise BackboneError(
+                f"the images of {source.name} are prepared by a {kind}, which {library_version()} does not have; code "
+                f"of the folder's own is not run. Expected such as CLIPImageProcessor."
+            )
 
 
 def _described(settings: dict) -> list[str]:
@@ -196,4 +219,4 @@ def _described(settings: dict) -> list[str]:
         steps += [f"centre crop {settings['crop_size']['height']}"]
     if settings.get("do_pad"):
         steps += ["padded"]
-    return steps
+    return steps + [f"{name} {settings[name]}" for name in _FURTHER if settings.get(name)]
