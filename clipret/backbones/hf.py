@@ -43,7 +43,7 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
     # First what is read soonest and goes wrong most.
     tokens = load_tokens(source, config=config)
     pixels = load_pixels(source, side=_side_of(config, source=source))
-    model, sha256 = load_model(source)
+    model, sha256 = load_model(source, config=config)
     reads = reading_of(source, config=config)
     common = {
         "name": name,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from clipret.backbones import library
 from clipret.backbones.hub import digest_of, repository_folder
+from clipret.backbones.sizes import require_size
 from clipret.errors import BackboneError, ClipretError
 from clipret.machine.files import read_file
 from clipret.machine.records import Each, Maybe, RecordError, parse_record
@@ -111,8 +112,8 @@ def _kind_of(config: dict[str, Any], *, folder: Path) -> Kind:
     return kind
 
 
-def load_model(source: Source):
-    """The model in float32, in eval mode, and the sha256 of its weights. Raises BackboneError.
+def load_model(source: Source, *, config: Any):
+    """The model in float32, in eval mode, and the sha256 of its weights; config: the model's. Raises BackboneError.
 
     No weight may be missing: transformers starts those at random, and only logs it.
     """
@@ -125,6 +126,7 @@ def load_model(source: Source):
             f"pip install -U transformers"
         )
     files = weights_of(source.folder)
+    require_size(lambda: kind(config), config=source.folder / CONFIG, files=files)
     with quiet(), explained(source.name), _without_code(files[0]):
         model, about = kind.from_pretrained(
             source.folder,

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from clipret.backbones.hf_files import Source, explained, quiet
+from clipret.backbones.sizes import require_sides
 from clipret.errors import BackboneError
 from clipret.machine.records import Maybe, RecordError, read_record
 
@@ -101,6 +102,7 @@ def load_pixels(source: Source, *, side: int | None) -> Pixels:
     settings = processor.to_dict()
     kind = settings.get("image_processor_type", type(processor).__name__)
     _require_supported(kind, source=source)
+    require_sides(settings, name=source.name)
     factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1
     if abs(factor * 255 - 1) > 1e-6:
         raise BackboneError(

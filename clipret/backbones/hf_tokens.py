@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,13 +130,17 @@ def _context_length(source: Source, *, text: Any, tokenizer: Any) -> int:
     return min(positions - offset, tokenizer.model_max_length, _TRAINED.get(source.kind.name, positions))
 
 
+def tokenizer_digest(folder: Path) -> str:
+    """12 hexadecimal digits of the files that decide how a text becomes ids."""
+    return digest_of(folder / name for name in _TOKENIZER_FILES if (folder / name).is_file())[:12]
+
+
 def describe_tokens(tokens: LibraryTokenizer, *, source: Source, reads: str) -> str:
     """The tokenizer, in words."""
     tokenizer = tokens.tokenize.tokenizer
-    digest = digest_of(source.folder / name for name in _TOKENIZER_FILES if (source.folder / name).is_file())
     with quiet():
         upper, lower = tokenizer([_PROBE_TEXTS[0], _PROBE_TEXTS[0].lower()])["input_ids"]
     case = "lower-cased" if upper == lower else "case kept"
     padding = {CAUSAL: "read up to the end", MASKED: "padding masked", PADDED: "padded to that, no mask"}
     length = f"{tokens.context_length} tokens"
-    return f"{type(tokenizer).__name__} {digest[:12]}, {length}, {case}, {padding[reads]}"
+    return f"{type(tokenizer).__name__} {tokenizer_digest(source.folder)}, {length}, {case}, {padding[reads]}"

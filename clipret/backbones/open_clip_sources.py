@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 from clipret.backbones.hub import repository_folder, weight_files
 from clipret.backbones.library import quiet
-from clipret.errors import BackboneError
+from clipret.errors import BackboneError, ClipretError
 
 PREFIX = "open_clip:"
 FOLDER, HUB = "local-dir:", "hf-hub:"
-_CONFIG = "open_clip_config.json"
+CONFIG = "open_clip_config.json"
 _PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+PICKLED = (
+    "the weights of {} are a pickle that holds more than tensors, and is not read as it could run code; save them as "
+    "safetensors where they come from."
+)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -43,7 +47,7 @@ def find_source(name: str, *, download_root: Path | None) -> Source:
         folder = Path(architecture.removeprefix(FOLDER))
         files = weight_files(folder, preferred=_PREFERRED)
         if not files:
-            raise BackboneError(f"{folder} has no weights; expected open_clip_model.safetensors beside {_CONFIG}.")
+            raise BackboneError(f"{folder} has no weights; expected open_clip_model.safetensors beside {CONFIG}.")
         return Source(architecture, files[0], revision)
     return _find_published(architecture, tag=name.removeprefix(PREFIX).partition("/")[2], root=download_root)
 
@@ -58,9 +62,9 @@ def find_architecture(name: str, *, download_root: Path | None) -> tuple[str, st
         folder = Path(rest.removeprefix(FOLDER))
     else:
         return rest.partition("/")[0], revision
-    if not (folder / _CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         raise BackboneError(
-            f"{folder} has no {_CONFIG}; expected a folder as open_clip saves it, with {_CONFIG} and "
+            f"{folder} has no {CONFIG}; expected a folder as open_clip saves it, with {CONFIG} and "
             f"open_clip_model.safetensors."
         )
     return f"{FOLDER}{folder}", revision
@@ -116,10 +120,10 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError:
-        raise BackboneError(
-            f"the weights of {name} are a pickle that holds more than tensors, and is not read as it could run code; "
-            f"save them as safetensors where they come from."
-        ) from None
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise BackboneError(PICKLED.format(name)) from None
+    except ClipretError:
+        raise
+    except Exception as error:
+        # Of open_clip, timm, safetensors and torch, which have little in common.
         reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
         raise BackboneError(f"open_clip cannot load {name}: {reason}.") from None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from clipret.backbones.sizes import require_sides
 from clipret.backbones.unimodal import calm, numbers, rgb
 from clipret.errors import BackboneError
 
@@ -21,9 +22,15 @@ class ProcessorCrop:
 
     processor: Any
 
+    @property
+    def converts(self) -> bool:
+        """Whether the processor itself makes images of other modes RGB, and then what is transparent white."""
+        return bool(getattr(self.processor, "do_convert_rgb", False))
+
     def __call__(self, image: Image.Image) -> Image.Image:
         """The processor's own resize and crop, to whole numbers as it rounds them."""
-        values = self.processor(images=rgb(image), do_rescale=False, do_normalize=False, return_tensors="pt")
+        image = image if self.converts else rgb(image)
+        values = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
         pixels = values["pixel_values"][0].permute(1, 2, 0).numpy()
         return Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels.round().clip(0, 255).astype(np.uint8))
 
@@ -52,6 +59,7 @@ def read_processing(folder: Path, *, name: str) -> Processing:
         from transformers import AutoImageProcessor
 
         processor = AutoImageProcessor.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        require_sides(processor.to_dict(), name=name)
         crop = ProcessorCrop(processor)
         sizes = {crop(Image.new("RGB", size)).size for size in _PROBES}
     if len(sizes) > 1 or len(set(next(iter(sizes)))) > 1:
@@ -70,11 +78,12 @@ def read_processing(folder: Path, *, name: str) -> Processing:
         for values, plain in ((processor.image_mean, 0.0), (processor.image_std, 1.0))
     )
     side = next(iter(sizes))[0]
-    return Processing(crop, side, mean, std, _described(processor, side=side, mean=mean, std=std))
+    white = crop(Image.new("RGBA", _PROBES[0])).getpixel((side // 2, side // 2)) == (255,) * 3
+    return Processing(crop, side, mean, std, _described(processor, side=side, white=white, mean=mean, std=std))
 
 
-def _described(processor: Any, *, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    parts = [f"{side} px", type(processor).__name__]
+def _described(processor: Any, *, side: int, white: bool, mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    parts = [f"{side} px", type(processor).__name__, *(["transparency on white"] if white else [])]
     for name in ("size", "crop_size"):
         sizes = dict(getattr(processor, name, None) or {})
         words = ", ".join(f"{key} {value}" for key, value in sizes.items() if value is not None)

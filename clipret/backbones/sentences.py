@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipret.backbones.hub import weight_files
+from clipret.backbones.hf_tokens import tokenizer_digest
+from clipret.backbones.hub import digest_of, weight_files
 from clipret.backbones.library import TOLERANCE, TextSide, measure_width
+from clipret.backbones.sizes import require_size
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.backbones.unimodal import (
     PADDING,
@@ -41,7 +43,10 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
     files += [file for path in _paths(folder)[1:] for file in weight_files(folder / path)]
     with calm(_LIBRARY, name):
         from sentence_transformers import SentenceTransformer
+        from transformers import AutoConfig, AutoModel
 
+        config = AutoConfig.from_pretrained(str(inner), trust_remote_code=False, local_files_only=True)
+        require_size(lambda: AutoModel.from_config(config), config=inner / "config.json", files=files)
         model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=False, local_files_only=True)
         model.float().eval()
         transformer = model[0].auto_model
@@ -65,8 +70,8 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
         _require_equal(model, name, ours=encode(tokens.pad(tokens(list(_PROBES))[0])))
     side = TextSide(model=model, encode=encode, reference=encode, slot=None, width=width, tokenizer=tokens)
     details = {
-        "text_encoder": type(transformer).__name__,
-        "tokenizer": f"{type(tokenizer).__name__}, {tokens.context_length:,} tokens",
+        "text_encoder": f"{type(transformer).__name__}, configs {_configs(folder, inner)}",
+        "tokenizer": f"{type(tokenizer).__name__} {tokenizer_digest(inner)}, {tokens.context_length:,} tokens",
         "text_pooling": _pooling(model),
         **({"text_prompt": prompt} if prompt else {}),
         **({"text_revision": revision} if revision else {}),
@@ -137,6 +142,13 @@ def _inner(folder: Path) -> Path:
 
 def _paths(folder: Path) -> list[str]:
     return [module["path"] for module in _read(folder / _MODULES)]
+
+
+def _configs(folder: Path, inner: Path) -> str:
+    """12 hexadecimal digits of all that decides what the modules compute with the same weights."""
+    files = [folder / _MODULES, inner / "config.json", inner / _SETTINGS]
+    files += [folder / path / "config.json" for path in _paths(folder)[1:]]
+    return digest_of(file for file in files if file.is_file())[:12]
 
 
 def _read(path: Path) -> Any:

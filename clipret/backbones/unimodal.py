@@ -1,6 +1,7 @@
 """What encoders of images alone and of text alone have in common: a file and a row of pair.LIBRARIES a library."""
 
 import contextlib
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from clipret.backbones.hub import repository_folder, weight_files
 from clipret.backbones.library import Side
-from clipret.backbones.open_clip_sources import quiet
+from clipret.backbones.open_clip_sources import PICKLED, quiet
 from clipret.errors import BackboneError
 
 # Marks positions behind a caption's end. The padding of some tokenizers is also the token that ends a caption.
@@ -73,9 +74,14 @@ def calm(library: str, what: str) -> Iterator[None]:
             yield
     except BackboneError:
         raise
+    except pickle.UnpicklingError:
+        # torch's own advice is to run what is in it.
+        raise BackboneError(PICKLED.format(what)) from None
     except ImportError as error:
         raise BackboneError(f"{library} cannot load {what}, as a package is missing: {_line(error)}.") from None
     except Exception as error:
+        if "weights_only" in str(error):
+            raise BackboneError(PICKLED.format(what)) from None
         # Of several libraries, at any file that is not as they expect.
         raise BackboneError(f"{library} cannot load {what}: {_line(error)}.") from None
 

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipret.backbones.hf_tokens import tokenizer_digest
+from clipret.backbones.hub import digest_of
 from clipret.backbones.library import ImageSide, TextSide, measure_width
 from clipret.backbones.processor_crop import read_processing
+from clipret.backbones.sizes import require_size
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.backbones.unimodal import (
     PADDING,
@@ -38,7 +41,7 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
     folder, revision = _folder(name, download_root, option="pair:hf/FOLDER+TEXT")
     files = require_weights(folder, expected=_EXPECTED)
     processing = read_processing(folder, name=name)
-    model, missing = _load(folder, name=name)
+    model, missing = _load(folder, files, name=name)
     if getattr(model, "main_input_name", "") != "pixel_values":
         raise BackboneError(
             f"{name} is a {type(model).__name__}, which is no encoder of images; expected such as DINOv2."
@@ -63,7 +66,11 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
         mean=processing.mean,
         std=processing.std,
     )
-    details = {"image_encoder": type(model).__name__, "image_pooling": pooling, **_revision("image", revision)}
+    details = {
+        "image_encoder": _described(model, folder),
+        "image_pooling": pooling,
+        **_revision("image", revision),
+    }
     return Half(side, _library(), files, details, processing.described)
 
 
@@ -72,7 +79,7 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
     folder, revision = _folder(name, download_root)
     files = require_weights(folder, expected=_EXPECTED)
     tokenizer = _open_tokenizer(folder, name=name)
-    model, missing = _load(folder, name=name, text=True)
+    model, missing = _load(folder, files, name=name, text=True)
     if getattr(model, "main_input_name", "") != "input_ids":
         raise BackboneError(f"{name} is a {type(model).__name__}, which is no encoder of text; expected such as BERT.")
     has_pooler = _has_pooler(model, missing, what=name)
@@ -85,8 +92,8 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
     tokens = _tokenizer(tokenizer, length=_context_length(tokenizer, folder))
     side = TextSide(model=model, encode=encode, reference=encode, slot=None, width=width, tokenizer=tokens)
     details = {
-        "text_encoder": type(model).__name__,
-        "tokenizer": f"{type(tokenizer).__name__}, {tokens.context_length:,} tokens",
+        "text_encoder": _described(model, folder),
+        "tokenizer": f"{type(tokenizer).__name__} {tokenizer_digest(folder)}, {tokens.context_length:,} tokens",
         "text_pooling": pooling,
         **_revision("text", revision),
     }
@@ -107,7 +114,7 @@ def _folder(name: str, root: Path | None, *, option: str = "pair:IMAGE+hf/FOLDER
     return folder, revision
 
 
-def _load(folder: Path, *, name: str, text: bool = False) -> tuple[nn.Module, list[str]]:
+def _load(folder: Path, files: list[Path], *, name: str, text: bool = False) -> tuple[nn.Module, list[str]]:
     """The model, and the names of its parameters that are not in its files."""
     with calm("transformers", name):
         from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
@@ -122,13 +129,22 @@ def _load(folder: Path, *, name: str, text: bool = False) -> tuple[nn.Module, li
         kind = (
             AutoModelForTextEncoding if text and type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
         )
+        require_size(lambda: kind.from_config(config), config=folder / "config.json", files=files)
         model, information = kind.from_pretrained(str(folder), output_loading_info=True, **settings)
     return model.float().eval(), sorted(information["missing_keys"])
 
 
+def _described(model: nn.Module, folder: Path) -> str:
+    """Its class, and what else decides what it computes with the same weights."""
+    return f"{type(model).__name__}, config.json {digest_of([folder / 'config.json'])[:12]}"
+
+
 def _has_pooler(model: nn.Module, missing: list[str], *, what: str) -> bool:
     """Whether the pooler, if there is one, has weights. Raises BackboneError where other weights are missing."""
-    require_complete([name for name in missing if not name.startswith("pooler.")], what=what)
+    pooler = [name for name in missing if name.startswith("pooler.")]
+    has_pooler = any(name.startswith("pooler.") for name, _ in model.named_parameters() if name not in missing)
+    # Of half a pooler the other half would be random numbers.
+    require_complete(missing if has_pooler else [name for name in missing if name not in pooler], what=what)
     return not missing
 
 
