@@ -106,13 +106,30 @@ def load_backbone(
 
     name = str(name_or_path)
     settings = {"device": device, "precision": choose_precision(precision, device=device), "compiled": compiled}
-    return _module_of(name).load(name, download_root=download_root, **settings)
+    module = _module_of(name)
+    if not family_of(name).prefix:
+        return module.load(name, download_root=download_root, **settings)
+    from clipret.backbones.library import LibraryBackbone
+    from clipret.backbones.trial import require_working, usable
+
+    with usable(name):
+        backbone = module.load(name, download_root=download_root, **settings)
+        if isinstance(backbone, LibraryBackbone):
+            require_working(backbone)
+        backbone.prepare()
+    return backbone
 
 
 def load_tokenizer(name_or_path: str, *, download_root: Path | None = None) -> "Tokenizer":
     """The tokenizer of a model, without its weights. Raises BackboneError as load_backbone does."""
     name = str(name_or_path)
-    return _module_of(name).load_tokenizer(name, download_root=download_root)
+    module = _module_of(name)
+    if not family_of(name).prefix:
+        return module.load_tokenizer(name, download_root=download_root)
+    from clipret.backbones.trial import usable
+
+    with usable(name):
+        return module.load_tokenizer(name, download_root=download_root)
 
 
 def _module_of(name: str) -> ModuleType:

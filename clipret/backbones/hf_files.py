@@ -11,6 +11,7 @@ from torch import nn
 from clipret.backbones.hf_kinds import CONFIG, KINDS, WEIGHTS, Kind
 from clipret.backbones.hub import find_folder
 from clipret.backbones.loading import explained, missing_weights
+from clipret.backbones.sizes import require_size
 from clipret.errors import BackboneError
 from clipret.machine.files import read_file
 from clipret.machine.records import Each, Maybe, RecordError, parse_record
@@ -122,7 +123,10 @@ def load_files(kind: Any, source: Source, **settings: Any) -> Loaded:
 
     kind  a class of transformers with from_pretrained
     """
-    files = weights_of(source.folder)
+    files, config = weights_of(source.folder), read_config(source)
+    # The automatic classes make models by a method, the others by themselves.
+    make = getattr(kind, "from_config", kind)
+    require_size(lambda: make(config), config=source.folder / CONFIG, files=files)
     with explained("transformers", source.name):
         model, information = kind.from_pretrained(
             source.folder,

@@ -71,7 +71,10 @@ def repository_folder(
             if not _has(folder, safe):
                 folder = fetch((*_DESCRIPTIONS, *pickled, *also), local=False)
     except HFValidationError:
-        raise BackboneError(f"'{repository}' is neither a folder nor a repository of the hub, ORG/NAME.") from None
+        raise BackboneError(
+            f"'{repository}' is neither a folder, seen from {Path.cwd()}, nor a repository of the hub; expected "
+            f"FOLDER or ORG/NAME."
+        ) from None
     except HfHubHTTPError as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = (

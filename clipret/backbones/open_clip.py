@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from clipret.backbones.hub import digest_of
 from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide, measure_width
 from clipret.backbones.loading import explained
 from clipret.backbones.open_clip_sources import (
+    CONFIG,
     FOLDER,
     Source,
     find_architecture,
@@ -27,6 +29,7 @@ from clipret.backbones.open_clip_sources import (
 from clipret.backbones.openai import as_openai
 from clipret.backbones.pixels import describe_statistics
 from clipret.backbones.protocol import Backbone
+from clipret.backbones.sizes import require_size
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.errors import BackboneError
 
@@ -46,6 +49,14 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
         from open_clip.model import get_model_preprocess_cfg
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
+        if source.architecture.startswith(FOLDER):
+            require_size(
+                lambda: open_clip.create_model(
+                    source.architecture, load_weights=False, pretrained_text=False, device="meta"
+                ),
+                config=Path(source.architecture.removeprefix(FOLDER)) / CONFIG,
+                files=[source.weights],
+            )
         model = open_clip.create_model(
             source.architecture,
             load_weights=False,
@@ -227,7 +238,7 @@ def _is_openai(model: nn.Module, config: dict) -> bool:
 def _details(config: dict, source: Source, *, tokenizer: Callable) -> dict[str, str]:
     text = config["text_cfg"]
     inner = getattr(tokenizer, "tokenizer", None)
-    named = "CLIP's byte pairs" if inner is None else type(inner).__name__
+    named = "CLIP's byte pairs" if inner is None else f"{type(inner).__name__}{_digest(inner)}"
     arguments = text.get("tokenizer_kwargs", {})
     architecture = source.architecture
     if architecture.startswith(FOLDER):
@@ -241,11 +252,22 @@ def _details(config: dict, source: Source, *, tokenizer: Callable) -> dict[str, 
     }
 
 
+def _digest(tokenizer: Any) -> str:
+    """Of all that decides how one of transformers' tokenizers cuts a text, which may come from a folder."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return ""
+    # What earlier calls left in it.
+    content = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    return f" {hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
 def _described(config: dict) -> str:
     """The preprocessing, in words."""
     size = config["size"] if isinstance(config["size"], int) else config["size"][0]
     statistics = describe_statistics(config["mean"], config["std"])
-    return f"{size} px, {config['resize_mode']}, {config['interpolation']}, {statistics}"
+    filled = f" on {config['fill_color']}" if config["resize_mode"] == "longest" else ""
+    return f"{size} px, {config['resize_mode']}{filled}, {config['interpolation']}, {statistics}"
 
 
 def _statistics(preprocess: Compose) -> tuple[tuple, tuple]:

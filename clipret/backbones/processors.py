@@ -10,6 +10,7 @@ from PIL import Image
 from clipret.backbones.hf_files import LOCAL, Source, library_version
 from clipret.backbones.loading import explained
 from clipret.backbones.pixels import describe_statistics
+from clipret.backbones.sizes import require_sides, require_statistics
 from clipret.errors import BackboneError
 from clipret.machine.records import Maybe, RecordError, read_record
 
@@ -101,6 +102,7 @@ def load_pixels(source: Source, *, side: int | None) -> Pixels:
         backend = {"backend": "pil"} if newer else {"use_fast": False}
         processor = transformers.AutoImageProcessor.from_pretrained(source.folder, **LOCAL, **backend)
     settings = processor.to_dict()
+    require_sides(settings, name=source.name)
     factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1
     if abs(factor * 255 - 1) > 1e-6:
         raise BackboneError(
@@ -114,6 +116,7 @@ def load_pixels(source: Source, *, side: int | None) -> Pixels:
             tuple(np.broadcast_to(settings[f"image_{name}"] if normalises else plain, 3).tolist())
             for name, plain in (("mean", 0.0), ("std", 1.0))
         )
+        require_statistics(mean, std, name=source.name)
         _require_equal(processor, crop=crop, mean=mean, std=std, name=source.name)
     side = crop(Image.new("RGB", _PROBES[0])).width
     steps = ", ".join([f"{side} px", *(["transparency on white"] if white else []), *_described(settings)])

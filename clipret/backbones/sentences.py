@@ -11,11 +11,12 @@ from torch import nn
 
 from clipret.backbones.exactness import require_equal
 from clipret.backbones.hf_files import LOCAL, Source, find_model, load_files, read_config, weights_of
-from clipret.backbones.hf_kinds import MASKED
+from clipret.backbones.hf_kinds import CONFIG, MASKED
 from clipret.backbones.hf_tokens import Tokens, context_length, describe_tokens, open_tokenizer
-from clipret.backbones.hub import find_folder, weight_files
+from clipret.backbones.hub import digest_of, find_folder, weight_files
 from clipret.backbones.library import TextSide
 from clipret.backbones.loading import explained, require_weights
+from clipret.backbones.sizes import require_size
 from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.backbones.unimodal import Half, mask_tokenizer, masked, pad_right, revision_of
 from clipret.errors import BackboneError
@@ -37,7 +38,10 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
     files += [file for path in _paths(folder)[1:] for file in weight_files(folder / path)]
     with explained(_LIBRARY, name):
         from sentence_transformers import SentenceTransformer
+        from transformers import AutoModel
 
+        config = read_config(inner)
+        require_size(lambda: AutoModel.from_config(config), config=inner.folder / CONFIG, files=files)
         model = SentenceTransformer(str(folder), device="cpu", **LOCAL)
         model.float().eval()
     transformer = model[0].auto_model
@@ -58,7 +62,7 @@ def load_text(name: str, *, download_root: Path | None) -> Half:
         model=model, encode=encode, reference=encode, slot=None, width=features.shape[1], tokenizer=tokenizer
     )
     details = {
-        "text_encoder": f"{kind.__name__}, {inner.words}",
+        "text_encoder": f"{kind.__name__}, configs {_configs(folder, inner.folder)}",
         "tokenizer": describe_tokens(tokens, source=inner, reads=MASKED),
         "text_pooling": _pooling(model),
         **({"text_prompt": tokens.prompt} if tokens.prompt else {}),
@@ -117,6 +121,13 @@ def _inner(folder: Path, *, name: str) -> Source:
 
 def _paths(folder: Path) -> list[str]:
     return [module["path"] for module in _read(folder / _MODULES)]
+
+
+def _configs(folder: Path, inner: Path) -> str:
+    """12 hexadecimal digits of all that decides what the modules compute with the same weights."""
+    files = [folder / _MODULES, inner / CONFIG, inner / _SETTINGS]
+    files += [folder / path / CONFIG for path in _paths(folder)[1:]]
+    return digest_of(file for file in files if file.is_file())[:12]
 
 
 def _read(path: Path) -> Any:

@@ -118,7 +118,9 @@ def _load(source: Source, *, text: bool = False) -> Loaded:
 
 def _has_pooler(loaded: Loaded, *, name: str) -> bool:
     """Whether the pooler, if there is one, has weights. Raises BackboneError where other weights are missing."""
-    others = [weight for weight in loaded.missing if not weight.startswith("pooler.")]
+    # Of half a pooler the other half would be random numbers.
+    names = {name for name, _ in loaded.model.named_parameters() if name.startswith("pooler.")}
+    others = [weight for weight in loaded.missing if weight not in names or names - set(loaded.missing)]
     require_weights(others, name=name, kind=type(loaded.model).__name__, resized=loaded.resized)
     return not loaded.missing
 

@@ -10,19 +10,22 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import Compose
 
-from clipret.backbones.hub import find_folder, weight_files
+from clipret.backbones.hub import digest_of, find_folder, weight_files
 from clipret.backbones.library import ImageSide, measure_width
 from clipret.backbones.loading import explained
 from clipret.backbones.pixels import describe_statistics
+from clipret.backbones.sizes import MOST_SIDE, require_size
 from clipret.backbones.unimodal import Half, revision_of
 from clipret.errors import BackboneError
 
 _CONFIG, _OPTION = "config.json", "pair:timm/FOLDER+TEXT"
+# Of the resized image; timm's own are from 0.75 on.
+_LEAST_CROP = 0.1
 
 
 def load_image(name: str, *, download_root: Path | None) -> Half:
     """The image half by what follows timm/. Raises BackboneError."""
-    model, files, revision = _load(name, download_root=download_root)
+    model, files, revision, config_file = _load(name, download_root=download_root)
     with explained("timm", name):
         from timm.data import create_transform, resolve_model_data_config
 
@@ -32,6 +35,11 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
     if size[0] != 3 or size[1] != size[2]:
         raise BackboneError(
             f"timm's {name} takes images of {'x'.join(map(str, size))}; expected 3 channels and a square."
+        )
+    if not _LEAST_CROP <= (config["crop_pct"] or 1) <= 1 / _LEAST_CROP or size[1] > MOST_SIDE:
+        raise BackboneError(
+            f"timm's {name} takes images of {size[1]:,} pixels, with crop_pct {config['crop_pct']:g}; expected at most "
+            f"{MOST_SIDE:,} pixels, and a crop_pct near 1."
         )
     before = [kind for kind, step in enumerate(steps) if type(step).__name__ in ("ToTensor", "MaybeToTensor")]
     encode = functools.partial(_pooled, model=model, name=name)
@@ -48,7 +56,7 @@ def load_image(name: str, *, download_root: Path | None) -> Half:
     )
     architecture = (model.pretrained_cfg or {}).get("architecture") or type(model).__name__
     details = {
-        "image_encoder": f"timm {architecture}",
+        "image_encoder": f"timm {architecture}{_digest(config_file)}",
         "image_pooling": getattr(model, "global_pool", None) or "the model's own",
         **revision_of("image", revision),
     }
@@ -60,9 +68,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Path], str]:
-    """The model without its classifier, the file of its weights, and the revision."""
-    architecture, filename = name, None
+def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Path], str, Path | None]:
+    """The model without its classifier, the file of its weights, the revision, and the file that describes it, None if
+    timm does.
+    """
+    architecture, filename, config = name, None, None
     path = Path(name).expanduser()
     if path.is_dir() or "/" in name:
         folder, revision = find_folder(name, option=_OPTION, cache=download_root)
@@ -71,7 +81,7 @@ def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Pat
                 f"{folder} has no {_CONFIG}; expected a folder as timm saves it for the hub, with {_CONFIG} and "
                 f"model.safetensors."
             )
-        architecture = f"local-dir:{folder}"
+        architecture, config = f"local-dir:{folder}", folder / _CONFIG
     else:
         repository, filename = _published(name)
         folder, revision = find_folder(repository, option=_OPTION, cache=download_root)
@@ -82,12 +92,18 @@ def _load(name: str, *, download_root: Path | None) -> tuple[nn.Module, list[Pat
         import timm
         from timm.models import load_state_dict
 
+        if config:
+            require_size(lambda: timm.create_model(architecture), config=config, files=files[:1])
         state = load_state_dict(str(files[0]), weights_only=True)
         # With its classifier, as then every parameter has to be in the file.
         overlay = {"source": "", "state_dict": state}
         model = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay)
         model.reset_classifier(0)
-    return model.eval(), files[:1], revision
+    return model.eval(), files[:1], revision, config
+
+
+def _digest(config: Path | None) -> str:
+    return "" if config is None else f", {_CONFIG} {digest_of([config])[:12]}"
 
 
 def _published(name: str) -> tuple[str, str | None]:

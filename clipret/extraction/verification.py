@@ -154,6 +154,14 @@ def _backbone_of(cache: FeatureCache, config: VerifyConfig) -> Backbone:
             f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache.path} was extracted with "
             f"{cache.about['model']}, weights {cache.inputs['weights_sha256'][:12]}."
         )
+    # The same weights compute other features by another config, tokenizer or preprocessing.
+    for part, now in {"preprocessing": backbone.preprocessing, **backbone.details}.items():
+        before = cache.inputs.get(part)
+        if before is not None and before != now:
+            raise UsageError(
+                f"{name} is not what {cache.path} was extracted with ({part}: it was '{before}', and is '{now}'); name "
+                f"the model's unchanged files with --model."
+            )
     return backbone
 
 

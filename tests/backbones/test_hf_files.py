@@ -3,6 +3,7 @@
 import os
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,4 +175,7 @@ def test_without_a_network_it_is_said_what_to_put_where(tmp_path, monkeypatch):
     )
     with pytest.raises(BackboneError) as caught:
         load_backbone("hf:a/b/c")
-    assert str(caught.value) == "'a/b/c' is neither a folder nor a repository of the hub, ORG/NAME."
+    assert str(caught.value) == (
+        f"'a/b/c' is neither a folder, seen from {Path.cwd()}, nor a repository of the hub; expected FOLDER or "
+        f"ORG/NAME."
+    )

@@ -140,9 +140,9 @@ def test_what_is_recorded_of_a_pair(pair_models):
     assert backbone.preprocessing == "32 px, timm center 0.8, bilinear, mean 0.5/0.4/0.3, std 0.2/0.3/0.4"
     digest = r"[0-9a-f]{12}"
     details = {
-        "image_encoder": "timm convnext_atto",
+        "image_encoder": f"timm convnext_atto, config.json {digest}",
         "image_pooling": "the model's own",
-        "text_encoder": f"BertModel, config.json {digest}",
+        "text_encoder": f"BertModel, configs {digest}",
         "tokenizer": f"BertTokenizer {digest}, 24 tokens, lower-cased, padding masked",
         "text_pooling": "Pooling mean",
     }

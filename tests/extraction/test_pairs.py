@@ -53,7 +53,7 @@ def test_info_names_both_encoders(config):
     assert {name: re.sub("[0-9a-f]{12}", "DIGEST", text) for name, text in shown.items()} == {
         "image encoder": "Dinov2Model, config.json DIGEST",
         "image pooling": "pooler_output",
-        "text encoder": "BertModel, config.json DIGEST",
+        "text encoder": "BertModel, configs DIGEST",
         "tokenizer": "BertTokenizer DIGEST, 24 tokens, lower-cased, padding masked",
         "text pooling": "Pooling mean",
     }

@@ -12,6 +12,7 @@ from clipret.cache import open_writer
 from clipret.errors import CacheError, CacheFormatError, UsageError
 from clipret.extraction import verification
 from tests.conftest import contents, write_cache, write_coco
+from tests.helpers.hf_models import edit_json
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +225,18 @@ def test_the_command_line_shows_a_table_and_exits_1_when_it_is_damaged(run, tmp_
 def test_verifying_needs_no_clip_unless_something_is_encoded_again(cache, monkeypatch):
     monkeypatch.setattr(verification, "load_backbone", None)
     assert verify(VerifyConfig(cache))["sound"]
+
+
+def test_a_model_whose_config_was_changed_is_not_taken_for_a_damaged_cache(pair_models, root, tmp_path):
+    folder = shutil.copytree(pair_models["bert"], tmp_path / "bert")
+    name = f"pair:timm/{pair_models['timm_dinov2']}+hf/{folder}"
+    out = tmp_path / "pair.h5"
+    settings = {"dataset": "coco", "root": root, "model": name, "workers": 0, "device": "cpu", "max_problems": 0.1}
+    extract(ExtractConfig(out=out, **settings))
+    edit_json(folder / "config.json", layer_norm_eps=0.5)
+    with pytest.raises(
+        UsageError,
+        match=r"^pair:timm/.* is not what .*pair\.h5 was extracted with \(text_encoder: it was 'BertModel, config\.json"
+        r" \w{12}', and is 'BertModel, config\.json \w{12}'\); name the model's unchanged files with --model\.$",
+    ):
+        verify(VerifyConfig(out, sample=1, device="cpu"))
