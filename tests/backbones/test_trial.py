@@ -214,5 +214,3 @@ def test_half_a_pooler_is_not_left_out(pair_models, tmp_path):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     message = message_of(f"pair:timm/{pair_models['timm_dinov2']}+hf/{folder}")
     assert "lack 1 of the tensors of a BertModel, such as pooler.dense.weight" in message
-        f"pair:timm/{pair_models['timm_dinov2']}+hf/{folder}"
-    )
