@@ -58,6 +58,8 @@ def find_architecture(name: str, *, download_root: Path | None) -> tuple[str, st
         folder = Path(rest.removeprefix(FOLDER))
     else:
         return rest.partition("/")[0], revision
+    if not folder.is_dir():
+        raise BackboneError(f"there is no folder {folder}; expected one as open_clip saves it, with {_CONFIG}.")
     if not (folder / _CONFIG).is_file():
         raise BackboneError(
             f"{folder} has no {_CONFIG}; expected a folder as open_clip saves it, with {_CONFIG} and "
@@ -77,9 +79,10 @@ def _find_published(architecture: str, *, tag: str, root: Path | None) -> Source
         return Source(architecture, Path(tag))
     if tag not in tags:
         offered = f"one of {', '.join(tags)}, or" if tags else "it has no published weights;"
+        wrong = f"/{tag}: open_clip has no weights '{tag}'" if tag else " names no weights"
         raise BackboneError(
-            f"--model {PREFIX}{architecture}/{tag or 'TAG'}: open_clip has no weights '{tag}' of {architecture}; "
-            f"expected {offered} the path of a checkpoint: {PREFIX}{architecture}/PATH."
+            f"--model {PREFIX}{architecture}{wrong} of {architecture}; expected {offered} the path of a "
+            f"checkpoint: {PREFIX}{architecture}/PATH."
         )
     settings = open_clip.get_pretrained_cfg(architecture, tag)
     try:
@@ -88,11 +91,11 @@ def _find_published(architecture: str, *, tag: str, root: Path | None) -> Source
     except Exception as error:
         # Of several libraries.
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        where = settings.get("hf_hub") or settings.get("url")
+        where = (settings.get("hf_hub") or settings.get("url")).rstrip("/")
         raise BackboneError(
             f"cannot download the weights {tag} of {architecture} ({reason}); download {where} on a machine with "
             f"network access and give its path: --model {PREFIX}{architecture}/PATH, or set HF_HOME to a cache that "
-            f"has it (HFHUB_OFFLINE={os.environ.get('HFHUB_OFFLINE', '0')})."
+            f"has it (HF_HUB_OFFLINE={os.environ.get('HF_HUB_OFFLINE', '0')})."
         ) from None
     keys = ("mean", "std", "interpolation", "resize_mode")
     preprocess = {key: settings[key] for key in keys if settings.get(key) is not None}
