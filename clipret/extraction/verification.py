@@ -29,7 +29,8 @@ _TOLERANCE_OF_NVJPEG = 0.2
 def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Reread a cache, finished or not, and report what is damaged. Changes nothing.
 
-    on_progress  called with phase "image rows", "text rows" and, for a sample, "encoded again"
+    on_progress  called with phase "image rows", "text rows" and, for a sample, "images encoded
+                 again" and "captions encoded again"
 
     Checks the structure, and the state, values and checksum of every row; with config.sample, encodes that many images
     and captions again and compares.
@@ -104,6 +105,7 @@ def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: Progress
     }
     checks = []
     for side in sides:
+        what = "images" if side == "image" else "captions"
         done = np.flatnonzero(states[side] == DONE)
         rows = np.sort(generator.choice(done, size=min(config.sample, len(done)), replace=False))
         bad, unreadable, largest = [], [], 0.0
@@ -116,13 +118,12 @@ def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: Progress
             errors = _errors(*comparable(cache, backbone, side, cached=cached, again=again[kept]))
             bad += batch[kept][~(errors <= _tolerance(cache, side))].tolist()
             largest = max([largest, *errors.tolist()])
-            on_progress(Progress("encoded again", start + len(batch), len(rows)))
+            on_progress(Progress(f"{what} encoded again", start + len(batch), len(rows)))
         faults = []
         if bad:
             faults.append(f"encoded again, they differ by up to {largest:.1e}: {_rows_in_words(np.array(bad))}")
         if unreadable:
             faults.append(f"can no longer be read: {_rows_in_words(np.array(unreadable))}")
-        what = "images" if side == "image" else "captions"
         checks.append(_check(f"{what} encoded again", len(rows), faults=faults, bad_rows=bad))
     return checks
 
