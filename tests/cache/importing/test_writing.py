@@ -227,3 +227,15 @@ def test_what_is_wrong_is_one_line(tmp_path, changes, message):
     assert str(caught.value) == message
     assert isinstance(caught.value, (DatasetError, UsageError))
     assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_sample_of_another_encoders_embeddings_is_not_called_damage(tmp_path):
+    path = tmp_path / "a.h5"
+    captions = [f"caption {row}" for row in range(8)]
+    write_cache(path, texts=embeddings(8, width=128)[1], captions=captions, model="tiny-emoji")
+    result = verify(VerifyConfig(path, sample=3, device="cpu"))
+    assert not result["sound"]
+    assert result["verdict"] == (
+        f"{path} holds what was imported, and this is not what the encoder gives for these files and captions: "
+        f"captions encoded again; look at --model, --root, and the order of the table's rows."
+    )
