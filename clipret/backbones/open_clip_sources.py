@@ -55,6 +55,8 @@ def find_architecture(name: str, *, download_root: Path | None) -> tuple[str, st
         folder = Path(rest.removeprefix(FOLDER))
     else:
         return rest.partition("/")[0], revision
+    if not folder.is_dir():
+        raise BackboneError(f"there is no folder {folder}; expected one as open_clip saves it, with {CONFIG}.")
     if not (folder / CONFIG).is_file():
         raise BackboneError(
             f"{folder} has no {CONFIG}; expected a folder as open_clip saves it, with {CONFIG} and "
@@ -74,9 +76,10 @@ def _find_published(architecture: str, *, tag: str, root: Path | None) -> Source
         return Source(architecture, Path(tag))
     if tag not in tags:
         offered = f"one of {', '.join(tags)}, or" if tags else "it has no published weights;"
+        wrong = f"/{tag}: open_clip has no weights '{tag}'" if tag else " names no weights"
         raise BackboneError(
-            f"--model {PREFIX}{architecture}/{tag or 'TAG'}: open_clip has no weights '{tag}' of {architecture}; "
-            f"expected {offered} the path of a checkpoint: {PREFIX}{architecture}/PATH."
+            f"--model {PREFIX}{architecture}{wrong} of {architecture}; expected {offered} the path of a "
+            f"checkpoint: {PREFIX}{architecture}/PATH."
         )
     settings = open_clip.get_pretrained_cfg(architecture, tag)
     try:
@@ -84,7 +87,7 @@ def _find_published(architecture: str, *, tag: str, root: Path | None) -> Source
             path = Path(download_pretrained(settings, cache_dir=None if root is None else str(root)))
     except Exception as error:
         # Of several libraries.
-        where = settings.get("hf_hub") or settings.get("url")
+        where = (settings.get("hf_hub") or settings.get("url")).rstrip("/")
         raise BackboneError(
             f"cannot download the weights {tag} of {architecture} ({reason_of(error)}); download {where} on a "
             f"machine with network access and give its path: --model {PREFIX}{architecture}/PATH, or set HF_HOME to a "

@@ -16,6 +16,9 @@ from clipret.backbones.clip_package import fetch_published, import_clip
 from clipret.config import BUNDLED_MODELS
 from clipret.errors import BackboneError
 
+# A file of another library's model folder -> what its name begins with for --model.
+_FOLDERS = {"open_clip_config.json": "open_clip:local-dir:", "config.json": "hf:"}
+
 
 def load_weights(name: str, *, device: str, download_root: Path | None) -> tuple[str, tuple[torch.nn.Module, Callable]]:
     """The sha256 of the weights of a model, and clip's model and preprocessing as load_checkpoint gives them.
@@ -77,9 +80,13 @@ def _require_file(path: Path, *, expected: str) -> None:
         if isinstance(error, PermissionError):
             raise BackboneError(f"cannot read {path}: {error.strerror}.") from None
         raise BackboneError(
-            f"unknown model '{path}'; expected one of {expected}, or the path of a CLIP checkpoint."
+            f"unknown model '{path}'; expected one of {expected}, or the path of a CLIP checkpoint. Names of other "
+            f"encoders begin with open_clip:, hf: or pair:; clipret models lists them."
         ) from None
     if stat.S_ISDIR(status.st_mode):
+        names = [f"{prefix}{path}" for file, prefix in _FOLDERS.items() if (path / file).is_file()]
+        if names:
+            raise BackboneError(f"--model {path} is a folder with a model of another library: --model {names[0]}")
         raise BackboneError(f"--model {path} is a folder; give the checkpoint in it, or one of {expected}.")
     if not stat.S_ISREG(status.st_mode):
         raise BackboneError(f"--model {path} is a pipe or a device; give a checkpoint's file, or one of {expected}.")

@@ -81,7 +81,7 @@ class EvalConfig:
     split: str | None = shared.measured_split()
     language: tuple[str, ...] = setting(
         (),
-        "Of captions in several languages (xm3600, xtd10) those in these alone, such as de,fr.",
+        "Languages to measure, such as de,fr, of a cache that has several (xm3600, xtd10).",
         shown="each by itself, and their mean",
     )
     allow_leak: bool = setting(False, "Measure also on images that the head was trained on.")

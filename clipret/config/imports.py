@@ -95,7 +95,7 @@ class ImportConfig(FeaturesConfig):
     columns: str = setting(
         "",
         "Columns of the table, such as image=url,caption=alt_text.",
-        shown="image_path or image, caption or text, split",
+        shown="image_path, image or file_name; caption or text; split; no id",
     )
     fold: bool = setting(
         True, "Whether rows with the same image, one after the other, are one image with several captions."

@@ -59,7 +59,11 @@ def measured_split():
 
 def download_root():
     """The folder of downloaded weights."""
-    return setting(None, "Folder of OpenAI's weights.", shown="~/.cache/clip")
+    return setting(
+        None,
+        "Folder of downloaded weights: OpenAI's, open_clip's and the Hugging Face hub's.",
+        shown="~/.cache/clip; of the hub ~/.cache/huggingface/hub",
+    )
 
 
 def one_protocol(shown: str):

@@ -69,7 +69,8 @@ def load_parts(config: DatasetConfig, *, parts: list[Part], root: Path, name: st
     """
     if config.root is not None and config.root.resolve() != root.resolve():
         raise DatasetError(
-            f"--root is {config.root}, and the images are in the files of {config.dataset}; leave --root out."
+            f"--root is {config.root}, and the images are in the files of {config.dataset}, or at paths relative to "
+            f"them; leave --root out."
         )
     image, remarks = image_column(config, root / parts[0].file)
     rows = EmbeddedRows(root, parts, image)

@@ -136,6 +136,12 @@ def _require_own_root(config: DatasetConfig) -> None:
 
 def _what_else(folder: Path, listing: Listing) -> str:
     """What of the folder could be given instead, and what of it was not looked at."""
+    saved = [name.rpartition("/")[0] for name in listing.files if name.endswith("/state.json")]
+    if saved:
+        return (
+            f" It has folders of save_to_disk, {listed(saved)}, and no dataset_dict.json: give one, as --dataset "
+            f"{shlex.quote(str(folder / saved[0]))}"
+        )
     tables = [name for name in listing.files if ending(name) in (*ENDINGS, ".json")]
     shards = [name for name in listing.files if ".tar" in name.rpartition("/")[2].lower()]
     said = ""

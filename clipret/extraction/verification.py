@@ -19,6 +19,8 @@ from clipret.progress import Progress, ProgressCallback, silent
 
 _ENCODED_AT_ONCE = 16
 _SHOWN = 10
+# What the checks of a sample are called, after images or captions.
+_AGAIN = "encoded again"
 # Largest difference between a feature encoded again and the cached one, relative to the feature's largest value: from
 # rounding in the stored type, and from another order of additions in other kernels or on another device.
 _TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
@@ -29,7 +31,8 @@ _TOLERANCE_OF_NVJPEG = 0.2
 def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Reread a cache, finished or not, and report what is damaged. Changes nothing.
 
-    on_progress  called with phase "image rows", "text rows" and, for a sample, "encoded again"
+    on_progress  called with phase "image rows", "text rows" and, for a sample, "images encoded again"
+                 and "captions encoded again"
 
     Checks the structure, and the state, values and checksum of every row; with config.sample, encodes that many images
     and captions again and compares.
@@ -71,6 +74,12 @@ def _result(path: Path, *, checks: list[dict], command: str | None, cache: Featu
     if faulty:
         remedy = f" with: {command}" if command else "."
         verdict = f"{path} is damaged: {', '.join(faulty)}; delete it and extract again{remedy}"
+        if cache is not None and cache.imported and all(name.endswith(_AGAIN) for name in faulty):
+            # What was imported is there as it was: the same import would give the same.
+            verdict = (
+                f"{path} holds what was imported, and this is not what the encoder gives for these files and captions: "
+                f"{', '.join(faulty)}; look at --model, --root, and the order of the table's rows."
+            )
     elif not cache.complete:
         verdict = f"{path} is sound but incomplete; complete it with: {command}"
     return {
@@ -104,6 +113,7 @@ def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: Progress
     }
     checks = []
     for side in sides:
+        what = "images" if side == "image" else "captions"
         done = np.flatnonzero(states[side] == DONE)
         rows = np.sort(generator.choice(done, size=min(config.sample, len(done)), replace=False))
         bad, unreadable, largest = [], [], 0.0
@@ -116,14 +126,13 @@ def _sampled(cache: FeatureCache, config: VerifyConfig, *, on_progress: Progress
             errors = _errors(*comparable(cache, backbone, side, cached=cached, again=again[kept]))
             bad += batch[kept][~(errors <= _tolerance(cache, side))].tolist()
             largest = max([largest, *errors.tolist()])
-            on_progress(Progress("encoded again", start + len(batch), len(rows)))
+            on_progress(Progress(f"{what} {_AGAIN}", start + len(batch), len(rows)))
         faults = []
         if bad:
             faults.append(f"encoded again, they differ by up to {largest:.1e}: {_rows_in_words(np.array(bad))}")
         if unreadable:
             faults.append(f"can no longer be read: {_rows_in_words(np.array(unreadable))}")
-        what = "images" if side == "image" else "captions"
-        checks.append(_check(f"{what} encoded again", len(rows), faults=faults, bad_rows=bad))
+        checks.append(_check(f"{what} {_AGAIN}", len(rows), faults=faults, bad_rows=bad))
     return checks
 
 

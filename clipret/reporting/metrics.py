@@ -8,7 +8,9 @@ from clipret.reporting.sheets import LABEL, Cell, Column, Sheet, heading_cell
 
 # Below this best reachable figure another protocol is advised: a rare pair of equal captions needs none.
 _ADVISED_BELOW = 0.99
-_UNCHECKED = "leakage was not checked: the head does not say which images it was trained on"
+_UNCHECKED = (
+    "leakage was not checked: the head does not say which images it was trained on; of imported features it cannot"
+)
 _UNCHECKED_IMAGES = "leakage was not checked for all images: the cache does not have the digests of all their files"
 # Direction -> what its queries and its gallery are.
 SIDES = {"t2i": ("captions", "images"), "i2t": ("images", "captions")}

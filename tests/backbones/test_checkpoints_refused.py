@@ -222,6 +222,19 @@ def test_what_is_no_regular_file_is_never_read(tmp_path):
             load_backbone(str(path))
 
 
+@pytest.mark.parametrize(
+    ("file", "prefix"), [("config.json", "hf:"), ("open_clip_config.json", "open_clip:local-dir:")]
+)
+def test_a_folder_of_another_library_says_how_it_is_named(file, prefix, tmp_path):
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(str(tmp_path))
+    assert (
+        str(caught.value)
+        == f"--model {tmp_path} is a folder with a model of another library: --model {prefix}{tmp_path}"
+    )
+
+
 def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")

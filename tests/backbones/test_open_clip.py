@@ -276,8 +276,17 @@ def test_a_checkpoint_of_ones_own_is_named_by_its_path(registered):
         ),
         (
             "open_clip:local-dir:/nowhere",
-            "/nowhere has no open_clip_config.json; expected a folder as open_clip saves it, with "
-            "open_clip_config.json and open_clip_model.safetensors.",
+            "there is no folder /nowhere; expected one as open_clip saves it, with open_clip_config.json.",
+        ),
+        (
+            "open_clip:local-dir:/",
+            "/ has no open_clip_config.json; expected a folder as open_clip saves it, with open_clip_config.json and "
+            "open_clip_model.safetensors.",
+        ),
+        (
+            "open_clip:Small-B-8",
+            "--model open_clip:Small-B-8 names no weights of Small-B-8; expected one of quick, plain, or the path of a "
+            "checkpoint: open_clip:Small-B-8/PATH.",
         ),
         (
             "openclip:ViT-B-32/openai",
@@ -339,11 +348,13 @@ def test_a_repository_that_cannot_be_reached_says_what_to_copy_where(monkeypatch
 
 def test_weights_that_cannot_be_downloaded_say_from_where_to_fetch_them(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BackboneError) as caught:
         load_backbone("open_clip:ViT-B-16-SigLIP/webli", download_root=tmp_path)
     message = str(caught.value)
     assert message.startswith("cannot download the weights webli of ViT-B-16-SigLIP (")
-    assert "download timm/ViT-B-16-SigLIP" in message
+    assert "download timm/ViT-B-16-SigLIP on a machine" in message
+    assert message.endswith("(HF_HUB_OFFLINE=1).")
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):

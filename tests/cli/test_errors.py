@@ -380,7 +380,8 @@ BAD_INPUTS = {
         "extract --dataset emoji --model ViT-B/33",
         1,
         "unknown model 'ViT-B/33'; expected one of RN50, RN101, RN50x4, RN50x16, RN50x64, ViT-B/32, ViT-B/16, "
-        "ViT-L/14, ViT-L/14@336px, tiny-emoji, or the path of a CLIP checkpoint.",
+        "ViT-L/14, ViT-L/14@336px, tiny-emoji, or the path of a CLIP checkpoint. Names of other encoders begin with "
+        "open_clip:, hf: or pair:; clipret models lists them.",
     ),
     "foreign checkpoint": (
         "extract --dataset emoji --model foreign.pt",

@@ -245,7 +245,7 @@ REFUSED = {
     "a-root": (
         {"image": images([RED]), "caption": ["one"]},
         {"root": Path("/")},
-        "--root is /, and the images are in the files of PATH; leave --root out.",
+        "--root is /, and the images are in the files of PATH, or at paths relative to them; leave --root out.",
     ),
 }
 

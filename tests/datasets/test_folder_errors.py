@@ -21,6 +21,11 @@ MALFORMED = {
         "same name, such as a.txt. It has shop.csv, x/more.json: give the one with the captions, as --dataset "
         "PATH/shop.csv",
     ),
+    "saved-data-sets": (
+        {"a/state.json": "{}", "a/dataset_info.json": "{}", "b/state.json": "{}"},
+        "PATH has no images; expected files ending in .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp. It has "
+        "folders of save_to_disk, a, b, and no dataset_dict.json: give one, as --dataset PATH/a",
+    ),
     "shards-beside-images": (
         {"a.jpg": "", "x/0.tar": ""},
         "none of the 1 images in PATH has a caption; expected a metadata.jsonl, or beside an image a text file of the "

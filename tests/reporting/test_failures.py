@@ -240,7 +240,7 @@ def test_the_summary_says_what_has_to_be_known(report):
     ]
     report["leakage"] = {"checked": False, "trained_on": None, "images": 376}
     assert failures_summary(report).splitlines()[-1] == (
-        "leakage was not checked: the head does not say which images it was trained on"
+        "leakage was not checked: the head does not say which images it was trained on; of imported features it cannot"
     )
     report |= {"run": None, "head": "alone.safetensors"}
     assert failures_summary(report).startswith("alone.safetensors, cache made.h5")

@@ -127,7 +127,8 @@ def test_only_the_metrics_asked_for_are_shown():
         ),
         (
             {"leakage": {"checked": False, "trained_on": None, "images": 56}},
-            "leakage was not checked: the head does not say which images it was trained on",
+            "leakage was not checked: the head does not say which images it was trained on; of imported features it "
+            "cannot",
         ),
     ],
 )

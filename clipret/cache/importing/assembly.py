@@ -71,7 +71,9 @@ def write_features(
         with open_writer(path, contents) as writer:
             for side in SIDES:
                 if sources[side] is not None:
-                    write_rows(writer, side, RowChecks(sources[side], kind, dtype), on_progress=on_progress)
+                    write_rows(
+                        writer, side, RowChecks(sources[side], kind, dtype, bool(projections)), on_progress=on_progress
+                    )
             sums = {side: writer.checksums(side) for side in SIDES}
             fingerprint = imported_fingerprint(contents.inputs, sums)
     except DatasetError:

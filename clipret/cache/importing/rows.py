@@ -24,11 +24,18 @@ _KEPT_BYTES = 31 << 20
 
 @dataclass(frozen=True)
 class RowChecks:
-    """The checks of the rows of one side; kind is one of config.FEATURE_KINDS, dtype that of the stored features."""
+    """The checks of the rows of one side.
+
+    kind       one of config.FEATURE_KINDS
+    dtype      of the stored features
+    projected  whether there are projections: what was normalised is behind them. Features of encoders that were never
+               aligned may be normalised
+    """
 
     source: Source
     kind: str
     dtype: np.dtype
+    projected: bool
 
     def prepare(self, start: int, values: np.ndarray) -> Rows:
         """Rows from `start` on as they are stored. Raises DatasetError at a row that contradicts the settings."""
@@ -38,10 +45,11 @@ class RowChecks:
         self._require_numbers(start, values, features=features, squares=squares)
         if self.kind != "raw":
             self._require_embeddings(start, np.sqrt(squares))
-        elif start == 0 and (np.abs(np.sqrt(squares) - 1) < _TOLERANCE).all():
+        elif self.projected and start == 0 and (np.abs(np.sqrt(squares) - 1) < _TOLERANCE).all():
             raise DatasetError(
                 f"{self.source.where(0)} and the next {len(squares) - 1:,} rows have length 1, as normalised "
-                f"embeddings have, where raw was said; raw features come before the projections: say --kind normalised."
+                f"embeddings have, and there are projections; raw features come before these: leave --projections "
+                f"out, and say --kind normalised."
             )
         states = np.full(len(features), DONE, dtype=np.uint8)
         return Rows(features, {}, states=states, checksums=row_checksums(features, {}))

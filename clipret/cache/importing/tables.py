@@ -91,6 +91,12 @@ def _choose(path: Path, named: Mapping[str, tuple[str, ...]], *, splits: bool) -
                     f"with --columns {ours}=NAME"
                 )
             columns[ours] = name
+    if not columns and not any(name in kinds for names in _USUAL.values() for name in names):
+        usual = ", ".join(f"`{name}`" for names in _USUAL.values() for name in names)
+        raise DatasetError(
+            f"{path} has none of the columns {usual}; its columns are: {', '.join(kinds)}. Say which they are with "
+            f"--columns image=NAME,caption=NAME"
+        )
     return columns
 
 

@@ -152,6 +152,9 @@ def wrong(name):
     lists = pyarrow.array([[1.0, 0.0], [1.0]], pyarrow.list_(pyarrow.float32()))
     parquet.write_table(pyarrow.table({"x": lists}), "lists.parquet")
     np.savez("p.npz", **{"image/weight": np.ones((9, 4), np.float32), "text/weight": np.ones((16, 4), np.float32)})
+    fit = {f"{side}/weight": np.ones((16, 4), np.float32) for side in ("image", "text")}
+    np.savez("fit.npz", **fit)
+    parquet.write_table(pyarrow.table({"url": ["a.jpg"] * 50, "sku": list(range(50))}), "u.parquet")
     return both
 
 
@@ -174,9 +177,9 @@ MESSAGES = {
         "s.npy, row 5 has values beyond what float16 holds; say --dtype float32.",
     ),
     "raw": (
-        {"images": "i.npy", "kind": "raw"},
-        "i.npy, row 0 and the next 2 rows have length 1, as normalised embeddings have, where raw was said; raw "
-        "features come before the projections: say --kind normalised.",
+        {"images": "i.npy", "projections": "fit.npz"},
+        "i.npy, row 0 and the next 2 rows have length 1, as normalised embeddings have, and there are projections; raw "
+        "features come before these: leave --projections out, and say --kind normalised.",
     ),
     "rows": (
         {"images": "i.npy", "texts": "whole.npy"},
@@ -215,6 +218,11 @@ MESSAGES = {
     "column": (
         {"table": "m.parquet", "columns": "image=url"},
         "m.parquet has no column `url`; its columns are: caption.",
+    ),
+    "no column that is known": (
+        {"table": "u.parquet"},
+        "u.parquet has none of the columns `image_path`, `image`, `file_name`, `caption`, `text`, `split`; its columns "
+        "are: url, sku. Say which they are with --columns image=NAME,caption=NAME",
     ),
     "lists": (
         {"images": "lists.parquet"},

@@ -139,7 +139,9 @@ def test_projections_make_the_features_raw(tmp_path):
 def test_raw_features_without_projections_are_a_pair_that_was_never_aligned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     features = made()
-    features |= {"images": 3 * features["images"], "texts": 2 * features["texts"][:, :9]}
+    features |= {"images": 3 * features["images"], "texts": features["texts"][:, :9]}
+    # As sentence encoders give them.
+    features["texts"] /= np.linalg.norm(features["texts"], axis=1, keepdims=True)
     result = write_cache("a.h5", **features, kind="raw")
     cache = FeatureCache("a.h5")
     assert not cache.aligned
@@ -225,3 +227,15 @@ def test_what_is_wrong_is_one_line(tmp_path, changes, message):
     assert str(caught.value) == message
     assert isinstance(caught.value, (DatasetError, UsageError))
     assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_sample_of_another_encoders_embeddings_is_not_called_damage(tmp_path):
+    path = tmp_path / "a.h5"
+    captions = [f"caption {row}" for row in range(8)]
+    write_cache(path, texts=embeddings(8, width=128)[1], captions=captions, model="tiny-emoji")
+    result = verify(VerifyConfig(path, sample=3, device="cpu"))
+    assert not result["sound"]
+    assert result["verdict"] == (
+        f"{path} holds what was imported, and this is not what the encoder gives for these files and captions: "
+        f"captions encoded again; look at --model, --root, and the order of the table's rows."
+    )
