@@ -152,13 +152,15 @@ def _tolerance(cache: FeatureCache, side: str) -> float:
 
 
 def _backbone_of(cache: FeatureCache, config: VerifyConfig) -> Backbone:
-    """The model of the cache. Raises UsageError when its weights differ."""
+    """The model of the cache. Raises UsageError when its weights differ, or what else decides its features."""
     name = encoder_name(cache, config)
     device = choose_device(config.device)
     # For float16 of a GPU, a CPU computes in float32, which is close.
     precision = {"float32": "fp32", "bfloat16": "bf16"}.get(cache.inputs["precision"], "auto")
     backbone = load_backbone(name, device=device, precision=precision, download_root=config.download_root)
-    if not cache.imported and backbone.weights_sha256 != cache.inputs["weights_sha256"]:
+    if cache.imported:
+        return backbone
+    if backbone.weights_sha256 != cache.inputs["weights_sha256"]:
         raise UsageError(
             f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache.path} was extracted with "
             f"{cache.about['model']}, weights {cache.inputs['weights_sha256'][:12]}."
