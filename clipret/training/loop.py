@@ -36,7 +36,7 @@ class Loop:
             configs = [record.config for record in records]
             self._use(Stack(configs, states, products=products, device=data.device))
         self._per_epoch = steps_per_epoch(data.pairs, config)
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         self._within_epoch = False
 
     def _use(self, stack: Stack | AutogradRun) -> None:
@@ -171,8 +171,8 @@ class Loop:
     def _tell(self, epoch: int, step: int, *, of: int) -> None:
         """Report progress within a long epoch."""
         now = time.monotonic()
-        if now - self._told >= _REPORT_EVERY_SECONDS:
-            self._told = now
+        if now - self._reported >= _REPORT_EVERY_SECONDS:
+            self._reported = now
             self._report(0, {"step": f"{step:,}/{of:,} of epoch {epoch}"})
 
     def _note_batches(self, batches: list[Batch]) -> None:

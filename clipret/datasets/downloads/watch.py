@@ -27,7 +27,7 @@ class Watch:
         self._on_progress = on_progress
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._told = {}
+        self._reported = {}
         # A lock of its own: stop may be called while, or even from where, a report is taken in.
         self._waking = threading.Lock()
         self._wakers = set()
@@ -37,9 +37,9 @@ class Watch:
         self.check()
         with self._lock:
             now = time.monotonic()
-            if done < total and now - self._told.get(phase, float("-inf")) < _REPORT_SECONDS:
+            if done < total and now - self._reported.get(phase, float("-inf")) < _REPORT_SECONDS:
                 return
-            self._told[phase] = now
+            self._reported[phase] = now
             self._on_progress(Progress(phase=phase, done=done, total=total, unit=unit))
 
     def check(self) -> None:

@@ -127,7 +127,7 @@ class _Protocols:
     """The protocols of a cache by name, each made once; for one that the cache does not hold, the reason as text."""
 
     def __init__(self, cache: FeatureCache):
-        self._cache, self._made = cache, {}
+        self._cache, self._protocols = cache, {}
 
     def of(self, row: PublishedRow) -> Protocol | str:
         """The protocol of a row, of captions in its language if it has one."""
@@ -142,14 +142,14 @@ class _Protocols:
         return caption_languages(self._cache)
 
     def __getitem__(self, name: str) -> Protocol | str:
-        if name not in self._made:
+        if name not in self._protocols:
             try:
-                self._made[name] = make_protocol(self._cache, name)
+                self._protocols[name] = make_protocol(self._cache, name)
             except (UsageError, DatasetError) as error:
                 # The row's own command is shown instead, as it includes the model.
                 reason = str(error).removeprefix(f"--protocol {name}").partition("; extract one with:")[0]
-                self._made[name] = reason.lstrip(": ").rstrip(".")
-        return self._made[name]
+                self._protocols[name] = reason.lstrip(": ").rstrip(".")
+        return self._protocols[name]
 
 
 def _match(row: PublishedRow, cache: FeatureCache, *, run: Run | None, protocols: _Protocols) -> Match | Unmatched:
