@@ -7,7 +7,7 @@ def embedding_summary(result: dict) -> str:
         f"{count:,} {'images' if side == 'images' else 'captions'}" for side, count in result["rows"].items()
     )
     head = result["head"]
-    of = head["path"] or f"{head['name']} head"
+    of = head["path"] or f"the {head['name']} head"
     lines = [f"{rows}, {result['width']} values of {result['dtype']} each, by {of}, in {result['seconds']:.1f} s:"]
     if not result["written"]:
         lines = [f"{result['out']} has these embeddings already: {rows}, by {of}. Nothing was written."]

@@ -5,6 +5,7 @@ Parquet's directory is at its end, and pyarrow cannot go on with half a file, so
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class ParquetWriter(Writer):
     """A row group a block: the texts compressed, the embeddings as they are."""
 
     resumable, texts = False, False
+    _sink = None
 
     def start(self, outputs: Outputs) -> None:
         """As of a Writer."""
@@ -29,8 +31,9 @@ class ParquetWriter(Writer):
         embedding = pa.list_(pa.float16() if self.shape.dtype == "float16" else pa.float32(), self.shape.width)
         fields = [*(pa.field(name, pa.string()) for name in _TEXTS), pa.field("embedding", embedding, nullable=False)]
         self._schema = pa.schema(fields, metadata=dict(sorted(self.metadata.items())))
+        self._sink = _Sink(outputs, self.out)
         self._table = parquet.ParquetWriter(
-            _Sink(outputs, self.out),
+            self._sink,
             self._schema,
             compression={**dict.fromkeys(_TEXTS, "zstd"), _LEAF: "none"},
             use_dictionary=["side", "split"],
@@ -51,6 +54,13 @@ class ParquetWriter(Writer):
         """As of a Writer."""
         self._table.close()
 
+    def abandon(self) -> None:
+        """As of a Writer: pyarrow writes the directory whenever it lets go of a file."""
+        if self._sink is not None:
+            self._sink.abandoned = True
+            with suppress(Exception):
+                self._table.close()
+
 
 def _utf8(text: str) -> bytes | None:
     """What is empty is null; lone surrogates, as in some paths, have no UTF-8."""
@@ -62,7 +72,7 @@ class _Sink(io.RawIOBase):
 
     def __init__(self, outputs: Outputs, path):
         super().__init__()
-        self._outputs, self._path = outputs, path
+        self._outputs, self._path, self.abandoned = outputs, path, False
 
     def writable(self) -> bool:
         return True
@@ -71,7 +81,8 @@ class _Sink(io.RawIOBase):
         return self._outputs.size(self._path)
 
     def write(self, data) -> int:
-        self._outputs.append(self._path, data)
+        if not self.abandoned:
+            self._outputs.append(self._path, data)
         return len(data)
 
 

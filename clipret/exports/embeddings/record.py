@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipret.errors import ExportError
-from clipret.exports.embeddings.outputs import progress_path, read_progress, write_whole
+from clipret.exports.embeddings.outputs import progress_path, read_progress, unfinished, write_whole
 from clipret.machine.records import AtLeast, Each, RecordError, read_record, record_text
 from clipret.runs import reason
 
@@ -41,9 +41,14 @@ def read_about(out: Path) -> dict | None:
 
 
 def write_about(out: Path, about: Mapping[str, Any]) -> None:
-    """Write the record, and forget how far the files were."""
+    """Write the record."""
     write_whole(record_path(out), record_text(about, indent=2).encode() + b"\n")
-    progress_path(out).unlink(missing_ok=True)
+
+
+def forget_progress(out: Path) -> None:
+    """Remove what was recorded of how far the files were, now that they are complete."""
+    for path in (progress_path(out), unfinished(progress_path(out)), unfinished(record_path(out))):
+        path.unlink(missing_ok=True)
 
 
 def head_identity(head, *, name: str) -> str:
@@ -53,6 +58,11 @@ def head_identity(head, *, name: str) -> str:
         digest.update(f"{tensor_name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def head_in_words(head: Mapping[str, str | None]) -> str:
+    """The path of a head of a record, or which of the cache's own it is."""
+    return head["path"] or f"the {head['name']} head"
 
 
 def require_place(out: Path, paths: tuple[Path, ...], *, identity: Mapping[str, str]) -> dict | None:
@@ -65,9 +75,8 @@ def require_place(out: Path, paths: tuple[Path, ...], *, identity: Mapping[str, 
         changed = _changed(about["identity"], identity)
         if changed:
             raise ExportError(
-                f"{out} has the embeddings of another {changed} (head: {about['head']['name']}, "
-                f"{about['head']['path'] or 'the cache'}'s); give another --out, or delete {record_path(out)} and the "
-                f"files that it lists."
+                f"{out} has the embeddings of another {changed} (by {head_in_words(about['head'])}); give another "
+                f"--out, or delete {record_path(out)} and the files that it lists."
             )
         if all(_size(out.parent / name) == size for name, size in about["files"].items()):
             return about

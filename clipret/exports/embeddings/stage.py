@@ -17,7 +17,14 @@ from clipret.evaluation.inputs import find_source
 from clipret.exports import EMBEDDING_FORMATS, INDEXES
 from clipret.exports.embeddings.computing import embedding_blocks, embedding_width
 from clipret.exports.embeddings.outputs import Outputs, rename, sync_path, unfinished
-from clipret.exports.embeddings.record import FORMAT, head_identity, record_path, require_place, write_about
+from clipret.exports.embeddings.record import (
+    FORMAT,
+    forget_progress,
+    head_identity,
+    record_path,
+    require_place,
+    write_about,
+)
 from clipret.exports.embeddings.rows import Selection, Span, text_blocks
 from clipret.exports.embeddings.writing import PLURALS, Shape, Writer
 from clipret.heads.base import Head
@@ -84,6 +91,7 @@ def embed(config: EmbedConfig, *, on_progress: ProgressCallback = silent) -> dic
             about = require_place(config.out, job.writer.all_paths, identity=job.identity)
             written = about is None
             about = about or _write(job, on_progress)
+            forget_progress(config.out)
             if config.index:
                 written = _write_indexes(job, about, on_progress) or written
     except Timeout:
@@ -148,6 +156,7 @@ def _write(job: Job, on_progress: ProgressCallback) -> dict:
     except BaseException:
         with suppress(OSError):
             outputs.record()
+        writer.abandon()
         raise
     finally:
         outputs.close()

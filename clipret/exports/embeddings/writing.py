@@ -71,6 +71,9 @@ class Writer:
     def end(self, outputs: Outputs) -> None:
         """Write what is after the last block."""
 
+    def abandon(self) -> None:
+        """Let go of a file that is not finished."""
+
 
 def json_lines(side: str, texts: Mapping[str, list[str]]) -> bytes:
     """A JSON object a line, a line an embedding."""
