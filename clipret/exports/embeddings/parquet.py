@@ -14,11 +14,13 @@ from clipret.exports.embeddings.rows import Span
 from clipret.exports.embeddings.writing import Writer
 
 _TEXTS = ("side", "id", "file", "caption", "image", "split")
+# In memory until it is written; loaders read as much at a time.
+ROWS_IN_GROUP = 8192
 _LEAF = "embedding.list.element"
 
 
 class ParquetWriter(Writer):
-    """A row group a block: the texts compressed, the embeddings as they are."""
+    """Row groups of several blocks: the texts compressed, the embeddings as they are."""
 
     resumable, texts = False, False
     _sink = None
@@ -31,7 +33,7 @@ class ParquetWriter(Writer):
         embedding = pa.list_(pa.float16() if self.shape.dtype == "float16" else pa.float32(), self.shape.width)
         fields = [*(pa.field(name, pa.string()) for name in _TEXTS), pa.field("embedding", embedding, nullable=False)]
         self._schema = pa.schema(fields, metadata=dict(sorted(self.metadata.items())))
-        self._sink = _Sink(outputs, self.out)
+        self._sink, self._waiting = _Sink(outputs, self.out), []
         self._table = parquet.ParquetWriter(
             self._sink,
             self._schema,
@@ -48,11 +50,22 @@ class ParquetWriter(Writer):
         arrays = [pa.array(map(_utf8, columns[name]), pa.string()) for name in _TEXTS]
         flat = pa.array(embeddings.reshape(-1))
         arrays.append(pa.FixedSizeListArray.from_arrays(flat, self.shape.width))
-        self._table.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(embeddings))
+        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        if sum(map(len, self._waiting)) >= ROWS_IN_GROUP:
+            self._write_group()
 
     def end(self, outputs: Outputs) -> None:
         """As of a Writer."""
+        if self._waiting:
+            self._write_group()
         self._table.close()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+
+        # Of one piece, so that it is one row group.
+        self._table.write_table(pa.Table.from_batches(self._waiting).combine_chunks(), row_group_size=1 << 20)
+        self._waiting = []
 
     def abandon(self) -> None:
         """As of a Writer: pyarrow writes the directory whenever it lets go of a file."""

@@ -64,7 +64,7 @@ class Job:
 def embed(config: EmbedConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Write the embeddings of both sides of a cache, with ids, files, captions and splits.
 
-    on_progress  called after each block of 16,384 rows with phase "embeddings", and with phase "index"
+    on_progress  called after each block of 1,024 rows with phase "embeddings", and with phase "index"
 
     They are what eval ranks: the head's output, of unit length. Rows are in the order of the cache, images first; rows
     without a feature are left out. Killed at any moment, the same call goes on, to the same bytes; a Parquet file

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from clipret import EmbedConfig, FeatureCache, embed
 from clipret.exports import EMBEDDING_FORMATS
+from clipret.exports.embeddings import parquet as parquet_writer
 
 FILES = {
     ".npy": ["emb.images.jsonl", "emb.images.npy", "emb.npy.json", "emb.texts.jsonl", "emb.texts.npy"],
@@ -91,7 +92,8 @@ def test_a_line_of_json_belongs_to_every_embedding(tmp_path, cache_path, ending,
     ]
 
 
-def test_parquet_has_the_columns_that_loaders_take(tmp_path, cache_path):
+def test_parquet_has_the_columns_that_loaders_take(tmp_path, cache_path, monkeypatch):
+    monkeypatch.setattr(parquet_writer, "ROWS_IN_GROUP", 20)
     embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.parquet", dtype="float16"))
     table = parquet.read_table(tmp_path / "emb.parquet")
     assert table.column_names == ["side", "id", "file", "caption", "image", "split", "embedding"]
@@ -103,8 +105,8 @@ def test_parquet_has_the_columns_that_loaders_take(tmp_path, cache_path):
     cache = FeatureCache(cache_path)
     assert (last["side"], last["caption"], last["file"]) == ("text", cache.captions[-1], "59.jpg")
     assert table.schema.metadata[b"head_name"] == b"zero-shot"
-    # A row group a block, so that loaders stream it.
-    assert parquet.ParquetFile(tmp_path / "emb.parquet").metadata.row_group(0).num_rows == 7
+    # So that loaders stream it.
+    assert parquet.ParquetFile(tmp_path / "emb.parquet").metadata.row_group(0).num_rows == 21
 
 
 def test_texts_of_every_kind_survive(tmp_path):
