@@ -3,10 +3,16 @@
 from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import EmbedConfig, to_command
+from clipret.exports import EMBEDDING_FORMATS, INDEXES
 from clipret.reporting.exports import embedding_summary
 
+_HELPS = {
+    "out": f"File to write; its ending is the format: {', '.join(EMBEDDING_FORMATS)}.",
+    "index": f"Also write an index of the images' and one of the captions' embeddings: {' or '.join(INDEXES)}.",
+}
 
-@options.from_settings(EmbedConfig)
+
+@options.from_settings(EmbedConfig, helps=_HELPS)
 def embed(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Stage 3: write the embeddings of a cache, images and captions, for vector databases and other programs.
 

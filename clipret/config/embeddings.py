@@ -9,7 +9,6 @@ from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
 ALL_SPLITS = "all"
-INDEXES = ("usearch", "faiss")
 
 
 @documented
@@ -18,7 +17,7 @@ class EmbedConfig:
     """Settings of writing the embeddings of a cache for other programs."""
 
     cache: Path = setting(help="A finished cache.", positional=True)
-    out: Path = setting(help="File to write: .npy, .npz, .parquet or .safetensors.", option=("--out", "-o"), utf8=True)
+    out: Path = setting(help="File to write; its ending is the format.", option=("--out", "-o"), utf8=True)
     head: Path | None = setting(None, "A run's folder or a head.safetensors.", shown="as with --zero-shot", utf8=True)
     zero_shot: bool = setting(
         False, "Use the encoder's own head, or the closed-form one where it has none; the default without --head."
@@ -29,8 +28,7 @@ class EmbedConfig:
     dtype: str = setting("float32", "Type of the embeddings: float32 or float16.", choices=DTYPES)
     index: str | None = setting(
         None,
-        "Also write an index of the images' and one of the captions' embeddings: usearch or faiss.",
-        choices=INDEXES,
+        "Also write an index of the images' and one of the captions' embeddings.",
     )
     device: str = shared.device()
 

@@ -16,6 +16,8 @@ from clipret.machine.records import AtLeast, Each, RecordError, read_record, rec
 
 FORMAT = 1
 PROGRESS = ".progress"
+# Windows would write lines its own way.
+_BINARY = getattr(os, "O_BINARY", 0)
 # Waiting for the disk takes long, and what is lost by a kill is as much.
 SECONDS_BETWEEN_RECORDS = 2.0
 _FORM = {
@@ -63,7 +65,7 @@ def rename(path: Path, *, to: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file, so that there is the old one or the whole new one."""
-    descriptor = os.open(unfinished(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    descriptor = os.open(unfinished(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY, 0o666)
     try:
         write(descriptor, data)
         sync(descriptor)
@@ -126,7 +128,7 @@ class Outputs:
 
     def _open(self) -> None:
         for path in self._paths:
-            descriptor = os.open(unfinished(path), os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(unfinished(path), os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
             self._descriptors[path] = descriptor
             os.ftruncate(descriptor, self._sizes[path])
             os.lseek(descriptor, 0, os.SEEK_END)

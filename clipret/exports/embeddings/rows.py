@@ -41,7 +41,7 @@ class Selection:
     """
 
     def __init__(self, cache: FeatureCache, *, split: str):
-        """Raises UsageError when there are none, or captions without images are to be chosen by split."""
+        """Raises UsageError when there are none, or captions without images are to be selected by split."""
         self._cache = cache
         images = cache.image_states == DONE
         texts = cache.text_states == DONE
@@ -56,8 +56,8 @@ class Selection:
             in_split["text"] = in_split["image"][cache.caption_images]
         if len(images):
             texts = texts & images[cache.caption_images]
-        chosen = {"image": images & in_split["image"], "text": texts & in_split["text"]}
-        self.rows = {side: np.flatnonzero(chosen[side]) for side in SIDES}
+        selected = {"image": images & in_split["image"], "text": texts & in_split["text"]}
+        self.rows = {side: np.flatnonzero(selected[side]) for side in SIDES}
         self.left_out = {side: int(in_split[side].sum()) - len(self.rows[side]) for side in SIDES}
         if not any(map(len, self.rows.values())):
             raise UsageError(f"{cache.path} has no images or captions of split {split}; give another --split.")

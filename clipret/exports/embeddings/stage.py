@@ -12,6 +12,7 @@ from filelock import Timeout
 
 from clipret.cache import FeatureCache
 from clipret.config import EmbedConfig
+from clipret.config.checks import one_of
 from clipret.errors import ExportError, UsageError
 from clipret.evaluation.inputs import find_source
 from clipret.exports import EMBEDDING_FORMATS, INDEXES
@@ -83,6 +84,7 @@ def embed(config: EmbedConfig, *, on_progress: ProgressCallback = silent) -> dic
     row = EMBEDDING_FORMATS[config.out.suffix]
     require_package(row.package, extra=row.extra, option=f"--out {config.out}")
     if config.index:
+        one_of("index", config.index, allowed=tuple(INDEXES))
         index = INDEXES[config.index]
         require_package(index.package, extra=index.extra, option=f"--index {config.index}")
     job = _open_job(config, kind=importlib.import_module(row.module).WRITER)

@@ -1,7 +1,9 @@
 """Every format, read back by its own library: the values, their order, the texts."""
 
 import json
+import sys
 import zipfile
+from types import ModuleType
 
 import numpy as np
 import pyarrow
@@ -10,8 +12,9 @@ import pytest
 from safetensors import safe_open
 
 from clipret import EmbedConfig, FeatureCache, embed
-from clipret.exports import EMBEDDING_FORMATS
+from clipret.exports import EMBEDDING_FORMATS, FormatRow
 from clipret.exports.embeddings import parquet as parquet_writer
+from clipret.exports.embeddings.writing import Writer
 
 FILES = {
     ".npy": ["emb.images.jsonl", "emb.images.npy", "emb.npy.json", "emb.texts.jsonl", "emb.texts.npy"],
@@ -60,6 +63,20 @@ def test_the_values_are_those_of_numpy_in_the_order_of_the_cache(tmp_path, cache
     assert sorted(path.name for path in out.parent.iterdir()) == FILES[ending]
     assert result["files"] == {name: (out.parent / name).stat().st_size for name in result["files"]}
     assert set(result["files"]) == set(FILES[ending]) - {f"{out.name}.json"}
+
+
+def test_a_new_format_is_a_file_and_a_row(tmp_path, cache_path, monkeypatch):
+    class RawWriter(Writer):
+        """The values alone."""
+
+    module = ModuleType("raw_format")
+    module.WRITER = RawWriter
+    monkeypatch.setitem(sys.modules, "raw_format", module)
+    monkeypatch.setitem(EMBEDDING_FORMATS, ".raw", FormatRow("raw_format"))
+    embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.raw"))
+    embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy"))
+    values = np.fromfile(tmp_path / "emb.raw", dtype=np.float32).reshape(-1, 12)
+    assert (values[:60] == np.load(tmp_path / "emb.images.npy")).all()
 
 
 def test_the_formats_are_the_tables():

@@ -61,9 +61,9 @@ def test_recall_of_the_embeddings_is_that_of_eval(tmp_path, cache_path, run_path
 def test_a_split_is_those_rows_in_the_same_order(tmp_path, cache_path, expected, split):
     embed(EmbedConfig(cache=cache_path, split=split, out=tmp_path / "emb.npy"))
     cache, stored = FeatureCache(cache_path), load(tmp_path)
-    chosen = cache.image_splits == ("train", "val", "test").index(split)
-    np.testing.assert_allclose(stored["images"], expected["image"][chosen], atol=2e-7, rtol=0)
-    np.testing.assert_allclose(stored["texts"], expected["text"][chosen[cache.caption_images]], atol=2e-7, rtol=0)
+    selected = cache.image_splits == ("train", "val", "test").index(split)
+    np.testing.assert_allclose(stored["images"], expected["image"][selected], atol=2e-7, rtol=0)
+    np.testing.assert_allclose(stored["texts"], expected["text"][selected[cache.caption_images]], atol=2e-7, rtol=0)
 
 
 def test_a_split_without_rows_is_refused(tmp_path, cache_path):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from clipret import EmbedConfig, embed
-from clipret.config.embeddings import INDEXES as NAMES
 from clipret.errors import ExportError, UsageError
 from clipret.exports import INDEXES
 from clipret.exports.embeddings import stage
@@ -21,8 +20,10 @@ def nearest(kind: str, path, queries: np.ndarray) -> np.ndarray:
     return index.Index.restore(str(path)).search(queries, 1).keys[:, 0]
 
 
-def test_the_settings_are_the_table():
-    assert set(NAMES) == set(INDEXES)
+def test_another_name_is_refused(tmp_path, cache_path):
+    with pytest.raises(UsageError) as caught:
+        embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index="annoy"))
+    assert str(caught.value) == "--index is 'annoy'; expected one of: usearch, faiss."
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
