@@ -19,7 +19,7 @@ PROGRESS = ".progress"
 # Windows would write lines its own way.
 _BINARY = getattr(os, "O_BINARY", 0)
 # Waiting for the disk takes long, and what is lost by a kill is as much.
-SECONDS_BETWEEN_RECORDS = 2.0
+SECONDS_BETWEEN_RECORDS = 20.0
 _FORM = {
     "format": int,
     "identity": Each(str),
