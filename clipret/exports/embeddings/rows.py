@@ -15,7 +15,7 @@ from clipret.config import SPLITS
 from clipret.config.embeddings import ALL_SPLITS
 from clipret.errors import UsageError
 
-# Small beside what torch itself takes; the products are as fast.
+# Small beside what torch itself takes. Larger ones take more memory; `make bench-embed` has shown them faster.
 BLOCK = 1024
 
 
