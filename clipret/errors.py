@@ -12,6 +12,7 @@
     |  '- CacheLockedError      another process is writing it
     |- HeadError            a head file cannot be used, or not with this cache
     |- RunError             a run folder cannot be used
+    |- ExportError          embeddings cannot be written for other programs
     |- LeakageError         a head is to be measured on images that it was trained on
     '- TrainingError        training cannot go on
 
@@ -79,6 +80,10 @@ class HeadError(ClipretError):
 
 class RunError(ClipretError):
     """A run folder cannot be used."""
+
+
+class ExportError(ClipretError):
+    """Embeddings cannot be written for other programs."""
 
 
 class LeakageError(ClipretError):

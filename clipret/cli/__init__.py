@@ -11,6 +11,7 @@ from clipret.cli import (
     comparison,
     data,
     evaluation,
+    exports,
     failures,
     faults,
     models,
@@ -38,7 +39,7 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluation.evaluate)
-for command in (comparison.compare, failures.failures, reproduction.reproduce, trust.trust):
+for command in (comparison.compare, failures.failures, reproduction.reproduce, exports.embed, trust.trust):
     app.command()(command)
 # The old name, for one release.
 app.command("errors", hidden=True)(failures.errors)

@@ -17,6 +17,7 @@ from clipret.config.choices import (
 from clipret.config.commands import to_command, to_dict
 from clipret.config.comparison import CompareConfig
 from clipret.config.data import CheckConfig, DatasetConfig, DownloadConfig, ExtractConfig
+from clipret.config.embeddings import EmbedConfig
 from clipret.config.evaluation import EvalConfig
 from clipret.config.failures import FailuresConfig
 from clipret.config.imports import FEATURE_KINDS, FeaturesConfig, ImportConfig
@@ -42,6 +43,7 @@ __all__ = [
     "CompareConfig",
     "DatasetConfig",
     "DownloadConfig",
+    "EmbedConfig",
     "EvalConfig",
     "ExtractConfig",
     "FailuresConfig",

@@ -1,0 +1,49 @@
+"""What leaves clipret: embeddings and indexes of them, in the formats of other programs.
+
+EMBEDDING_FORMATS is the table of the files that `clipret embed` writes: a new one is a file in `embeddings` that binds
+WRITER to a class (embeddings.writing.Writer says what it needs to have), and a row here. INDEXES is the same for
+indexes, with files in `indexes` that bind `write_index`. This module imports nothing that is large.
+"""
+
+from typing import NamedTuple
+
+
+class FormatRow(NamedTuple):
+    """A format of embeddings.
+
+    module   imported when it is used
+    package  what has to be installed for it, as Python imports it; None: nothing
+    extra    of clipret, that installs it
+    """
+
+    module: str
+    package: str | None = None
+    extra: str | None = None
+
+
+class IndexRow(NamedTuple):
+    """A kind of index.
+
+    module   imported when it is used
+    package  what has to be installed for it, as Python imports it
+    extra    of clipret, that installs it
+    """
+
+    module: str
+    package: str
+    extra: str
+
+
+# Ending of --out -> format.
+EMBEDDING_FORMATS: dict[str, FormatRow] = {
+    ".npy": FormatRow("clipret.exports.embeddings.npy"),
+    ".npz": FormatRow("clipret.exports.embeddings.npz"),
+    ".parquet": FormatRow("clipret.exports.embeddings.parquet", package="pyarrow", extra="parquet"),
+    ".safetensors": FormatRow("clipret.exports.embeddings.safetensors"),
+}
+
+# --index, which is the ending of the file too -> kind of index.
+INDEXES: dict[str, IndexRow] = {
+    "usearch": IndexRow("clipret.exports.indexes.usearch", package="usearch", extra="usearch"),
+    "faiss": IndexRow("clipret.exports.indexes.faiss", package="faiss", extra="faiss"),
+}

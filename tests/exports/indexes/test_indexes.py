@@ -1,0 +1,62 @@
+"""Indexes, read back by their own libraries, where these are installed."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from clipret import EmbedConfig, embed
+from clipret.errors import ExportError, UsageError
+from clipret.exports import INDEXES
+from clipret.exports.embeddings import stage
+
+
+def nearest(kind: str, path, queries: np.ndarray) -> np.ndarray:
+    """The row of an index that each query is closest to."""
+    if kind == "faiss":
+        faiss = pytest.importorskip("faiss")
+        return faiss.read_index(str(path)).search(queries.astype(np.float32), 1)[1][:, 0]
+    index = pytest.importorskip("usearch.index")
+    return index.Index.restore(str(path)).search(queries, 1).keys[:, 0]
+
+
+def test_another_name_is_refused(tmp_path, cache_path):
+    with pytest.raises(UsageError) as caught:
+        embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index="annoy"))
+    assert str(caught.value) == "--index is 'annoy'; expected one of: usearch, faiss."
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", INDEXES)
+def test_an_embedding_is_its_own_nearest(tmp_path, cache_path, kind, dtype):
+    pytest.importorskip(INDEXES[kind].package)
+    config = EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index=kind, dtype=dtype)
+    result = embed(config)
+    assert set(result["indexes"]) == {f"emb.images.{kind}", f"emb.texts.{kind}"}
+    for side in ("images", "texts"):
+        values = np.load(tmp_path / f"emb.{side}.npy")
+        assert (nearest(kind, tmp_path / f"emb.{side}.{kind}", values) == np.arange(len(values))).all()
+    assert not embed(config)["written"]
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_an_index_is_added_to_embeddings_that_are_there(tmp_path, cache_path, kind):
+    pytest.importorskip(INDEXES[kind].package)
+    embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.parquet"))
+    config = EmbedConfig(cache=cache_path, out=tmp_path / "emb.parquet", index=kind)
+    assert embed(config)["written"]
+    (tmp_path / f"emb.parquet.images.{kind}").write_bytes(b"mine")
+    with pytest.raises(ExportError, match="is there, and not from clipret embed"):
+        embed(config)
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_a_library_that_is_missing_is_named_before_any_work(tmp_path, cache_path, kind, monkeypatch):
+    find = importlib.util.find_spec
+    hidden = INDEXES[kind].package
+    monkeypatch.setattr(stage.importlib.util, "find_spec", lambda name: None if name == hidden else find(name))
+    with pytest.raises(UsageError) as caught:
+        embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index=kind))
+    assert str(caught.value) == f"--index {kind} needs the package {kind}; run: pip install 'clipret[{kind}]'"
+    assert not list(tmp_path.glob("emb*"))
