@@ -211,7 +211,7 @@ class FeatureCache:
         Raises CacheError at rows that are not what was written, or that cannot be computed with in float32: not finite,
         or so large or small that their squares are not.
         """
-        rows = np.arange(len(self.checksums[side]))[rows]
+        rows = _row_numbers(rows, total=len(self.checksums[side]))
         features = self._load(f"{side}/features", rows)
         fresh = ~self._compared[side][rows]
         if fresh.any():
@@ -298,6 +298,16 @@ class FeatureCache:
                 f"{self.path} cannot be read any more: {error.strerror or error}. Check it with: "
                 f"clipret verify {self.path}"
             ) from error
+
+
+def _row_numbers(rows, *, total: int) -> np.ndarray:
+    """(n,) int64, from what numpy takes as an index; no array of all rows is made where that is a block of them."""
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(total))
+    rows = np.asarray(rows)
+    if rows.dtype.kind in "iu" and (not rows.size or (rows.min() >= 0 and rows.max() < total)):
+        return rows.astype(np.int64, copy=False)
+    return np.arange(total)[rows]
 
 
 def _projections(group: h5py.Group) -> dict[str, np.ndarray]:
