@@ -161,6 +161,7 @@ def weights_of(folder: Path) -> list[Path]:
 
 
 def library_version() -> str:
+    """transformers, with its version."""
     return f"transformers {importlib.metadata.version('transformers')}"
 
 

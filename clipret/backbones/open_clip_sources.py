@@ -35,6 +35,7 @@ class Source(NamedTuple):
 
 
 def find_source(name: str, *, download_root: Path | None) -> Source:
+    """Where a model is, by a name that begins with open_clip:, downloaded if need be. Raises BackboneError."""
     architecture, revision = find_architecture(name, download_root=download_root)
     if architecture.startswith(FOLDER):
         folder = Path(architecture.removeprefix(FOLDER))
@@ -99,6 +100,7 @@ def _find_published(architecture: str, *, tag: str, root: Path | None) -> Source
 
 
 def unknown_model(architecture: str) -> str:
+    """The error for an architecture that open_clip does not have, with names that are near it."""
     import open_clip
 
     near = difflib.get_close_matches(architecture, open_clip.list_models(), n=4, cutoff=0.4)

@@ -1,11 +1,11 @@
 """Tar files as folders: where the bytes of each member are, so that one is read without the others."""
 
-import errno
 import functools
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from clipret.datasets.members import find_member, read_index
 from clipret.datasets.parsing import flaw
 from clipret.errors import DatasetError
 
@@ -26,11 +26,7 @@ def member_index(path: Path) -> dict[str, tuple[int, int]]:
     Raises DatasetError when the file cannot be read, is no tar file, is compressed, cut short or damaged, or has a
     member that is no plain file or folder, is there twice, or whose name leads out of it.
     """
-    try:
-        state = path.stat()
-        return _index(path, state.st_mtime_ns, state.st_size)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
+    return read_index(path, _index)
 
 
 def read_member(path: Path, name: str, *, start: int = 0, size: int | None = None) -> bytes:
@@ -38,13 +34,7 @@ def read_member(path: Path, name: str, *, start: int = 0, size: int | None = Non
 
     Raises OSError when the tar file or the member is not there, or cannot be read.
     """
-    try:
-        index = member_index(path)
-    except DatasetError as error:
-        raise OSError(str(error)) from None
-    if name not in index:
-        raise FileNotFoundError(errno.ENOENT, "no such member", f"{path}/{name}")
-    offset, whole = index[name]
+    offset, whole = find_member(path, name, index=member_index)
     left = max(whole - start, 0)
     with path.open("rb") as file:
         file.seek(offset + start)

@@ -1,12 +1,12 @@
 """Zip files as folders: where each member is, so that one is read without the others and nothing is unpacked."""
 
-import errno
 import functools
 import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from clipret.datasets.members import find_member, read_index
 from clipret.datasets.parsing import counted, flaw, listed
 from clipret.errors import DatasetError
 
@@ -26,11 +26,7 @@ def member_index(path: Path) -> dict[str, tuple[int, int, int, int]]:
     Raises DatasetError when the file cannot be read, is no zip file, is cut short or damaged, or has a member that is
     encrypted, of another compression than deflate, there twice, or whose name leads out of it.
     """
-    try:
-        state = path.stat()
-        return _index(path, state.st_mtime_ns, state.st_size)
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
+    return read_index(path, _index)
 
 
 def read_member(path: Path, name: str, *, start: int = 0, size: int | None = None) -> bytes:
@@ -38,13 +34,7 @@ def read_member(path: Path, name: str, *, start: int = 0, size: int | None = Non
 
     Raises OSError when the zip file or the member is not there, or cannot be read.
     """
-    try:
-        index = member_index(path)
-    except DatasetError as error:
-        raise OSError(str(error)) from None
-    if name not in index:
-        raise FileNotFoundError(errno.ENOENT, "no such member", f"{path}/{name}")
-    header, method, stored, whole = index[name]
+    header, method, stored, whole = find_member(path, name, index=member_index)
     stop = whole if size is None else min(start + size, whole)
     with path.open("rb") as file:
         file.seek(header)
