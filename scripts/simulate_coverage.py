@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from clipret.config.comparison import CompareConfig
-from clipret.progress import Progress
+from clipret.machine.progress import Progress
 from clipret.retrieval.ranks import Ranks
 from clipret.statistics.flips import flip_tests
 from clipret.statistics.intervals import Evidence, tabulate

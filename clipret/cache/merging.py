@@ -12,7 +12,7 @@ from clipret.cache import SIDES, CacheContents, FeatureCache, assemble, cache_bl
 from clipret.cache.image_keys import content_keys
 from clipret.config import SPLITS, MergeConfig, to_command
 from clipret.errors import CacheError, CacheMismatchError
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 
 # Inputs that may differ between the caches.
 _OWN_INPUTS = {"dataset", "annotation_sha256", "columns_sha256"}

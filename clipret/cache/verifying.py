@@ -6,7 +6,7 @@ from clipret.cache.assembling import chunks
 from clipret.cache.layout import PENDING, UNUSABLE
 from clipret.cache.reading import FeatureCache
 from clipret.cache.texts import ImpliedTexts
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 
 _ROW_FAULTS = ("not what was written", "marked done, never written", "not finite", "unusable, yet with a feature")
 

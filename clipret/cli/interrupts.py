@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from clipret.cli.progress_bars import ProgressDisplay
-from clipret.progress import Progress, ProgressCallback
+from clipret.machine.progress import Progress, ProgressCallback
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 # From the second signal on: what a stage may take to close its files.

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from clipret.machine.escaping import visible
-from clipret.progress import Progress
+from clipret.machine.progress import Progress
 
 _PLAIN_INTERVAL_SECONDS = 10
 

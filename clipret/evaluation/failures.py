@@ -15,8 +15,8 @@ from clipret.evaluation.inputs import (
     open_inputs,
 )
 from clipret.evaluation.queries import Queries
+from clipret.machine.progress import ProgressCallback, silent
 from clipret.metrics import metric_of
-from clipret.progress import ProgressCallback, silent
 from clipret.protocols.leakage import copies_of_training
 from clipret.retrieval.gallery import rank_folds
 from clipret.retrieval.metrics import per_query

@@ -20,8 +20,8 @@ from clipret.evaluation.inputs import (
 from clipret.evaluation.languages import language_means
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
 from clipret.heads.base import Head
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.metrics import RSUM
-from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols.leakage import copies_of_training
 from clipret.protocols.protocol import Protocol
 from clipret.retrieval.gallery import rank_folds

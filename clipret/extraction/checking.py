@@ -13,7 +13,7 @@ from clipret.datasets import load_dataset
 from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.captions import prompted
 from clipret.images import find_plain
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 
 # Words a caption: lower edges of the histogram's bins.
 _EDGES = (1, 6, 11, 16, 21, 31, 51)

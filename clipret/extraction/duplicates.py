@@ -14,7 +14,7 @@ import numpy as np
 
 from clipret.datasets.containers import container_of, split_container
 from clipret.errors import DatasetError
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 
 # Read from the end of a file: all files of one camera or program start alike.
 _BLOCK_BYTES = 4096

@@ -13,7 +13,7 @@ from clipret.errors import BackboneError
 from clipret.extraction.encoding import Encoded, Encoder
 from clipret.extraction.planning import Plan
 from clipret.images import NOT_FOUND
-from clipret.progress import Progress, ProgressCallback
+from clipret.machine.progress import Progress, ProgressCallback
 
 # Batches that may wait for the disk before encoding pauses.
 _WAITING_WRITES = 4

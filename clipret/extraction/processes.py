@@ -17,7 +17,7 @@ from torch import distributed
 
 from clipret.config import ExtractConfig, to_command
 from clipret.errors import CacheError, UsageError
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 
 _POLL_SECONDS = 0.1
 # The store takes values of some megabytes.

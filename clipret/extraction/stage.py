@@ -41,8 +41,8 @@ from clipret.extraction.processes import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
 from clipret.machine.description import available_cores
 from clipret.machine.devices import choose_device, torch_threads
+from clipret.machine.progress import ProgressCallback, silent
 from clipret.machine.workers import ReadWatch
-from clipret.progress import ProgressCallback, silent
 
 
 def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) -> dict:

@@ -15,7 +15,7 @@ from clipret.extraction.contents import crop_of
 from clipret.extraction.imported import comparable, encoder_name, sampled_sides
 from clipret.images import ImageReader
 from clipret.machine.devices import choose_device
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 
 _ENCODED_AT_ONCE = 16
 _SHOWN = 10

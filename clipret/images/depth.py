@@ -12,7 +12,7 @@ from clipret.datasets.containers import container_of
 from clipret.images.files import read_file
 from clipret.images.reading import becomes_plain, is_deep
 from clipret.machine.files import require_file
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 
 # Endings of formats that have eight bits, whose files are not opened.
 _EIGHT_BITS = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from clipret.machine.products import Products, keep_freed_memory
-from clipret.progress import Progress, ProgressCallback
+from clipret.machine.progress import Progress, ProgressCallback
 from clipret.retrieval import kernels
 from clipret.retrieval.ranks import Positives
 from clipret.retrieval.ties import Edges

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from clipret.machine.products import Products
-from clipret.progress import Progress, ProgressCallback
+from clipret.machine.progress import Progress, ProgressCallback
 from clipret.retrieval.ranks import Positives
 from clipret.retrieval.ties import Edges
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from clipret.config import DIRECTIONS, EvalConfig
-from clipret.progress import ProgressCallback, silent
+from clipret.machine.progress import ProgressCallback, silent
 from clipret.retrieval.cpu import count_on_cpu
 from clipret.retrieval.cuda import count_by_torch
 from clipret.retrieval.ranks import Positives, Ranks

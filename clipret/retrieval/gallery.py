@@ -12,8 +12,8 @@ from torch import nn
 from clipret.cache import FeatureCache
 from clipret.config import DIRECTIONS, EvalConfig
 from clipret.errors import HeadError, UsageError
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.metrics import validation_metrics
-from clipret.progress import Progress, ProgressCallback, silent
 from clipret.protocols.protocol import Fold, split_protocol
 from clipret.retrieval.engine import Matches, rank
 from clipret.retrieval.metrics import summarise

@@ -16,7 +16,7 @@ from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.config.training import in_use
 from clipret.errors import CacheMismatchError, LeakageError, RunError, TrainingError, UsageError
 from clipret.evaluation.stage import evaluate
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.protocols.leakage import check_images, training_images, training_keys
 from clipret.protocols.protocol import default_protocol, make_protocol, split_protocol
 from clipret.retrieval.baseline import baseline_name

@@ -10,7 +10,7 @@ from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file, unknown_settings
 from clipret.errors import CacheMismatchError, RunError, UsageError
 from clipret.machine.own_code import is_unchanged, label, open_code
-from clipret.progress import ProgressCallback, silent
+from clipret.machine.progress import ProgressCallback, silent
 from clipret.training import autograd
 from clipret.training.stage import only, train_many
 

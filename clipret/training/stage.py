@@ -14,7 +14,7 @@ from clipret.errors import TrainingError, UsageError
 from clipret.machine.devices import choose_device, require_bfloat16
 from clipret.machine.own_code import label, word_of
 from clipret.machine.products import keep_freed_memory
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.training import autograd
 from clipret.training.batches import steps_per_epoch
 from clipret.training.data import Prepared, prepare

@@ -12,7 +12,7 @@ import typer
 
 from clipret.cli import interrupts
 from clipret.cli.running import run
-from clipret.progress import Progress
+from clipret.machine.progress import Progress
 from tests.helpers import HELPERS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from clipret.cli import running
-from clipret.progress import Progress
+from clipret.machine.progress import Progress
 
 
 def say(text):

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from clipret.cli import progress_bars as display
 from clipret.cli.progress_bars import ProgressDisplay
-from clipret.progress import Progress
+from clipret.machine.progress import Progress
 from clipret.reporting.summaries import extraction_summary, training_summary
 
 

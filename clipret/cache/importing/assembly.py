@@ -17,7 +17,7 @@ from clipret.cache.texts import PackedTexts
 from clipret.cache.writing import open_writer
 from clipret.config import FeaturesConfig
 from clipret.errors import DatasetError
-from clipret.progress import ProgressCallback
+from clipret.machine.progress import ProgressCallback
 
 # A trained CLIP's: the logarithm of 100. Nothing tells what it was of another encoder.
 _LOGIT_SCALE = 4.6052

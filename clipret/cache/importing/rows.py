@@ -12,7 +12,7 @@ from clipret.cache.layout import DONE, PENDING
 from clipret.cache.row_sums import square_sums
 from clipret.cache.writing import CacheWriter
 from clipret.errors import CacheMismatchError, DatasetError
-from clipret.progress import Progress, ProgressCallback
+from clipret.machine.progress import Progress, ProgressCallback
 
 # What is between a length and 1 in embeddings that were normalised in bfloat16, and rounded.
 _TOLERANCE = 0.02

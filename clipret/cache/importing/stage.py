@@ -18,7 +18,7 @@ from clipret.cache.texts import ImpliedTexts
 from clipret.config import SPLITS, ImportConfig, to_command
 from clipret.config.data import column_names
 from clipret.errors import DatasetError
-from clipret.progress import ProgressCallback, silent
+from clipret.machine.progress import ProgressCallback, silent
 
 # What clip-retrieval's `inference` writes.
 _FOLDERS = {"images": "img_emb", "texts": "text_emb", "table": "metadata"}

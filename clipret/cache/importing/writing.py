@@ -14,7 +14,7 @@ from clipret.cache.importing.spools import spool_texts
 from clipret.cache.texts import ImpliedTexts
 from clipret.config import SPLITS, FeaturesConfig
 from clipret.errors import DatasetError, UsageError
-from clipret.progress import ProgressCallback, silent
+from clipret.machine.progress import ProgressCallback, silent
 
 _TEXTS = ("captions", "image_ids", "image_files", "caption_ids")
 _RULES = ("hash", *SPLITS)

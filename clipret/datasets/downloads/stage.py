@@ -6,7 +6,7 @@ from clipret.config import DownloadConfig
 from clipret.config.checks import one_of
 from clipret.datasets import DOWNLOADS, NAMED, load_function
 from clipret.datasets.downloads.watch import Watch, explained
-from clipret.progress import ProgressCallback, silent
+from clipret.machine.progress import ProgressCallback, silent
 
 
 def download(config: DownloadConfig, *, on_progress: ProgressCallback = silent) -> dict:

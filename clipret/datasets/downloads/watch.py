@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clipret.errors import DatasetError
-from clipret.progress import Progress, ProgressCallback
+from clipret.machine.progress import Progress, ProgressCallback
 
 LOCK = ".clipret-download.lock"
 _REPORT_SECONDS = 0.1

@@ -10,8 +10,8 @@ from clipret.config.comparison import A_BETTER, B_BETTER, BASELINES, MOST_FLIPS,
 from clipret.errors import UsageError
 from clipret.evaluation.comparison.contenders import Contender, choose_protocol, read_contenders
 from clipret.evaluation.comparison.groups import Group, make_groups
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.metrics import is_lower_better
-from clipret.progress import Progress, ProgressCallback, silent
 from clipret.runs import check_place
 from clipret.statistics.flips import flip_tests
 from clipret.statistics.intervals import Evidence, all_columns, nested, tabulate

@@ -14,8 +14,8 @@ from clipret.evaluation.reproduction.published import (
     published_models,
     published_rows,
 )
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.metrics import cut_of, family_of, scale_of
-from clipret.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.gallery import rank_folds
 from clipret.retrieval.metrics import summarise_folds
 from clipret.retrieval.ranks import Ranks

@@ -33,7 +33,7 @@ from clipret.heads.files import load_head
 from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
 from clipret.machine.files import locked
-from clipret.progress import Progress, ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.baseline import baseline_name, baseline_projections
 
 ORDER = "images by their rows in the cache, then captions by theirs"

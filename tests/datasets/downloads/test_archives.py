@@ -10,7 +10,7 @@ from clipret.datasets.downloads import archives
 from clipret.datasets.downloads.archives import Selection, lacking_bytes, unpack
 from clipret.datasets.downloads.watch import StoppedError, Watch
 from clipret.errors import DatasetError
-from clipret.progress import silent
+from clipret.machine.progress import silent
 
 FILES = {f"val/{number}.jpg": random.Random(number).randbytes(2000 + number) for number in range(5)}
 IMAGES = Selection("val/*.jpg")

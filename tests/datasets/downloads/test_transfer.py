@@ -9,7 +9,7 @@ from clipret.datasets.downloads import transfer
 from clipret.datasets.downloads.transfer import Remote, fetch, origin_of, part_of
 from clipret.datasets.downloads.watch import StoppedError, Watch
 from clipret.errors import DatasetError
-from clipret.progress import silent
+from clipret.machine.progress import silent
 from tests.helpers.serving import Fault, serving
 
 CONTENT = random.Random(0).randbytes(300_000)
