@@ -1,1 +1,1 @@
-"""The machine: devices, matrix products, worker processes, reports of progress, and files (limits, parsing, escaping)."""
+"""The machine: devices, matrix products, worker processes, progress, and files (limits, parsing, escaping)."""
