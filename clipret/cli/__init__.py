@@ -39,7 +39,14 @@ for command in (
 ):
     app.command()(command)
 app.command("eval")(evaluation.evaluate)
-for command in (comparison.compare, failures.failures, reproduction.reproduce, exports.embed, trust.trust):
+for command in (
+    comparison.compare,
+    failures.failures,
+    reproduction.reproduce,
+    exports.embed,
+    exports.export,
+    trust.trust,
+):
     app.command()(command)
 # The old name, for one release.
 app.command("errors", hidden=True)(failures.errors)

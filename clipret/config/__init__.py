@@ -19,6 +19,7 @@ from clipret.config.comparison import CompareConfig
 from clipret.config.data import CheckConfig, DatasetConfig, DownloadConfig, ExtractConfig
 from clipret.config.embeddings import EmbedConfig
 from clipret.config.evaluation import EvalConfig
+from clipret.config.exports import ExportConfig
 from clipret.config.failures import FailuresConfig
 from clipret.config.imports import FEATURE_KINDS, FeaturesConfig, ImportConfig
 from clipret.config.margins import Margin
@@ -45,6 +46,7 @@ __all__ = [
     "DownloadConfig",
     "EmbedConfig",
     "EvalConfig",
+    "ExportConfig",
     "ExtractConfig",
     "FailuresConfig",
     "FeaturesConfig",

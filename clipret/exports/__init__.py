@@ -1,4 +1,7 @@
-"""What leaves clipret: embeddings and indexes of them, in the formats of other programs.
+"""What leaves clipret: trained heads, embeddings and indexes of them, in the forms of other programs.
+
+TARGETS is the table of what `clipret export` writes: a new one is a file in `targets` that binds TARGET (targets.target
+says what it needs to have), and a row here.
 
 EMBEDDING_FORMATS is the table of the files that `clipret embed` writes: a new one is a file in `embeddings` that binds
 WRITER to a class (embeddings.writing.Writer says what it needs to have), and a row here. INDEXES is the same for
@@ -33,6 +36,26 @@ class IndexRow(NamedTuple):
     package: str
     extra: str
 
+
+class TargetRow(NamedTuple):
+    """A form of a trained head.
+
+    module   imported when it is used
+    help     what it writes, for --help
+    package  what has to be installed for it, as Python imports it; None: nothing
+    extra    of clipret, that installs it
+    """
+
+    module: str
+    help: str
+    package: str | None = None
+    extra: str | None = None
+
+
+# --to -> form of a trained head.
+TARGETS: dict[str, TargetRow] = {
+    "clip": TargetRow("clipret.exports.targets.clip", help="a checkpoint for OpenAI's clip.load"),
+}
 
 # Ending of --out -> format.
 EMBEDDING_FORMATS: dict[str, FormatRow] = {

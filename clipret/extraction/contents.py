@@ -1,12 +1,10 @@
 """The contents of a cache before the first feature is written: rows, settings, versions."""
 
 import datetime
-from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
 import torch
-from PIL import Image
 
 from clipret.backbones.protocol import Backbone
 from clipret.cache import CacheContents
@@ -14,7 +12,6 @@ from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
 from clipret.datasets.base import RetrievalDataset
 from clipret.extraction.processes import Rank
 from clipret.images import ImageReader, decode_on_device
-from clipret.images.padding import Padded
 
 _COMPARED_IMAGES = 16
 _LIBRARIES = ("clipret", "torch", "torchvision", "pillow", "h5py", "numpy")
@@ -68,11 +65,6 @@ def cache_contents(
         inputs=inputs,
         about=about,
     )
-
-
-def crop_of(backbone: Backbone, *, padded: bool) -> Callable[[Image.Image], Image.Image]:
-    """PIL image -> PIL RGB image of S x S: the encoder's own, or of the image padded to a square."""
-    return Padded(backbone.crop, backbone.mean_colour) if padded else backbone.crop
 
 
 def background_of(config: ExtractConfig, dataset: RetrievalDataset) -> str:

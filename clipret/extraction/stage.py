@@ -31,7 +31,7 @@ from clipret.datasets import load_dataset
 from clipret.datasets.base import RetrievalDataset
 from clipret.datasets.captions import prompted
 from clipret.errors import CacheError, UsageError
-from clipret.extraction.contents import background_of, cache_contents, crop_of, measured_decoding
+from clipret.extraction.contents import background_of, cache_contents, measured_decoding
 from clipret.extraction.duplicates import sources_of_images, sources_of_texts
 from clipret.extraction.encoding import Encoder
 from clipret.extraction.job import Job
@@ -39,6 +39,7 @@ from clipret.extraction.limits import require_decoder, require_few_problems, wor
 from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.processes import Rank, Together, current_rank, joined
 from clipret.images import NOT_FOUND, ImageReader
+from clipret.images.padding import crop_of
 from clipret.machine.description import available_cores
 from clipret.machine.devices import choose_device, torch_threads
 from clipret.machine.progress import ProgressCallback, silent

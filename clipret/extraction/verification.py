@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from clipret.backbones import load_backbone
+from clipret.backbones.matching import load_matching
 from clipret.backbones.protocol import Backbone
 from clipret.cache import DONE, FeatureCache, check_rows, check_texts
 from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
 from clipret.datasets.captions import prompted
-from clipret.errors import CacheDamagedError, CacheError, UsageError
-from clipret.extraction.contents import crop_of
+from clipret.errors import CacheDamagedError, CacheError
 from clipret.extraction.imported import comparable, encoder_name, sampled_sides
 from clipret.images import ImageReader
+from clipret.images.padding import crop_of
 from clipret.machine.devices import choose_device
 from clipret.machine.progress import Progress, ProgressCallback, silent
 
@@ -157,23 +158,17 @@ def _backbone_of(cache: FeatureCache, config: VerifyConfig) -> Backbone:
     device = choose_device(config.device)
     # For float16 of a GPU, a CPU computes in float32, which is close.
     precision = {"float32": "fp32", "bfloat16": "bf16"}.get(cache.inputs["precision"], "auto")
-    backbone = load_backbone(name, device=device, precision=precision, download_root=config.download_root)
     if cache.imported:
-        return backbone
-    if backbone.weights_sha256 != cache.inputs["weights_sha256"]:
-        raise UsageError(
-            f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache.path} was extracted with "
-            f"{cache.about['model']}, weights {cache.inputs['weights_sha256'][:12]}."
-        )
-    # The same weights compute other features by another config, tokenizer or preprocessing.
-    for part, now in {"preprocessing": backbone.preprocessing, **backbone.details}.items():
-        before = cache.inputs.get(part)
-        if before is not None and before != now:
-            raise UsageError(
-                f"{name} is not what {cache.path} was extracted with ({part}: it was '{before}', and is '{now}'); name "
-                f"the model's unchanged files with --model."
-            )
-    return backbone
+        return load_backbone(name, device=device, precision=precision, download_root=config.download_root)
+    return load_matching(
+        name,
+        inputs=cache.inputs,
+        cache=cache.path,
+        model=cache.about["model"],
+        device=device,
+        precision=precision,
+        download_root=config.download_root,
+    )
 
 
 def _image_encoder(cache: FeatureCache, backbone: Backbone, *, config: VerifyConfig):

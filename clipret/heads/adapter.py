@@ -14,8 +14,10 @@ from torch.nn import functional
 from clipret.heads.base import (
     PROJECTION_NAMES,
     SIDES,
+    Dense,
     Gradients,
     MetadataError,
+    Normalise,
     Shapes,
     Tensors,
     Tower,
@@ -140,6 +142,24 @@ class AdapterHead(LinearHead):
         added = {name: tensor for name, tensor in self.tensors.items() if name not in PROJECTION_NAMES}
         start = {name: torch.zeros_like(tensor) if name.endswith("_up") else tensor for name, tensor in added.items()}
         return super().untrained(projections) | start
+
+    def layers(self, side: str) -> tuple[Dense | Normalise, ...]:
+        """As of a Head. z passes a relu unchanged as relu(z) - relu(-z)."""
+        base, down, up = super().layers(side), getattr(self, f"{side}_down"), getattr(self, f"{side}_up")
+        if down is None:
+            return base
+        width = down.shape[0]
+        eye, up = torch.eye(width), up.detach()
+        inner = Dense(torch.cat([down.detach(), eye, -eye], dim=1), relu=True)
+        zeros = torch.zeros(2 * width, width)
+        if self.relu:
+            # The second layer's first columns are relu(a up), the others carry z as before.
+            kept = torch.cat([torch.zeros(len(up), 2 * width), torch.eye(2 * width)])
+            middle = (Dense(torch.cat([torch.cat([up, zeros]), kept], dim=1), relu=True),)
+            last = torch.cat([self.ratio * eye, (1 - self.ratio) * eye, (self.ratio - 1) * eye])
+        else:
+            middle, last = (), torch.cat([self.ratio * up, (1 - self.ratio) * eye, (self.ratio - 1) * eye])
+        return *base, inner, *middle, Dense(last), Normalise()
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Head."""

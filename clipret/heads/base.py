@@ -4,7 +4,7 @@ Shape suffixes: S runs of a stack, B rows, D feature width, E embedding width.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,18 @@ class MetadataError(ValueError):
     def __init__(self, name: str, *, expected: str):
         super().__init__(name)
         self.name, self.expected = name, expected
+
+
+class Dense(NamedTuple):
+    """x -> x weight + bias, then relu where asked. weight (D, E) as in CLIP's vision transformer, bias (E,) or None."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    relu: bool = False
+
+
+class Normalise(NamedTuple):
+    """x -> x of norm 1."""
 
 
 class Tower(Protocol):
@@ -127,6 +139,13 @@ class Head(nn.Module):
     def tensors(self) -> Tensors:
         """Everything that the head consists of, by name, sharing memory with it."""
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    def layers(self, side: str) -> tuple[Dense | Normalise, ...] | None:
+        """Features of a side -> embeddings, as layers that other libraries have too; None: there are none that do it.
+
+        A head of one Dense and one Normalise is a projection like the encoder's own, and can stand in its place.
+        """
+        return None
 
     @property
     def widths(self) -> str:

@@ -6,7 +6,16 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from clipret.heads.base import SIDES, Gradients, Head, Tensors, normalise_columns, through_norm
+from clipret.heads.base import (
+    SIDES,
+    Dense,
+    Gradients,
+    Head,
+    Normalise,
+    Tensors,
+    normalise_columns,
+    through_norm,
+)
 from clipret.machine.products import Products
 
 
@@ -51,6 +60,11 @@ class LinearHead(Head):
     ) -> "Projection":
         """As of a Head."""
         return Projection(tensors, side=side, learns=learns, products=products)
+
+    def layers(self, side: str) -> tuple[Dense | Normalise, ...]:
+        """As of a Head."""
+        tensors = self.tensors
+        return Dense(tensors[f"{side}_weight"], tensors.get(f"{side}_bias")), Normalise()
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Head."""

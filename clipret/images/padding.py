@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
+
+if TYPE_CHECKING:
+    from clipret.backbones.protocol import Backbone
 
 
 @dataclass(frozen=True)
@@ -25,3 +29,8 @@ class Padded:
         square = Image.new("RGB", (side, side), self.colour)
         square.paste(image.convert("RGB"), ((side - width) // 2, (side - height) // 2))
         return self.crop(square)
+
+
+def crop_of(backbone: "Backbone", *, padded: bool) -> Callable[[Image.Image], Image.Image]:
+    """PIL image -> PIL RGB image of S x S: the encoder's own, or of the image padded to a square."""
+    return Padded(backbone.crop, backbone.mean_colour) if padded else backbone.crop

@@ -1,4 +1,4 @@
-"""What `clipret embed` says."""
+"""What `clipret embed` and `clipret export` say."""
 
 
 def embedding_summary(result: dict) -> str:
@@ -18,3 +18,22 @@ def embedding_summary(result: dict) -> str:
     if left_out:
         lines.append(f"Note: left out are {' and '.join(left_out)}, as images that could not be read have no feature.")
     return "\n".join(lines)
+
+
+def export_summary(result: dict) -> str:
+    """What export returned, in words."""
+    lines = [f"{result['out']} has {result['run'] or result['head']['path']} for {result['to']}:"]
+    lines += [f"  {name}  ({size / 1e6:,.1f} MB)" for name, size in result["files"].items()]
+    for way in result["verified"]:
+        lines.append(_way_line(way))
+    return "\n".join(lines)
+
+
+def _way_line(way: dict) -> str:
+    if not way["opened"]:
+        return f"Not opened with {way['way']}: its package is not installed."
+    line = (
+        f"Opened with {way['way']}: {way['texts']} captions and {way['images']} images differ by at most "
+        f"{way['difference']:.1e} from clipret's"
+    )
+    return f"{line} ({way['remark']})." if way["remark"] else f"{line}."

@@ -1,7 +1,6 @@
 """A cache and a head -> embeddings in files for other programs: the function behind `clipret embed`."""
 
 import importlib
-import importlib.util
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,6 +27,7 @@ from clipret.exports.embeddings.record import (
 )
 from clipret.exports.embeddings.rows import Selection, Span, text_blocks
 from clipret.exports.embeddings.writing import PLURALS, Shape, Writer
+from clipret.exports.packages import require_package
 from clipret.heads.base import Head
 from clipret.heads.files import load_head
 from clipret.heads.linear import LinearHead
@@ -115,12 +115,6 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"--out is '{out}', a folder; expected a file.")
     if not out.parent.is_dir():
         raise UsageError(f"--out is '{out}', but there is no folder {out.parent}; make it first.")
-
-
-def require_package(package: str | None, *, extra: str | None, option: str) -> None:
-    """Raise UsageError, with the command that installs it, where a package is missing."""
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise UsageError(f"{option} needs the package {package}; run: pip install 'clipret[{extra}]'")
 
 
 def _open_job(config: EmbedConfig, *, kind: type[Writer]) -> Job:

@@ -1,0 +1,44 @@
+"""What an export starts from: a head, its cache, and the encoder in front of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipret.cache import FeatureCache
+from clipret.config import ExportConfig
+from clipret.evaluation.inputs import Source as Places
+from clipret.evaluation.inputs import find_source, open_cache
+from clipret.exports.encoder import CacheEncoder, encoder_of
+from clipret.exports.targets.target import Source, Target
+from clipret.heads.files import load_head
+from clipret.retrieval.baseline import baseline_projections
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A head to export.
+
+    places   of the cache, the head and its run
+    encoder  None: the target takes none
+    source   what the target writes
+    """
+
+    places: Places
+    cache: FeatureCache
+    encoder: CacheEncoder | None
+    source: Source
+
+
+def open_source(config: ExportConfig, target: Target) -> Opened:
+    """Open head and cache, and load the encoder where the target takes it, in float32 on the CPU.
+
+    Raises RunError, CacheError, CacheMismatchError, HeadError, BackboneError, ExportError and UsageError.
+    """
+    places = find_source(cache=config.cache, head=config.run, zero_shot=False, runs_dir=Path())
+    cache = open_cache(places)
+    projections = baseline_projections(cache)
+    head = load_head(places.head, projections=projections, weights_sha256=cache.inputs["weights_sha256"])
+    encoder = None
+    if target.encoder:
+        encoder = encoder_of(cache, model=config.model, precision="fp32", download_root=config.download_root)
+    source = Source(head, places.head, encoder and encoder.backbone)
+    return Opened(places, cache, encoder, source)

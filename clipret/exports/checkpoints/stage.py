@@ -1,0 +1,135 @@
+"""A trained head -> another library's folder: the function behind `clipret export`."""
+
+import importlib
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from filelock import Timeout
+
+from clipret.config import ExportConfig
+from clipret.config.checks import one_of
+from clipret.errors import ExportError, UsageError
+from clipret.exports import TARGETS
+from clipret.exports.checkpoints.source import Opened, open_source
+from clipret.exports.checkpoints.verification import take_sample, verify
+from clipret.exports.packages import require_package
+from clipret.exports.targets.target import Target
+from clipret.machine.files import UNFINISHED, locked
+from clipret.machine.progress import Progress, ProgressCallback, silent
+from clipret.runs import write_json
+
+RECORD = "clipret_export.json"
+FORMAT = 1
+_STEPS = 4
+
+
+def export(config: ExportConfig, *, on_progress: ProgressCallback = silent) -> dict:
+    """Write a trained head, with its encoder where the target takes it, in the form of another library.
+
+    on_progress  called with phase "load", "write", "verify" and "finish"
+
+    The folder has its name once it was opened by that library in a fresh process and gave the embeddings of clipret.
+
+    Returns the content of clipret_export.json, and out (the folder) and seconds.
+
+    Raises UsageError for an unknown target or a missing package, RunError, CacheError, HeadError, BackboneError, and
+    ExportError when the target has no place for the head, the folder cannot be written, or gives other embeddings.
+    """
+    started = time.monotonic()
+    one_of("to", config.to, allowed=tuple(TARGETS))
+    row = TARGETS[config.to]
+    require_package(row.package, extra=row.extra, option=f"--to {config.to}")
+    _check_out(config.out)
+    target = load_target(config.to)
+    report = iter(range(_STEPS + 1))
+
+    def step(phase: str) -> None:
+        on_progress(Progress(phase, next(report), _STEPS))
+
+    step("load")
+    opened = open_source(config, target)
+    _require_place(config, opened, target)
+    try:
+        with locked(config.out.with_name(f"{config.out.name}.lock")):
+            about = _write(config, opened, target, step=step)
+    except Timeout:
+        raise ExportError(f"another process is writing {config.out}; wait for it, or give another --out.") from None
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {config.out}: {error.strerror or error}. Nothing of it is kept; once that is fixed, start the "
+            f"same command again."
+        ) from error
+    step("finish")
+    return {**about, "out": str(config.out), "seconds": time.monotonic() - started}
+
+
+def load_target(name: str) -> Target:
+    """The target of a row of TARGETS."""
+    return importlib.import_module(TARGETS[name].module).TARGET
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} is there, and is written by nobody twice; give another --out, or delete it.")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out is '{out}', but there is no folder {out.parent}; make it first.")
+
+
+def _require_place(config: ExportConfig, opened: Opened, target: Target) -> None:
+    reason = target.refusal(opened.source)
+    if reason is None:
+        return
+    others = [name for name in TARGETS if name != config.to]
+    can = [name for name in others if not load_target(name).encoder or load_target(name).refusal(opened.source) is None]
+    raise ExportError(f"{config.run} cannot be exported to {config.to}: {reason}; what can: --to {' or '.join(can)}.")
+
+
+def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dict:
+    unfinished = config.out.with_name(config.out.name + UNFINISHED)
+    _clear(unfinished)
+    unfinished.mkdir()
+    # By this file a later call knows that the folder is its own.
+    (unfinished / RECORD).write_text("{}", encoding="utf-8")
+    try:
+        with tempfile.TemporaryDirectory(prefix="clipret-export-") as scratch:
+            step("write")
+            target.write(opened.source, unfinished)
+            step("verify")
+            sample = take_sample(opened, root=config.root, scratch=Path(scratch))
+            verified = verify(target, config.to, folder=unfinished, sample=sample, scratch=Path(scratch))
+        about = _describe(config, opened, verified=verified, cached=sample.cached, missing=sample.missing)
+        about["files"] = {
+            path.name: path.stat().st_size for path in sorted(unfinished.iterdir()) if path.name != RECORD
+        }
+        write_json(unfinished / RECORD, about)
+        if config.out.exists():
+            config.out.rmdir()
+        unfinished.rename(config.out)
+    finally:
+        _clear(unfinished)
+    return about
+
+
+def _clear(unfinished: Path) -> None:
+    """Remove what a stopped export left. Raises ExportError when it is another's."""
+    if not unfinished.exists():
+        return
+    if not (unfinished / RECORD).is_file():
+        raise ExportError(f"{unfinished} is there, and not from clipret export; move it away, or give another --out.")
+    shutil.rmtree(unfinished)
+
+
+def _describe(config: ExportConfig, opened: Opened, *, verified: list[dict], cached: dict, missing: str | None) -> dict:
+    cache, places = opened.cache, opened.places
+    return {
+        "format": FORMAT,
+        "to": config.to,
+        "run": str(places.run) if places.run else None,
+        "head": {"path": str(places.head), "kind": opened.source.head.kind},
+        "cache": {"path": str(cache.path), "fingerprint": cache.fingerprint, "model": cache.about["model"]},
+        "verified": verified,
+        "cached": {"dtype": cache.dtype.name, "difference": cached},
+        "images_missing": missing,
+    }

@@ -1,0 +1,171 @@
+"""An exported folder, opened by its library in a fresh process, against clipret's own embeddings.
+
+Compared are captions of the cache and images of the data set. Images are given twice: already cropped by clipret, so
+that every library sees the same pixels, and as they are, which shows what the library's own preprocessing makes of them.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clipret.cache import FeatureCache
+from clipret.errors import ExportError
+from clipret.exports.checkpoints.source import Opened
+from clipret.exports.targets.target import Target, Way, unit
+from clipret.images.files import read_file
+from clipret.images.reading import opened
+
+_CAPTIONS, _IMAGES = 32, 16
+# Of unit embeddings, cached against encoded again: what rounding in the cache's type and in another batch makes.
+_CACHED = {"float32": 1e-4, "float16": 1e-2}
+_LONGEST = 300
+
+
+@dataclass
+class Sample:
+    """Captions and images, with clipret's embeddings of them.
+
+    captions, rows  of the cache
+    files           image files, copied
+    cropped         the same images of S x S, as clipret's encoder sees them
+    expected        text, image -> (n, E), encoded again and through the head
+    original        (n, E) of the images
+    cached          text, image -> the largest difference of the cached features through the head to `expected`
+    """
+
+    captions: list[str]
+    files: list[Path]
+    cropped: list[Path]
+    expected: dict[str, np.ndarray]
+    cached: dict[str, float]
+    missing: str | None = None
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> Sample:
+    """Captions spread over the cache, and images where their files are at hand.
+
+    Raises ExportError when the encoder no longer gives the cached features.
+    """
+    cache, encoder, head = opened_source.cache, opened_source.encoder, opened_source.source.head
+    captioned = np.flatnonzero(cache.usable[cache.caption_images])
+    rows = {"text": _spread(captioned, _CAPTIONS), "image": _spread(np.flatnonzero(cache.usable), _IMAGES)}
+    captions = encoder.texts([cache.captions[row] for row in rows["text"]])
+    files, cropped, readable, missing = [], [], [], None
+    for place, row in enumerate(rows["image"].tolist()):
+        name = cache.image_files[row]
+        try:
+            content = read_file(name, root=root or Path(cache.about["root"]))
+            with opened(content) as image:
+                pixels = encoder.crop(image)
+        except Exception as error:
+            # PIL's plug-ins raise nearly anything at a broken file.
+            missing = missing or f"{name}: {error}"
+            continue
+        files.append(scratch / f"{place}{Path(name).suffix}")
+        files[-1].write_bytes(content)
+        cropped.append(scratch / f"{place}-cropped.png")
+        pixels.save(cropped[-1])
+        readable.append(place)
+    rows["image"] = rows["image"][readable]
+    functions = {"text": head.embed_texts, "image": head.embed_images}
+    features = {"text": encoder.text_features([cache.captions[row] for row in rows["text"]])}
+    if cropped:
+        features["image"] = encoder.pixel_features([Image.open(path) for path in cropped])
+    with torch.no_grad():
+        expected = {side: unit(functions[side](values.float())) for side, values in features.items()}
+        stored = {
+            side: unit(functions[side](torch.from_numpy(cache.read(side, rows[side])).float())) for side in expected
+        }
+    cached = {side: _difference(stored[side], expected[side]) for side in expected}
+    _require_cached(cache, cached)
+    return Sample(captions, files, cropped, expected, cached, missing, rows)
+
+
+def verify(target: Target, name: str, *, folder: Path, sample: Sample, scratch: Path) -> list[dict]:
+    """Open the folder in each of the target's ways, and compare.
+
+    Returns a dict for each way: way, opened (False where its package is not installed), texts and images (how many were
+    compared), difference (the largest of any value of two unit embeddings, pixels as clipret's), tolerance, and
+    preprocessing: differ (how many images differ beyond it by the library's own preprocessing) and largest.
+
+    Raises ExportError when a way cannot open the folder, or gives other embeddings.
+    """
+    return [
+        _verify(way, label, name, folder=folder, sample=sample, scratch=scratch) for label, way in target.ways.items()
+    ]
+
+
+def _verify(way: Way, label: str, name: str, *, folder: Path, sample: Sample, scratch: Path) -> dict:
+    result = {"way": label, "remark": way.remark, "tolerance": way.tolerance, "opened": True}
+    if importlib.util.find_spec(way.needs) is None:
+        return result | {"opened": False}
+    images = {"cropped": sample.cropped, "original": sample.files}
+    arrays = ask(name, label, folder=folder, texts=sample.captions, images=images, scratch=scratch)
+    found = {"text": arrays["texts"], "image": arrays["images/cropped"]}
+    differences = [_difference(found[side], values) for side, values in sample.expected.items()]
+    difference = max(differences)
+    if not difference <= way.tolerance:
+        raise ExportError(
+            f"{label} gives other embeddings than clipret: they differ by {difference:.1e}, expected at most "
+            f"{way.tolerance:.0e}. Nothing was written. Please report this, with the versions of both."
+        )
+    result |= {"texts": len(found["text"]), "images": len(found["image"]), "difference": difference}
+    if sample.files:
+        own = np.abs(arrays["images/original"] - sample.expected["image"]).max(axis=1)
+        result["preprocessing"] = {"differ": int((own > way.tolerance).sum()), "largest": float(own.max())}
+    return result
+
+
+def ask(
+    target: str, way: str, *, folder: Path, texts: list[str], images: Mapping[str, list[Path]], scratch: Path
+) -> dict[str, np.ndarray]:
+    """What `opening` returns in a fresh process, in which no hub is asked. Raises ExportError."""
+    request, result = scratch / "request.json", scratch / "result.npz"
+    files = {name: [str(path.absolute()) for path in paths] for name, paths in images.items()}
+    content = {"target": target, "way": way, "folder": str(folder.absolute()), "texts": texts, "images": files}
+    request.write_text(json.dumps(content), encoding="utf-8")
+    environment = os.environ | {
+        # As here: the current folder may hold files that are called as packages are.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path and Path(path).is_absolute()),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "clipret.exports.checkpoints.opening", str(request), str(result)]
+    process = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, errors="replace")
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
+        raise ExportError(f"{way} cannot open what was written: {lines[-1][:_LONGEST]}. Nothing was written.")
+    with np.load(result, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    return float(np.abs(one - other).max(initial=0.0))
+
+
+def _require_cached(cache: FeatureCache, differences: Mapping[str, float]) -> None:
+    precision = max((cache.inputs["precision"], cache.dtype.name), key=lambda name: name != "float32")
+    tolerance = _CACHED.get(precision, 1e-1)
+    for side, difference in differences.items():
+        if not difference <= tolerance:
+            raise ExportError(
+                f"the {side} features of {cache.path} are not what its encoder gives for these files and captions: "
+                f"through the head they differ by {difference:.1e}; look at them with: clipret verify {cache.path} "
+                f"--sample 100"
+            )

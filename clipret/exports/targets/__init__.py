@@ -1,0 +1,1 @@
+"""Forms in which a trained head leaves clipret: one file a target, that binds TARGET (target.Target)."""
