@@ -45,6 +45,7 @@ _RESULT_FORM = {
     "val_rsum": (float, None),
     "zero_shot_val_rsum": (float, None),
     "closed_form_val_rsum": Maybe(float),
+    "scalars": Maybe(Each(float)),
     "features": str,
     "remarks": [str],
     "seconds": float,

@@ -1,5 +1,7 @@
 """Heads in files: safetensors, never pickle."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ FORMAT = "1"
 # Beside the head's own tensors: the keys of the images that it was trained on.
 _TRAINED_ON = "trained_on"
 _BIASES = {"image_bias", "text_bias"}
+# In the metadata, of heads whose loss has them: what stands between cosines and probabilities.
+_SCALARS = ("log_scale", "bias")
 
 
 def save_head(head: Head, *, path: Path, metadata: dict[str, str], trained_on: np.ndarray | None = None) -> None:
@@ -44,6 +48,29 @@ def load_trained_on(path: Path) -> np.ndarray | None:
             f"again."
         )
     return _read(file)[_TRAINED_ON].numpy()
+
+
+def scalar_metadata(scalars: Mapping[str, float]) -> dict[str, str]:
+    """The scalars of a loss as save_head's metadata: log_scale, the logarithm of the factor of cosines, and bias.
+
+    They are written so that load_scalars gives the same numbers. Others are left out.
+    """
+    return {name: repr(float(scalars[name])) for name in _SCALARS if name in scalars}
+
+
+def load_scalars(path: Path) -> dict[str, float]:
+    """The scalars of the loss that a head was trained by, log_scale and bias, as far as its file has them.
+
+    Heads of losses without them have none, and so have those of before clipret kept them. Raises HeadError.
+    """
+    metadata = _open(path).metadata
+    scalars = {name: _number(metadata[name]) for name in _SCALARS if name in metadata}
+    for name, value in scalars.items():
+        if not math.isfinite(value):
+            raise HeadError(
+                f"head {path} has {name} '{metadata[name]}' in its metadata; expected a finite number. Train it again."
+            )
+    return scalars
 
 
 def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256: str) -> Head:
@@ -78,6 +105,13 @@ def load_head(path: Path, *, projections: dict[str, np.ndarray], weights_sha256:
             f"head {path} has {error.name} '{metadata.get(error.name, 'none')}' in its metadata; expected "
             f"{error.expected}. Train it again."
         ) from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _open(path: Path) -> TensorFile:

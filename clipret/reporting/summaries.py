@@ -1,6 +1,8 @@
 """What `clipret extract` and `clipret train` say at the end."""
 
+import math
 import shlex
+from collections.abc import Mapping
 
 from clipret.annotations.counting import copies_in_words, single_colour_in_words
 
@@ -66,6 +68,17 @@ def _remedy(copies: dict) -> str:
     return " Train with --drop-cross-split-duplicates to leave those of train out."
 
 
+def scalars_in_words(scalars: Mapping[str, float]) -> str:
+    """The scalars of a loss: scale 14.3 (temperature 0.0699), bias -10.2."""
+    words = []
+    if "log_scale" in scalars:
+        scale = math.exp(scalars["log_scale"])
+        words.append(f"scale {scale:.3g} (temperature {1 / scale:.3g})")
+    if "bias" in scalars:
+        words.append(f"bias {scalars['bias']:.3g}")
+    return ", ".join(words)
+
+
 def training_summary(result: dict, *, evaluation: str) -> str:
     """What train returned, in words.
 
@@ -80,6 +93,8 @@ def training_summary(result: dict, *, evaluation: str) -> str:
         kept = f"kept epoch {result['kept_epoch']}, val rsum {result['val_rsum']:.3f}"
         baselines = {"zero-shot": result["zero_shot_val_rsum"], "closed-form": result.get("closed_form_val_rsum")}
         kept += "".join(f" ({name} {value:.3f})" for name, value in baselines.items() if value is not None)
+    if result.get("scalars"):
+        kept += f"; {scalars_in_words(result['scalars'])}"
     notes = [f"Note: {remark}." for remark in result["remarks"]]
     if result["features"] != "device":
         notes.append(f"Features were read from the {_PLACES[result['features']]}, batch by batch.")

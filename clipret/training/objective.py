@@ -3,6 +3,7 @@
 Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding width.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,8 +50,13 @@ def learned_scalars(config: TrainConfig, *, logit_scale: float) -> dict[str, flo
     logit_scale  CLIP's own, a logarithm: the initial value for infonce
     """
     scalars = load_loss(config.loss).scalars(logit_scale)
-    fixed = {"log_scale"} if _TEMPERATURE in LOSSES[config.loss].settings and config.temperature is not None else set()
-    return {name: value for name, value in scalars.items() if name not in fixed}
+    return {name: value for name, value in scalars.items() if name not in fixed_scalars(config)}
+
+
+def fixed_scalars(config: TrainConfig) -> dict[str, float]:
+    """The scalars of a loss that a temperature fixes instead: none of a loss of the user's own."""
+    takes_one = config.loss in LOSSES and _TEMPERATURE in LOSSES[config.loss].settings
+    return {"log_scale": -math.log(config.temperature)} if takes_one and config.temperature is not None else {}
 
 
 class Objective:

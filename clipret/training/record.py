@@ -17,13 +17,13 @@ from clipret.cache import FeatureCache
 from clipret.config import TrainConfig, to_dict
 from clipret.errors import RunError
 from clipret.heads.base import Head
-from clipret.heads.files import save_head
+from clipret.heads.files import save_head, scalar_metadata
 from clipret.machine.files import replaced
-from clipret.machine.records import AtLeast, RecordError, parse_record
+from clipret.machine.records import AtLeast, Each, Maybe, RecordError, parse_record
 from clipret.machine.tensors import TensorsError, open_tensors, write_tensors
 from clipret.retrieval.metrics import rsum
 from clipret.training.autograd import Codes, build_run_head, copy_name, describe_code
-from clipret.training.stack import State, head_tensors
+from clipret.training.stack import State, head_tensors, loss_scalars
 from clipret.training.tracking import open_trackers
 
 # A killed run loses at most this much work. Not every epoch is saved: an epoch may take no longer than a checkpoint.
@@ -36,8 +36,9 @@ _PROGRESS_FORM = {
     "best": (float, None),
     "stale": AtLeast(0),
     "seconds": float,
+    # Checkpoints of before have none.
+    "scalars": Maybe(Each(float)),
 }
-# A line has about 150 bytes, and there may be a million.
 
 
 class Record:
@@ -46,6 +47,7 @@ class Record:
     epoch         finished epochs
     kept_epoch    the epoch whose head is kept
     best          validation rsum of that epoch; None without a val split
+    scalars       of the loss in that epoch, by name, as stack.loss_scalars returns them
     remarks       remarks for the user
     error         why the run had to stop; None: no error
     """
@@ -63,6 +65,7 @@ class Record:
         self.config, self.folder, self._cache, self.codes = config, folder, cache, codes or {}
         self.epoch, self.kept_epoch, self.best, self.error = -1, 0, None, None
         self.remarks: list[str] = []
+        self.scalars: dict[str, float] = {}
         self._stale, self._trained_on = 0, trained_on
         self._kept: State | None = None
         self._rows: list[dict] = []
@@ -105,11 +108,11 @@ class Record:
         measured  metrics by direction on val, as fractions
         """
         self.epoch += 1
-        score = rsum(measured) if measured else None
+        score, scalars = rsum(measured) if measured else None, loss_scalars(self.config, state)
         better = score is None or self.best is None or score > self.best
         self._stale = 0 if better else self._stale + 1
         if better or self.config.keep == "last":
-            self.kept_epoch, self.best = self.epoch, score
+            self.kept_epoch, self.best, self.scalars = self.epoch, score, scalars
             self._kept = {name: tensor.detach().cpu().clone() for name, tensor in head_tensors(state).items()}
         row = {"epoch": self.epoch, "loss": "" if loss is None else f"{loss:.8g}"}
         row["lr"] = "" if rate is None else f"{rate:.6g}"
@@ -117,6 +120,7 @@ class Record:
             row["val_rsum"] = f"{score:.6f}"
             for direction, metrics in measured.items():
                 row |= {f"val_{direction}_{name}": f"{value:.6f}" for name, value in metrics.items()}
+        row |= {name: f"{value:.6g}" for name, value in scalars.items()}
         row["seconds"] = f"{self.seconds:.3f}"
         self._rows.append(row)
         figures = {"loss": loss, "lr": rate, "val_rsum": score}
@@ -164,6 +168,7 @@ class Record:
             "weights_sha256": self._cache.inputs["weights_sha256"],
             "fingerprint": self._cache.fingerprint,
             "epoch": str(self.kept_epoch),
+            **scalar_metadata(self.scalars),
         }
         save_head(self.head(self._kept), path=self.folder / runs.HEAD, metadata=metadata, trained_on=self._trained_on)
         self._kept = None
@@ -187,6 +192,7 @@ class Record:
             "best": self.best,
             "stale": self._stale,
             "seconds": self.seconds,
+            "scalars": self.scalars,
         }
         metadata = {"format": _CHECKPOINT_FORMAT, "progress": json.dumps(progress)}
         write_tensors(self.folder / runs.CHECKPOINT, state, metadata=metadata)
@@ -219,6 +225,7 @@ class Record:
             ) from None
         self.epoch, self.kept_epoch, self._stale = progress["epoch"], progress["kept_epoch"], progress["stale"]
         self.best, self._earlier = progress["best"], progress["seconds"]
+        self.scalars = progress.get("scalars", {})
         return state
 
     def _read_history(self, last: int) -> list[dict]:

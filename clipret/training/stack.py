@@ -16,11 +16,11 @@ from clipret.heads import load_head_kind
 from clipret.heads.base import SIDES, Gradients, Tower, learning_names
 from clipret.machine.products import Products
 from clipret.machine.torch_private import Coefficients, choose_adamw
-from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
+from clipret.training.objective import Matching, Objective, bound_scalars, fixed_scalars, learned_scalars
 from clipret.training.starting import head_settings, learning_sides
 
 State = dict[str, torch.Tensor]
-
+_SCALAR = "scalar/"
 
 # Settings that the AdamW update does not use. Runs that differ only in these share one fused call.
 _PACELESS = (
@@ -78,6 +78,12 @@ def head_tensors(state: State) -> State:
             tensor = state.get(f"average/{name}", state[name])
             tensors[short] = _turned(tensor) if kind == "weight" else tensor
     return tensors
+
+
+def loss_scalars(config: TrainConfig, state: State) -> dict[str, float]:
+    """The scalars of a run's loss as they are now: learned (no averages, with or without an EMA), or fixed."""
+    learned = {name.removeprefix(_SCALAR): float(state[name]) for name in state if name.startswith(_SCALAR)}
+    return learned | fixed_scalars(config)
 
 
 class Stack:

@@ -40,8 +40,8 @@ def train(config: TrainConfig, *, loss: Any = None, head: Any = None, on_progres
     results.
 
     Returns run (path), cache, kept_epoch, epochs, steps, train_images, val_rsum, zero_shot_val_rsum (None without
-    val; of encoders that were never aligned None, and closed_form_val_rsum instead),
-    features (where they were stored), remarks and seconds.
+    val; of encoders that were never aligned None, and closed_form_val_rsum instead), scalars (log_scale and bias of
+    the loss in the kept epoch, where it has any), features (where they were stored), remarks and seconds.
 
     Raises CacheError, UsageError, RunError or TrainingError.
     """
@@ -228,6 +228,7 @@ class _Job:
             "train_images": images,
             "val_rsum": record.best,
             **self._prepared.baseline_entries,
+            **({"scalars": record.scalars} if record.scalars else {}),
             "features": self._prepared.data(config).features.placement,
             "remarks": record.remarks,
             "seconds": round(record.seconds, 3),

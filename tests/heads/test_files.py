@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from clipret.errors import HeadError
 from clipret.heads import HEADS
-from clipret.heads.files import load_head, save_head
+from clipret.heads.files import load_head, load_scalars, save_head, scalar_metadata
 from clipret.heads.linear import LinearHead
 from clipret.machine.tensors import write_tensors
 from tests.conftest import contents
@@ -219,3 +219,26 @@ def test_a_head_can_be_read_by_whoever_can_read_other_new_files(projections, tmp
     (tmp_path / "other").touch()
     save_head(LinearHead(projections), path=tmp_path / "head.safetensors", metadata=METADATA)
     assert (tmp_path / "head.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_the_scalars_of_a_loss_come_back_to_the_last_bit(projections, path):
+    scalars = {"log_scale": float(torch.tensor(2.6592)), "bias": -10.000001}
+    save_head(LinearHead(projections), path=path, metadata=METADATA | scalar_metadata(scalars))
+    assert load_scalars(path) == scalars
+    assert load(path, projections).tensors.keys() == LinearHead(projections).tensors.keys()
+
+
+def test_a_head_without_scalars_is_the_file_that_it_was(projections, path, tmp_path):
+    save_head(LinearHead(projections), path=path, metadata=METADATA)
+    save_head(LinearHead(projections), path=tmp_path / "other", metadata=METADATA | scalar_metadata({}))
+    assert load_scalars(path) == {}
+    assert path.read_bytes() == (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "ten", ""])
+def test_a_scalar_that_is_no_number_is_one_clear_line(projections, path, text):
+    save_head(LinearHead(projections), path=path, metadata=METADATA | {"bias": text})
+    with pytest.raises(HeadError) as error:
+        load_scalars(path)
+    expected = f"head {path} has bias '{text}' in its metadata; expected a finite number. Train it again."
+    assert str(error.value) == expected

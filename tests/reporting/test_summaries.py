@@ -188,6 +188,8 @@ def test_a_training_is_summed_up_also_without_val():
         "remarks": [],
     }
     assert "kept epoch 3, val rsum 4.500 (zero-shot 4.250)" in training_summary(result, evaluation="clipret eval")
+    learned = {**result, "scalars": {"log_scale": 2.6592600, "bias": -10.2}}
+    assert "; scale 14.3 (temperature 0.07), bias -10.2." in training_summary(learned, evaluation="clipret eval")
     unchosen = training_summary({**result, "val_rsum": None}, evaluation="clipret eval")
     assert "kept the last epoch, 3: the cache has no val split" in unchosen
     noted = {**result, "features": "disk", "remarks": ["it was cold"]}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from clipret import TrainConfig, train
 from clipret.errors import CacheMismatchError, RunError
+from clipret.machine.tensors import open_tensors, write_tensors
 from clipret.training import record, resume, train_many
 from tests.conftest import StopAfter, contents, write_cache
 from tests.helpers import child_training
@@ -44,6 +45,7 @@ KINDS = [
     {"loss": "infonce", "ema": 0.9, "schedule": "cosine", "warmup": 5},
     {"head": "adapter", "hard_negatives": 1, "keep": "last"},
     {"loss": "sigmoid", "captions_per_step": "all", "patience": 3},
+    {"loss": "infonce", "temperature": 0.07},
     {"margin": "0.5:0.1", "steps": 33, "clip_norm": 0.1},
 ]
 
@@ -64,7 +66,23 @@ def test_a_training_interrupted_after_any_epoch_resumes_bit_for_bit(settings, ch
     resume(folder)
     head, rows, summary = files(whole)
     assert files(folder) == (head, rows, summary)
+    assert (folder / "head.safetensors").read_bytes() == Path(whole, "head.safetensors").read_bytes()
     assert not (folder / "checkpoint.safetensors").exists()
+
+
+def test_a_checkpoint_of_before_scalars_were_kept_resumes_to_the_same_head(settings):
+    """One whose kept epoch is still to come: from there on the head has them."""
+    whole = train(settings(name="whole", loss="sigmoid", keep="last"))["run"]
+    config = settings(name="cut", loss="sigmoid", keep="last")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, on_progress=StopAfter(3))
+    path = config.runs_dir / "cut" / "checkpoint.safetensors"
+    file = open_tensors(path)
+    progress = json.loads(file.metadata["progress"])
+    assert progress.pop("scalars").keys() == {"log_scale", "bias"}
+    write_tensors(path, file.read(), metadata={"format": "2", "progress": json.dumps(progress)})
+    assert files(resume(path.parent)["run"]) == files(whole)
+    assert (path.parent / "head.safetensors").read_bytes() == Path(whole, "head.safetensors").read_bytes()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")

@@ -9,7 +9,7 @@ from clipret.evaluation.inputs import Source as Places
 from clipret.evaluation.inputs import find_source, open_cache
 from clipret.exports.encoder import CacheEncoder, encoder_of
 from clipret.exports.targets.target import Source, Target
-from clipret.heads.files import load_head
+from clipret.heads.files import load_head, load_scalars
 from clipret.retrieval.baseline import baseline_projections
 
 
@@ -40,5 +40,12 @@ def open_source(config: ExportConfig, target: Target) -> Opened:
     encoder = None
     if target.encoder:
         encoder = encoder_of(cache, model=config.model, precision="fp32", download_root=config.download_root)
-    source = Source(head, places.head, encoder and encoder.backbone)
+    scalars = load_scalars(places.head)
+    source = Source(
+        head,
+        places.head,
+        encoder and encoder.backbone,
+        log_scale=scalars.get("log_scale"),
+        bias=scalars.get("bias"),
+    )
     return Opened(places, cache, encoder, source)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipret.exports.targets.openai_weights import folded_weights, refusal
+from clipret.exports.targets.openai_weights import folded_weights, refusal, remarks
 from clipret.exports.targets.target import Source, Target, Way, unit
 
 FILE = "clip.pt"
@@ -49,6 +49,7 @@ _LOAD = 'model, preprocess = clip.load("{folder}/clip.pt", device="cpu")'
 TARGET = Target(
     refusal=refusal,
     write=write,
+    remarks=remarks,
     ways={
         "clip.load": Way(
             _loaded,

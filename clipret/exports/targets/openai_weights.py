@@ -22,6 +22,16 @@ def refusal(source: Source) -> str | None:
     return reason
 
 
+def remarks(source: Source) -> tuple[str, ...]:
+    """What of a source these weights have no place for."""
+    if source.bias is None:
+        return ()
+    return (
+        f"the bias of the loss, {source.bias:.4g}, has no place there: probabilities need it beside the scale, ranks "
+        f"need neither",
+    )
+
+
 def folded_weights(source: Source) -> dict[str, torch.Tensor]:
     """clip's state dict in float32, with the head in place of the projections; the scale of the loss, if it has one."""
     model, head = source.backbone.model, projections_of(source.head)

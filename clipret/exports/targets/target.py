@@ -25,8 +25,8 @@ class Source:
     head       float32, on the CPU
     head_file  the head's own file
     backbone   float32, on the CPU, whole; None: the target takes the head alone
-    log_scale  logarithm of the factor of cosines: learned by the loss, or the encoder's own
-    bias       of the scaled cosines, where the loss learned one
+    log_scale  logarithm of the factor of cosines, as the head's loss had it; None: the encoder's own stays
+    bias       of the scaled cosines, where the head's loss had one
     """
 
     head: Head
@@ -56,6 +56,11 @@ class Way:
     remark: str = ""
 
 
+def no_remarks(source: Source) -> tuple[str, ...]:
+    """Of a target that has a place for all there is."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Target:
     """A form in which a trained head leaves clipret.
@@ -65,6 +70,7 @@ class Target:
     ways        name -> Way, the first of which is the target's own
     encoder     whether the encoder's weights are written too
     library     Hugging Face's name of the library, for the model card's metadata
+    remarks     Source -> what of it the target has no place for, though it takes the head: sentences without their stop
     """
 
     refusal: Callable[[Source], str | None]
@@ -72,6 +78,7 @@ class Target:
     ways: Mapping[str, Way]
     encoder: bool = True
     library: str | None = None
+    remarks: Callable[[Source], tuple[str, ...]] = no_remarks
 
 
 def projections_of(head: Head) -> dict[str, Dense] | None:
