@@ -35,6 +35,7 @@ _CONFIG_FORM = {
     "config": Each(Any),
     "cache": {"path": str, "fingerprint": str},
     "code": Maybe(Each({"path": str, "sha256": str})),
+    "versions": Maybe(Each(str)),
 }
 _RESULT_FORM = {
     "cache": str,

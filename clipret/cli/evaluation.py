@@ -5,6 +5,7 @@ from clipret.cli.running import run, show
 from clipret.config import EvalConfig
 from clipret.reporting import SECTIONS
 from clipret.reporting.curve import without_curve
+from clipret.reporting.summaries import use_of_run
 
 
 @options.from_settings(EvalConfig)
@@ -27,5 +28,6 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     lines = [f"run {report['run']}, cache {report['cache']['path']}"] if report["run"] else []
     lines += [f"every query is in {config.per_query}"] if config.per_query else []
     lines += [f"Note: {remark}." for remark in report.get("remarks", ())]
+    lines += use_of_run(report)
     sheets = SECTIONS["eval"](without_curve(report), names=config.columns) + SECTIONS["wise-ft"](report)
     show(report, as_json=as_json, sheets=sheets, text=None if quiet else "\n".join(lines))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from clipret.config.settings import settings_of
 
@@ -15,19 +17,23 @@ def to_dict(config) -> dict:
 
 def to_command(subcommand: str, config) -> str:
     """The command line that gives this config: every setting that is not the default, quoted for a shell."""
-    words, rules = ["clipret", subcommand], settings_of(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        option = field.name.replace("_", "-")
-        if field.default is not dataclasses.MISSING and value == field.default:
+    return command_of(subcommand, type(config), settings=to_dict(config))
+
+
+def command_of(subcommand: str, kind: type, *, settings: Mapping[str, Any]) -> str:
+    """As to_command, of the settings of a config of that kind as to_dict returns them; others are options too."""
+    words, rules = ["clipret", subcommand], settings_of(kind)
+    defaults = {field.name: _json_ready(field.default) for field in dataclasses.fields(kind)}
+    for name, value in settings.items():
+        if name in defaults and value == defaults[name]:
             continue
-        if field.name in rules and rules[field.name].positional:
-            words += map(str, value) if isinstance(value, tuple) else [str(value)]
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{option}")
+        option = f"--{name.replace('_', '-')}"
+        if name in rules and rules[name].positional:
+            words += map(str, value) if isinstance(value, list) else [str(value)]
+        elif isinstance(value, bool):
+            words.append(option if value else f"--no-{option[2:]}")
         else:
-            words += [f"--{option}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            words += [option, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return shlex.join(words)
 
 

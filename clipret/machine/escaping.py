@@ -5,6 +5,12 @@ import re
 # Control characters that a terminal executes (C0, C1, DEL), and characters that reorder or hide the text around them.
 _HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|*_<>`[$~&#"})
+# Of a path: everything before its last part, where it begins at the root, at a drive, at a home or above the folder.
+# What follows `://` is an address.
+_FOLDERS = re.compile(
+    r"""(?:^|(?<=[\s:=,+'"(]))(?!(?<=:)//)(?:~[^\s/\\:=,+'"]*|[A-Za-z]:|\.\.)?[/\\](?:[^/\\:=,+'"]*[/\\])*"""
+)
 _IN_LINES = re.compile(f"[{_HIDDEN}]")
 _IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -22,6 +28,19 @@ def visible_json(text: str) -> str:
 def _written_out(match: re.Match) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def markdown_text(text: str) -> str:
+    """The text in one line of Markdown, as it reads: nothing in it is markup, and control characters are escaped."""
+    return visible(text.replace("\n", " ")).translate(_MARKDOWN)
+
+
+def without_folders(text: str) -> str:
+    """The text without the folders of absolute paths, of homes and of `..`: their last parts alone.
+
+    For what leaves this machine: `--cache /home/me/data/emoji.h5` becomes `--cache emoji.h5`. Relative paths stay.
+    """
+    return _FOLDERS.sub("", text)
 
 
 def csv_cell(value: object) -> object:

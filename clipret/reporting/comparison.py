@@ -6,9 +6,9 @@ CSV is made for programs: a line a figure, with plain numbers.
 from dataclasses import replace
 
 from clipret.config.comparison import A_BETTER, B_BETTER, BASELINES, NO_TEST, NOT_SHOWN
+from clipret.evaluation.caveats import reachable_notes
 from clipret.metrics import RSUM, heading_of, metric_of
 from clipret.reporting.figures import figure, is_unbounded, limits, unbounded_notes, unit_of
-from clipret.reporting.metrics import reachable_notes
 from clipret.reporting.sheets import LABEL, Cell, Column, Sheet
 
 _RECORD = ("kind", "a", "b", "label", "seeds", "direction", "metric", "value", "low", "high", "spread", "p", "p_holm",

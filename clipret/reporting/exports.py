@@ -1,5 +1,7 @@
 """What `clipret embed` and `clipret export` say."""
 
+import shlex
+
 
 def embedding_summary(result: dict) -> str:
     """What embed returned, in words."""
@@ -22,18 +24,53 @@ def embedding_summary(result: dict) -> str:
 
 def export_summary(result: dict) -> str:
     """What export returned, in words."""
-    lines = [f"{result['out']} has {result['run'] or result['head']['path']} for {result['to']}:"]
-    lines += [f"  {name}  ({size / 1e6:,.1f} MB)" for name, size in result["files"].items()]
+    out = result["out"]
+    lines = [f"{out} has {result['run'] or result['head']['file']} for {result['to']}, in {result['seconds']:.1f} s:"]
+    lines += [f"  {name}  ({_size(size)})" for name, size in result["files"].items()]
     for way in result["verified"]:
         lines.append(_way_line(way))
+    lines += _own_preprocessing(result["verified"])
+    notes = list(result["remarks"])
+    if result["images_missing"]:
+        notes.append(
+            f"images of the data set were not at hand, or not all of them ({result['images_missing']}); name their "
+            f"folder with --root, and they are compared too"
+        )
+    cached = result["cached"]
+    if cached["dtype"] != "float32" and cached["difference"]:
+        largest = max(cached["difference"].values())
+        notes.append(
+            f"the cache holds {cached['dtype']}: embeddings of its features differ from the folder's by at most "
+            f"{largest:.1e}"
+        )
+    lines += [f"Note: {note}." for note in notes]
+    card = shlex.quote(f"{out}/README.md")
+    lines.append(f"Next: {card} says how to load it; before you publish it, fill in the licences there")
     return "\n".join(lines)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
 
 
 def _way_line(way: dict) -> str:
     if not way["opened"]:
         return f"Not opened with {way['way']}: its package is not installed."
     line = (
-        f"Opened with {way['way']}: {way['texts']} captions and {way['images']} images differ by at most "
+        f"Opened with {way['way']}: {way['texts']} captions and {way['images']} images, embeddings differ by at most "
         f"{way['difference']:.1e} from clipret's"
     )
     return f"{line} ({way['remark']})." if way["remark"] else f"{line}."
+
+
+def _own_preprocessing(verified: list[dict]) -> list[str]:
+    """How many image files are other pixels by the library's own preprocessing, once for ways that agree."""
+    counts = {}
+    for way in verified:
+        if own := way.get("preprocessing"):
+            counts.setdefault((own["differ"], way["images"], f"{own['largest']:.1g}"), []).append(way["way"])
+    return [
+        f"By the preprocessing of {' and of '.join(names)} alone, {differ} of {images} image files give other "
+        f"embeddings" + (f", by at most {largest}; see README.md." if differ else ".")
+        for (differ, images, largest), names in counts.items()
+    ]

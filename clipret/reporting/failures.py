@@ -2,8 +2,9 @@
 
 import re
 
+from clipret.evaluation.caveats import caveats
 from clipret.metrics import metric_of, scale_of
-from clipret.reporting.metrics import SIDES, caveats
+from clipret.reporting.metrics import SIDES
 from clipret.reporting.sheets import LABEL, Cell, Column, Sheet, heading_cell
 
 # Of terminals, and of the direction of writing, which would reverse what follows in the line.

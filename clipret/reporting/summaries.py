@@ -99,3 +99,18 @@ def training_summary(result: dict, *, evaluation: str) -> str:
     if result["features"] != "device":
         notes.append(f"Features were read from the {_PLACES[result['features']]}, batch by batch.")
     return "\n".join([f"{trained}; {kept}.", *notes, f"Next: {evaluation}"])
+
+
+def use_of_run(report: dict) -> list[str]:
+    """What a measured run is good for next, a line each; none where no run was measured.
+
+    report  the content of metrics.json
+    """
+    if report["run"] is None:
+        return []
+    run, cache = shlex.quote(report["run"]), shlex.quote(report["cache"]["path"])
+    return [
+        f"Next: clipret export {run} --to FORM --out FOLDER  (for another library; --help lists the forms)",
+        f"      clipret embed {cache} --head {run} --out emb.npy  (for a vector database)",
+        f"      clipret.open_run({report['run']!r})  (in Python)",
+    ]

@@ -4,9 +4,9 @@ import shlex
 
 from clipret.config import DIRECTIONS, TrainConfig
 from clipret.config.comparison import baseline_of
+from clipret.evaluation.caveats import reachable_notes
 from clipret.metrics import RSUM
 from clipret.reporting.figures import figure
-from clipret.reporting.metrics import reachable_notes
 from clipret.reporting.sheets import LABEL, Cell, Column, Sheet
 
 _MOST_ROWS = 20

@@ -12,17 +12,20 @@ from clipret.config import ExportConfig
 from clipret.config.checks import one_of
 from clipret.errors import ExportError, UsageError
 from clipret.exports import TARGETS
+from clipret.exports.checkpoints.card.text import FILE as CARD
+from clipret.exports.checkpoints.card.text import card_text, read_figures
+from clipret.exports.checkpoints.description import describe
 from clipret.exports.checkpoints.source import Opened, open_source
 from clipret.exports.checkpoints.verification import take_sample, verify
 from clipret.exports.packages import require_package
 from clipret.exports.targets.target import Target
+from clipret.machine.escaping import without_folders
 from clipret.machine.files import UNFINISHED, locked
 from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.runs import write_json
 
 RECORD = "clipret_export.json"
-FORMAT = 1
-_STEPS = 4
+_STEPS = 3
 
 
 def export(config: ExportConfig, *, on_progress: ProgressCallback = silent) -> dict:
@@ -58,8 +61,8 @@ def export(config: ExportConfig, *, on_progress: ProgressCallback = silent) -> d
         raise ExportError(f"another process is writing {config.out}; wait for it, or give another --out.") from None
     except OSError as error:
         raise ExportError(
-            f"cannot write {config.out}: {error.strerror or error}. Nothing of it is kept; once that is fixed, start the "
-            f"same command again."
+            f"cannot write {config.out}: {error.strerror or error}. Nothing of it is kept; once that is fixed, start "
+            f"the same command again."
         ) from error
     step("finish")
     return {**about, "out": str(config.out), "seconds": time.monotonic() - started}
@@ -87,6 +90,9 @@ def _require_place(config: ExportConfig, opened: Opened, target: Target) -> None
 
 
 def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dict:
+    # What can be wrong with the run's own files is said before the long part.
+    figures = read_figures(opened.places.run)
+    about = describe(config, opened, figures=figures)
     unfinished = config.out.with_name(config.out.name + UNFINISHED)
     _clear(unfinished)
     unfinished.mkdir()
@@ -99,7 +105,14 @@ def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dic
             step("verify")
             sample = take_sample(opened, root=config.root, scratch=Path(scratch))
             verified = verify(target, config.to, folder=unfinished, sample=sample, scratch=Path(scratch))
-        about = _describe(config, opened, verified=verified, cached=sample.cached, missing=sample.missing)
+        about |= {
+            "verified": verified,
+            "cached": {"dtype": opened.cache.dtype.name, "difference": sample.cached},
+            "images_missing": sample.missing and without_folders(sample.missing),
+            "remarks": list(target.remarks(opened.source)),
+        }
+        card = card_text(about, target, figures=figures)
+        (unfinished / CARD).write_text(card, encoding="utf-8", newline="\n")
         about["files"] = {
             path.name: path.stat().st_size for path in sorted(unfinished.iterdir()) if path.name != RECORD
         }
@@ -119,17 +132,3 @@ def _clear(unfinished: Path) -> None:
     if not (unfinished / RECORD).is_file():
         raise ExportError(f"{unfinished} is there, and not from clipret export; move it away, or give another --out.")
     shutil.rmtree(unfinished)
-
-
-def _describe(config: ExportConfig, opened: Opened, *, verified: list[dict], cached: dict, missing: str | None) -> dict:
-    cache, places = opened.cache, opened.places
-    return {
-        "format": FORMAT,
-        "to": config.to,
-        "run": str(places.run) if places.run else None,
-        "head": {"path": str(places.head), "kind": opened.source.head.kind},
-        "cache": {"path": str(cache.path), "fingerprint": cache.fingerprint, "model": cache.about["model"]},
-        "verified": verified,
-        "cached": {"dtype": cache.dtype.name, "difference": cached},
-        "images_missing": missing,
-    }

@@ -45,6 +45,10 @@ def _embedded(clip, model, preprocess, *, texts: list[str], images: list[Path]) 
 
 
 _LOAD = 'model, preprocess = clip.load("{folder}/clip.pt", device="cpu")'
+_EMBED = """
+with torch.no_grad():
+    images = model.encode_image(torch.stack([preprocess(picture) for picture in pictures]))
+    texts = model.encode_text(clip.tokenize(captions, context_length=model.context_length, truncate=True))"""
 
 TARGET = Target(
     refusal=refusal,
@@ -53,7 +57,7 @@ TARGET = Target(
     ways={
         "clip.load": Way(
             _loaded,
-            code=f"import clip\n\n{_LOAD}",
+            code=f"import clip\nimport torch\n\n{_LOAD}\n{_EMBED}",
             needs="clip",
             tolerance=1e-3,
             remark="clip.load rounds the weights of a state dict to float16, on the CPU too",
@@ -61,7 +65,7 @@ TARGET = Target(
         "clip.load and load_state_dict": Way(
             _whole,
             code=f"import clip\nimport torch\n\n{_LOAD}\n"
-            'model.load_state_dict(torch.load("{folder}/clip.pt", weights_only=True))',
+            'model.load_state_dict(torch.load("{folder}/clip.pt", weights_only=True))\n' + _EMBED,
             needs="clip",
         ),
     },

@@ -45,7 +45,9 @@ class Way:
                code alone: neither clipret's encoders nor its heads
     tolerance  the largest difference of two embeddings that is rounding
     needs      the package, as Python imports it
-    code       Python that opens the folder, for the model card; {folder} stands for its place
+    code       Python that opens the folder, for the model card; {folder} stands for its place. Where the target has the
+               encoder, it takes `pictures`, PIL images, and `captions`, texts, and leaves `images` and `texts`, their
+               embeddings: (n, E) arrays or tensors on the CPU
     remark     what a user should know of it; ""
     """
 

@@ -1,0 +1,72 @@
+"""The record of an export says what it is of, and not where things are on this machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clipret import EvalConfig, TrainConfig, evaluate, train
+from clipret.cache import FeatureCache
+from clipret.heads.files import load_scalars
+from clipret.retrieval.ranks_file import head_digest
+from tests.conftest import contents, write_cache
+from tests.helpers.exported import record_of
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Of a cache in another folder, from an encoder that was a file."""
+    folder = tmp_path / "home/me"
+    folder.mkdir(parents=True)
+    made = contents()
+    command = f"clipret extract --dataset {folder}/photos --model {folder}/models/mine.pt --out {folder}/a b.h5"
+    made.about.update(model=f"{folder}/models/mine.pt", command=command, root=f"{folder}/photos")
+    cache = write_cache(folder / "made.h5", made)
+    config = TrainConfig(cache=cache, runs_dir=folder / "runs", loss="sigmoid", epochs=2, batch_size=8, lr=1e-2)
+    return Path(train(config)["run"])
+
+
+def test_it_says_what_it_is_of(run):
+    record, cache = record_of(run), FeatureCache(run.parent.parent / "made.h5")
+    assert record["run"] == "0001-sigmoid-linear"
+    head, scalars = run / "head.safetensors", load_scalars(run / "head.safetensors")
+    assert record["head"] == {
+        "file": "head.safetensors",
+        "sha256": head_digest(head),
+        "kind": "linear",
+        "widths": "image 24, text 16, embedding 12",
+        **scalars,
+    }
+    assert scalars.keys() == {"log_scale", "bias"}
+    assert record["cache"] == {"file": "made.h5", "fingerprint": cache.fingerprint, "dtype": "float16"}
+    assert record["encoder"]["model"] == "mine.pt"
+    splits = record["data"]["splits"]
+    assert sum(counts["images"] for counts in splits.values()) == len(cache.image_ids)
+    assert sum(counts["captions"] for counts in splits.values()) == len(cache.captions)
+    assert record["training"]["settings"]["lr"] == 1e-2
+    assert record["training"]["train_images"] == splits["train"]["images"]
+
+
+def test_no_path_of_this_machine_is_in_it(run, tmp_path):
+    text = json.dumps(record_of(run))
+    assert str(tmp_path) not in text
+    assert "home" not in text
+    assert record_of(run)["commands"] == {
+        "extract": "clipret extract --dataset photos --model mine.pt --out a b.h5",
+        "train": "clipret train --cache made.h5 --runs-dir runs --loss sigmoid --epochs 2 --batch-size 8 --lr 0.01",
+        "eval": "clipret eval --head 0001-sigmoid-linear",
+        "export": "clipret export 0001-sigmoid-linear --to clip --out exported",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({}, ""),
+        ({"split": "val"}, " --split val"),
+        ({"protocol": ("split-equal-texts",)}, " --protocol split-equal-texts"),
+    ],
+)
+def test_the_command_of_the_figures_is_the_one_that_gave_them(run, changes, options):
+    evaluate(EvalConfig(head=run, resamples=0, **changes))
+    assert record_of(run)["commands"]["eval"] == f"clipret eval --head 0001-sigmoid-linear{options}"
