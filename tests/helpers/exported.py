@@ -1,7 +1,11 @@
-"""Records of exports, made of real runs without an encoder."""
+"""Runs to export, and records of exports that took no encoder."""
 
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from clipret import EvalConfig, ExtractConfig, TrainConfig, evaluate, extract, train
 from clipret.config import ExportConfig
 from clipret.exports.checkpoints.card.text import read_figures
 from clipret.exports.checkpoints.description import describe
@@ -42,3 +46,19 @@ def record_of(run: Path, **changes) -> dict:
         "remarks": ["the bias has no place there"],
         "files": {"made.bin": 57_101_602, "README.md": 7948},
     }
+
+
+def extracted_run(folder: Path) -> Path:
+    """A run below a folder, on transparent pictures and captions in a prompt: extracted, trained and measured."""
+    (folder / "photos").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        pixels = generator.integers(0, 256, size=(70, 80, 4), dtype=np.uint8)
+        Image.fromarray(pixels, mode="RGBA").save(folder / f"photos/{number}.png")
+        (folder / f"photos/{number}.txt").write_text(f"Thing number {number}\n")
+    settings = {"model": "tiny-emoji", "workers": 0, "prompt": "a drawing of {}", "caption_clean": "lower"}
+    extract(ExtractConfig(dataset=str(folder / "photos"), out=folder / "made.h5", **settings))
+    learning = {"loss": "sigmoid", "epochs": 2, "keep": "last", "lr": 1e-2}
+    run = train(TrainConfig(cache=folder / "made.h5", runs_dir=folder / "runs", **learning))["run"]
+    evaluate(EvalConfig(head=run, resamples=0))
+    return Path(run)

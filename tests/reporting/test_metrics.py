@@ -1,7 +1,8 @@
 import pytest
 
+from clipret.evaluation.caveats import caveats
 from clipret.reporting.curve import without_curve
-from clipret.reporting.metrics import caveats, metrics_sheets
+from clipret.reporting.metrics import metrics_sheets
 from tests.helpers.drawing import drawn
 
 NAMES = ("R@1", "mAP@1", "median_rank", "rsum")

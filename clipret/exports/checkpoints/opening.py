@@ -11,18 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from clipret.exports import TARGETS
-
 
 def main(request: Path, result: Path) -> None:
     """Write the embeddings of a request's captions and image files, as verification.ask asks for them.
 
-    request  JSON: target, way, folder, texts, images (lists of image files by name)
+    request  JSON: module (of the target), way, folder, texts, images (lists of image files by name)
     result   arrays texts (T, E), and images/NAME (I, E)
     """
     warnings.simplefilter("ignore")
     asked = json.loads(request.read_text(encoding="utf-8"))
-    way = importlib.import_module(TARGETS[asked["target"]].module).TARGET.ways[asked["way"]]
+    way = importlib.import_module(asked["module"]).TARGET.ways[asked["way"]]
     arrays = {}
     for name, files in asked["images"].items():
         texts = asked["texts"] if name == "cropped" else []

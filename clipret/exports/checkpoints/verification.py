@@ -20,6 +20,7 @@ from PIL import Image
 
 from clipret.cache import FeatureCache
 from clipret.errors import ExportError
+from clipret.exports import TARGETS
 from clipret.exports.checkpoints.source import Opened
 from clipret.exports.targets.target import Target, Way, unit
 from clipret.images.files import read_file
@@ -133,7 +134,13 @@ def ask(
     """What `opening` returns in a fresh process, in which no hub is asked. Raises ExportError."""
     request, result = scratch / "request.json", scratch / "result.npz"
     files = {name: [str(path.absolute()) for path in paths] for name, paths in images.items()}
-    content = {"target": target, "way": way, "folder": str(folder.absolute()), "texts": texts, "images": files}
+    content = {
+        "module": TARGETS[target].module,
+        "way": way,
+        "folder": str(folder.absolute()),
+        "texts": texts,
+        "images": files,
+    }
     request.write_text(json.dumps(content), encoding="utf-8")
     environment = os.environ | {
         # As here: the current folder may hold files that are called as packages are.

@@ -48,8 +48,8 @@ def measurements(report: dict, *, run: Path) -> list[dict]:
             require_form(part["results"], {"trained": Any}, name="results")
     except RecordError as error:
         raise RunError(
-            f"{run / runs.METRICS} is not what clipret eval writes: {error}; measure it again with: clipret eval --head "
-            f"{shlex.quote(str(run))}"
+            f"{run / runs.METRICS} is not what clipret eval writes: {error}; measure it again with: clipret eval "
+            f"--head {shlex.quote(str(run))}"
         ) from None
     return parts
 

@@ -1,11 +1,22 @@
 """What the card says, and that none of it is markup of somebody else's."""
 
+import ast
+import json
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from clipret import ExportConfig, export
+from clipret.exports import TARGETS
 from clipret.exports.checkpoints.card.text import card_text, read_figures
-from tests.helpers.exported import HEAD_ONLY, WHOLE, record_of
+from clipret.exports.checkpoints.source import open_source
+from clipret.exports.checkpoints.stage import load_target
+from tests.helpers.exported import HEAD_ONLY, WHOLE, extracted_run, record_of
 
 
 def section(text, title):
@@ -93,3 +104,33 @@ def test_names_of_others_are_text(run):
             r"\u202e", "\\\\u202e"
         )
     ]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    return extracted_run(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("to", [name for name in TARGETS if load_target(name).encoder])
+def test_what_is_exported_has_a_card_whose_lines_run_as_they_stand(whole_run, tmp_path, to):
+    config = ExportConfig(run=whole_run, to=to, out=tmp_path / "exported")
+    result = export(config)
+    card = (config.out / "README.md").read_text(encoding="utf-8")
+    record = json.loads((config.out / "clipret_export.json").read_text())
+    assert record == {name: value for name, value in result.items() if name not in ("out", "seconds")}
+    for text in (card, json.dumps(record)):
+        assert str(whole_run.parent.parent.parent) not in text
+    assert set(record["files"]) == {path.name for path in config.out.iterdir()} - {"clipret_export.json"}
+
+    Image.open(whole_run.parent.parent / "photos/3.png").save(config.out / "photo.jpg", format="PNG")
+    (code, *_) = re.findall(r"^```python\n(.*?)^```", card, flags=re.MULTILINE | re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=config.out, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    cosines = np.array(ast.literal_eval(re.sub(r"\s+", ", ", done.stdout.strip().strip("[] ")) + ","))
+    opened = open_source(config, load_target(to))
+    with torch.no_grad(), Image.open(config.out / "photo.jpg") as picture:
+        head = opened.source.head
+        images = head.embed_images(opened.encoder.image_features([picture]))
+        texts = head.embed_texts(opened.encoder.text_features(["two dogs", "a red car"]))
+    np.testing.assert_allclose(cosines, (images @ texts.T).numpy()[0], atol=2e-3)
