@@ -69,8 +69,13 @@ def _own_preprocessing(verified: list[dict]) -> list[str]:
     for way in verified:
         if own := way.get("preprocessing"):
             counts.setdefault((own["differ"], way["images"], f"{own['largest']:.1g}"), []).append(way["way"])
+    # Ways of opening that agree, as they do unless they are of several libraries, need no names.
     return [
-        f"By the preprocessing of {' and of '.join(names)} alone, {differ} of {images} image files give other "
+        f"By {_whose(names, len(counts))}, {differ} of {images} image files give other "
         f"embeddings" + (f", by at most {largest}; see README.md." if differ else ".")
         for (differ, images, largest), names in counts.items()
     ]
+
+
+def _whose(names: list[str], groups: int) -> str:
+    return "the library's own preprocessing alone" if groups == 1 else f"the preprocessing of {' and '.join(names)}"

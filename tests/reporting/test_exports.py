@@ -36,8 +36,8 @@ def test_the_folder_its_files_each_way_and_the_next_step_are_said():
         "Opened with clip.load: 32 captions and 16 images, embeddings differ by at most 4.7e-05 from clipret's "
         "(it rounds).",
         "Opened with load_state_dict: 32 captions and 16 images, embeddings differ by at most 3.2e-07 from clipret's.",
-        "By the preprocessing of clip.load and of load_state_dict alone, 3 of 16 image files give other embeddings, by "
-        "at most 0.4; see README.md.",
+        "By the library's own preprocessing alone, 3 of 16 image files give other embeddings, by at most 0.4; see "
+        "README.md.",
         "Next: 'my exports/clip/README.md' says how to load it; before you publish it, fill in the licences there",
     ]
 
@@ -45,7 +45,16 @@ def test_the_folder_its_files_each_way_and_the_next_step_are_said():
 def test_preprocessing_that_is_the_same_is_said_too():
     way = {**WAY, "preprocessing": {"differ": 0, "largest": 0.0}}
     lines = export_summary({**RESULT, "verified": [way]}).splitlines()
-    assert lines[4] == "By the preprocessing of clip.load alone, 0 of 16 image files give other embeddings."
+    assert lines[4] == "By the library's own preprocessing alone, 0 of 16 image files give other embeddings."
+
+
+def test_libraries_whose_preprocessing_differs_are_named():
+    other = {**WAY, "way": "other", "preprocessing": {"differ": 0, "largest": 0.0}}
+    lines = export_summary({**RESULT, "verified": [WAY, other]}).splitlines()
+    assert lines[5:7] == [
+        "By the preprocessing of clip.load, 3 of 16 image files give other embeddings, by at most 0.4; see README.md.",
+        "By the preprocessing of other, 0 of 16 image files give other embeddings.",
+    ]
 
 
 @pytest.mark.parametrize(
