@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from clipret import ExportConfig, export
 from clipret.cli.exports import target_help
 from clipret.errors import ExportError, UsageError
 from clipret.exports import TARGETS, TargetRow
+from clipret.heads.files import load_scalars
 from tests.helpers import tensors_target
 from tests.helpers.exported import extracted_run
 
@@ -34,6 +37,9 @@ def test_a_row_is_all_that_a_target_in_a_file_needs(run, tmp_path):
     (way,) = result["verified"]
     assert (way["way"], way["opened"], way["texts"], way["images"]) == ("safetensors", True, 32, 16)
     assert 0 < way["difference"] < 1e-6
+    weights = load_file(tmp_path / "out/clip.safetensors")
+    scalars = load_scalars(run / "head.safetensors")
+    assert weights["logit_scale"] == torch.tensor(scalars["log_scale"])
     assert json.loads((tmp_path / "out/clipret_export.json").read_text())["to"] == "tensors"
 
 
