@@ -25,7 +25,7 @@ def among_others(function: Callable[[torch.Tensor], torch.Tensor], rows: torch.T
 
 
 def batches_of_a_length(lengths: Sequence[int], *, batch_size: int) -> Iterator[np.ndarray]:
-    """Places of texts of these lengths, those of a batch all as long, the shortest first, at most batch_size at a time."""
+    """Places of texts of these lengths, those of a batch as long, at most batch_size; the shortest first."""
     # Stable, so that texts of equal length keep their order.
     order = np.argsort(lengths, kind="stable")
     of_a_length = np.split(order, np.flatnonzero(np.diff(np.asarray(lengths)[order])) + 1)
