@@ -65,6 +65,7 @@ def test_captions_are_sorted_by_length_within_a_block_and_keep_their_order_withi
     for batch in batches:
         assert batch.counts.tolist() == [len(texts[row]) for row in batch.rows]
         assert [len(ids) for ids in batch.tokens] == batch.counts.tolist()
+        assert len(set(batch.counts)) == 1
 
 
 def test_what_is_done_moves_no_batch():
