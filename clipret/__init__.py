@@ -36,13 +36,16 @@ _WHERE = {
     "extract": "extraction",
     "find_failures": "evaluation.failures",
     "import_features": "cache.importing.stage",
+    "load_head": "exports.head",
     "merge": "cache.merging",
+    "open_run": "exports.model",
     "reproduce": "evaluation.reproduction.stage",
     "resume": "training",
     "sweep": "sweeps",
     "train": "training",
     "verify": "extraction.verification",
     "write_cache": "cache.importing.writing",
+    "zero_shot": "exports.model",
 }
 
 __all__ = sorted(_WHERE)

@@ -27,6 +27,7 @@ from clipret.cache.mapping import SegmentedArray, map_array
 from clipret.cache.opening import opened_file
 from clipret.cache.raw import RawFile
 from clipret.cache.relations import wrong_reasons, wrong_relations
+from clipret.cache.selecting import FeatureArray, features_of, rows_of
 from clipret.errors import CacheDamagedError, CacheError, CacheIncompleteError
 
 _REASONS_AT_ONCE = 4096
@@ -109,6 +110,27 @@ class FeatureCache:
     def width(self, side: str) -> int:
         """Of a feature of that side."""
         return self._places[f"{side}/features"].shape[1]
+
+    def rows(self, side: str, *, split: str | None = None) -> np.ndarray:
+        """Rows of the images, or captions, that have a feature, ascending; of one split, or all.
+
+        A caption has the split of its image, and is left out with it.
+
+        Returns (n,) int64. Raises UsageError for a split that there is not.
+        """
+        return rows_of(self, side, split=split)
+
+    def features(self, side: str, *, split: str | None = None) -> FeatureArray:
+        """Features of image or text, (n, D), not normalised, in the type of the cache.
+
+        Without a split those of every row, zeros where an image could not be read; of a split those of `rows`.
+
+        Returns a FeatureArray: a numpy array that maps the file, read-only, where the rows follow each other in it, and
+        otherwise, as in splits that are mixed, or features in shards, one in memory, compared with its checksums.
+
+        Raises UsageError for a split that there is not, and CacheError as `read` does.
+        """
+        return features_of(self, side, split=split)
 
     @property
     def imported(self) -> bool:

@@ -7,7 +7,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-from clipret.config import DatasetConfig
 from clipret.errors import DatasetError
 
 # Letters and symbols that are drawn as nothing: the fillers of Hangul, and Braille without a dot.
@@ -56,11 +55,15 @@ def is_empty(caption: str) -> bool:
     return all(character in _UNDRAWN or _is_unseen(character) for character in cleaned)
 
 
-def prompted(captions: list[str], config: DatasetConfig) -> list[str]:
-    """The texts that CLIP reads for these captions: the same list where nothing is added or cleaned."""
-    if (config.prompt, config.caption_clean) == ("{}", "none"):
+def prompted(captions: list[str], *, prompt: str, cleaning: str) -> list[str]:
+    """The texts that CLIP reads for these captions: the same list where nothing is added or cleaned.
+
+    prompt    with {} where the caption stands
+    cleaning  as clean_caption takes it
+    """
+    if (prompt, cleaning) == ("{}", "none"):
         return captions
-    return [config.prompt.replace("{}", clean_caption(caption, config.caption_clean)) for caption in captions]
+    return [prompt.replace("{}", clean_caption(caption, cleaning)) for caption in captions]
 
 
 def _is_unseen(character: str) -> bool:

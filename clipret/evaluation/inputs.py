@@ -100,18 +100,26 @@ def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_
     """
     if zero_shot:
         return Source(cache)
-    head = head or runs.newest_run(runs_dir)
-    if head.is_dir():
-        head = head / runs.HEAD
-    run = head.parent if (head.parent / runs.CONFIG).exists() else None
-    if not head.exists():
-        raise RunError(_no_head(head))
+    head, run = find_head(head or runs.newest_run(runs_dir))
     if cache:
         return Source(cache, head, run)
     if run is None:
         raise UsageError(f"{head} is not in a run's folder, so its cache is not known; give it with --cache FILE.")
     trained_on = runs.read_config(run)["cache"]
     return Source(Path(trained_on["path"]), head, run, trained_on["fingerprint"])
+
+
+def find_head(head: Path) -> tuple[Path, Path | None]:
+    """The file of a head by its path or its run's folder, and that folder; None: it belongs to no run.
+
+    Raises RunError when there is none.
+    """
+    if head.is_dir():
+        head = head / runs.HEAD
+    run = head.parent if (head.parent / runs.CONFIG).exists() else None
+    if not head.exists():
+        raise RunError(_no_head(head))
+    return head, run
 
 
 def _no_head(head: Path) -> str:

@@ -45,7 +45,8 @@ def check_dataset(config: CheckConfig, *, on_progress: ProgressCallback = silent
     dataset = load_dataset(config)
     missing = dataset.require_files(skip_missing=config.skip_missing)
     plain = find_plain(dataset.image_files, root=dataset.root, on_progress=on_progress)
-    too_long = _find_too_long(prompted(dataset.captions, config), tokenizer=tokenizer, on_progress=on_progress)
+    texts = prompted(dataset.captions, prompt=config.prompt, cleaning=config.caption_clean)
+    too_long = _find_too_long(texts, tokenizer=tokenizer, on_progress=on_progress)
     return {
         "dataset": dataset.name,
         "model": config.model,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipret.extraction.processes import Rank
+from clipret.machine.rows import batches_of_a_length
 
 # Batches in a block of captions: captions are sorted by length within a block, and a process owns whole blocks.
 BLOCK_BATCHES = 64
@@ -30,7 +31,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Captions of nearly equal length that are encoded together.
+    """Captions of one length that are encoded together.
 
     rows    (B,) int64
     tokens  B arrays of token ids, each as long as its caption
@@ -72,7 +73,10 @@ class Plan:
         texts: list[str],
         tokenize: Callable[[list[str]], tuple[list[np.ndarray], np.ndarray]],
     ) -> Iterator[TextBatch]:
-        """The batches with a pending caption: blocks of 64 B rows, sorted by length, cut into batches of B.
+        """The batches with a pending caption: blocks of 64 B rows, sorted by length, cut into batches of B or fewer.
+
+        All captions of a batch are as long: with padding, attention adds up in another order, and a caption would have
+        other last bits beside a longer one than by itself.
 
         pending   (M,) bool
         texts     all captions, with their prompt
@@ -83,10 +87,7 @@ class Plan:
             if not pending[first].any():
                 continue
             tokens, counts = tokenize([texts[row] for row in first])
-            # Stable, so that captions of equal length keep their order.
-            order = np.argsort([len(ids) for ids in tokens], kind="stable")
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
+            for batch in batches_of_a_length([len(ids) for ids in tokens], batch_size=self.batch_size):
                 if pending[first[batch]].any():
                     yield TextBatch(first[batch], [tokens[place] for place in batch], counts[batch])
 

@@ -103,7 +103,7 @@ class _Stage:
     on_progress: ProgressCallback
 
     def __post_init__(self):
-        self._texts = prompted(self.dataset.captions, self.config)
+        self._texts = prompted(self.dataset.captions, prompt=self.config.prompt, cleaning=self.config.caption_clean)
 
     def run(self, missing: np.ndarray, *, together: Together, begun: bool) -> dict:
         """Extract what is not in the cache yet; returns what extract returns, without the seconds.

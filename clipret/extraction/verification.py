@@ -9,7 +9,7 @@ from clipret.backbones import load_backbone
 from clipret.backbones.matching import load_matching
 from clipret.backbones.protocol import Backbone
 from clipret.cache import DONE, FeatureCache, check_rows, check_texts
-from clipret.config import FAST_DECODERS, ExtractConfig, VerifyConfig
+from clipret.config import FAST_DECODERS, VerifyConfig
 from clipret.datasets.captions import prompted
 from clipret.errors import CacheDamagedError, CacheError
 from clipret.extraction.imported import comparable, encoder_name, sampled_sides
@@ -193,12 +193,11 @@ def _image_encoder(cache: FeatureCache, backbone: Backbone, *, config: VerifyCon
 
 
 def _text_encoder(cache: FeatureCache, backbone: Backbone):
-    settings = ExtractConfig(
-        dataset=cache.inputs["dataset"], prompt=cache.inputs["prompt"], caption_clean=cache.inputs["caption_clean"]
-    )
+    prompt, cleaning = cache.inputs["prompt"], cache.inputs["caption_clean"]
 
     def encode(rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
-        tokens, _ = backbone.tokenize(prompted([cache.captions[row] for row in rows], settings))
+        texts = prompted([cache.captions[row] for row in rows], prompt=prompt, cleaning=cleaning)
+        tokens, _ = backbone.tokenize(texts)
         return backbone.encode_text(backbone.pad(tokens)).float().cpu().numpy(), []
 
     return encode

@@ -9,7 +9,7 @@ import torch
 
 from clipret.errors import HeadError
 from clipret.heads import HEADS, load_head_kind
-from clipret.heads.base import Head, MetadataError
+from clipret.heads.base import PROJECTION_NAMES, SIDES, Head, MetadataError
 from clipret.heads.own import KIND, load_own_head
 from clipret.machine.tensors import TensorFile, TensorsError, open_tensors, write_tensors
 from clipret.runs import reason
@@ -112,6 +112,27 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def load_head_alone(path: Path) -> Head:
+    """Read a head without the cache that it is for: the widths are those of its file. Raises HeadError as load_head.
+
+    Not one of the user's own, which is made of an encoder's projections (needs_projections).
+    """
+    file = _open(path)
+    # Of the projections, the shapes alone count.
+    shapes = {name.replace("_", "/"): file.shapes[name] for name in PROJECTION_NAMES if name in file.shapes}
+    missing = {f"{side}/weight" for side in SIDES} - shapes.keys()
+    projections = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
+    if missing or any(len(shapes[f"{side}/weight"]) != 2 for side in SIDES):
+        # load_head says what the file is instead.
+        projections = {f"{side}/weight": np.zeros((1, 1), dtype=np.float32) for side in SIDES}
+    return load_head(path, projections=projections, weights_sha256=file.metadata.get("weights_sha256", "unknown"))
+
+
+def needs_projections(path: Path) -> bool:
+    """Whether a head's file is read with an encoder's projections alone: one of the user's own. Raises HeadError."""
+    return _open(path).metadata.get("kind") == KIND
 
 
 def _open(path: Path) -> TensorFile:

@@ -114,13 +114,17 @@ class ImageReader:
         """(side, side, 3) uint8 of an image file's bytes: clip's pixels, nearly so where `fast`. Raises as PIL does."""
         return self._decoded(content, fast=fast)[0]
 
+    def cropped(self, image: Image.Image) -> np.ndarray:
+        """(side, side, 3) uint8 of an opened image. Raises ValueError when it is too elongated, and as PIL does."""
+        _require_resizable(image.size, self.side)
+        return np.asarray(self.crop(on_white(image) if self.background == "white" else image))
+
     def _decoded(self, content: bytes, *, fast: bool = False) -> tuple[np.ndarray, bool]:
         with opened(content) as image:
             _require_resizable(image.size, self.side)
             if fast and image.format in _JPEG:
                 image.draft(None, (self.side, self.side))
-            pixels = np.asarray(self.crop(on_white(image) if self.background == "white" else image))
-            return pixels, becomes_plain(image)
+            return self.cropped(image), becomes_plain(image)
 
     def _bytes(self, row: int, *, digest: np.ndarray) -> bytes:
         """A file's bytes; their sha256 is put into digest (32,)."""

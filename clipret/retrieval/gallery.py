@@ -13,6 +13,7 @@ from clipret.cache import FeatureCache
 from clipret.config import DIRECTIONS, EvalConfig
 from clipret.errors import HeadError, UsageError
 from clipret.machine.progress import Progress, ProgressCallback, silent
+from clipret.machine.rows import among_others
 from clipret.metrics import validation_metrics
 from clipret.protocols.protocol import Fold, split_protocol
 from clipret.retrieval.engine import Matches, rank
@@ -60,11 +61,12 @@ def embed(
     Returns (B, E) float32 on the device.
     """
     if isinstance(features, torch.Tensor):
-        return function(features.to(device))
+        return among_others(function, features.to(device))
     embeddings = None
     for start in range(0, len(features), block):
         # Copied, as a read-only memory map cannot become a writable tensor.
-        embedded = function(torch.from_numpy(np.array(features[start : start + block])).to(device))
+        values = torch.from_numpy(np.array(features[start : start + block])).to(device)
+        embedded = among_others(function, values)
         if embeddings is None:
             # Allocated once: concatenating the blocks at the end would take twice the memory.
             embeddings = embedded.new_empty((len(features), embedded.shape[1]))

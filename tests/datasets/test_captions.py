@@ -23,8 +23,11 @@ def test_captions_are_cleaned_as_asked(how, caption, cleaned):
 
 def test_a_caption_is_cleaned_and_then_put_into_the_prompt():
     config = DatasetConfig(dataset="emoji", prompt="A photo of {}.", caption_clean="strip-punctuation")
-    assert prompted(["a dog.", "{}"], config) == ["A photo of a dog.", "A photo of ."]
-    assert prompted(["a dog."], DatasetConfig(dataset="emoji")) == ["a dog."]
+    assert prompted(["a dog.", "{}"], prompt=config.prompt, cleaning=config.caption_clean) == [
+        "A photo of a dog.",
+        "A photo of .",
+    ]
+    assert prompted(["a dog."], prompt="{}", cleaning="none") == ["a dog."]
 
 
 EMPTY = {

@@ -65,6 +65,7 @@ def test_captions_are_sorted_by_length_within_a_block_and_keep_their_order_withi
     for batch in batches:
         assert batch.counts.tolist() == [len(texts[row]) for row in batch.rows]
         assert [len(ids) for ids in batch.tokens] == batch.counts.tolist()
+        assert len(set(batch.counts)) == 1
 
 
 def test_what_is_done_moves_no_batch():
@@ -106,7 +107,8 @@ def test_equal_captions_and_equal_images_are_encoded_once(config, checkpoints, t
         real = getattr(OpenAIClip, f"encode_{side}")
 
         def encode(self, inputs, side=side, real=real):
-            encoded[side] += len(inputs)
+            # Of few rows the first is there several times.
+            encoded[side] += len(inputs.unique(dim=0))
             return real(self, inputs)
 
         monkeypatch.setattr(OpenAIClip, f"encode_{side}", encode)

@@ -1,0 +1,34 @@
+"""Which rows are computed together, so that a row has the same bits whatever it is computed with.
+
+The kernels that multiply matrices have another order of additions for a few rows than for many: a row computed alone
+differs in its last bits from the same row among others. Of eight rows and more, each has the same bits. Attention over
+padding has another order too, so texts of other lengths are not computed together.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+FEWEST = 8
+
+
+def among_others(function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """function(rows), (B, ...) -> (B, E), with the bits that each row has among FEWEST or more.
+
+    function  of rows by themselves: none changes the result of another
+    """
+    missing = FEWEST - len(rows)
+    if missing <= 0 or not len(rows):
+        return function(rows)
+    return function(torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]))[: len(rows)]
+
+
+def batches_of_a_length(lengths: Sequence[int], *, batch_size: int) -> Iterator[np.ndarray]:
+    """Places of texts of these lengths, those of a batch as long, at most batch_size; the shortest first."""
+    # Stable, so that texts of equal length keep their order.
+    order = np.argsort(lengths, kind="stable")
+    of_a_length = np.split(order, np.flatnonzero(np.diff(np.asarray(lengths)[order])) + 1)
+    for places in of_a_length:
+        for start in range(0, len(places), batch_size):
+            yield places[start : start + batch_size]
