@@ -49,7 +49,7 @@ def export(config: ExportConfig, *, on_progress: ProgressCallback = silent) -> d
         on_progress(Progress(phase, next(report), _STEPS))
 
     step("load")
-    opened = open_source(config, target)
+    opened = open_source(config, encoder=target.encoder)
     _require_place(config, opened, target)
     try:
         with locked(config.out.with_name(f"{config.out.name}.lock")):
@@ -81,9 +81,13 @@ def _require_place(config: ExportConfig, opened: Opened, target: Target) -> None
     reason = target.refusal(opened.source)
     if reason is None:
         return
-    others = [name for name in TARGETS if name != config.to]
-    can = [name for name in others if not load_target(name).encoder or load_target(name).refusal(opened.source) is None]
-    raise ExportError(f"{config.run} cannot be exported to {config.to}: {reason}; what can: --to {' or '.join(can)}.")
+    source, targets = opened.source, {name: load_target(name) for name in TARGETS if name != config.to}
+    if source.encoder is None:
+        # The others ask for it.
+        source = open_source(config, encoder=True).source
+    can = [name for name, other in targets.items() if other.refusal(source) is None]
+    advice = f"what can: --to {' or '.join(can)}" if can else "no other target can either"
+    raise ExportError(f"{config.run} cannot be exported to {config.to}: {reason}; {advice}.")
 
 
 def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dict:
