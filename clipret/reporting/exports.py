@@ -26,6 +26,8 @@ def export_summary(result: dict) -> str:
     lines += [f"  {name}  ({size / 1e6:,.1f} MB)" for name, size in result["files"].items()]
     for way in result["verified"]:
         lines.append(_way_line(way))
+    if result["images_missing"]:
+        lines.append(f"Note: not all images could be read ({result['images_missing']}); --root says where they are.")
     return "\n".join(lines)
 
 

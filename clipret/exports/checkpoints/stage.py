@@ -58,8 +58,8 @@ def export(config: ExportConfig, *, on_progress: ProgressCallback = silent) -> d
         raise ExportError(f"another process is writing {config.out}; wait for it, or give another --out.") from None
     except OSError as error:
         raise ExportError(
-            f"cannot write {config.out}: {error.strerror or error}. Nothing of it is kept; once that is fixed, start the "
-            f"same command again."
+            f"cannot write {config.out}: {error.strerror or error}. Nothing of it is kept; once that is fixed, start "
+            f"the same command again."
         ) from error
     step("finish")
     return {**about, "out": str(config.out), "seconds": time.monotonic() - started}
@@ -71,8 +71,14 @@ def load_target(name: str) -> Target:
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} is there, and is written by nobody twice; give another --out, or delete it.")
+    if out.name in ("", ".."):
+        raise UsageError(f"--out is '{out}', which has no name of its own; expected a new folder.")
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error.strerror}.") from None
+    if taken:
+        raise ExportError(f"{out} is there already; give another --out, or delete it.")
     if not out.parent.is_dir():
         raise UsageError(f"--out is '{out}', but there is no folder {out.parent}; make it first.")
 

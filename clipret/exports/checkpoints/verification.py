@@ -1,7 +1,8 @@
 """An exported folder, opened by its library in a fresh process, against clipret's own embeddings.
 
 Compared are captions of the cache and images of the data set. Images are given twice: already cropped by clipret, so
-that every library sees the same pixels, and as they are, which shows what the library's own preprocessing makes of them.
+that every library sees the same pixels, and as they are, which shows what the library's own preprocessing makes of
+them. A target that has no encoder is compared by features of the cache.
 """
 
 import importlib.util

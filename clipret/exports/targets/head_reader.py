@@ -1,19 +1,20 @@
 """A trained head of clipret in numpy: read_head("head.safetensors")(features, "image") -> embeddings of norm 1."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 
 
 def read_head(path):
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        data = file.read()
+    data = Path(path).read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
     about, types = header.pop("__metadata__"), {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U64": "<u8"}
     tensors = {}
     for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        tensors[name] = np.frombuffer(data[start:end], types[entry["dtype"]]).reshape(entry["shape"])
+        first, last = (start + offset for offset in entry["data_offsets"])
+        tensors[name] = np.frombuffer(data[first:last], types[entry["dtype"]]).reshape(entry["shape"])
 
     def embed(features, side):
         rows = unit(features @ tensors[f"{side}_weight"] + tensors.get(f"{side}_bias", 0))

@@ -85,7 +85,8 @@ TARGET = Target(
         "onnxruntime": Way(
             _embedded,
             cropped=_cropped,
-            code='import sys\n\nsys.path.insert(0, "{folder}")\nfrom reader import Reader\n\nmodel = Reader("{folder}")',
+            code='import sys\n\nsys.path.insert(0, "{folder}")\nfrom reader import Reader\n\n'
+            'model = Reader("{folder}")',
             needs="onnxruntime",
         )
     },

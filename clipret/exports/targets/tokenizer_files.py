@@ -103,7 +103,7 @@ def describe_texts(backbone: Backbone) -> tuple["Tokenizer", dict[str, Any]] | N
         "clean": list(clean),
         "prefix": prefix,
         "longest": backbone.context_length,
-        "padding": own.padding if own else 0,
+        "padding": 0 if isinstance(backbone, OpenAIClip) else own.padding,
         "length": backbone.context_length if own and not own.cut else None,
     }
 
