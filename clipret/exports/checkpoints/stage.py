@@ -10,7 +10,7 @@ from filelock import Timeout
 
 from clipret.config import ExportConfig
 from clipret.config.checks import one_of
-from clipret.errors import ExportError, UsageError
+from clipret.errors import ClipretError, ExportError, UsageError
 from clipret.exports import TARGETS
 from clipret.exports.checkpoints.source import Opened, open_source
 from clipret.exports.checkpoints.verification import take_sample, verify
@@ -87,13 +87,20 @@ def _require_place(config: ExportConfig, opened: Opened, target: Target) -> None
     reason = target.refusal(opened.source)
     if reason is None:
         return
-    source, targets = opened.source, {name: load_target(name) for name in TARGETS if name != config.to}
+    raise ExportError(f"{config.run} cannot be exported to {config.to}: {reason}; {_advice(config, opened)}.")
+
+
+def _advice(config: ExportConfig, opened: Opened) -> str:
+    """The other targets that can take a head."""
+    source = opened.source
     if source.encoder is None:
-        # The others ask for it.
-        source = open_source(config, encoder=True).source
-    can = [name for name, other in targets.items() if other.refusal(source) is None]
-    advice = f"what can: --to {' or '.join(can)}" if can else "no other target can either"
-    raise ExportError(f"{config.run} cannot be exported to {config.to}: {reason}; {advice}.")
+        try:
+            source = open_source(config, encoder=True).source
+        except ClipretError:
+            return "the other targets need its encoder, which is not at hand"
+    others = {name: load_target(name) for name in TARGETS if name != config.to}
+    can = [name for name, other in others.items() if other.refusal(source) is None]
+    return f"what can: --to {' or '.join(can)}" if can else "no other target can either"
 
 
 def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dict:

@@ -65,7 +65,7 @@ def crop(image, about):
         image = Image.alpha_composite(Image.new("RGBA", layer.size, about["background"]), layer).convert("RGB")
     if about["pad_to_square"] is not None and image.width != image.height:
         side = max(image.size)
-        image = _centred(image.convert("RGB"), (side, side), colour=tuple(about["pad_to_square"]))
+        image = _centred(image.convert("RGB"), side, colour=tuple(about["pad_to_square"]))
     if about["convert_to_rgb"] == "first":
         image = image.convert("RGB")
     width, height = _size_after(image.size, about["resize"])
@@ -73,7 +73,8 @@ def crop(image, about):
         image = image.resize((width, height), Image.Resampling[about["resize"]["interpolation"].upper()])
     size = about["size"]
     if about["fill"] is not None:
-        image = _centred(image.convert("RGB"), (size, size), colour=tuple(about["fill"]))
+        bands = len(image.getbands())
+        image = _centred(image, size, colour=about["fill"] if bands == 1 else (about["fill"],) * bands)
     # Half a pixel is rounded to the even one, or down.
     rounded = round if about["crop"] == "nearest" else int
     left, top = rounded((width - size) / 2), rounded((height - size) / 2)
@@ -122,9 +123,11 @@ def _size_after(size, resize):
     return (resize["size"], other) if size[0] <= size[1] else (other, resize["size"])
 
 
-def _centred(image, size, *, colour):
-    square = Image.new("RGB", size, colour)
-    square.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+def _centred(image, side, *, colour):
+    square = Image.new(image.mode, (side, side), colour)
+    if image.mode == "P":
+        square.putpalette(image.getpalette())
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 

@@ -26,7 +26,7 @@ def describe_images(encoder: CacheEncoder) -> dict[str, Any] | None:
     convert_to_rgb  first, or last: after resize and crop
     resize          to (shortest or longest side, or both), size, interpolation (as of PIL)
     crop            how the middle is found: nearest or down
-    fill            the colour of borders that make it S x S; None: there are none
+    fill            the value, in every band of the image's mode, of borders that make it S x S; None: there are none
     mean, std       of pixels from 0 to 1
     """
     backbone = encoder.backbone
@@ -92,7 +92,7 @@ def _library_steps(transforms: list[Callable]) -> dict[str, Any] | None:
         "convert_to_rgb": "first" if converts[0] == 0 else "last",
         "resize": _resize(*to, interpolation=str(getattr(resize.interpolation, "value", resize.interpolation))),
         "crop": "nearest" if cuts else "down",
-        **({"fill": np.broadcast_to(fills[0], 3).tolist()} if fills else {}),
+        **({"fill": fills[0]} if fills else {}),
     }
 
 
