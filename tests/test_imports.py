@@ -43,11 +43,14 @@ ONLY_IMPORTER = {
     "faiss": ("exports/indexes/faiss.py",),
     "h5py": ("cache/*",),
     "huggingface_hub": ("backbones/hub.py",),
+    "onnx": ("exports/targets/onnx*",),
+    "onnxruntime": ("exports/targets/onnx*",),
     "open_clip": ("backbones/open_clip*", "exports/targets/open_clip*"),
     "pycocotools": ("datasets/coco_json.py",),
     "requests": ("datasets/downloads/transfer.py",),
     "sentence_transformers": ("backbones/sentences.py", "exports/targets/*"),
     "timm": ("backbones/unimodal_timm.py",),
+    "tokenizers": ("exports/targets/onnx*", "exports/targets/tokenizer_files.py"),
     "usearch": ("exports/indexes/usearch.py",),
 }
 # The ground: what these may import of the package.

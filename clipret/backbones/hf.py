@@ -146,8 +146,8 @@ def _encode_text(model: nn.Module, ids: torch.Tensor, *, padding: int | None) ->
 
 
 def _until_last(filled: torch.Tensor) -> torch.Tensor:
-    """(B, L) bool -> int64, 1 up to the last that is true."""
-    return filled.flip(1).long().cummax(dim=1).values.flip(1)
+    """(B, L) bool -> int64, 1 up to the last that is true. A sum, which ONNX has, unlike the running maximum."""
+    return (filled.flip(1).long().cumsum(dim=1).flip(1) > 0).long()
 
 
 def _pooled(output: Any, *, side: str) -> torch.Tensor:

@@ -274,6 +274,14 @@ class LibraryBackbone:
         return torch.compile(self.text.encode, dynamic=True) if self.compiled else self.text.encode
 
 
+def identity(width: int) -> nn.Linear:
+    """x -> x, for a place whose weight is read without calling the module."""
+    layer = nn.Linear(width, width)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def measure_width(encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> int:
     """D of what a model returns for inputs, for sides without a projection that would say it."""
     with torch.inference_mode():

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from clipret.backbones.hub import digest_of
-from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide, measure_width
+from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide, identity, measure_width
 from clipret.backbones.loading import explained
 from clipret.backbones.open_clip_sources import (
     CONFIG,
@@ -128,7 +128,7 @@ def _image_slot(visual: nn.Module) -> Slot | None:
     """Where the projection of an image side is; None: it has none, as SigLIP's."""
     kind = type(visual).__name__
     if kind == "ModifiedResNet":
-        return Slot(visual.attnpool, "c_proj", empty=_identity(visual.attnpool.c_proj.in_features))
+        return Slot(visual.attnpool, "c_proj", empty=identity(visual.attnpool.c_proj.in_features))
     if kind == "VisionTransformer":
         return None if visual.proj is None else Slot(visual, "proj")
     if kind != "TimmModel":
@@ -146,14 +146,6 @@ def _image_slot(visual: nn.Module) -> Slot | None:
             if child is classifier and isinstance(child, nn.Linear):
                 return Slot(owner, name)
     return None
-
-
-def _identity(width: int) -> nn.Linear:
-    """x -> x, for a place whose weight is read without calling the module."""
-    layer = nn.Linear(width, width)
-    nn.init.eye_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _text_side(model: nn.Module, *, tokenizer: Callable) -> TextSide:

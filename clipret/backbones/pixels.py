@@ -23,11 +23,16 @@ class Crop:
     def __init__(self, steps: list[Callable]):
         self._transform = Compose(steps)
 
+    @property
+    def steps(self) -> list[Callable]:
+        """Of the transform, in order."""
+        return self._transform.transforms
+
     def __call__(self, image: Image.Image) -> Image.Image:
         return self._transform(image)
 
     def __reduce__(self):
-        return _restore_crop, (ClipFirst(), self._transform.transforms)
+        return _restore_crop, (ClipFirst(), self.steps)
 
 
 def _restore_crop(_, steps: list[Callable]) -> Crop:

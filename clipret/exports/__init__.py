@@ -42,19 +42,26 @@ class TargetRow(NamedTuple):
 
     module   imported when it is used
     help     what it writes, for --help
-    package  what has to be installed for it, as Python imports it; None: nothing
+    package  what has to be installed for it, as Python imports it, one or several; None: nothing
     extra    of clipret, that installs it
     """
 
     module: str
     help: str
-    package: str | None = None
+    package: str | tuple[str, ...] | None = None
     extra: str | None = None
 
 
 # --to -> form of a trained head.
 TARGETS: dict[str, TargetRow] = {
     "clip": TargetRow("clipret.exports.targets.clip", help="a checkpoint for OpenAI's clip.load"),
+    "onnx": TargetRow(
+        "clipret.exports.targets.onnx",
+        help="graphs for onnxruntime",
+        package=("onnx", "onnxscript", "onnxruntime", "tokenizers"),
+        extra="onnx",
+    ),
+    "head": TargetRow("clipret.exports.targets.head", help="the head alone, with its reader in numpy"),
 }
 
 # Ending of --out -> format.

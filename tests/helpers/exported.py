@@ -1,64 +1,108 @@
-"""Runs to export, and records of exports that took no encoder."""
+"""Trained heads over small caches, for exports; and an opening that needs no process of its own."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from clipret import EvalConfig, ExtractConfig, TrainConfig, evaluate, extract, train
-from clipret.config import ExportConfig
-from clipret.exports.checkpoints.card.text import read_figures
-from clipret.exports.checkpoints.description import describe
-from clipret.exports.checkpoints.source import open_source
-from clipret.exports.targets.target import Target, Way
+from clipret import ExtractConfig, FeatureCache, extract
+from clipret.exports.checkpoints import opening
+from clipret.heads.adapter import AdapterHead
+from clipret.heads.base import Head
+from clipret.heads.files import save_head
+from clipret.heads.linear import LinearHead
+from clipret.retrieval.baseline import baseline_projections
 
-WAY = Way(
-    embed=None,
-    code='import made\n\nimages, texts = made.load("{folder}/made.bin").embed(pictures, captions)',
-    needs="numpy",
-    remark="made rounds to `halves`",
+# Width and height of the photographs: upright and on their side, odd, and with a half pixel at the centre crop.
+SHAPES = ((97, 61), (40, 83), (120, 75), (75, 100), (64, 64), (71, 50))
+CAPTIONS = (
+    "a red dog",
+    "Two Dogs on a BEACH, at night!",
+    "caf\u00e9 & \u201ccurly\u201d quotes",
+    "fish &amp; chips",
+    "x",
+    "a very long day of a very long train that goes on and on through the night",
 )
-HEAD_ONLY = Target(refusal=lambda source: None, write=lambda source, folder: None, ways={"made": WAY}, encoder=False)
-WHOLE = Target(refusal=lambda source: None, write=lambda source, folder: None, ways={"made": WAY}, library="made")
 
 
-def record_of(run: Path, **changes) -> dict:
-    """The record of an export of a run, as if it had been verified."""
-    config = ExportConfig(run=run, to="clip", out=run.parent / "exported", **changes)
-    opened = open_source(config, HEAD_ONLY)
-    record = describe(config, opened, figures=read_figures(opened.places.run))
-    return record | {
-        "verified": [
-            {
-                "way": "made",
-                "remark": WAY.remark,
-                "tolerance": 1e-5,
-                "opened": True,
-                "texts": 32,
-                "images": 16,
-                "difference": 4.66e-5,
-                "preprocessing": {"differ": 3, "largest": 0.39},
-            },
-            {"way": "other", "remark": "", "tolerance": 1e-5, "opened": False},
-        ],
-        "cached": {"dtype": "float16", "difference": {"text": 0.00031, "image": 0.00021}},
-        "images_missing": None,
-        "remarks": ["the bias has no place there"],
-        "files": {"made.bin": 57_101_602, "README.md": 7948},
-    }
+def write_photos(folder: Path) -> Path:
+    """A folder of pictures of areas and noise, of several modes, and captions.csv with two captions of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator, lines = np.random.default_rng(0), ["image,caption,split"]
+    for number, (width, height) in enumerate(SHAPES):
+        areas = generator.integers(0, 256, (3, 4, 4)).astype(np.uint8)
+        pixels = np.kron(areas.transpose(1, 2, 0), np.ones((-(-height // 4), -(-width // 4), 1), np.uint8))
+        image = Image.fromarray(pixels[:height, :width])
+        image = image.convert("RGBA") if number == 1 else image.convert("L") if number == 2 else image
+        if number == 1:
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(folder / f"{number}.png")
+        for caption in (CAPTIONS[number], f"picture {number}"):
+            lines.append(f'{number}.png,"{caption}",{"train" if number % 2 else "test"}')
+    (folder / "captions.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
 
 
-def extracted_run(folder: Path) -> Path:
-    """A run below a folder, on transparent pictures and captions in a prompt: extracted, trained and measured."""
-    (folder / "photos").mkdir()
-    generator = np.random.default_rng(0)
-    for number in range(40):
-        pixels = generator.integers(0, 256, size=(70, 80, 4), dtype=np.uint8)
-        Image.fromarray(pixels, mode="RGBA").save(folder / f"photos/{number}.png")
-        (folder / f"photos/{number}.txt").write_text(f"Thing number {number}\n")
-    settings = {"model": "tiny-emoji", "workers": 0, "prompt": "a drawing of {}", "caption_clean": "lower"}
-    extract(ExtractConfig(dataset=str(folder / "photos"), out=folder / "made.h5", **settings))
-    learning = {"loss": "sigmoid", "epochs": 2, "keep": "last", "lr": 1e-2}
-    run = train(TrainConfig(cache=folder / "made.h5", runs_dir=folder / "runs", **learning))["run"]
-    evaluate(EvalConfig(head=run, resamples=0))
-    return Path(run)
+def extracted(folder: Path, *, model: str | Path, **settings) -> Path:
+    """The cache of the photographs by an encoder, float32."""
+    photos, out = write_photos(folder / "photos"), folder / "photos.h5"
+    values = {"dataset": str(photos / "captions.csv"), "root": photos, "model": str(model), "out": out}
+    extract(ExtractConfig(**values | {"dtype": "float32", "workers": 0, "device": "cpu"} | settings))
+    return out
+
+
+def random_head(cache: Path, *, kind: str = "linear", sides: tuple[str, ...] = ("image", "text"), **settings) -> Head:
+    """A head whose every tensor is random, of the sides that learned; the others are the encoder's own."""
+    projections, generator = baseline_projections(FeatureCache(cache)), torch.Generator().manual_seed(3)
+    tensors = {name: tensor.clone() for name, tensor in LinearHead(projections).tensors.items()}
+    width = tensors["text_weight"].shape[1]
+    if kind == "adapter":
+        for side in sides:
+            tensors[f"{side}_down"] = torch.randn(width, 8, generator=generator) * width**-0.5
+            tensors[f"{side}_up"] = torch.randn(8, width, generator=generator)
+        return AdapterHead(tensors, **{"ratio": 0.6, "relu": True} | settings)
+    for name, tensor in tensors.items():
+        if name.partition("_")[0] in sides:
+            tensors[name] = torch.randn(tensor.shape, generator=generator) * tensor.shape[0] ** -0.5
+    return LinearHead(tensors)
+
+
+def saved(head: Head, cache: Path, *, name: str = "head.safetensors") -> Path:
+    """The head in a file beside the cache, as a training keeps it."""
+    path, opened = cache.parent / name, FeatureCache(cache)
+    metadata = {"weights_sha256": opened.inputs["weights_sha256"], "model": opened.about["model"]}
+    save_head(head, path=path, metadata=metadata, trained_on=np.arange(3, dtype=np.uint64))
+    return path
+
+
+def open_here(monkeypatch) -> list[list[str]]:
+    """Have verification open exported folders in this process, which spares seconds; returns the commands."""
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        opening.main(Path(command[-2]), Path(command[-1]))
+        return subprocess.CompletedProcess(command, 0, stdout="", stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+def embedded(cache: Path, head: Path, side: str) -> np.ndarray:
+    """(n, E) embeddings of all rows of a cache by a head of kind linear or adapter, in float64 by numpy."""
+    from clipret.machine.tensors import open_tensors
+
+    file, opened = open_tensors(head), FeatureCache(cache)
+    tensors = {name: tensor.double().numpy() for name, tensor in file.read().items() if name != "trained_on"}
+    rows = np.asarray(getattr(opened, f"{side}_features"), dtype=np.float64)
+    rows = rows @ tensors[f"{side}_weight"] + tensors.get(f"{side}_bias", 0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    if f"{side}_down" in tensors:
+        added = np.maximum(rows @ tensors[f"{side}_down"], 0) @ tensors[f"{side}_up"]
+        added = np.maximum(added, 0) if file.metadata["relu"] == "true" else added
+        ratio = float(file.metadata["ratio"])
+        rows = ratio * added + (1 - ratio) * rows
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows

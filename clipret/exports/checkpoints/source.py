@@ -8,7 +8,7 @@ from clipret.config import ExportConfig
 from clipret.evaluation.inputs import Source as Places
 from clipret.evaluation.inputs import find_source, open_cache
 from clipret.exports.encoder import CacheEncoder, encoder_of
-from clipret.exports.targets.target import Source, Target
+from clipret.exports.targets.target import Source
 from clipret.heads.files import load_head, load_scalars
 from clipret.retrieval.baseline import baseline_projections
 
@@ -28,8 +28,8 @@ class Opened:
     source: Source
 
 
-def open_source(config: ExportConfig, target: Target) -> Opened:
-    """Open head and cache, and load the encoder where the target takes it, in float32 on the CPU.
+def open_source(config: ExportConfig, *, encoder: bool) -> Opened:
+    """Open head and cache, and, if asked to, load the encoder, in float32 on the CPU.
 
     Raises RunError, CacheError, CacheMismatchError, HeadError, BackboneError, ExportError and UsageError.
     """
@@ -37,15 +37,16 @@ def open_source(config: ExportConfig, target: Target) -> Opened:
     cache = open_cache(places)
     projections = baseline_projections(cache)
     head = load_head(places.head, projections=projections, weights_sha256=cache.inputs["weights_sha256"])
-    encoder = None
-    if target.encoder:
-        encoder = encoder_of(cache, model=config.model, precision="fp32", download_root=config.download_root)
+    loaded = None
+    if encoder:
+        loaded = encoder_of(cache, model=config.model, precision="fp32", download_root=config.download_root)
     scalars = load_scalars(places.head)
     source = Source(
         head,
         places.head,
-        encoder and encoder.backbone,
+        loaded and loaded.backbone,
+        encoder=loaded,
         log_scale=scalars.get("log_scale"),
         bias=scalars.get("bias"),
     )
-    return Opened(places, cache, encoder, source)
+    return Opened(places, cache, loaded, source)

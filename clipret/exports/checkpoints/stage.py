@@ -10,7 +10,7 @@ from filelock import Timeout
 
 from clipret.config import ExportConfig
 from clipret.config.checks import one_of
-from clipret.errors import ExportError, UsageError
+from clipret.errors import ClipretError, ExportError, UsageError
 from clipret.exports import TARGETS
 from clipret.exports.checkpoints.card.text import FILE as CARD
 from clipret.exports.checkpoints.card.text import card_text, read_figures
@@ -52,7 +52,7 @@ def export(config: ExportConfig, *, on_progress: ProgressCallback = silent) -> d
         on_progress(Progress(phase, next(report), _STEPS))
 
     step("load")
-    opened = open_source(config, target)
+    opened = open_source(config, encoder=target.encoder)
     _require_place(config, opened, target)
     try:
         with locked(config.out.with_name(f"{config.out.name}.lock")):
@@ -74,8 +74,14 @@ def load_target(name: str) -> Target:
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} is there, and is written by nobody twice; give another --out, or delete it.")
+    if out.name in ("", ".."):
+        raise UsageError(f"--out is '{out}', which has no name of its own; expected a new folder.")
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise ExportError(f"cannot write {out}: {error.strerror}.") from None
+    if taken:
+        raise ExportError(f"{out} is there already; give another --out, or delete it.")
     if not out.parent.is_dir():
         raise UsageError(f"--out is '{out}', but there is no folder {out.parent}; make it first.")
 
@@ -84,9 +90,20 @@ def _require_place(config: ExportConfig, opened: Opened, target: Target) -> None
     reason = target.refusal(opened.source)
     if reason is None:
         return
-    others = [name for name in TARGETS if name != config.to]
-    can = [name for name in others if not load_target(name).encoder or load_target(name).refusal(opened.source) is None]
-    raise ExportError(f"{config.run} cannot be exported to {config.to}: {reason}; what can: --to {' or '.join(can)}.")
+    raise ExportError(f"{config.run} cannot be exported to {config.to}: {reason}; {_advice(config, opened)}.")
+
+
+def _advice(config: ExportConfig, opened: Opened) -> str:
+    """The other targets that can take a head."""
+    source = opened.source
+    if source.encoder is None:
+        try:
+            source = open_source(config, encoder=True).source
+        except ClipretError:
+            return "the other targets need its encoder, which is not at hand"
+    others = {name: load_target(name) for name in TARGETS if name != config.to}
+    can = [name for name, other in others.items() if other.refusal(source) is None]
+    return f"what can: --to {' or '.join(can)}" if can else "no other target can either"
 
 
 def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dict:

@@ -2,7 +2,7 @@
 
 Compared are captions of the cache and images of the data set. Images are given twice: already cropped by clipret, so
 that every library sees the same pixels, and as they are, which shows what the library's own preprocessing makes of
-them.
+them. A target that has no encoder is compared by features of the cache.
 """
 
 import importlib.util
@@ -23,6 +23,7 @@ from clipret.errors import ExportError
 from clipret.exports import TARGETS
 from clipret.exports.checkpoints.source import Opened
 from clipret.exports.targets.target import Target, Way, unit
+from clipret.heads.base import Head
 from clipret.images.files import read_file
 from clipret.images.reading import opened
 
@@ -40,8 +41,9 @@ class Sample:
     files           image files, copied
     cropped         the same images of S x S, as clipret's encoder sees them
     expected        text, image -> (n, E), encoded again and through the head
-    original        (n, E) of the images
     cached          text, image -> the largest difference of the cached features through the head to `expected`
+    missing         why the first image that could not be read is not among them
+    features        text, image -> (n, D) of the cache, which are embedded instead of files; None: files are
     """
 
     captions: list[str]
@@ -51,6 +53,7 @@ class Sample:
     cached: dict[str, float]
     missing: str | None = None
     rows: dict[str, np.ndarray] = field(default_factory=dict)
+    features: dict[str, np.ndarray] | None = None
 
 
 def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> Sample:
@@ -61,6 +64,8 @@ def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> S
     cache, encoder, head = opened_source.cache, opened_source.encoder, opened_source.source.head
     captioned = np.flatnonzero(cache.usable[cache.caption_images])
     rows = {"text": _spread(captioned, _CAPTIONS), "image": _spread(np.flatnonzero(cache.usable), _IMAGES)}
+    if encoder is None:
+        return _sample_features(cache, head, rows=rows)
     captions = encoder.texts([cache.captions[row] for row in rows["text"]])
     files, cropped, readable, missing = [], [], [], None
     for place, row in enumerate(rows["image"].tolist()):
@@ -79,18 +84,27 @@ def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> S
         pixels.save(cropped[-1])
         readable.append(place)
     rows["image"] = rows["image"][readable]
-    functions = {"text": head.embed_texts, "image": head.embed_images}
     features = {"text": encoder.text_features([cache.captions[row] for row in rows["text"]])}
     if cropped:
         features["image"] = encoder.pixel_features([Image.open(path) for path in cropped])
-    with torch.no_grad():
-        expected = {side: unit(functions[side](values.float())) for side, values in features.items()}
-        stored = {
-            side: unit(functions[side](torch.from_numpy(cache.read(side, rows[side])).float())) for side in expected
-        }
+    expected = _through(head, features)
+    stored = _through(head, {side: torch.from_numpy(cache.read(side, rows[side])) for side in expected})
     cached = {side: _difference(stored[side], expected[side]) for side in expected}
     _require_cached(cache, cached)
     return Sample(captions, files, cropped, expected, cached, missing, rows)
+
+
+def _sample_features(cache: FeatureCache, head: Head, *, rows: dict[str, np.ndarray]) -> Sample:
+    """For a target that has no encoder."""
+    features = {side: np.asarray(cache.read(side, rows[side]), dtype=np.float32) for side in rows}
+    expected = _through(head, {side: torch.from_numpy(values) for side, values in features.items()})
+    return Sample([], [], [], expected, cached={}, rows=rows, features=features)
+
+
+@torch.no_grad()
+def _through(head: Head, features: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    functions = {"text": head.embed_texts, "image": head.embed_images}
+    return {side: unit(functions[side](values.float())) for side, values in features.items()}
 
 
 def verify(target: Target, name: str, *, folder: Path, sample: Sample, scratch: Path) -> list[dict]:
@@ -111,8 +125,9 @@ def _verify(way: Way, label: str, name: str, *, folder: Path, sample: Sample, sc
     result = {"way": label, "remark": way.remark, "tolerance": way.tolerance, "opened": True}
     if importlib.util.find_spec(way.needs) is None:
         return result | {"opened": False}
-    images = {"cropped": sample.cropped, "original": sample.files}
-    arrays = ask(name, label, folder=folder, texts=sample.captions, images=images, scratch=scratch)
+    images = {} if sample.features else {"cropped": sample.cropped, "original": sample.files}
+    inputs = {"texts": sample.captions, "images": images, "features": sample.features}
+    arrays = ask(name, label, folder=folder, **inputs, scratch=scratch)
     found = {"text": arrays["texts"], "image": arrays["images/cropped"]}
     differences = [_difference(found[side], values) for side, values in sample.expected.items()]
     difference = max(differences)
@@ -129,7 +144,14 @@ def _verify(way: Way, label: str, name: str, *, folder: Path, sample: Sample, sc
 
 
 def ask(
-    target: str, way: str, *, folder: Path, texts: list[str], images: Mapping[str, list[Path]], scratch: Path
+    target: str,
+    way: str,
+    *,
+    folder: Path,
+    texts: list[str],
+    images: Mapping[str, list[Path]],
+    scratch: Path,
+    features: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """What `opening` returns in a fresh process, in which no hub is asked. Raises ExportError."""
     request, result = scratch / "request.json", scratch / "result.npz"
@@ -140,7 +162,10 @@ def ask(
         "folder": str(folder.absolute()),
         "texts": texts,
         "images": files,
+        "features": str(scratch / "features.npz") if features else None,
     }
+    if features:
+        np.savez(scratch / "features.npz", **features)
     request.write_text(json.dumps(content), encoding="utf-8")
     environment = os.environ | {
         # As here: the current folder may hold files that are called as packages are.

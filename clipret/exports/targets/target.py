@@ -4,18 +4,21 @@ Shape suffixes: D feature width, E embedding width, T captions, I images.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 
 from clipret.backbones.protocol import Backbone
+from clipret.exports.encoder import CacheEncoder
 from clipret.heads.base import SIDES, Dense, Head, Normalise
 
-Embed = Callable[[Path, list[str], list[Path]], tuple[np.ndarray, np.ndarray]]
+Embed = (
+    Callable[[Path, list[str], list[Path]], tuple[np.ndarray, np.ndarray]]
+    | Callable[[Path, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Source:
     head       float32, on the CPU
     head_file  the head's own file
     backbone   float32, on the CPU, whole; None: the target takes the head alone
+    encoder    the same, with the cache's settings of reading images and captions
     log_scale  logarithm of the factor of cosines, as the head's loss had it; None: the encoder's own stays
     bias       of the scaled cosines, where the head's loss had one
     """
@@ -34,7 +38,7 @@ class Source:
     backbone: Backbone | None = None
     log_scale: float | None = None
     bias: float | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    encoder: CacheEncoder | None = None
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,15 @@ class Way:
     """How a program opens what was written, for verification in a fresh process.
 
     embed      (folder, captions, image files) -> embeddings of norm 1, (T, E) and (I, E) float32. By the library's own
-               code alone: neither clipret's encoders nor its heads
+               code alone: neither clipret's encoders nor its heads. Of a target without an encoder (folder, text
+               features (T, D_t), image features (I, D_i))
     tolerance  the largest difference of two embeddings that is rounding
     needs      the package, as Python imports it
     code       Python that opens the folder, for the model card; {folder} stands for its place. Where the target has the
                encoder, it takes `pictures`, PIL images, and `captions`, texts, and leaves `images` and `texts`, their
                embeddings: (n, E) arrays or tensors on the CPU
     remark     what a user should know of it; ""
+    cropped    as embed, of image files that are S x S already; None: embed leaves such images as they are
     """
 
     embed: Embed
@@ -56,6 +62,7 @@ class Way:
     needs: str
     tolerance: float = 1e-5
     remark: str = ""
+    cropped: Embed | None = None
 
 
 def no_remarks(source: Source) -> tuple[str, ...]:
@@ -70,7 +77,7 @@ class Target:
     refusal     Source -> why the target has no place for it, the end of a sentence; None: it has
     write       (Source, empty folder) -> None; writes the files
     ways        name -> Way, the first of which is the target's own
-    encoder     whether the encoder's weights are written too
+    encoder     whether the encoder is written too; else the head is verified by features of the cache
     library     Hugging Face's name of the library, for the model card's metadata
     remarks     Source -> what of it the target has no place for, though it takes the head: sentences without their stop
     """

@@ -10,7 +10,7 @@ from clipret.cache import FeatureCache
 from clipret.heads.files import load_scalars
 from clipret.retrieval.ranks_file import head_digest
 from tests.conftest import contents, write_cache
-from tests.helpers.exported import record_of
+from tests.helpers.exported_runs import record_of
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from clipret.exports.checkpoints.source import open_source
 from clipret.exports.targets.clip import TARGET as CLIP
 from clipret.heads.files import load_scalars
 from clipret.machine.tensors import open_tensors, write_tensors
-from tests.helpers.exported import HEAD_ONLY
 
 
 def source_of(run: Path):
-    return open_source(ExportConfig(run=run, to="clip", out=run.parent / "out"), HEAD_ONLY).source
+    return open_source(ExportConfig(run=run, to="clip", out=run.parent / "out"), encoder=False).source
 
 
 def trained(cache_path, folder, **settings) -> Path:

@@ -12,7 +12,7 @@ from clipret.errors import ExportError, UsageError
 from clipret.exports import TARGETS, TargetRow
 from clipret.heads.files import load_scalars
 from tests.helpers import tensors_target
-from tests.helpers.exported import extracted_run
+from tests.helpers.exported_runs import extracted_run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import yaml
 
 from clipret.exports.checkpoints.card.metadata import metadata, origin
 from clipret.exports.checkpoints.card.text import card_text, read_figures
-from tests.helpers.exported import HEAD_ONLY, WHOLE, record_of
+from tests.helpers.exported_runs import HEAD_ONLY, WHOLE, record_of
 
 
 def named(record, *, model="tiny-emoji", dataset="made", run="0001"):

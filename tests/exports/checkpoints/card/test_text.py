@@ -16,7 +16,7 @@ from clipret.exports import TARGETS
 from clipret.exports.checkpoints.card.text import card_text, read_figures
 from clipret.exports.checkpoints.source import open_source
 from clipret.exports.checkpoints.stage import load_target
-from tests.helpers.exported import HEAD_ONLY, WHOLE, extracted_run, record_of
+from tests.helpers.exported_runs import HEAD_ONLY, WHOLE, extracted_run, record_of
 
 
 def section(text, title):
@@ -128,7 +128,7 @@ def test_what_is_exported_has_a_card_whose_lines_run_as_they_stand(whole_run, tm
     done = subprocess.run([sys.executable, "-c", code], cwd=config.out, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     cosines = np.array(ast.literal_eval(re.sub(r"\s+", ", ", done.stdout.strip().strip("[] ")) + ","))
-    opened = open_source(config, load_target(to))
+    opened = open_source(config, encoder=load_target(to).encoder)
     with torch.no_grad(), Image.open(config.out / "photo.jpg") as picture:
         head = opened.source.head
         images = head.embed_images(opened.encoder.image_features([picture]))

@@ -1,0 +1,319 @@
+"""clipret.export: what is written where, what is refused, and what stays when it stops."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipret.config import ExportConfig
+from clipret.errors import ExportError, UsageError
+from clipret.exports import TARGETS, TargetRow
+from clipret.exports.checkpoints import stage
+from clipret.exports.targets import clip as target_clip
+from clipret.machine.files import locked
+from tests.helpers import REPOSITORY
+
+
+@pytest.fixture
+def config(tmp_path, vit_cache) -> ExportConfig:
+    return ExportConfig(run=vit_cache.with_name("linear.safetensors"), to="clip", out=tmp_path / "out", cache=vit_cache)
+
+
+def exported(config: ExportConfig, **changes) -> dict:
+    return stage.export(replace(config, **changes))
+
+
+def refused(config: ExportConfig, **changes) -> str:
+    with pytest.raises((ExportError, UsageError)) as caught:
+        exported(config, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def with_write(monkeypatch, write) -> None:
+    target = replace(target_clip.TARGET, write=write)
+    monkeypatch.setattr(target_clip, "TARGET", target)
+
+
+def test_a_folder_has_the_files_and_the_record_that_is_returned(here, config, tmp_path):
+    result = exported(config)
+    assert left(tmp_path) == ["out"]
+    assert left(config.out) == ["clip.pt", "clipret_export.json"]
+    record = json.loads((config.out / "clipret_export.json").read_text())
+    assert record.items() <= result.items()
+    assert result.keys() - record.keys() == {"out", "seconds"}
+    assert record["files"] == {"clip.pt": (config.out / "clip.pt").stat().st_size}
+    assert [way["way"] for way in record["verified"]] == ["clip.load", "clip.load and load_state_dict"]
+    assert all((way["texts"], way["images"]) == (12, 6) for way in record["verified"])
+    assert len(here) == 2
+
+
+@pytest.mark.ci
+def test_the_folder_is_opened_in_a_process_of_its_own(config, monkeypatch):
+    """What is broken in this one is whole there."""
+
+    def broken(*arguments):
+        raise AssertionError("opened here")
+
+    ways = {name: replace(way, embed=broken) for name, way in target_clip.TARGET.ways.items()}
+    monkeypatch.setattr(target_clip, "TARGET", replace(target_clip.TARGET, ways=ways))
+    ways = exported(config)["verified"]
+    assert [way["opened"] for way in ways] == [True, True]
+    assert 0 < ways[0]["difference"] < 1e-3
+    assert ways[1]["difference"] < 1e-6
+
+
+def test_progress_comes_to_its_end(here, config):
+    seen = []
+    stage.export(config, on_progress=seen.append)
+    assert [step.phase for step in seen] == ["load", "write", "verify", "finish"]
+    assert [step.done for step in seen] == [0, 1, 2, 3]
+
+
+def test_an_empty_folder_is_taken(here, config):
+    config.out.mkdir()
+    exported(config)
+    assert (config.out / "clip.pt").is_file()
+
+
+def test_what_is_there_is_not_written_over(here, config):
+    exported(config)
+    before = (config.out / "clip.pt").read_bytes()
+    assert refused(config) == f"{config.out} is there already; give another --out, or delete it."
+    assert (config.out / "clip.pt").read_bytes() == before
+    file = config.out.with_name("file")
+    file.write_text("mine")
+    assert refused(config, out=file) == f"{file} is there already; give another --out, or delete it."
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_without_a_name_is_refused(config, name, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert refused(config, out=Path(name)) == f"--out is '{name}', which has no name of its own; expected a new folder."
+
+
+def test_a_name_that_no_disk_takes_is_refused(config):
+    assert refused(config, out=config.out.with_name("x" * 300)).endswith("File name too long.")
+
+
+def test_a_folder_in_no_folder_is_refused(config, tmp_path):
+    out = tmp_path / "nowhere" / "out"
+    assert refused(config, out=out) == f"--out is '{out}', but there is no folder {out.parent}; make it first."
+    assert left(tmp_path) == []
+
+
+def test_an_unknown_target_is_refused(config):
+    expected = f"--to is 'tensorflow'; expected one of: {', '.join(TARGETS)}."
+    assert refused(config, to="tensorflow") == expected
+
+
+def test_a_missing_package_is_refused_with_the_command_that_installs_it(config, monkeypatch):
+    row = TargetRow("clipret.exports.targets.clip", help="", package=("json", "no_such_package"), extra="onnx")
+    monkeypatch.setitem(TARGETS, "clip", row)
+    expected = "--to clip needs the package no_such_package; run: pip install 'clipret[onnx]'"
+    assert refused(config) == expected
+
+
+def test_a_head_without_a_place_is_refused_with_the_targets_that_have_one(config, tmp_path):
+    run = config.run.with_name("adapter.safetensors")
+    message = refused(config, run=run)
+    reason = "a head of kind adapter is more than a projection, and has no place there"
+    beginning = f"{run} cannot be exported to clip: {reason}; what can: --to "
+    assert message.startswith(beginning)
+    assert {"onnx", "head"} <= set(message.removeprefix(beginning).removesuffix(".").split(" or "))
+    assert left(tmp_path) == []
+
+
+def test_a_target_that_cannot_and_needs_no_encoder_names_those_that_need_one(config, monkeypatch):
+    from clipret.exports.targets import head
+
+    monkeypatch.setattr(head, "TARGET", replace(head.TARGET, refusal=lambda source: "it is Tuesday"))
+    message = refused(config, to="head")
+    assert message.startswith(f"{config.run} cannot be exported to head: it is Tuesday; what can: --to clip")
+
+
+def test_where_no_target_can_that_is_said(config, monkeypatch):
+    for name in list(TARGETS):
+        target = stage.load_target(name)
+        monkeypatch.setattr(f"{TARGETS[name].module}.TARGET", replace(target, refusal=lambda source: "it cannot"))
+    expected = f"{config.run} cannot be exported to clip: it cannot; no other target can either."
+    assert refused(config) == expected
+
+
+def test_a_bias_has_no_place_in_a_vision_transformer(config, vit_cache, tmp_path):
+    from clipret.exports.targets.openai_weights import refusal
+    from clipret.heads.linear import LinearHead
+
+    source = stage.open_source(config, encoder=True).source
+    biased = LinearHead(source.head.tensors | {"image_bias": torch.zeros(64)})
+    assert refusal(source) is None
+    assert "no place for a bias of the image projection" in refusal(replace(source, head=biased))
+
+
+def test_a_folder_of_another_that_bears_the_unfinished_name_is_left_alone(here, config):
+    part = config.out.with_name("out.part")
+    part.mkdir()
+    (part / "thesis.tex").write_text("mine")
+    expected = f"{part} is there, and not from clipret export; move it away, or give another --out."
+    assert refused(config) == expected
+    assert (part / "thesis.tex").read_text() == "mine"
+    assert not config.out.exists()
+
+
+def test_what_a_stopped_export_left_is_cleared(here, config, tmp_path):
+    part = config.out.with_name("out.part")
+    part.mkdir()
+    (part / "clipret_export.json").write_text("{}")
+    (part / "half").write_text("half")
+    exported(config)
+    assert left(tmp_path) == ["out"]
+    assert left(config.out) == ["clip.pt", "clipret_export.json"]
+
+
+def test_ctrl_c_leaves_nothing(config, tmp_path, monkeypatch):
+    def interrupted(source, folder):
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with_write(monkeypatch, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exported(config)
+    assert left(tmp_path) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(config, tmp_path, monkeypatch):
+    def full(source, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with_write(monkeypatch, full)
+    expected = (
+        f"cannot write {config.out}: No space left on device. Nothing of it is kept; once that is fixed, start the "
+        f"same command again."
+    )
+    assert refused(config) == expected
+    assert left(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_below_torch_is_the_same_line(config, tmp_path, monkeypatch):
+    """torch.save itself has other words for it."""
+    opened = Path.open
+
+    class Full:
+        def __init__(self, file):
+            self._file, self._left = file, 1000
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self._file.close()
+
+        def write(self, data):
+            if len(data) > self._left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self._left -= len(data)
+            return self._file.write(data)
+
+        def flush(self):
+            self._file.flush()
+
+    def open_full(path, mode="r", *rest, **options):
+        file = opened(path, mode, *rest, **options)
+        return Full(file) if path.name == "clip.pt" and mode == "wb" else file
+
+    monkeypatch.setattr(Path, "open", open_full)
+    assert refused(config).startswith(f"cannot write {config.out}: No space left on device.")
+    assert left(tmp_path) == []
+
+
+def test_other_embeddings_leave_nothing(here, config, tmp_path, monkeypatch):
+    def transposed(source, folder):
+        weights = target_clip.folded_weights(source)
+        weights["text_projection"] = weights["text_projection"].T.contiguous()
+        torch.save(weights, folder / "clip.pt")
+
+    with_write(monkeypatch, transposed)
+    assert refused(config).startswith("clip.load gives other embeddings than clipret: they differ by ")
+    assert left(tmp_path) == []
+
+
+def test_another_process_that_writes_there_is_named(config, tmp_path):
+    with locked(tmp_path / "out.lock"):
+        assert refused(config) == f"another process is writing {config.out}; wait for it, or give another --out."
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from clipret.config import ExportConfig
+from clipret.exports.checkpoints import stage
+stage.verify = lambda *arguments, **options: os.kill(os.getpid(), 9)
+run, cache, out = map(Path, sys.argv[1:])
+stage.export(ExportConfig(run=run, to="clip", out=out, cache=cache))
+"""
+
+
+@pytest.mark.ci
+def test_killed_half_way_there_is_no_folder_of_that_name_and_the_next_call_succeeds(config, tmp_path):
+    command = [sys.executable, "-c", _KILLED, str(config.run), str(config.cache), str(config.out)]
+    assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == -9
+    assert not config.out.exists()
+    assert (tmp_path / "out.part" / "clip.pt").is_file()
+    exported(config)
+    assert left(tmp_path) == ["out"]
+
+
+def test_a_cache_that_moved_is_given_with_cache(here, config, vit_cache, tmp_path):
+    moved = tmp_path / "moved.h5"
+    shutil.copy(vit_cache, moved)
+    assert exported(config, cache=moved)["cache"]["path"] == str(moved)
+
+
+def test_an_encoder_that_moved_is_given_with_model(here, config, vit_cache, tmp_path):
+    moved = tmp_path / "elsewhere.pt"
+    shutil.copy(vit_cache.with_name("vit.pt"), moved)
+    assert exported(config, model=str(moved))["verified"][0]["opened"]
+
+
+def test_other_weights_are_refused_by_their_sha256(config, vit_cache, tmp_path):
+    weights = torch.load(vit_cache.with_name("vit.pt"), weights_only=True)
+    weights["ln_final.bias"] = weights["ln_final.bias"] + 1
+    torch.save(weights, tmp_path / "other.pt")
+    message = refused(config, model=str(tmp_path / "other.pt"))
+    assert message.startswith(f"--model is {tmp_path}/other.pt, with weights ")
+    assert f"{vit_cache} was extracted with" in message
+    assert left(tmp_path) == ["other.pt"]
+
+
+def test_images_that_are_not_at_hand_are_left_out_and_named(here, config, tmp_path):
+    result = exported(config, root=tmp_path)
+    assert {(way["texts"], way["images"]) for way in result["verified"]} == {(12, 0)}
+    assert result["images_missing"].startswith("0.png: ")
+
+
+def test_a_cache_of_imported_features_has_no_encoder(config, tmp_path):
+    from clipret import write_cache
+    from clipret.cache import FeatureCache
+    from tests.helpers.exported import random_head, saved
+    from tests.helpers.ready_made import embeddings
+
+    images, texts = embeddings(30)
+    path = tmp_path / "made.h5"
+    write_cache(path, images=images, texts=texts)
+    assert FeatureCache(path).imported
+    head = saved(random_head(path), path)
+    message = refused(config, run=head, cache=path)
+    assert message.startswith(f"the features of {path} were imported, and nothing says how an encoder made them")
