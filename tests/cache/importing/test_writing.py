@@ -88,14 +88,14 @@ def test_arrays_maps_and_blocks_make_the_same_cache(tmp_path):
 
 
 def test_what_the_disk_is_sent_early_changes_no_byte(tmp_path, monkeypatch):
-    write_cache(tmp_path / "late.h5", **made())
+    write_cache(tmp_path / "late/cache.h5", **made())
     sent = []
     monkeypatch.setattr(rows, "_BYTES_TO_SYNC", 16 * 16 * 4)
     monkeypatch.setattr(rows.CacheWriter, "start_sync", reported(rows.CacheWriter.start_sync, to=sent))
-    write_cache(tmp_path / "early.h5", **made())
+    write_cache(tmp_path / "early/cache.h5", **made())
     spans = [(side, span.start, span.stop) for side, span in sent]
     assert spans[:3] == [("image", 0, 21), ("image", 21, 40), ("text", 0, 21)]
-    assert arrays(tmp_path / "early.h5") == arrays(tmp_path / "late.h5")
+    assert arrays(tmp_path / "early/cache.h5") == arrays(tmp_path / "late/cache.h5")
 
 
 def test_the_fingerprint_is_of_every_row(tmp_path):
