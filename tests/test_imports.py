@@ -232,6 +232,11 @@ def test_stage_two_runs_without_loading_clip_or_an_image_library():
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
 
 
+def test_embeddings_are_made_without_loading_the_compiler():
+    check = "import sys, clipret.exports.embeddings.stage\nassert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
+
+
 def test_the_public_names_are_these():
     assert clipret.__all__ == [
         "CheckConfig",

@@ -22,10 +22,9 @@ class ImpliedTexts(Sequence):
 
     def __getitem__(self, key: int | slice) -> str | list[str]:
         rows = self._rows[key]
-        return [self._text(row) for row in rows] if isinstance(key, slice) else self._text(rows)
-
-    def _text(self, row: int) -> str:
-        return str(row) if self.numbered else ""
+        if not isinstance(key, slice):
+            return str(rows) if self.numbered else ""
+        return list(map(str, rows)) if self.numbered else [""] * len(rows)
 
 
 class PackedTexts(Sequence):
@@ -57,6 +56,10 @@ class PackedTexts(Sequence):
         first = int(self.ends[start - 1]) if start else 0
         data = self.data[first : ends[-1]].tobytes() if ends else b""
         edges = [first, *ends]
+        if data.isascii():
+            # Decoded at once: then a byte is a character.
+            text = data.decode()
+            return [text[at - first : end - first] for at, end in zip(edges, ends, strict=False)]
         return [data[at - first : end - first].decode(errors="replace") for at, end in zip(edges, ends, strict=False)]
 
     @property

@@ -175,6 +175,11 @@ class CacheWriter:
         self.sync()
         self._forget(np.flatnonzero(self.states["image"] == UNUSABLE))
 
+    def start_sync(self, side: str, rows: range) -> None:
+        """Have the system begin to write features to the disk. May be called while another thread writes."""
+        first = self.rows[side].start
+        self._raw.start_sync(f"{side}/features", range(rows.start - first, rows.stop - first))
+
     def sync(self) -> None:
         """Sync rows to disk, then write and sync their states.
 

@@ -10,7 +10,6 @@ import torch
 
 from clipret.machine.products import Products, keep_freed_memory
 from clipret.machine.progress import Progress, ProgressCallback
-from clipret.retrieval import kernels
 from clipret.retrieval.ranks import Positives
 from clipret.retrieval.ties import Edges
 
@@ -66,6 +65,9 @@ def count_on_cpu(
 
     Parameters as in engine.rank.
     """
+    # Here, for numba takes 60 MiB: what only makes embeddings does without.
+    from clipret.retrieval import kernels
+
     sides = {"t2i": (texts.numpy(), images.numpy()), "i2t": (images.numpy(), texts.numpy())}
     edges = {
         direction: Edges.of(kernels.dots(*sides[direction], pairs.queries, pairs.items), width=images.shape[1])
@@ -133,6 +135,8 @@ def _one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _count(tile: tuple[slice, slice], work: _Work, counts: _Counts) -> None:
+    from clipret.retrieval import kernels
+
     images, texts = (work.embeddings[side][span] for side, span in zip(("image", "text"), tile, strict=True))
     scores = Products("cpu")(images[None], texts.T[None])[0].numpy()
     images, texts = images.numpy(), texts.numpy()

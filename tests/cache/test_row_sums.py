@@ -8,9 +8,19 @@ import pytest
 from clipret.cache import checksums
 from clipret.cache.checksums import encode_reasons, row_checksums
 from clipret.cache.row_sums import crc32_rows, square_sums
+from clipret.machine import instructions
+
+AS_THE_MACHINE_IS, BY_TABLES = True, False
 
 
-@pytest.mark.parametrize("width", [0, 1, 7, 8, 9, 128, 131, 1536])
+@pytest.fixture(params=[AS_THE_MACHINE_IS, BY_TABLES], autouse=True)
+def _way(request, monkeypatch):
+    if request.param is BY_TABLES:
+        monkeypatch.setattr(instructions, "PRODUCTS", False)
+        monkeypatch.setattr(instructions, "HALVES", False)
+
+
+@pytest.mark.parametrize("width", [0, 1, 7, 8, 9, 16, 24, 31, 32, 128, 131, 1536])
 @pytest.mark.parametrize("rows", [0, 1, 3, 4, 9])
 def test_the_sum_of_a_row_is_that_of_zlib_whatever_stands_before(rows, width):
     generator = np.random.default_rng(width)
@@ -50,6 +60,13 @@ def test_a_sum_of_zero_is_kept_as_one(monkeypatch, compiled_from):
     row = np.frombuffer(bytes.fromhex("9d0ad96d"), dtype=np.float16)[None]
     assert crc32(row.tobytes()) == 0
     assert row_checksums(row, {}).tolist() == [1]
+
+
+def test_squares_of_every_float16_are_those_of_numpy():
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    with np.errstate(invalid="ignore"):
+        expected = np.square(numbers.astype(np.float32)).astype(np.float64)
+    np.testing.assert_array_equal(square_sums(numbers[:, None]), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -1,6 +1,7 @@
 """Checks of rows of ready-made features, and writing them to the cache."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ _TOLERANCE = 0.02
 _LOW, _HIGH = 1e-20, 1e20
 # Less than 32 MiB, up to which glibc learns from what is freed.
 _KEPT_BYTES = 31 << 20
+# Enough at once for the disk to be busy meanwhile.
+_BYTES_TO_SYNC = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,18 @@ def write_rows(writer: CacheWriter, side: str, checks: RowChecks, *, on_progress
     source = checks.source
     # glibc keeps what is freed from now on: pieces are of the same size, and fresh pages cost more than what is done.
     np.empty(_KEPT_BYTES, dtype=np.uint8)
-    for start, stored in _prepared(checks):
-        rows = range(start, start + len(stored.checksums))
-        before = writer.states[side][rows.start : rows.stop] != PENDING
-        if before.any():
-            _require_same(writer, side, start + np.flatnonzero(before), stored=stored.take(before), source=source)
-        writer.put_block(side, rows, stored=stored)
-        on_progress(Progress(f"{side} rows", rows.stop, source.rows))
+    unsynced = 0
+    with ThreadPoolExecutor(1) as disk:
+        for start, stored in _prepared(checks):
+            rows = range(start, start + len(stored.checksums))
+            before = writer.states[side][rows.start : rows.stop] != PENDING
+            if before.any():
+                _require_same(writer, side, start + np.flatnonzero(before), stored=stored.take(before), source=source)
+            writer.put_block(side, rows, stored=stored)
+            if (rows.stop - unsynced) * source.width * checks.dtype.itemsize >= _BYTES_TO_SYNC:
+                disk.submit(writer.start_sync, side, range(unsynced, rows.stop))
+                unsynced = rows.stop
+            on_progress(Progress(f"{side} rows", rows.stop, source.rows))
 
 
 def _prepared(checks: RowChecks) -> Iterator[tuple[int, Rows]]:

@@ -10,7 +10,7 @@ from clipret.cache.raw import read_at
 from clipret.errors import DatasetError
 
 # Of a piece: some for each core, and one that is written, are in memory.
-_BYTES_AT_ONCE = 1 << 20
+_BYTES_AT_ONCE = 1 << 22
 _FLOATS = ("float16", "float32", "float64")
 # What it takes to read rows of the source: done by another thread, where they lie in files.
 Read = Callable[[], np.ndarray]

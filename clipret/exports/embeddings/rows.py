@@ -4,7 +4,9 @@ The order is the cache's: images by row, then captions by row. Left out are imag
 captions, as eval leaves them out.
 """
 
+import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,8 +81,18 @@ class Selection:
 def text_blocks(cache: FeatureCache, spans: list[Span]) -> Iterator[dict[str, list[str]]]:
     """Of every span the columns id, image, file, caption (none of images) and split, read from the disk as they come.
 
-    image and file of a caption are those of its image; split is empty where there is none.
+    image and file of a caption are those of its image; split is empty where there is none. The next ones are read
+    while these are used.
     """
+    blocks = _read_texts(cache, spans)
+    with contextlib.closing(blocks), ThreadPoolExecutor(1, thread_name_prefix="clipret-texts") as pool:
+        waiting = pool.submit(next, blocks, None)
+        while (texts := waiting.result()) is not None:
+            waiting = pool.submit(next, blocks, None)
+            yield texts
+
+
+def _read_texts(cache: FeatureCache, spans: list[Span]) -> Iterator[dict[str, list[str]]]:
     names = ("image/id", "image/file", "text/id", "text/caption")
     with TextColumns(cache, names) as columns:
         has_images = bool(len(cache.image_states))

@@ -15,7 +15,7 @@ from clipret import (
     verify,
     write_cache,
 )
-from clipret.cache.importing import sources, spools
+from clipret.cache.importing import rows, sources, spools
 from clipret.errors import CacheMismatchError, ClipretError, DatasetError, UsageError
 from tests.helpers.caches import Disk, Killed, arrays
 from tests.helpers.ready_made import embeddings
@@ -57,6 +57,14 @@ def in_blocks():
     }
 
 
+def reported(method, *, to):
+    def call(self, *arguments):
+        to.append(arguments)
+        return method(self, *arguments)
+
+    return call
+
+
 def test_arrays_maps_and_blocks_make_the_same_cache(tmp_path):
     arguments = made()
     write_cache(tmp_path / "arrays.h5", **arguments, dataset="x")
@@ -77,6 +85,17 @@ def test_arrays_maps_and_blocks_make_the_same_cache(tmp_path):
     assert cache.caption_images.tolist() == OWNERS.tolist()
     assert cache.image_splits.tolist() == [0, 1, 2, 2] * 10
     assert cache.fingerprint == FeatureCache(tmp_path / "arrays.h5").fingerprint
+
+
+def test_what_the_disk_is_sent_early_changes_no_byte(tmp_path, monkeypatch):
+    write_cache(tmp_path / "late/cache.h5", **made())
+    sent = []
+    monkeypatch.setattr(rows, "_BYTES_TO_SYNC", 16 * 16 * 4)
+    monkeypatch.setattr(rows.CacheWriter, "start_sync", reported(rows.CacheWriter.start_sync, to=sent))
+    write_cache(tmp_path / "early/cache.h5", **made())
+    spans = [(side, span.start, span.stop) for side, span in sent]
+    assert spans[:3] == [("image", 0, 21), ("image", 21, 40), ("text", 0, 21)]
+    assert arrays(tmp_path / "early/cache.h5") == arrays(tmp_path / "late/cache.h5")
 
 
 def test_the_fingerprint_is_of_every_row(tmp_path):
