@@ -49,11 +49,11 @@ def with_write(monkeypatch, write) -> None:
 def test_a_folder_has_the_files_and_the_record_that_is_returned(here, config, tmp_path):
     result = exported(config)
     assert left(tmp_path) == ["out"]
-    assert left(config.out) == ["clip.pt", "clipret_export.json"]
+    assert left(config.out) == ["README.md", "clip.pt", "clipret_export.json"]
     record = json.loads((config.out / "clipret_export.json").read_text())
     assert record.items() <= result.items()
     assert result.keys() - record.keys() == {"out", "seconds"}
-    assert record["files"] == {"clip.pt": (config.out / "clip.pt").stat().st_size}
+    assert record["files"] == {name: (config.out / name).stat().st_size for name in ("README.md", "clip.pt")}
     assert [way["way"] for way in record["verified"]] == ["clip.load", "clip.load and load_state_dict"]
     assert all((way["texts"], way["images"]) == (12, 6) for way in record["verified"])
     assert len(here) == 2
@@ -180,7 +180,7 @@ def test_what_a_stopped_export_left_is_cleared(here, config, tmp_path):
     (part / "half").write_text("half")
     exported(config)
     assert left(tmp_path) == ["out"]
-    assert left(config.out) == ["clip.pt", "clipret_export.json"]
+    assert left(config.out) == ["README.md", "clip.pt", "clipret_export.json"]
 
 
 def test_ctrl_c_leaves_nothing(config, tmp_path, monkeypatch):
@@ -279,7 +279,7 @@ def test_killed_half_way_there_is_no_folder_of_that_name_and_the_next_call_succe
 def test_a_cache_that_moved_is_given_with_cache(here, config, vit_cache, tmp_path):
     moved = tmp_path / "moved.h5"
     shutil.copy(vit_cache, moved)
-    assert exported(config, cache=moved)["cache"]["path"] == str(moved)
+    assert exported(config, cache=moved)["cache"]["file"] == moved.name
 
 
 def test_an_encoder_that_moved_is_given_with_model(here, config, vit_cache, tmp_path):

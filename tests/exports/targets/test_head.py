@@ -72,7 +72,7 @@ def test_rows_without_a_length_are_no_division_by_zero(tmp_path, cache_path, her
 def test_the_file_is_the_run_s_byte_for_byte(tmp_path, cache_path, here):
     run = Path(train(TrainConfig(cache=cache_path, epochs=1, runs_dir=tmp_path / "runs"))["run"])
     result = export(ExportConfig(run=run, to="head", out=tmp_path / "out"))
-    assert sorted(result["files"]) == ["head.safetensors", "head_reader.py"]
+    assert sorted(result["files"]) == ["README.md", "head.safetensors", "head_reader.py"]
     assert (tmp_path / "out/head.safetensors").read_bytes() == (run / "head.safetensors").read_bytes()
     assert json.loads((tmp_path / "out/clipret_export.json").read_text())["cached"]["difference"] == {}
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipret.config import ExtractConfig
 from clipret.datasets.captions import prompted
 from clipret.exports.checkpoints.card.preparation import preparation_code, preparation_words
 from clipret.images import on_white
@@ -61,8 +60,7 @@ def test_captions_are_the_texts_that_the_tokenizer_was_given(tmp_path, monkeypat
     assert "\u202e" not in code
     code = code.replace("two dogs", CAPTION)
     names = prepared(tmp_path, monkeypatch, image=next(pictures()), code=code)
-    settings = ExtractConfig(dataset="emoji", prompt=prompt, caption_clean=cleaning)
-    assert names["captions"] == prompted([CAPTION, "a red car"], settings)
+    assert names["captions"] == prompted([CAPTION, "a red car"], prompt=prompt, cleaning=cleaning)
 
 
 def test_it_is_said_in_words():
