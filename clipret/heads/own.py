@@ -135,6 +135,9 @@ class OwnHead(Head):
 
     def _embed(self, method: str, features: torch.Tensor) -> torch.Tensor:
         parameter = next(self.module.parameters(), features)
+        if torch.compiler.is_compiling():
+            # An export for any number of rows: what is checked below would fix it.
+            return functional.normalize(getattr(self.module, method)(features.to(parameter.dtype)), dim=-1)
         expected = f"{len(features):,} rows of floating-point numbers, one for each feature"
         # A copy, for the code may write into it.
         function, features = getattr(self.module, method), features.to(parameter.dtype, copy=True)

@@ -16,6 +16,7 @@ from clipret.backbones.openai import OpenAIClip
 from clipret.errors import ExportError
 from clipret.exports.targets.target import Source
 
+_LONGEST = 300
 _CAPTIONS = ["a photo of a dog", "two red buses near a train on a street"]
 # An output called embedding would collide with a node of that name, and the graph would not load.
 INPUTS = {"image": "pixels", "text": "input_ids"}
@@ -57,7 +58,7 @@ class ClipText(nn.Module):
             x = x + block.attn(values, values, values, need_weights=False, attn_mask=mask)[0]
             x = x + block.mlp(block.ln_2(x))
         x = self.ln_final(x.transpose(0, 1))
-        return x[torch.arange(len(x)), ids.argmax(dim=1)]
+        return x[torch.arange(ids.shape[0]), ids.argmax(dim=1)]
 
 
 def write_graph(source: Source, side: str, *, path: Path) -> None:
@@ -77,10 +78,10 @@ def write_graph(source: Source, side: str, *, path: Path) -> None:
             )
     except Exception as error:
         # torch raises nearly anything at what it cannot trace.
-        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
         raise ExportError(
             f"torch cannot write the {side} side of {source.backbone.name} with this head as an ONNX graph: "
-            f"{lines[0][:200]}"
+            f"{text[:_LONGEST]}"
         ) from None
     _forget_origin(program.model)
     program.save(path)
