@@ -36,4 +36,8 @@ def _way_line(way: dict) -> str:
         f"Opened with {way['way']}: {way['texts']} captions and {way['images']} images differ by at most "
         f"{way['difference']:.1e} from clipret's"
     )
-    return f"{line} ({way['remark']})." if way["remark"] else f"{line}."
+    line = f"{line} ({way['remark']})." if way["remark"] else f"{line}."
+    for name, what in (("reading", "captions that it reads otherwise"), ("preprocessing", "images by its own crop")):
+        if way.get(name, {}).get("differ"):
+            line += f" {way[name]['differ']} {what} differ by up to {way[name]['largest']:.1e}."
+    return line

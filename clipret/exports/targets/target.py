@@ -47,6 +47,8 @@ class Way:
     needs      the package, as Python imports it
     code       Python that opens the folder, for the model card; {folder} stands for its place
     remark     what a user should know of it; ""
+    reads      caption -> whether the library's tokenizer is meant to read it as clipret does. Others are compared
+               apart, and only counted
     """
 
     embed: Embed
@@ -54,6 +56,7 @@ class Way:
     needs: str
     tolerance: float = 1e-5
     remark: str = ""
+    reads: Callable[[str], bool] = lambda caption: True
 
 
 @dataclass(frozen=True)
