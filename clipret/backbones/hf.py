@@ -19,6 +19,7 @@ from clipret.backbones.hub import digest_of
 from clipret.backbones.library import ImageSide, LibraryBackbone, Slot, TextSide
 from clipret.backbones.loading import require_weights
 from clipret.backbones.openai import as_openai
+from clipret.backbones.origin import Origin
 from clipret.backbones.processors import Pixels, load_pixels
 from clipret.backbones.protocol import Backbone
 from clipret.backbones.tokenizing import LibraryTokenizer
@@ -48,6 +49,7 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
         "precision": precision,
         "compiled": compiled,
         "preprocessing": pixels.words,
+        "origin": Origin(source.folder),
         "details": {
             "architecture": f"{source.kind.name}, {source.words}",
             "tokenizer": describe_tokens(tokens.tokenize, source=source, reads=reads),

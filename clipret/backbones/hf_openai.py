@@ -1,5 +1,6 @@
-"""transformers' CLIPModel with OpenAI's architecture -> the weights by clip's names."""
+"""The weights of OpenAI's architecture by clip's names, and by those of transformers' CLIPModel."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ _TEXT = {
     "ln_final.bias": "text_model.final_layer_norm.bias",
     "logit_scale": "logit_scale",
 }
+# Matrices that theirs have transposed.
+_PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+_TOWERS = {"visual.transformer": "vision_model", "transformer": "text_model"}
 _EPSILON = 1e-5
 
 
@@ -55,15 +59,29 @@ def clip_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The weights of a CLIPModel by clip's names."""
     theirs = model.state_dict()
     weights = {ours: theirs[name] for ours, name in (_VISION | _TEXT).items()}
-    weights["visual.proj"] = theirs["visual_projection.weight"].T.contiguous()
-    weights["text_projection"] = theirs["text_projection.weight"].T.contiguous()
-    for ours, tower in (("visual.transformer", model.vision_model), ("transformer", model.text_model)):
-        for number, layer in enumerate(tower.encoder.layers):
+    weights |= {ours: theirs[name].T.contiguous() for ours, name in _PROJECTIONS.items()}
+    for ours, tower in _TOWERS.items():
+        for number, layer in enumerate(getattr(model, tower).encoder.layers):
             weights |= _block(f"{ours}.resblocks.{number}", layer.state_dict())
     return weights
 
 
-def _block(prefix: str, layer: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def hf_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict of a CLIPModel, of a vision transformer's weights by clip's names: the inverse of clip_weights."""
+    theirs = {name: weights[ours] for ours, name in (_VISION | _TEXT).items()}
+    theirs |= {name: weights[ours].T.contiguous() for ours, name in _PROJECTIONS.items()}
+    for ours, tower in _TOWERS.items():
+        for number in range(count_blocks(weights, ours)):
+            theirs |= _layer(f"{tower}.encoder.layers.{number}", weights=weights, block=f"{ours}.resblocks.{number}")
+    return theirs
+
+
+def count_blocks(weights: Mapping[str, torch.Tensor], tower: str) -> int:
+    """The blocks of a transformer by clip's names, transformer or visual.transformer."""
+    return sum(name.startswith(f"{tower}.resblocks.") and name.endswith(".ln_1.weight") for name in weights)
+
+
+def _block(prefix: str, layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     weights = {}
     for kind in ("weight", "bias"):
         weights |= {f"{prefix}.{ours}.{kind}": layer[f"{theirs}.{kind}"] for ours, theirs in _BLOCK.items()}
@@ -71,3 +89,14 @@ def _block(prefix: str, layer: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
         parts = [layer[f"self_attn.{part}_proj.{kind}"] for part in "qkv"]
         weights[f"{prefix}.attn.in_proj_{kind}"] = torch.cat(parts)
     return weights
+
+
+def _layer(prefix: str, *, weights: Mapping[str, torch.Tensor], block: str) -> dict[str, torch.Tensor]:
+    layer = {}
+    for kind in ("weight", "bias"):
+        layer |= {f"{prefix}.{theirs}.{kind}": weights[f"{block}.{ours}.{kind}"] for ours, theirs in _BLOCK.items()}
+        parts = weights[f"{block}.attn.in_proj_{kind}"].chunk(3)
+        layer |= {
+            f"{prefix}.self_attn.{part}_proj.{kind}": values.clone() for part, values in zip("qkv", parts, strict=True)
+        }
+    return layer

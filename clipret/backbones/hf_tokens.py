@@ -15,7 +15,7 @@ from clipret.errors import BackboneError
 
 _PROBE_TEXTS = ("A dog", "Two men ride on 3 trains!")
 # Files that decide how a text becomes ids.
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "added_tokens.json",
     "merges.txt",
     "sentencepiece.bpe.model",
@@ -127,7 +127,7 @@ def require_vocabulary(tokenizer: Any, *, config: Any, name: str) -> None:
 
 def _require_tokenizer(source: Source) -> None:
     """Raise BackboneError where a folder has no tokenizer, or it needs a package that is not installed."""
-    names = {name for name in _TOKENIZER_FILES if (source.folder / name).is_file()}
+    names = {name for name in TOKENIZER_FILES if (source.folder / name).is_file()}
     if not names & {*_PIECES, "tokenizer.json", "vocab.json", "vocab.txt"}:
         raise BackboneError(f"{source.folder} has no tokenizer; expected tokenizer.json, or the older files of one.")
     if names & _PIECES and "tokenizer.json" not in names and not importlib.util.find_spec("sentencepiece"):
@@ -170,7 +170,7 @@ def context_length(config: Any, *, tokenizer: Any) -> int:
 
 def describe_tokens(tokens: Tokens, *, source: Source, reads: str) -> str:
     """The tokenizer, in words."""
-    digest = digest_of(source.folder / name for name in _TOKENIZER_FILES if (source.folder / name).is_file())
+    digest = digest_of(source.folder / name for name in TOKENIZER_FILES if (source.folder / name).is_file())
     with quiet():
         upper, lower = tokens.rows([_PROBE_TEXTS[0], _PROBE_TEXTS[0].lower()])
     case = "lower-cased" if upper == lower else "case kept"

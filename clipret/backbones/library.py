@@ -21,6 +21,7 @@ from torchvision.transforms import Normalize, ToTensor
 
 from clipret.backbones.exactness import require_equal
 from clipret.backbones.kernels import whole_float32
+from clipret.backbones.origin import Origin
 from clipret.backbones.pixels import CLIP_RESIZE, Normaliser, colour_of
 from clipret.backbones.tokenizing import LibraryTokenizer
 
@@ -56,11 +57,27 @@ class Slot:
         """(E,), or None."""
         return self._projection.bias if isinstance(self._projection, nn.Linear) else None
 
+    def another(self, weight: torch.Tensor, *, bias: torch.Tensor | None) -> nn.Module | nn.Parameter:
+        """Another projection for this place: weight (D, E), bias (E,), or None for none or zeros.
+
+        Raises ValueError where there is a bias, and no place for it.
+        """
+        if self.bias is None and bias is not None:
+            raise ValueError("there is no place for a bias")
+        if not isinstance(self._projection, nn.Linear):
+            return nn.Parameter(weight.clone(), False)
+        linear = nn.Linear(*weight.shape, bias=self.bias is not None)
+        with torch.no_grad():
+            linear.weight.copy_(weight.T)
+            if self.bias is not None:
+                linear.bias.copy_(torch.zeros(weight.shape[1]) if bias is None else bias)
+        return linear.requires_grad_(False)
+
     @contextlib.contextmanager
-    def filled(self, like: torch.Tensor) -> Iterator[None]:
-        """Inside, the projection is in its place, on the device and of the type of `like`."""
+    def filled(self, like: torch.Tensor, *, projection: nn.Module | nn.Parameter | None = None) -> Iterator[None]:
+        """Inside, the projection is in its place, on the device and of the type of `like`; or another one is."""
         # A copy: what is converted to fewer bits would not come back.
-        copied = copy.deepcopy(self._projection)
+        copied = copy.deepcopy(self._projection if projection is None else projection)
         moved = copied.to(like.device, like.dtype)
         moved = moved if isinstance(moved, nn.Module) else nn.Parameter(moved, False)
         setattr(self._owner, self._name, moved)
@@ -138,6 +155,7 @@ class LibraryBackbone:
     aligned         whether the sides have projections to one space
     preprocessing   how an image becomes pixels, in words; "224 px, shortest, bicubic" if that is as clip does it
     details         what else decides the features: tokenizer, pooling, revision
+    origin          what its library reads beside the weights; None: it is of no one library's form
     """
 
     name: str
@@ -152,6 +170,7 @@ class LibraryBackbone:
     logit_scale: float = INITIAL_LOGIT_SCALE
     aligned: bool = True
     details: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def __post_init__(self):
         for model in {id(side.model): side.model for side in (self.image, self.text)}.values():

@@ -27,6 +27,7 @@ from clipret.backbones.open_clip_sources import (
     unknown_model,
 )
 from clipret.backbones.openai import as_openai
+from clipret.backbones.origin import Origin
 from clipret.backbones.pixels import describe_statistics
 from clipret.backbones.protocol import Backbone
 from clipret.backbones.sizes import require_size
@@ -77,6 +78,7 @@ def load(name: str, *, device: str, precision: str, compiled: bool, download_roo
         "precision": precision,
         "compiled": compiled,
         "preprocessing": _described(get_model_preprocess_cfg(model)),
+        "origin": _origin(source, model=config, preprocess=get_model_preprocess_cfg(model)),
         "details": _details(config, source, tokenizer=tokenizer),
     }
     if _is_openai(model, config):
@@ -225,6 +227,11 @@ def _is_openai(model: nn.Module, config: dict) -> bool:
         and vision.get("head_width", 64) == 64
         and text["heads"] * 64 == text["width"]
     )
+
+
+def _origin(source: Source, *, model: dict, preprocess: dict) -> Origin:
+    folder = source.architecture.removeprefix(FOLDER) if source.architecture.startswith(FOLDER) else None
+    return Origin(folder and Path(folder), model, preprocess)
 
 
 def _details(config: dict, source: Source, *, tokenizer: Callable) -> dict[str, str]:

@@ -15,6 +15,7 @@ from clipret.backbones.checkpoints import read_context_length
 from clipret.backbones.clip_package import ClipFirst, build_clip, import_clip, library_version
 from clipret.backbones.exactness import require_equal
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
+from clipret.backbones.origin import Origin
 from clipret.backbones.pixels import CLIP_RESIZE, Crop, Normaliser, colour_of, split_transform
 from clipret.backbones.resnet import ImageResNet
 from clipret.backbones.tokenizing import LibraryTokenizer
@@ -49,7 +50,7 @@ def as_openai(
     weights        by clip's names, float32: they are not rounded to float16 unless the precision is that
     preprocess     PIL image -> (3, S, S), whose last two steps are ToTensor and Normalize
     preprocessing  the same in words
-    about          name, family, library, weights_sha256, compiled, details and own_tokenizer of an OpenAIClip
+    about          name, family, library, weights_sha256, compiled, details, own_tokenizer, origin of an OpenAIClip
     """
     model, _ = build_clip(weights)
     if precision != "float16":
@@ -83,6 +84,7 @@ class OpenAIClip:
     transform       what preprocess does, in words; clip: clip's own
     details         as of a Backbone
     own_tokenizer   the other library's, for the same vocabulary; None: clip's
+    origin          what the other library reads beside the weights; None: it is clip's
     """
 
     name: str
@@ -96,6 +98,7 @@ class OpenAIClip:
     transform: str = "clip"
     details: Mapping[str, str] = field(default_factory=dict)
     own_tokenizer: LibraryTokenizer | None = None
+    origin: Origin | None = None
 
     def __reduce__(self):
         return _restore, (ClipFirst(), *(getattr(self, part.name) for part in fields(self)))

@@ -14,7 +14,7 @@ from clipret.backbones.sizes import require_sides, require_statistics
 from clipret.errors import BackboneError
 from clipret.machine.records import Maybe, RecordError, read_record
 
-_FILES = ("preprocessor_config.json", "processor_config.json")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # Width and height: on their side and upright, odd and even, small and large.
 _PROBES = ((97, 61), (40, 83), (640, 427), (375, 500))
 # Settings of some classes that are not of resizing, cropping or normalising, for the words.
@@ -107,7 +107,7 @@ def load_pixels(source: Source, *, side: int | None) -> Pixels:
     if abs(factor * 255 - 1) > 1e-6:
         raise BackboneError(
             f"the preprocessing of {source.name} multiplies pixels by {factor:.6g}; clipret supports 1/255 only: "
-            f"do_rescale true and rescale_factor 0.00392156862745098 in {_FILES[0]}."
+            f"do_rescale true and rescale_factor 0.00392156862745098 in {PROCESSOR_FILES[0]}."
         )
     with explained("transformers", source.name):
         crop, white = _crop(processor, settings=settings, side=side, name=source.name)
@@ -139,8 +139,8 @@ def _crop(processor: Any, *, settings: dict, side: int | None, name: str) -> tup
         if image.size != (side or expected[0].height,) * 2:
             wanted = f"{side} x {side}" if side else "squares of one size"
             raise BackboneError(
-                f"the preprocessing of {name} makes images of {image.width} x {image.height} pixels ({_FILES[0]}); its "
-                f"model takes {wanted}."
+                f"the preprocessing of {name} makes images of {image.width} x {image.height} pixels "
+                f"({PROCESSOR_FILES[0]}); its model takes {wanted}."
             )
     same = ours is not None and [ours(image) for image in images] == expected
     return (ours if same else theirs), white
@@ -187,9 +187,9 @@ def _plain_crop(settings: dict, *, white: bool) -> PlainCrop | None:
 
 def _require_processor(source: Source) -> None:
     """Raise BackboneError where a folder has no processor, or one of a class that transformers does not have."""
-    if not any((source.folder / name).is_file() for name in _FILES):
-        raise BackboneError(f"{source.folder} does not say how images are prepared; expected {_FILES[0]}.")
-    path = source.folder / _FILES[0]
+    if not any((source.folder / name).is_file() for name in PROCESSOR_FILES):
+        raise BackboneError(f"{source.folder} does not say how images are prepared; expected {PROCESSOR_FILES[0]}.")
+    path = source.folder / PROCESSOR_FILES[0]
     if not path.is_file():
         return
     try:

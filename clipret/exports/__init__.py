@@ -55,6 +55,14 @@ class TargetRow(NamedTuple):
 # --to -> form of a trained head.
 TARGETS: dict[str, TargetRow] = {
     "clip": TargetRow("clipret.exports.targets.clip", help="a checkpoint for OpenAI's clip.load"),
+    "open_clip": TargetRow("clipret.exports.targets.open_clip", help="a folder for open_clip's local-dir:"),
+    "hf": TargetRow("clipret.exports.targets.hf", help="a folder for transformers and sentence-transformers"),
+    "sentence-transformers": TargetRow(
+        "clipret.exports.targets.sentence_transformers",
+        help="the same, with an adapter in modules of sentence-transformers",
+        package="sentence_transformers",
+        extra="hf",
+    ),
     "onnx": TargetRow(
         "clipret.exports.targets.onnx",
         help="graphs for onnxruntime",

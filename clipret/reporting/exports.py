@@ -60,7 +60,10 @@ def _way_line(way: dict) -> str:
         f"Opened with {way['way']}: {way['texts']} captions and {way['images']} images, embeddings differ by at most "
         f"{way['difference']:.1e} from clipret's"
     )
-    return f"{line} ({way['remark']})." if way["remark"] else f"{line}."
+    line = f"{line} ({way['remark']})." if way["remark"] else f"{line}."
+    if reading := way.get("reading"):
+        line += f" {reading['differ']} captions that it reads otherwise differ by up to {reading['largest']:.1g}."
+    return line
 
 
 def _own_preprocessing(verified: list[dict]) -> list[str]:

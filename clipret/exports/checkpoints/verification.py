@@ -111,8 +111,9 @@ def verify(target: Target, name: str, *, folder: Path, sample: Sample, scratch: 
     """Open the folder in each of the target's ways, and compare.
 
     Returns a dict for each way: way, opened (False where its package is not installed), texts and images (how many were
-    compared), difference (the largest of any value of two unit embeddings, pixels as clipret's), tolerance, and
-    preprocessing: differ (how many images differ beyond it by the library's own preprocessing) and largest.
+    compared), difference (the largest of any value of two unit embeddings, pixels as clipret's), tolerance;
+    preprocessing: differ (how many images differ beyond it by the library's own preprocessing) and largest; reading:
+    the same of the captions that the library reads otherwise, where there are any.
 
     Raises ExportError when a way cannot open the folder, or gives other embeddings.
     """
@@ -128,19 +129,27 @@ def _verify(way: Way, label: str, name: str, *, folder: Path, sample: Sample, sc
     images = {} if sample.features else {"cropped": sample.cropped, "original": sample.files}
     inputs = {"texts": sample.captions, "images": images, "features": sample.features}
     arrays = ask(name, label, folder=folder, **inputs, scratch=scratch)
-    found = {"text": arrays["texts"], "image": arrays["images/cropped"]}
-    differences = [_difference(found[side], values) for side, values in sample.expected.items()]
-    difference = max(differences)
+    alike = np.array([way.reads(caption) for caption in sample.captions], dtype=bool)
+    embedded = {"text": arrays["texts"][alike], "image": arrays["images/cropped"]}
+    expected = sample.expected | {"text": sample.expected["text"][alike]}
+    difference = max(_difference(embedded[side], values) for side, values in expected.items())
     if not difference <= way.tolerance:
         raise ExportError(
             f"{label} gives other embeddings than clipret: they differ by {difference:.1e}, expected at most "
             f"{way.tolerance:.0e}. Nothing was written. Please report this, with the versions of both."
         )
-    result |= {"texts": len(found["text"]), "images": len(found["image"]), "difference": difference}
+    result |= {"texts": int(alike.sum()), "images": len(embedded["image"]), "difference": difference}
+    if not alike.all():
+        result["reading"] = _apart(arrays["texts"][~alike], sample.expected["text"][~alike], tolerance=way.tolerance)
     if sample.files:
-        own = np.abs(arrays["images/original"] - sample.expected["image"]).max(axis=1)
-        result["preprocessing"] = {"differ": int((own > way.tolerance).sum()), "largest": float(own.max())}
+        result["preprocessing"] = _apart(arrays["images/original"], sample.expected["image"], tolerance=way.tolerance)
     return result
+
+
+def _apart(one: np.ndarray, other: np.ndarray, *, tolerance: float) -> dict:
+    """How many rows differ, and the largest difference."""
+    differences = np.abs(one - other).max(axis=1)
+    return {"differ": int((differences > tolerance).sum()), "largest": float(differences.max())}
 
 
 def ask(

@@ -1,12 +1,21 @@
-"""The weights of OpenAI's CLIP with a trained head folded into them, by clip's names."""
+"""The weights of OpenAI's CLIP with a trained head folded into them, by clip's names, and what reads them."""
 
 import torch
 
 from clipret.backbones.openai import OpenAIClip
+from clipret.exports.targets.preprocessing import openai_preprocessing, preprocessing_of
 from clipret.exports.targets.target import Source, not_a_projection, projections_of
+
+# The id of clip's end of text, the last of its vocabulary.
+END = 49407
 
 
 def refusal(source: Source) -> str | None:
+    """Why clip itself cannot compute the embeddings; None: it can."""
+    return weights_refusal(source) or _other_reading(source)
+
+
+def weights_refusal(source: Source) -> str | None:
     """Why there are no such weights; None: there are."""
     if not isinstance(source.backbone, OpenAIClip):
         return f"{source.backbone.name} is not of OpenAI's architecture"
@@ -30,6 +39,16 @@ def remarks(source: Source) -> tuple[str, ...]:
         f"the bias of the loss, {source.bias:.4g}, has no place there: probabilities need it beside the scale, ranks "
         f"need neither",
     )
+
+
+def _other_reading(source: Source) -> str | None:
+    """Why clip's own tokenizer and preprocessing are not the model's."""
+    backbone = source.backbone
+    if backbone.own_tokenizer is not None and backbone.own_tokenizer.end != END:
+        return f"{backbone.name} has another vocabulary than clip's"
+    if preprocessing_of(backbone) != openai_preprocessing(backbone.image_side):
+        return f"{backbone.name} takes images that are prepared otherwise than clip does ({backbone.preprocessing})"
+    return None
 
 
 def folded_weights(source: Source) -> dict[str, torch.Tensor]:

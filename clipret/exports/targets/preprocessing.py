@@ -1,20 +1,58 @@
 """An encoder's preprocessing of images in a form that other programs can follow. Shape suffix: S image side."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from clipret.backbones.library import LibraryBackbone
+from clipret.backbones.openai import OpenAIClip
 from clipret.backbones.pixels import Crop
 from clipret.backbones.processors import PlainCrop
 from clipret.exports.encoder import CacheEncoder
 
+SHORTEST, SQUASH = "shortest", "squash"
+# As in clip's own transform.
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
 _MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK")
 # Width and height: on their side and upright, odd and even, with and without a half pixel, small and large.
 _SHAPES = ((97, 61), (40, 83), (640, 427), (375, 500), (72, 72))
+
+
+class Preprocessing(NamedTuple):
+    """How an image becomes pixels, in terms that the configs of other libraries have.
+
+    side           height and width of the pixels
+    mode           shortest: the shorter side becomes `side`, and the middle is cut out. squash: both sides become it
+    interpolation  of PIL, in lower case
+    mean, std      of the three channels
+    """
+
+    side: int
+    mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def openai_preprocessing(side: int) -> Preprocessing:
+    """OpenAI's, of models for images of this size."""
+    return Preprocessing(side, SHORTEST, "bicubic", _MEAN, _STD)
+
+
+def preprocessing_of(backbone: OpenAIClip) -> Preprocessing | None:
+    """The model's, whichever library it came from; None: it is more than to resize, crop and normalise."""
+    steps, side = _steps(backbone.crop), backbone.image_side
+    if steps is None or steps.get("background") or "fill" in steps:
+        return None
+    resize = steps["resize"]
+    modes = {("shortest", str(side)): SHORTEST, ("both", str([side, side])): SQUASH}
+    mode = modes.get((resize["to"], str(resize["size"])))
+    mean, std = _statistics(backbone)
+    return mode and Preprocessing(side, mode, resize["interpolation"], tuple(mean), tuple(std))
 
 
 def describe_images(encoder: CacheEncoder) -> dict[str, Any] | None:
