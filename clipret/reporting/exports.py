@@ -61,7 +61,7 @@ def _way_line(way: dict) -> str:
         f"{way['difference']:.1e} from clipret's"
     )
     line = f"{line} ({way['remark']})." if way["remark"] else f"{line}."
-    if reading := way.get("reading"):
+    if (reading := way.get("reading")) and reading["differ"]:
         line += f" {reading['differ']} captions that it reads otherwise differ by up to {reading['largest']:.1g}."
     return line
 

@@ -126,23 +126,21 @@ def _verify(way: Way, label: str, name: str, *, folder: Path, sample: Sample, sc
     result = {"way": label, "remark": way.remark, "tolerance": way.tolerance, "opened": True}
     if importlib.util.find_spec(way.needs) is None:
         return result | {"opened": False}
-    images = {} if sample.features else {"cropped": sample.cropped, "original": sample.files}
-    inputs = {"texts": sample.captions, "images": images, "features": sample.features}
-    arrays = ask(name, label, folder=folder, **inputs, scratch=scratch)
-    alike = np.array([way.reads(caption) for caption in sample.captions], dtype=bool)
-    embedded = {"text": arrays["texts"][alike], "image": arrays["images/cropped"]}
-    expected = sample.expected | {"text": sample.expected["text"][alike]}
-    difference = max(_difference(embedded[side], values) for side, values in expected.items())
+    texts = {"prepared": [way.clean(caption) for caption in sample.captions], "original": sample.captions}
+    images = {"prepared": sample.cropped, "original": sample.files}
+    arrays = ask(name, label, folder=folder, texts=texts, images=images, features=sample.features, scratch=scratch)
+    embedded = {side: arrays[f"{side}/prepared"] for side in sample.expected}
+    difference = max(_difference(embedded[side], values) for side, values in sample.expected.items())
     if not difference <= way.tolerance:
         raise ExportError(
             f"{label} gives other embeddings than clipret: they differ by {difference:.1e}, expected at most "
             f"{way.tolerance:.0e}. Nothing was written. Please report this, with the versions of both."
         )
-    result |= {"texts": int(alike.sum()), "images": len(embedded["image"]), "difference": difference}
-    if not alike.all():
-        result["reading"] = _apart(arrays["texts"][~alike], sample.expected["text"][~alike], tolerance=way.tolerance)
-    if sample.files:
-        result["preprocessing"] = _apart(arrays["images/original"], sample.expected["image"], tolerance=way.tolerance)
+    counts = {side: len(embedded.get(side, ())) for side in ("text", "image")}
+    result |= {"texts": counts["text"], "images": counts["image"], "difference": difference}
+    for side, what in (("text", "reading"), ("image", "preprocessing")):
+        if len(own := arrays.get(f"{side}/original", ())):
+            result[what] = _apart(own, sample.expected[side], tolerance=way.tolerance)
     return result
 
 
@@ -157,7 +155,7 @@ def ask(
     way: str,
     *,
     folder: Path,
-    texts: list[str],
+    texts: Mapping[str, list[str]],
     images: Mapping[str, list[Path]],
     scratch: Path,
     features: Mapping[str, np.ndarray] | None = None,

@@ -20,7 +20,7 @@ from clipret.exports.targets.hf_files import copy_processor, copy_tokenizer, wri
 from clipret.exports.targets.openai_weights import END, folded_weights, weights_refusal
 from clipret.exports.targets.preprocessing import preprocessing_of
 from clipret.exports.targets.target import Source, Target, Way, unit
-from clipret.exports.targets.texts import reads_as_clip
+from clipret.exports.targets.texts import cleaned
 from clipret.runs import write_json
 
 _FAMILY = "hf"
@@ -167,12 +167,12 @@ TARGET = Target(
     refusal=refusal,
     write=write,
     ways={
-        "transformers": Way(_embedded, code=_CODE, needs="transformers", reads=reads_as_clip, remark=REMARK),
+        "transformers": Way(_embedded, code=_CODE, needs="transformers", clean=cleaned, remark=REMARK),
         "sentence-transformers": Way(
             embedded_by_sentence_transformers,
             code=SENTENCES_CODE,
             needs="sentence_transformers",
-            reads=reads_as_clip,
+            clean=cleaned,
             remark="embeddings come without normalisation",
         ),
     },

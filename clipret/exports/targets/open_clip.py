@@ -17,7 +17,7 @@ from clipret.exports.targets.hf_files import copy_tokenizer
 from clipret.exports.targets.openai_weights import folded_weights, weights_refusal
 from clipret.exports.targets.preprocessing import preprocessing_of
 from clipret.exports.targets.target import Source, Target, Way, unit
-from clipret.exports.targets.texts import reads_as_clip
+from clipret.exports.targets.texts import cleaned
 from clipret.runs import write_json
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -131,7 +131,7 @@ TARGET = Target(
             _embedded,
             code=_CODE,
             needs="open_clip",
-            reads=reads_as_clip,
+            clean=cleaned,
             remark="open_clip drops transparency: put such images on white first",
         )
     },

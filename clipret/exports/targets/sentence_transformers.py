@@ -10,7 +10,7 @@ from torch import nn
 from clipret.backbones.loading import quiet
 from clipret.exports.targets import hf
 from clipret.exports.targets.target import Source, Target, Way
-from clipret.exports.targets.texts import reads_as_clip
+from clipret.exports.targets.texts import cleaned
 from clipret.heads.base import SIDES, Dense, Head, Normalise
 from clipret.heads.linear import LinearHead
 from clipret.runs import write_json
@@ -91,7 +91,7 @@ TARGET = Target(
             hf.embedded_by_sentence_transformers,
             code=hf.SENTENCES_CODE,
             needs="sentence_transformers",
-            reads=reads_as_clip,
+            clean=cleaned,
             remark=hf.REMARK,
         )
     },

@@ -55,8 +55,8 @@ class Way:
                embeddings: (n, E) arrays or tensors on the CPU
     remark     what a user should know of it; ""
     cropped    as embed, of image files that are S x S already; None: embed leaves such images as they are
-    reads      caption -> whether the library's tokenizer is meant to read it as clipret does. Others are compared
-               apart, and only counted
+    clean      caption -> the text that the library's tokenizer reads as clipret reads the caption. What it makes of the
+               caption itself is compared apart, and only reported
     """
 
     embed: Embed
@@ -65,7 +65,7 @@ class Way:
     tolerance: float = 1e-5
     remark: str = ""
     cropped: Embed | None = None
-    reads: Callable[[str], bool] = lambda caption: True
+    clean: Callable[[str], str] = str
 
 
 def no_remarks(source: Source) -> tuple[str, ...]:

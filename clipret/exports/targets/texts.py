@@ -1,15 +1,12 @@
-"""Captions that other libraries' tokenizers read otherwise than clip's."""
-
-import functools
+"""Captions as clip's tokenizer reads them, for tokenizers of other libraries."""
 
 from clipret.backbones.clip_package import import_clip
 
 
-@functools.lru_cache(maxsize=1024)
-def reads_as_clip(caption: str) -> bool:
-    """Whether clip's clean-up leaves a caption as it is.
+def cleaned(caption: str) -> str:
+    """A caption after clip's own clean-up, which its tokenizer begins with.
 
-    clip mends misread letters, and replaces curly quotes, ligatures, full-width letters and HTML entities (ftfy,
-    html.unescape); tokenizers of Hugging Face do not. White space and case both treat alike.
+    It mends misread letters, and replaces curly quotes, ligatures, full-width letters and HTML entities (ftfy,
+    html.unescape). Tokenizers of Hugging Face do none of that, and then read the result as clip does.
     """
-    return import_clip().simple_tokenizer.basic_clean(caption) == caption.strip()
+    return import_clip().simple_tokenizer.basic_clean(caption)

@@ -167,7 +167,7 @@ def test_cropped_images_have_a_door_of_their_own_where_the_target_needs_one(here
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target_clip, "TARGET", target)
         [result] = verification.verify(target, "clip", folder=tmp_path, sample=sample, scratch=tmp_path)
-    assert calls == [("cropped", 12, 6), ("as they are", 0, 6)]
+    assert calls == [("cropped", 12, 6), ("as they are", 12, 6)]
     assert result["difference"] == 0
     assert result["preprocessing"] == {"differ": 0, "largest": 0.0}
 
