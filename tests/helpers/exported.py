@@ -14,7 +14,12 @@ from clipret.heads.adapter import AdapterHead
 from clipret.heads.base import SIDES, Head
 from clipret.heads.linear import LinearHead
 
-CAPTIONS = ["a red bus", "two DOGS on a very long beach at night", "a man holds the small train!", "it's 3 o'clock " * 9]
+CAPTIONS = [
+    "a red bus",
+    "two DOGS on a very long beach at night",
+    "a man holds the small train!",
+    "it's 3 o'clock " * 9,
+]
 
 
 def linear_head(
@@ -57,7 +62,7 @@ def adapter_head(
     width = tensors["text_weight"].shape[1]
     for side in sides:
         tensors[f"{side}_down"] = torch.randn(width, 5, generator=generator)
-        tensors[f"{side}_up"] = torch.randn(5, width, generator=generator)
+        tensors[f"{side}_up"] = torch.randn(5, width, generator=generator) * 0.5
     return AdapterHead(tensors, ratio=ratio, relu=relu)
 
 

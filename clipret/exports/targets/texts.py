@@ -10,6 +10,7 @@ def reads_as_clip(caption: str) -> bool:
     """Whether clip's clean-up leaves a caption as it is.
 
     clip mends misread letters, and replaces curly quotes, ligatures, full-width letters and HTML entities (ftfy,
-    html.unescape); tokenizers of Hugging Face do not. White space and case both treat alike.
+    html.unescape); tokenizers of Hugging Face do not. White space and case both treat alike, but for a last sigma.
     """
-    return import_clip().simple_tokenizer.basic_clean(caption) == caption.strip()
+    cleaned = import_clip().simple_tokenizer.basic_clean(caption)
+    return cleaned == caption.strip() and cleaned.lower() == "".join(letter.lower() for letter in cleaned)
