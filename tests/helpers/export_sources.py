@@ -62,7 +62,7 @@ def adapter_head(
     width = tensors["text_weight"].shape[1]
     for side in sides:
         tensors[f"{side}_down"] = torch.randn(width, 5, generator=generator)
-        tensors[f"{side}_up"] = torch.randn(5, width, generator=generator)
+        tensors[f"{side}_up"] = torch.randn(5, width, generator=generator) * 0.5
     return AdapterHead(tensors, ratio=ratio, relu=relu)
 
 

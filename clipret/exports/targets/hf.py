@@ -15,6 +15,7 @@ from clipret.backbones.hf_kinds import CONFIG, WEIGHTS
 from clipret.backbones.hf_openai import count_blocks, hf_weights
 from clipret.backbones.loading import quiet
 from clipret.backbones.openai import OpenAIClip
+from clipret.backbones.protocol import Backbone
 from clipret.exports.targets import library_models
 from clipret.exports.targets.hf_files import copy_processor, copy_tokenizer, write_processor, write_tokenizer
 from clipret.exports.targets.openai_weights import END, folded_weights, weights_refusal
@@ -29,15 +30,28 @@ _FAMILY = "hf"
 def refusal(source: Source) -> str | None:
     """Why transformers has no place for the head; None: it has."""
     if not isinstance(source.backbone, OpenAIClip):
-        return library_models.refusal(source, family=_FAMILY, rebuilt=_rebuilt)
-    reason = weights_refusal(source)
-    if reason is not None:
+        reason = library_models.refusal(source, family=_FAMILY, rebuilt=_rebuilt)
+    else:
+        reason = weights_refusal(source)
+    if reason is None and not _keeps_cropped(source.backbone):
+        return (
+            f"{source.backbone.name} changes images that are cropped already ({source.backbone.preprocessing}), "
+            f"so that what is written could not be compared"
+        )
+    if reason is not None or not isinstance(source.backbone, OpenAIClip):
         return reason
     if not hasattr(source.backbone.model.visual, "proj"):
         return f"transformers has no class for OpenAI's ResNets, and {source.backbone.name} is one"
     if preprocessing_of(source.backbone) is None and source.backbone.family != _FAMILY:
         return f"CLIPImageProcessor cannot prepare images as it is done here ({source.backbone.preprocessing})"
     return None
+
+
+def _keeps_cropped(backbone: Backbone) -> bool:
+    """Whether an image of the size that the model takes stays as it is."""
+    side = backbone.image_side
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return np.array_equal(np.asarray(backbone.crop(Image.fromarray(noise))), noise)
 
 
 def write(source: Source, folder: Path) -> None:

@@ -26,7 +26,9 @@ def refusal(source: Source, *, family: str, rebuilt: Callable[[Source], nn.Modul
     for side, dense in projections_of(source.head).items():
         slot = getattr(backbone, side).slot
         if slot is None and not _is_identity(dense):
-            return f"{backbone.name} has no {side} projection, whose place a trained one could take"
+            return (
+                f"{backbone.name} has no {side} projection, and the head has one (train only the other side: --train)"
+            )
         if slot is not None and slot.bias is None and dense.bias is not None:
             return f"the {side} projection of {backbone.name} has no place for a bias"
     if embedding_width(source) == _own_width(backbone):

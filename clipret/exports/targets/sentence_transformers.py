@@ -1,13 +1,16 @@
 """A folder of sentence-transformers: that of transformers, and what follows a head's projections in stock modules."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from clipret.backbones.hf_files import LOCAL
 from clipret.backbones.loading import quiet
+from clipret.errors import UsageError
 from clipret.exports.targets import hf
 from clipret.exports.targets.target import Source, Target, Way
 from clipret.exports.targets.texts import cleaned
@@ -16,6 +19,8 @@ from clipret.heads.linear import LinearHead
 from clipret.runs import write_json
 
 Layers = Sequence[Dense | Normalise]
+# Where all releases from 5.4 on have their modules.
+_MODULES = "sentence_transformers.sentence_transformer.modules"
 
 
 def refusal(source: Source) -> str | None:
@@ -26,26 +31,38 @@ def refusal(source: Source) -> str | None:
 
 
 def write(source: Source, folder: Path) -> None:
-    """The folder of transformers; modules.json, and the modules that it names."""
-    from sentence_transformers.base.modules import Normalize, Router, Transformer
-
+    """The folder of transformers; modules.json, and the modules that it names. Raises UsageError for an old release."""
+    try:
+        from sentence_transformers.sentence_transformer.modules import Normalize, Router, Transformer
+    except ImportError:
+        raise UsageError(
+            "--to sentence-transformers needs release 5.4 or newer of it; run: pip install -U sentence-transformers"
+        ) from None
     hf.write(_front(source), folder)
     with quiet():
-        transformer = Transformer(str(folder), model_kwargs={"local_files_only": True})
         routes = {side: [_module(layer) for layer in layers] for side, (_, *layers) in _parts(source.head).items()}
         plain = all(isinstance(module, Normalize) for modules in routes.values() for module in modules)
-        # By its modality a router knows an image from a text.
+        # The router knows by its modality whether an input is an image or a text.
         last = Normalize() if plain else Router(routes, allow_empty_key=False)
-        transformer.save_config(str(folder))
-        modules = []
-        for place, (module, name) in enumerate([(transformer, ""), (last, f"1_{type(last).__name__}")]):
-            kind = type(module)
-            modules.append(
-                {"idx": place, "name": str(place), "path": name, "type": f"{kind.__module__}.{kind.__name__}"}
-            )
-        (folder / modules[1]["path"]).mkdir()
-        last.save(str(folder / modules[1]["path"]))
-    write_json(folder / "modules.json", modules)
+        name = f"1_{type(last).__name__}"
+        (folder / name).mkdir()
+        last.save(str(folder / name))
+        Transformer(str(folder), model_kwargs=dict(LOCAL)).save_config(str(folder))
+    if not plain:
+        _name_modules(folder / name / Router.config_file_name)
+    modules = [("", Transformer), (name, type(last))]
+    content = [
+        {"idx": place, "name": str(place), "path": path, "type": f"{_MODULES}.{kind.__name__}"}
+        for place, (path, kind) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _name_modules(path: Path) -> None:
+    """Have a router's config name its modules' classes as all releases from 5.4 on do."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["types"] = {name: f"{_MODULES}.{kind.rpartition('.')[2]}" for name, kind in content["types"].items()}
+    write_json(path, content)
 
 
 def _parts(head: Head) -> dict[str, Layers] | None:
@@ -67,8 +84,8 @@ def _front(source: Source) -> Source:
 
 
 def _module(layer: Dense | Normalise) -> Any:
-    from sentence_transformers.base.modules import Dense as DenseModule
-    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Dense as DenseModule
+    from sentence_transformers.sentence_transformer.modules import Normalize
 
     if isinstance(layer, Normalise):
         return Normalize()
