@@ -48,7 +48,7 @@ def record_of(run: Path, **changes) -> dict:
     }
 
 
-def extracted_run(folder: Path) -> Path:
+def extracted_run(folder: Path, *, model: str | Path = "tiny-emoji") -> Path:
     """A run below a folder, on transparent pictures and captions in a prompt: extracted, trained and measured."""
     (folder / "photos").mkdir()
     generator = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def extracted_run(folder: Path) -> Path:
         pixels = generator.integers(0, 256, size=(70, 80, 4), dtype=np.uint8)
         Image.fromarray(pixels, mode="RGBA").save(folder / f"photos/{number}.png")
         (folder / f"photos/{number}.txt").write_text(f"Thing number {number}\n")
-    settings = {"model": "tiny-emoji", "workers": 0, "prompt": "a drawing of {}", "caption_clean": "lower"}
+    settings = {"model": str(model), "workers": 0, "prompt": "a drawing of {}", "caption_clean": "lower"}
     extract(ExtractConfig(dataset=str(folder / "photos"), out=folder / "made.h5", **settings))
     learning = {"loss": "sigmoid", "epochs": 2, "keep": "last", "lr": 1e-2}
     run = train(TrainConfig(cache=folder / "made.h5", runs_dir=folder / "runs", **learning))["run"]

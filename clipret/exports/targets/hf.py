@@ -167,14 +167,23 @@ def embedded_by_sentence_transformers(
 
 
 _CODE = """\
-from transformers import AutoModel, AutoProcessor
+import torch
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-model = AutoModel.from_pretrained("{folder}")
-processor = AutoProcessor.from_pretrained("{folder}")"""
+model = AutoModel.from_pretrained("{folder}").eval()
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+processor = AutoImageProcessor.from_pretrained("{folder}")
+tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+with torch.no_grad():
+    images = model.get_image_features(**processor(images=pictures, return_tensors="pt"))
+    texts = model.get_text_features(**tokens)
+# transformers 5 returns an object that has them.
+images, texts = (getattr(output, "pooler_output", output) for output in (images, texts))"""
 SENTENCES_CODE = """\
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{folder}")"""
+model = SentenceTransformer("{folder}")
+images, texts = model.encode(pictures), model.encode(captions)"""
 REMARK = "transformers does not mend texts as clip does, and its crop is a pixel off where what it cuts off is odd"
 
 TARGET = Target(

@@ -86,7 +86,7 @@ TARGET = Target(
             _embedded,
             cropped=_cropped,
             code='import sys\n\nsys.path.insert(0, "{folder}")\nfrom reader import Reader\n\n'
-            'model = Reader("{folder}")',
+            'model = Reader("{folder}")\nimages, texts = model.embed_images(pictures), model.embed_prompted(captions)',
             needs="onnxruntime",
         )
     },

@@ -17,7 +17,6 @@ from clipret.exports.targets.hf_files import copy_tokenizer
 from clipret.exports.targets.openai_weights import folded_weights, weights_refusal
 from clipret.exports.targets.preprocessing import preprocessing_of
 from clipret.exports.targets.target import Source, Target, Way, unit
-from clipret.exports.targets.texts import cleaned
 from clipret.runs import write_json
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -118,10 +117,14 @@ def _both(size: int | tuple[int, int]) -> tuple[int, int]:
 
 _CODE = """\
 import open_clip
+import torch
 
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")
 tokenizer = open_clip.get_tokenizer("local-dir:{folder}")
-model.eval()"""
+model.eval()
+with torch.no_grad():
+    images = model.encode_image(torch.stack([preprocess(picture) for picture in pictures]))
+    texts = model.encode_text(tokenizer(captions))"""
 
 TARGET = Target(
     refusal=refusal,
@@ -131,7 +134,6 @@ TARGET = Target(
             _embedded,
             code=_CODE,
             needs="open_clip",
-            clean=cleaned,
             remark="open_clip drops transparency: put such images on white first",
         )
     },
