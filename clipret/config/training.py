@@ -43,6 +43,10 @@ def _heads_with(name: str) -> tuple[str, ...]:
     return tuple(head for head, row in HEADS.items() if name in row.settings)
 
 
+def _of_heads(name: str) -> str:
+    return f"Of {' and '.join(_heads_with(name))}"
+
+
 def _is_automatic(margin: float | str) -> bool:
     return isinstance(margin, str) and margin.startswith("auto")
 
@@ -107,6 +111,22 @@ class TrainConfig:
     )
     adapter_relu: bool = setting(
         True, "Whether the adapter ends in a ReLU.", panel=_HEAD, used_with=("head", _heads_with("adapter_relu"))
+    )
+    hidden: int = setting(
+        1024,
+        f"{_of_heads('hidden')}: the width inside.",
+        panel=_HEAD,
+        at_least=1,
+        at_most=1_000_000,
+        used_with=("head", _heads_with("hidden")),
+    )
+    blocks: int = setting(
+        1,
+        f"{_of_heads('blocks')}: how many follow each other.",
+        panel=_HEAD,
+        at_least=1,
+        at_most=8,
+        used_with=("head", _heads_with("blocks")),
     )
     loss: str = setting(
         "margin",

@@ -7,6 +7,8 @@ of clipret.
 base           what every head has
 linear         CLIP's projections made trainable
 adapter        a residual adapter behind CLIP's projections
+mlp            residual blocks before CLIP's projections
+gated          a gated linear unit beside CLIP's projections
 files          safetensors, never pickle
 interpolation  wise-ft: between CLIP's own head and a trained one
 """
@@ -34,6 +36,10 @@ class HeadRow(NamedTuple):
 HEADS: dict[str, HeadRow] = {
     "linear": HeadRow("clipret.heads.linear", inits=("clip", "random", "procrustes", "ridge")),
     "adapter": HeadRow("clipret.heads.adapter", settings=("adapter_reduction", "adapter_ratio", "adapter_relu")),
+    "mlp": HeadRow(
+        "clipret.heads.mlp", settings=("hidden", "blocks"), inits=("clip", "random", "procrustes", "ridge")
+    ),
+    "gated": HeadRow("clipret.heads.gated", settings=("hidden",), inits=("clip", "random", "procrustes", "ridge")),
 }
 
 

@@ -85,18 +85,27 @@ class Projection:
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Tower."""
+        self._features = features
+        self._embeddings, self._norms = normalise_columns(self.projected(features))
+        return self._embeddings
+
+    def projected(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (S, B, D) -> W x + b (S, E, B)."""
         projected = self._products(self._weight, features.transpose(1, 2))
         if self._bias is not None:
             projected += self._bias[:, :, None]
-        self._features = features
-        self._embeddings, self._norms = normalise_columns(projected)
-        return self._embeddings
+        return projected
 
     def backward(self, gradient: torch.Tensor, *, along: torch.Tensor) -> Gradients:
         """As of a Tower."""
-        if not self._learns:
-            return {}
-        gradient = through_norm(gradient, self._embeddings, along=along, norms=self._norms)
+        return self.gradients(self.through_norm(gradient, along=along)) if self._learns else {}
+
+    def through_norm(self, gradient: torch.Tensor, *, along: torch.Tensor) -> torch.Tensor:
+        """The gradient of W x + b, from that of the embeddings of the last forward, in place."""
+        return through_norm(gradient, self._embeddings, along=along, norms=self._norms)
+
+    def gradients(self, gradient: torch.Tensor) -> Gradients:
+        """Gradients of weight and bias, from that of W x + b."""
         gradients = {f"{self._side}_weight": self._products.separately(gradient, self._features)}
         if self._bias is not None:
             gradients[f"{self._side}_bias"] = gradient.sum(2).unbind()

@@ -41,11 +41,11 @@ def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
 
     Raises CacheError when a training feature is not finite.
     """
-    if config.init in _SOLVED:
-        return {name: tensor.clone() for name, tensor in _solution(config, cache).items()}
+    solved = config.init in _SOLVED
+    clip = _solution(config, cache) if solved else clip_tensors(baseline_projections(cache))
     return load_head_kind(config.head).start(
-        clip_tensors(baseline_projections(cache)),
-        init=config.init,
+        {name: tensor.clone() for name, tensor in clip.items()},
+        init="clip" if solved else config.init,
         sides=learning_sides(config),
         settings=head_settings(config),
         generator=torch.Generator().manual_seed(config.seed),
