@@ -26,6 +26,7 @@ from clipret.errors import UsageError
 from clipret.heads import HEADS
 from clipret.losses import LOSSES
 
+_CCA = "cca"
 _HEAD, _LOSS, _STEPS, _MACHINE = "Head", "Loss", "Steps", "Machine"
 
 
@@ -49,6 +50,10 @@ def _of_heads(name: str) -> str:
 
 def _is_automatic(margin: float | str) -> bool:
     return isinstance(margin, str) and margin.startswith("auto")
+
+
+def _is_of_own_width(init: str) -> bool:
+    return init == _CCA
 
 
 @documented
@@ -80,10 +85,10 @@ class TrainConfig:
     init: str = setting(
         "clip",
         f"What the head starts as: {', '.join(INITS)}; clip: the encoder's own head, or the closed-form one where "
-        "it has none; the last two of a linear head only.",
+        "it has none; the last three are solutions in closed form, for heads whose projections learn.",
         panel=_HEAD,
         choices=INITS,
-        may_differ=True,
+        may_differ=_is_of_own_width,
     )
     ridge: float | str = setting(
         "auto",
@@ -285,6 +290,8 @@ class TrainConfig:
         if self.head in HEADS and self.init not in HEADS[self.head].inits:
             heads = [name for name, row in HEADS.items() if self.init in row.inits]
             raise UsageError(f"--init {self.init} is for --head {' or '.join(heads)}; the head is {self.head}.")
+        if self.init == _CCA and self.train != "both":
+            raise UsageError(f"--init {_CCA} solves for both sides; --train is {self.train}, expected both.")
         if self.ridge != "auto":
             above("ridge", self.ridge, low=0, at_most=1e12)
         if self.temperature is not None:

@@ -33,13 +33,14 @@ class HeadRow(NamedTuple):
     inits: tuple[str, ...] = ("clip", "random")
 
 
+# Of heads whose projections learn.
+_ALL_INITS = ("clip", "random", "procrustes", "ridge", "cca")
+
 HEADS: dict[str, HeadRow] = {
-    "linear": HeadRow("clipret.heads.linear", inits=("clip", "random", "procrustes", "ridge")),
+    "linear": HeadRow("clipret.heads.linear", inits=_ALL_INITS),
     "adapter": HeadRow("clipret.heads.adapter", settings=("adapter_reduction", "adapter_ratio", "adapter_relu")),
-    "mlp": HeadRow(
-        "clipret.heads.mlp", settings=("hidden", "blocks"), inits=("clip", "random", "procrustes", "ridge")
-    ),
-    "gated": HeadRow("clipret.heads.gated", settings=("hidden",), inits=("clip", "random", "procrustes", "ridge")),
+    "mlp": HeadRow("clipret.heads.mlp", settings=("hidden", "blocks"), inits=_ALL_INITS),
+    "gated": HeadRow("clipret.heads.gated", settings=("hidden",), inits=_ALL_INITS),
 }
 
 

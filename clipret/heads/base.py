@@ -164,8 +164,11 @@ class Head(nn.Module):
 
     def untrained(self, projections: Mapping[str, np.ndarray]) -> Tensors:
         """What this head's tensors are where it computes CLIP's embeddings, of a cache's projections; on its device."""
-        device = next(iter(self.tensors.values())).device
-        return {name: tensor.to(device) for name, tensor in clip_tensors(projections).items()}
+        tensors = self.tensors
+        device = next(iter(tensors.values())).device
+        # A bias that the encoder does not have is 0.
+        added = {name: torch.zeros_like(tensor) for name, tensor in tensors.items() if name in PROJECTION_NAMES}
+        return added | {name: tensor.to(device) for name, tensor in clip_tensors(projections).items()}
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D_i) image features -> (B, E) L2-normalised embeddings."""

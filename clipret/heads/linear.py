@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -12,6 +13,7 @@ from clipret.heads.base import (
     Gradients,
     Head,
     Normalise,
+    Shapes,
     Tensors,
     normalise_columns,
     through_norm,
@@ -48,6 +50,18 @@ class LinearHead(Head):
             if f"{side}_bias" in clip:
                 drawn[f"{side}_bias"] = torch.zeros_like(clip[f"{side}_bias"])
         return {name: drawn[name] if name.partition("_")[0] in sides else tensor for name, tensor in clip.items()}
+
+    @classmethod
+    def shapes(cls, projections: Mapping[str, np.ndarray], *, actual: Shapes, metadata: Mapping[str, str]) -> Shapes:
+        """As of a Head; the embedding may be of another width than the encoder's, and biases may have been added."""
+        shapes = dict(super().shapes(projections, actual=actual, metadata=metadata))
+        weight = actual.get("image_weight", ())
+        width = weight[1] if len(weight) == 2 else shapes["image_weight"][1]
+        for side in SIDES:
+            shapes[f"{side}_weight"] = (shapes[f"{side}_weight"][0], width)
+            if f"{side}_bias" in {*shapes, *actual}:
+                shapes[f"{side}_bias"] = (width,)
+        return shapes
 
     @classmethod
     def learning_names(cls, side: str) -> tuple[str, ...]:
