@@ -247,7 +247,7 @@ def _from_icons(archive: Path, names: dict[str, str]) -> Iterator[tuple[str, Ima
         for guess in (plain, plain.removeprefix("flag-"), re.sub(r"-\d$", "", plain), f"flag-{plain}"):
             key = table.get(name) or names.get(_squash(guess))
             if key:
-                yield key, _rasterise(_as_svg(icons, parent))
+                yield key, _rasterise(as_svg(icons, parent))
                 break
 
 
@@ -257,16 +257,16 @@ def _from_flags(archive: Path, names: dict[str, str]) -> Iterator[tuple[str, Ima
     for name in icons["icons"]:
         code = name.removesuffix("-4x3")
         if re.fullmatch("[a-z]{2}", code):
-            yield "-".join(f"{0x1F1E6 + ord(letter) - ord('a'):x}" for letter in code), _rasterise(_as_svg(icons, name))
+            yield "-".join(f"{0x1F1E6 + ord(letter) - ord('a'):x}" for letter in code), _rasterise(as_svg(icons, name))
         elif code in ("gb-eng", "gb-sct", "gb-wls"):
             tags = "".join(chr(0xE0000 + ord(letter)) for letter in code.replace("-", ""))
-            yield code_points(f"\U0001f3f4{tags}\U000e007f"), _rasterise(_as_svg(icons, name))
+            yield code_points(f"\U0001f3f4{tags}\U000e007f"), _rasterise(as_svg(icons, name))
 
 
 DRAWINGS = {"files": _from_files, "icons": _from_icons, "flags": _from_flags}
 
 
-def _as_svg(icons: dict, name: str) -> str:
+def as_svg(icons: dict, name: str) -> str:
     icon = icons["icons"][name]
     width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
     left, top = icon.get("left", 0), icon.get("top", 0)

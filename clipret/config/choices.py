@@ -28,7 +28,7 @@ DECODINGS = ("exact", "fast")
 # The kinds of fast decoding on the CPU and on a GPU, as recorded in a cache.
 FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJPEG"}
 SIDES = ("both", "image", "text")
-INITS = ("clip", "random", "procrustes", "ridge")
+INITS = ("clip", "random", "procrustes", "ridge", "cca")
 REDUCTIONS = ("balanced", "mean")
 VIOLATIONS = ("max", "sum")
 CAPTIONS_PER_STEP = ("one", "all")

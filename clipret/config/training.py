@@ -26,6 +26,7 @@ from clipret.errors import UsageError
 from clipret.heads import HEADS
 from clipret.losses import LOSSES
 
+_CCA = "cca"
 _HEAD, _LOSS, _STEPS, _MACHINE = "Head", "Loss", "Steps", "Machine"
 
 
@@ -43,8 +44,16 @@ def _heads_with(name: str) -> tuple[str, ...]:
     return tuple(head for head, row in HEADS.items() if name in row.settings)
 
 
+def _of_heads(name: str) -> str:
+    return f"Of {' and '.join(_heads_with(name))}"
+
+
 def _is_automatic(margin: float | str) -> bool:
     return isinstance(margin, str) and margin.startswith("auto")
+
+
+def _is_of_own_width(init: str) -> bool:
+    return init == _CCA
 
 
 @documented
@@ -76,10 +85,10 @@ class TrainConfig:
     init: str = setting(
         "clip",
         f"What the head starts as: {', '.join(INITS)}; clip: the encoder's own head, or the closed-form one where "
-        "it has none; the last two of a linear head only.",
+        "it has none; the last three are solutions in closed form, for heads whose projections learn.",
         panel=_HEAD,
         choices=INITS,
-        may_differ=True,
+        may_differ=_is_of_own_width,
     )
     ridge: float | str = setting(
         "auto",
@@ -107,6 +116,22 @@ class TrainConfig:
     )
     adapter_relu: bool = setting(
         True, "Whether the adapter ends in a ReLU.", panel=_HEAD, used_with=("head", _heads_with("adapter_relu"))
+    )
+    hidden: int = setting(
+        1024,
+        f"{_of_heads('hidden')}: the width inside.",
+        panel=_HEAD,
+        at_least=1,
+        at_most=1_000_000,
+        used_with=("head", _heads_with("hidden")),
+    )
+    blocks: int = setting(
+        1,
+        f"{_of_heads('blocks')}: how many follow each other.",
+        panel=_HEAD,
+        at_least=1,
+        at_most=8,
+        used_with=("head", _heads_with("blocks")),
     )
     loss: str = setting(
         "margin",
@@ -265,6 +290,8 @@ class TrainConfig:
         if self.head in HEADS and self.init not in HEADS[self.head].inits:
             heads = [name for name, row in HEADS.items() if self.init in row.inits]
             raise UsageError(f"--init {self.init} is for --head {' or '.join(heads)}; the head is {self.head}.")
+        if self.init == _CCA and self.train != "both":
+            raise UsageError(f"--init {_CCA} solves for both sides; --train is {self.train}, expected both.")
         if self.ridge != "auto":
             above("ridge", self.ridge, low=0, at_most=1e12)
         if self.temperature is not None:

@@ -7,6 +7,8 @@ of clipret.
 base           what every head has
 linear         CLIP's projections made trainable
 adapter        a residual adapter behind CLIP's projections
+mlp            residual blocks before CLIP's projections
+gated          a gated linear unit beside CLIP's projections
 files          safetensors, never pickle
 interpolation  wise-ft: between CLIP's own head and a trained one
 """
@@ -31,9 +33,14 @@ class HeadRow(NamedTuple):
     inits: tuple[str, ...] = ("clip", "random")
 
 
+# Of heads whose projections learn.
+_ALL_INITS = ("clip", "random", "procrustes", "ridge", "cca")
+
 HEADS: dict[str, HeadRow] = {
-    "linear": HeadRow("clipret.heads.linear", inits=("clip", "random", "procrustes", "ridge")),
+    "linear": HeadRow("clipret.heads.linear", inits=_ALL_INITS),
     "adapter": HeadRow("clipret.heads.adapter", settings=("adapter_reduction", "adapter_ratio", "adapter_relu")),
+    "mlp": HeadRow("clipret.heads.mlp", settings=("hidden", "blocks"), inits=_ALL_INITS),
+    "gated": HeadRow("clipret.heads.gated", settings=("hidden",), inits=_ALL_INITS),
 }
 
 

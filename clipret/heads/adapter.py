@@ -22,14 +22,16 @@ from clipret.heads.base import (
     Tensors,
     Tower,
     normalise_columns,
+    sides_in,
+    sides_word,
     through_norm,
+    uniform,
 )
 from clipret.heads.linear import LinearHead, Projection
 from clipret.machine.products import Products
 
-# Values of `relu` and `sides` in a file's metadata.
+# Values of `relu` in a file's metadata.
 _RELU = {"true": True, "false": False}
-_SIDES = {"both": SIDES, **{side: (side,) for side in SIDES}}
 
 
 class AdapterHead(LinearHead):
@@ -77,7 +79,7 @@ class AdapterHead(LinearHead):
         tensors = dict(clip)
         for side in SIDES:
             down, up = (
-                _uniform((rows, columns), bound=rows**-0.5, generator=generator)
+                uniform((rows, columns), bound=rows**-0.5, generator=generator)
                 for rows, columns in ((width, bottleneck), (bottleneck, width))
             )
             if side in sides:
@@ -104,7 +106,7 @@ class AdapterHead(LinearHead):
         """As of a Head; the bottleneck is as wide as that of the file's own `down`."""
         shapes = super().shapes(projections, actual=actual, metadata=metadata)
         width = shapes["text_weight"][1]
-        for side in _sides(metadata):
+        for side in sides_in(metadata):
             down = actual.get(f"{side}_down", ())
             bottleneck = down[1] if len(down) == 2 else 1
             shapes |= {f"{side}_down": (width, bottleneck), f"{side}_up": (bottleneck, width)}
@@ -126,11 +128,10 @@ class AdapterHead(LinearHead):
     @property
     def metadata(self) -> dict[str, str]:
         """As of a Head: ratio, relu and sides."""
-        sides = [side for side in SIDES if getattr(self, f"{side}_down") is not None]
         return {
             "ratio": repr(float(self.ratio)),
             "relu": "true" if self.relu else "false",
-            "sides": "both" if len(sides) == 2 else sides[0],
+            "sides": sides_word(side for side in SIDES if getattr(self, f"{side}_down") is not None),
         }
 
     def like(self, tensors: Mapping[str, torch.Tensor | np.ndarray]) -> "AdapterHead":
@@ -208,17 +209,6 @@ class Adapter:
         inner *= self._hidden > 0
         down = self._products.separately(inner, self._base.transpose(1, 2))
         return {f"{self._side}_up": up, f"{self._side}_down": down}
-
-
-def _sides(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The sides with an adapter, by a file's metadata. Raises MetadataError."""
-    if metadata.get("sides") not in _SIDES:
-        raise MetadataError("sides", expected="both, image or text")
-    return _SIDES[metadata["sides"]]
-
-
-def _uniform(shape: tuple[int, int], *, bound: float, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)
 
 
 HEAD = AdapterHead

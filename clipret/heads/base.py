@@ -3,7 +3,7 @@
 Shape suffixes: S runs of a stack, B rows, D feature width, E embedding width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -164,8 +164,11 @@ class Head(nn.Module):
 
     def untrained(self, projections: Mapping[str, np.ndarray]) -> Tensors:
         """What this head's tensors are where it computes CLIP's embeddings, of a cache's projections; on its device."""
-        device = next(iter(self.tensors.values())).device
-        return {name: tensor.to(device) for name, tensor in clip_tensors(projections).items()}
+        tensors = self.tensors
+        device = next(iter(tensors.values())).device
+        # A bias that the encoder does not have is 0.
+        added = {name: torch.zeros_like(tensor) for name, tensor in tensors.items() if name in PROJECTION_NAMES}
+        return added | {name: tensor.to(device) for name, tensor in clip_tensors(projections).items()}
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D_i) image features -> (B, E) L2-normalised embeddings."""
@@ -185,6 +188,25 @@ def clip_tensors(projections: Mapping[str, np.ndarray]) -> Tensors:
 def learning_names(kind: type[Head], *, sides: tuple[str, ...], tensors: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the tensors that learn, of those that a head of this kind has; not every encoder has biases."""
     return tuple(name for side in sides for name in kind.learning_names(side) if name in tensors)
+
+
+def sides_word(sides: Iterable[str]) -> str:
+    """Which sides have more than a projection, as a file's metadata says it: both, image or text."""
+    listed = tuple(sides)
+    return "both" if len(listed) == 2 else listed[0]
+
+
+def sides_in(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The sides that have more than a projection, by a file's metadata. Raises MetadataError."""
+    sides = {"both": SIDES, **{side: (side,) for side in SIDES}}
+    if metadata.get("sides") not in sides:
+        raise MetadataError("sides", expected="both, image or text")
+    return sides[metadata["sides"]]
+
+
+def uniform(shape: tuple[int, int], *, bound: float, generator: torch.Generator) -> torch.Tensor:
+    """A tensor of this shape, uniform within the bound either way."""
+    return torch.rand(shape, generator=generator).mul_(2 * bound).sub_(bound)
 
 
 def normalise_columns(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

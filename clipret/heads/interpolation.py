@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from clipret.errors import HeadError
 from clipret.heads.base import Head
 
 
@@ -25,5 +26,14 @@ def wise_ft(head: Head, *, projections: dict[str, np.ndarray], alpha: float) -> 
     """The head at alpha on the line from the untrained one (0) to a trained one (1), of the same kind.
 
     projections  of the baseline. The untrained adapter has the trained head's `down` and an `up` of 0
+
+    Raises HeadError when the two are of different widths.
     """
-    return head.like(interpolate(head.untrained(projections), head.tensors, alpha=alpha))
+    untrained, trained = head.untrained(projections), head.tensors
+    for name, tensor in trained.items():
+        if tensor.shape != untrained[name].shape:
+            raise HeadError(
+                f"there is no line from the untrained head to this one: {name} is {tuple(untrained[name].shape)} there, "
+                f"and {tuple(tensor.shape)} here; wise-ft is for heads that started as the encoder's own."
+            )
+    return head.like(interpolate(untrained, trained, alpha=alpha))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -12,6 +13,7 @@ from clipret.heads.base import (
     Gradients,
     Head,
     Normalise,
+    Shapes,
     Tensors,
     normalise_columns,
     through_norm,
@@ -50,6 +52,18 @@ class LinearHead(Head):
         return {name: drawn[name] if name.partition("_")[0] in sides else tensor for name, tensor in clip.items()}
 
     @classmethod
+    def shapes(cls, projections: Mapping[str, np.ndarray], *, actual: Shapes, metadata: Mapping[str, str]) -> Shapes:
+        """As of a Head; the embedding may be of another width than the encoder's, and biases may have been added."""
+        shapes = dict(super().shapes(projections, actual=actual, metadata=metadata))
+        weight = actual.get("image_weight", ())
+        width = weight[1] if len(weight) == 2 else shapes["image_weight"][1]
+        for side in SIDES:
+            shapes[f"{side}_weight"] = (shapes[f"{side}_weight"][0], width)
+            if f"{side}_bias" in {*shapes, *actual}:
+                shapes[f"{side}_bias"] = (width,)
+        return shapes
+
+    @classmethod
     def learning_names(cls, side: str) -> tuple[str, ...]:
         """As of a Head."""
         return f"{side}_weight", f"{side}_bias"
@@ -85,18 +99,27 @@ class Projection:
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Tower."""
+        self._features = features
+        self._embeddings, self._norms = normalise_columns(self.projected(features))
+        return self._embeddings
+
+    def projected(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (S, B, D) -> W x + b (S, E, B)."""
         projected = self._products(self._weight, features.transpose(1, 2))
         if self._bias is not None:
             projected += self._bias[:, :, None]
-        self._features = features
-        self._embeddings, self._norms = normalise_columns(projected)
-        return self._embeddings
+        return projected
 
     def backward(self, gradient: torch.Tensor, *, along: torch.Tensor) -> Gradients:
         """As of a Tower."""
-        if not self._learns:
-            return {}
-        gradient = through_norm(gradient, self._embeddings, along=along, norms=self._norms)
+        return self.gradients(self.through_norm(gradient, along=along)) if self._learns else {}
+
+    def through_norm(self, gradient: torch.Tensor, *, along: torch.Tensor) -> torch.Tensor:
+        """The gradient of W x + b, from that of the embeddings of the last forward, in place."""
+        return through_norm(gradient, self._embeddings, along=along, norms=self._norms)
+
+    def gradients(self, gradient: torch.Tensor) -> Gradients:
+        """Gradients of weight and bias, from that of W x + b."""
         gradients = {f"{self._side}_weight": self._products.separately(gradient, self._features)}
         if self._bias is not None:
             gradients[f"{self._side}_bias"] = gradient.sum(2).unbind()

@@ -42,7 +42,7 @@ def baseline_projections(cache: FeatureCache) -> dict[str, np.ndarray]:
         return cache.projections
     key = _key(cache)
     if key not in _SOLUTIONS:
-        solution = _correlated(cache)
+        solution = _closed_form(cache)
         while len(_SOLUTIONS) >= _MOST_SOLUTIONS:
             del _SOLUTIONS[next(iter(_SOLUTIONS))]
         _SOLUTIONS[key] = solution
@@ -55,17 +55,26 @@ def _key(cache: FeatureCache) -> tuple:
     return cache.path.resolve(), cache.fingerprint, state.st_ino, state.st_mtime_ns, state.st_size
 
 
-def _correlated(cache: FeatureCache) -> dict[str, np.ndarray]:
+def _closed_form(cache: FeatureCache) -> dict[str, np.ndarray]:
     try:
-        analysis = fit_cca(cache, without_copies=True)
+        return cache.projections | correlated_projections(cache, without_copies=True)
     except (UsageError, TrainingError) as error:
         raise UsageError(
             f"{cache.path} is of two encoders without projections of their own, so that its untrained head is solved "
             f"for on the train split: {error}"
         ) from None
+
+
+def correlated_projections(cache: FeatureCache, *, without_copies: bool) -> dict[str, np.ndarray]:
+    """Weights and biases of both sides by correlation analysis of the training pairs, as baseline_projections says.
+
+    without_copies  as leakage.training_images takes it
+
+    Raises UsageError and TrainingError without images of train, CacheError when a feature is not finite.
+    """
+    analysis = fit_cca(cache, without_copies=without_copies)
     gallery = read_validation(cache)
     if gallery is None:
-        return cache.projections | analysis.solve(_STRENGTH_WITHOUT_VAL)
+        return analysis.solve(_STRENGTH_WITHOUT_VAL)
     solutions = (analysis.solve(strength) for strength in CCA_STRENGTHS)
-    best = max(solutions, key=lambda solved: rsum(gallery.measure(LinearHead(solved), device="cpu")))
-    return cache.projections | best
+    return max(solutions, key=lambda solved: rsum(gallery.measure(LinearHead(solved), device="cpu")))

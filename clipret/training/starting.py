@@ -11,7 +11,7 @@ from clipret.config import TrainConfig
 from clipret.heads import HEADS, load_head_kind
 from clipret.heads.base import SIDES, Head, Tensors, clip_tensors
 from clipret.heads.linear import LinearHead
-from clipret.retrieval.baseline import baseline_projections
+from clipret.retrieval.baseline import baseline_projections, correlated_projections
 from clipret.retrieval.closed_form import Ridge, fit_procrustes, fit_ridge
 from clipret.retrieval.gallery import read_validation
 from clipret.retrieval.metrics import rsum
@@ -19,8 +19,6 @@ from clipret.retrieval.metrics import rsum
 # Of ridge, to choose from, the nearest to CLIP's own projection first.
 RIDGE_STRENGTHS = (float("inf"), 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 _RIDGE_WITHOUT_VAL = 1.0
-# What a head can start as that is a solution in closed form, which needs the training pairs.
-_SOLVED = ("procrustes", "ridge")
 # A sweep starts many runs on a cache from the same solution.
 _SOLUTIONS: WeakKeyDictionary[FeatureCache, dict[tuple, Tensors]] = WeakKeyDictionary()
 
@@ -37,15 +35,17 @@ def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
                 strength that config.ridge says. auto: the one of RIDGE_STRENGTHS whose head has the highest rsum on
                 val, of equal ones the largest; the largest of all is CLIP's own head, so that none starts worse on
                 val. Without a val split it is 1
+    cca         both projections, with biases, by regularised canonical correlation analysis (closed_form.Cca) of the
+                strength with the highest rsum on val; the embedding is then as wide as the narrower side's features
     others      as the kind of head has them (Head.start)
 
     Raises CacheError when a training feature is not finite.
     """
-    if config.init in _SOLVED:
-        return {name: tensor.clone() for name, tensor in _solution(config, cache).items()}
+    solved = config.init in _SOLVERS
+    clip = _solution(config, cache) if solved else clip_tensors(baseline_projections(cache))
     return load_head_kind(config.head).start(
-        clip_tensors(baseline_projections(cache)),
-        init=config.init,
+        {name: tensor.clone() for name, tensor in clip.items()},
+        init="clip" if solved else config.init,
         sides=learning_sides(config),
         settings=head_settings(config),
         generator=torch.Generator().manual_seed(config.seed),
@@ -74,7 +74,7 @@ def _solution(config: TrainConfig, cache: FeatureCache) -> Tensors:
     key = (config.init, config.train, config.ridge, config.drop_cross_split_duplicates)
     solutions = _SOLUTIONS.setdefault(cache, {})
     if key not in solutions:
-        solutions[key] = _rotated(config, cache) if config.init == "procrustes" else _regressed(config, cache)
+        solutions[key] = _SOLVERS[config.init](config, cache)
     return solutions[key]
 
 
@@ -105,6 +105,10 @@ def _regressed(config: TrainConfig, cache: FeatureCache) -> Tensors:
     return max(solutions, key=lambda solved: rsum(gallery.measure(LinearHead(solved), device="cpu")))
 
 
+def _correlated(config: TrainConfig, cache: FeatureCache) -> Tensors:
+    return clip_tensors(correlated_projections(cache, without_copies=config.drop_cross_split_duplicates))
+
+
 def _solve(solvers: dict[str, Ridge], tensors: Tensors, *, strength: float) -> Tensors:
     solved = {}
     for side, solver in solvers.items():
@@ -113,3 +117,7 @@ def _solve(solvers: dict[str, Ridge], tensors: Tensors, *, strength: float) -> T
         if f"{side}_bias" in tensors:
             solved[f"{side}_bias"] = solution[-1].clone()
     return tensors | solved
+
+
+# What a head can start as that is a solution in closed form, which needs the training pairs.
+_SOLVERS = {"procrustes": _rotated, "ridge": _regressed, "cca": _correlated}

@@ -156,10 +156,27 @@ def test_a_spoiled_head_is_refused_in_its_exact_line(projections, path, changes,
     assert str(caught.value) == message.format(path=path, kinds=" or ".join(HEADS))
 
 
-def test_a_bias_too_many_is_a_matter_of_widths(projections, path):
-    save_head(LinearHead(projections), path=path, metadata=METADATA)
-    with pytest.raises(HeadError, match=r"does not fit the widths of the cache: it has image_bias 12, image_weight"):
-        load(path, contents().projections)
+def test_a_bias_too_few_is_a_matter_of_widths(projections, path):
+    save_head(LinearHead(contents().projections), path=path, metadata=METADATA)
+    with pytest.raises(
+        HeadError, match=r"does not fit the widths of the cache: it has image_weight 24x12, text_weight"
+    ):
+        load(path, projections)
+
+
+def test_a_head_of_another_embedding_width_and_with_added_biases_comes_back(projections, path):
+    wide = {"image_weight": torch.randn(24, 9), "text_weight": torch.randn(16, 9)}
+    wide |= {"image_bias": torch.randn(9), "text_bias": torch.randn(9)}
+    save_head(LinearHead(wide), path=path, metadata=METADATA)
+    for name, tensor in load(path, projections).tensors.items():
+        assert torch.equal(tensor, wide[name])
+
+
+def test_sides_of_different_embedding_widths_are_refused(projections, path):
+    sides = {"image_weight": torch.randn(24, 9), "text_weight": torch.randn(16, 8), "image_bias": torch.randn(9)}
+    save_head(LinearHead(sides), path=path, metadata=METADATA)
+    with pytest.raises(HeadError, match=r"text_weight 16x8, the cache needs .*text_weight 16x9"):
+        load(path, projections)
 
 
 def test_a_saved_head_comes_back_bit_for_bit(projections, tmp_path):
@@ -175,8 +192,10 @@ def test_a_saved_head_comes_back_bit_for_bit(projections, tmp_path):
 
 def test_a_head_for_other_widths_is_refused_with_both_shapes(projections, tmp_path):
     path = tmp_path / "head.safetensors"
-    save_head(LinearHead(contents(dims=(24, 16, 8), bias=True).projections), path=path, metadata=METADATA)
-    with pytest.raises(HeadError, match=r"has image_bias 8, image_weight 24x8.*needs image_bias 12"):
+    save_head(LinearHead(contents(dims=(20, 16, 12), bias=True).projections), path=path, metadata=METADATA)
+    with pytest.raises(
+        HeadError, match=r"has image_bias 12, image_weight 20x12.*needs image_bias 12, image_weight 24x"
+    ):
         load_head(path, projections=projections, weights_sha256=WEIGHTS)
 
 
