@@ -1,6 +1,7 @@
 """Captions that other libraries' tokenizers read otherwise than clip's."""
 
 import functools
+import unicodedata
 
 from clipret.backbones.clip_package import import_clip
 
@@ -13,4 +14,5 @@ def reads_as_clip(caption: str) -> bool:
     html.unescape); tokenizers of Hugging Face do not. White space and case both treat alike, but for a last sigma.
     """
     cleaned = import_clip().simple_tokenizer.basic_clean(caption)
-    return cleaned == caption.strip() and cleaned.lower() == "".join(letter.lower() for letter in cleaned)
+    same = cleaned == unicodedata.normalize("NFC", caption.strip())
+    return same and cleaned.lower() == "".join(letter.lower() for letter in cleaned)
