@@ -1,6 +1,6 @@
-"""Make the data sets on which heads, losses and recipes are judged: caches in build/testbeds, nothing of them committed.
+"""Make the data sets on which heads, losses and recipes are judged, as caches in build/testbeds.
 
-    python scripts/testbeds.py                    # icons, icons-20k, stamps and emoji; a quarter of an hour, mostly rendering
+    python scripts/testbeds.py                    # all of them: half an hour, mostly rendering
     python scripts/testbeds.py icons stamps
 
 emoji      as in the demo: what tiny-emoji was trained to read

@@ -33,7 +33,7 @@ def wise_ft(head: Head, *, projections: dict[str, np.ndarray], alpha: float) -> 
     for name, tensor in trained.items():
         if tensor.shape != untrained[name].shape:
             raise HeadError(
-                f"there is no line from the untrained head to this one: {name} is {tuple(untrained[name].shape)} there, "
-                f"and {tuple(tensor.shape)} here; wise-ft is for heads that started as the encoder's own."
+                f"there is no line from the untrained head to this one: {name} is {tuple(untrained[name].shape)} "
+                f"there, and {tuple(tensor.shape)} here; wise-ft is for heads that started as the encoder's own."
             )
     return head.like(interpolate(untrained, trained, alpha=alpha))

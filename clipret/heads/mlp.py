@@ -37,8 +37,8 @@ class MLPHead(LinearHead):
         x <- x + silu(norm(x) up + shift) down        for each block, norm a layer norm without parameters
         embedding = normalize(x W + b)
 
-    up is (D, H), shift (H,), down (H, D). While every down is 0 the head computes CLIP's embeddings. Blocks of this kind
-    are FuseMix's (Vouitsis et al. 2024).
+    up is (D, H), shift (H,), down (H, D). While every down is 0 the head computes CLIP's embeddings. Blocks of this
+    kind are FuseMix's (Vouitsis et al. 2024).
     """
 
     kind = "mlp"
@@ -112,7 +112,6 @@ class MLPHead(LinearHead):
 
     def layers(self, side: str) -> None:
         """As of a Head: other libraries have no layer norm between two plain layers."""
-        return None
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Head."""

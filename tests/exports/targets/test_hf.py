@@ -122,6 +122,7 @@ def test_the_folder_s_tokenizer_reads_as_clip_s_but_for_the_clean_up(exported):
         assert tokenizer(cleaned(text), truncation=True)["input_ids"] == ids.tolist(), text
 
 
+@pytest.mark.ci
 def test_captions_that_the_clean_up_changes_are_compared_cleaned_and_counted(encoder, tmp_path):
     backbone = encoder("clip:transformer")
     results = verified("hf", source_of(backbone, linear_head(backbone)), tmp_path, captions=["a red bus", *ODD])

@@ -21,7 +21,7 @@ CONFIG = "open_clip_config.json"
     ("name", "settings"),
     [
         ("clip:transformer", {}),
-        ("clip:resnet", {}),
+        pytest.param("clip:resnet", {}, marks=pytest.mark.ci),
         pytest.param("clip:transformer", {"width": 40}, marks=pytest.mark.ci),
         pytest.param("clip:resnet", {"width": 40}, marks=pytest.mark.ci),
         pytest.param("clip:resnet", {"sides": ("text",)}, marks=pytest.mark.ci),
@@ -129,6 +129,7 @@ def test_a_damaged_folder_fails_the_verification(encoder, tmp_path, damage):
         verification("open_clip", source, folder, scratch=tmp_path / "scratch")
 
 
+@pytest.mark.ci
 def test_captions_are_cleaned_as_by_clip(encoder, tmp_path):
     backbone = encoder("clip:transformer")
     captions = ["a red bus", "“curly” quotes &amp; ﬁgures"]
