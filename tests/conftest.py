@@ -15,6 +15,7 @@ from PIL import Image
 
 from clipret import cli
 from clipret.cache import CacheContents, open_writer
+from clipret.machine import torch_private
 from clipret.machine.tensors import open_tensors, write_tensors
 from tests.helpers import REPOSITORY
 
@@ -276,3 +277,9 @@ def run(capsys, tmp_path, monkeypatch):
         return status, output.out, output.err
 
     return call
+
+
+@pytest.fixture
+def any_bfloat16(monkeypatch):
+    """Processors without instructions for bfloat16 compute in it too, slowly."""
+    monkeypatch.setattr(torch_private, "cpu_has_bfloat16", lambda: True)

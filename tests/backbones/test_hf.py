@@ -34,7 +34,7 @@ def test_features_times_projection_equal_what_the_library_computes(hf_folders, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_can_be_pickled_and_computes_in_fewer_bits(hf_folders, kind):
+def test_a_model_can_be_pickled_and_computes_in_fewer_bits(hf_folders, any_bfloat16, kind):
     backbone = load_backbone(f"hf:{hf_folders(kind)}", precision="bf16")
     again = pickle.loads(pickle.dumps(backbone))
     inputs = inputs_of(backbone, CAPTIONS)

@@ -212,7 +212,7 @@ def test_float32_weights_are_not_rounded_to_float16(folders):
     assert not torch.equal(weight, weight.half().float())
 
 
-def test_bfloat16_is_near_float32(folders):
+def test_bfloat16_is_near_float32(folders, any_bfloat16):
     exact, rounded = loaded(folders("vit")), loaded(folders("vit"), precision="bf16")
     pixels = pictures(3, side=32)
     features = rounded.encode_image(pixels)

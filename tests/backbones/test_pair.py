@@ -178,7 +178,7 @@ def test_features_that_are_not_the_librarys_are_refused(pair_models, side):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_pair_can_be_sent_to_another_process_and_computed_in_bfloat16(pair_models, precision):
+def test_a_pair_can_be_sent_to_another_process_and_computed_in_bfloat16(pair_models, any_bfloat16, precision):
     backbone = load_backbone(
         pair_models.pair("hf_dinov2"), precision={"float32": "fp32", "bfloat16": "bf16"}[precision]
     )

@@ -377,7 +377,7 @@ def test_what_is_wrong_with_a_head_is_one_line_and_leaves_no_run(settings, tmp_p
         ({"init": "ridge"}, "--init is ridge; that is for the built-in heads; leave --init out."),
     ],
 )
-def test_settings_that_are_not_for_them_are_refused(settings, words, changes, expected):
+def test_settings_that_are_not_for_them_are_refused(settings, words, any_bfloat16, changes, expected):
     with pytest.raises(UsageError) as caught:
         train(settings(head=words["head"], **changes))
     assert str(caught.value) == expected
