@@ -50,7 +50,7 @@ ONLY_IMPORTER = {
     "requests": ("datasets/downloads/transfer.py",),
     "sentence_transformers": ("backbones/sentences.py", "exports/targets/*"),
     "timm": ("backbones/unimodal_timm.py",),
-    "tokenizers": ("exports/targets/onnx*", "exports/targets/tokenizer_files.py"),
+    "tokenizers": ("exports/targets/*",),
     "usearch": ("exports/indexes/usearch.py",),
 }
 # The ground: what these may import of the package.

@@ -289,7 +289,7 @@ class TrainConfig:
             raise UsageError(f"--name is '{self.name}'; expected the name of one folder, made below {self.runs_dir}/.")
         if self.head in HEADS and self.init not in HEADS[self.head].inits:
             heads = [name for name, row in HEADS.items() if self.init in row.inits]
-            raise UsageError(f"--init {self.init} is for --head {' or '.join(heads)}; the head is {self.head}.")
+            raise UsageError(f"--init {self.init} is for --head {', '.join(heads)}; the head is {self.head}.")
         if self.init == _CCA and self.train != "both":
             raise UsageError(f"--init {_CCA} solves for both sides; --train is {self.train}, expected both.")
         if self.ridge != "auto":

@@ -41,7 +41,7 @@ def other_format(path):
         seal.write_seal(path, command=None)
 
 
-def head(path, dims=(24, 16, 8), weights="ab" * 32):
+def head(path, dims=(20, 16, 12), weights="ab" * 32):
     metadata = {"model": "RN50", "weights_sha256": weights, "fingerprint": "cd" * 32}
     save_head(LinearHead(contents(dims=dims).projections), path=path, metadata=metadata)
 
@@ -90,7 +90,7 @@ BAD_INPUTS = {
     "head for other widths": (
         "eval --head narrow.safetensors --cache made.h5",
         1,
-        "head narrow.safetensors does not fit the widths of the cache: it has image_weight 24x8, text_weight 16x8, "
+        "head narrow.safetensors does not fit the widths of the cache: it has image_weight 20x12, text_weight 16x12, "
         "the cache needs image_weight 24x12, text_weight 16x12; use a cache of model RN50.",
     ),
     "head of another model": (
@@ -197,7 +197,7 @@ BAD_INPUTS = {
     "adapter from a projection": (
         "train --cache made.h5 --head adapter --init ridge",
         2,
-        "--init ridge is for --head linear; the head is adapter.",
+        "--init ridge is for --head linear, mlp, gated; the head is adapter.",
     ),
     "adapter that is nothing else": (
         "train --cache made.h5 --head adapter --adapter-ratio 1",
@@ -212,7 +212,7 @@ BAD_INPUTS = {
     "unknown start": (
         "train --cache made.h5 --init zeros",
         2,
-        "--init is 'zeros'; expected one of: clip, random, procrustes, ridge.",
+        "--init is 'zeros'; expected one of: clip, random, procrustes, ridge, cca.",
     ),
     "unknown side": ("train --cache made.h5 --train all", 2, "--train is 'all'; expected one of: both, image, text."),
     "no patience": ("train --cache made.h5 --patience 0", 2, "--patience is 0; expected 1 or more."),

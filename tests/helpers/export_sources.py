@@ -88,7 +88,7 @@ def sample_of(source: Source, folder: Path, *, captions: list[str] = CAPTIONS) -
             "text": unit(head.embed_texts(backbone.encode_text(backbone.pad(backbone.tokenize(captions)[0])))),
             "image": unit(head.embed_images(backbone.encode_image(pixels))),
         }
-    return Sample(captions, files, cropped, expected, cached={})
+    return Sample(captions, files, cropped, expected, cached={}, backbone=backbone)
 
 
 def written(target: str, source: Source, folder: Path) -> Path:

@@ -96,7 +96,7 @@ def test_settings_that_a_combination_has_no_use_for_make_no_combinations(axes, c
         ({"lr": "1e-4,nan"}, "--lr is nan; expected a value above 0, at most 1000."),
         (
             {"head": "linear,adapter", "init": "clip,ridge"},
-            "--init ridge is for --head linear; the head is adapter.",
+            "--init ridge is for --head linear, mlp, gated; the head is adapter.",
         ),
         (
             {"lr": {"low": 1e-4, "high": 1e-2}},

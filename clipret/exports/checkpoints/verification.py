@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from clipret.backbones.protocol import Backbone
 from clipret.cache import FeatureCache
 from clipret.errors import ExportError
 from clipret.exports import TARGETS
@@ -44,6 +45,7 @@ class Sample:
     cached          text, image -> the largest difference of the cached features through the head to `expected`
     missing         why the first image that could not be read is not among them
     features        text, image -> (n, D) of the cache, which are embedded instead of files; None: files are
+    backbone        the encoder; None: features are embedded
     """
 
     captions: list[str]
@@ -54,6 +56,7 @@ class Sample:
     missing: str | None = None
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     features: dict[str, np.ndarray] | None = None
+    backbone: Backbone | None = None
 
 
 def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> Sample:
@@ -91,7 +94,7 @@ def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> S
     stored = _through(head, {side: torch.from_numpy(cache.read(side, rows[side])) for side in expected})
     cached = {side: _difference(stored[side], expected[side]) for side in expected}
     _require_cached(cache, cached)
-    return Sample(captions, files, cropped, expected, cached, missing, rows)
+    return Sample(captions, files, cropped, expected, cached, missing, rows, backbone=encoder.backbone)
 
 
 def _sample_features(cache: FeatureCache, head: Head, *, rows: dict[str, np.ndarray]) -> Sample:
@@ -126,7 +129,10 @@ def _verify(way: Way, label: str, name: str, *, folder: Path, sample: Sample, sc
     result = {"way": label, "remark": way.remark, "tolerance": way.tolerance, "opened": True}
     if importlib.util.find_spec(way.needs) is None:
         return result | {"opened": False}
-    texts = {"prepared": [way.clean(caption) for caption in sample.captions], "original": sample.captions}
+    texts = {
+        "prepared": [way.clean(caption, sample.backbone) for caption in sample.captions],
+        "original": sample.captions,
+    }
     images = {"prepared": sample.cropped, "original": sample.files}
     arrays = ask(name, label, folder=folder, texts=texts, images=images, features=sample.features, scratch=scratch)
     embedded = {side: arrays[f"{side}/prepared"] for side in sample.expected}

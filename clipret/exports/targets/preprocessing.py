@@ -46,7 +46,8 @@ def openai_preprocessing(side: int) -> Preprocessing:
 def preprocessing_of(backbone: OpenAIClip) -> Preprocessing | None:
     """The model's, whichever library it came from; None: it is more than to resize, crop and normalise."""
     steps, side = _steps(backbone.crop), backbone.image_side
-    if steps is None or steps.get("background") or "fill" in steps:
+    # Of transparency no config of another library says anything.
+    if steps is None or "fill" in steps:
         return None
     resize = steps["resize"]
     modes = {("shortest", str(side)): SHORTEST, ("both", str([side, side])): SQUASH}

@@ -31,6 +31,7 @@ from tests.helpers.backbone_models import real_clip
 from tests.helpers.exported import CAPTIONS, embedded, extracted, open_here, random_head, saved
 
 FILES = [
+    "README.md",
     "clipret_export.json",
     "image.onnx",
     "merges.txt",
