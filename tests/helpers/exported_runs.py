@@ -56,7 +56,13 @@ def extracted_run(folder: Path, *, model: str | Path = "tiny-emoji") -> Path:
         pixels = generator.integers(0, 256, size=(70, 80, 4), dtype=np.uint8)
         Image.fromarray(pixels, mode="RGBA").save(folder / f"photos/{number}.png")
         (folder / f"photos/{number}.txt").write_text(f"Thing number {number}\n")
-    settings = {"model": str(model), "workers": 0, "prompt": "a drawing of {}", "caption_clean": "lower"}
+    settings = {
+        "model": str(model),
+        "workers": 0,
+        "prompt": "a drawing of {}",
+        "caption_clean": "lower",
+        "background": "white",
+    }
     extract(ExtractConfig(dataset=str(folder / "photos"), out=folder / "made.h5", **settings))
     learning = {"loss": "sigmoid", "epochs": 2, "keep": "last", "lr": 1e-2}
     run = train(TrainConfig(cache=folder / "made.h5", runs_dir=folder / "runs", **learning))["run"]

@@ -55,8 +55,8 @@ class Way:
                embeddings: (n, E) arrays or tensors on the CPU
     remark     what a user should know of it; ""
     cropped    as embed, of image files that are S x S already; None: embed leaves such images as they are
-    clean      (caption, encoder) -> the text that the library's tokenizer reads as the encoder reads the caption. What it
-               makes of the caption itself is compared apart, and only reported
+    clean      (caption, encoder) -> the text that the library's tokenizer reads as the encoder reads the caption. What
+               it makes of the caption itself is compared apart, and only reported
     """
 
     embed: Embed
