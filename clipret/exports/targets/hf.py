@@ -185,8 +185,8 @@ from sentence_transformers import SentenceTransformer
 model = SentenceTransformer("{folder}")
 images, texts = model.encode(pictures), model.encode(captions)"""
 REMARK = (
-    "transformers does not mend texts as clip does, puts what is transparent on white, and its crop is a pixel off where "
-    "what it cuts off is odd"
+    "transformers does not mend texts as clip does, puts what is transparent on white, and its crop is a pixel off "
+    "where what it cuts off is odd"
 )
 
 TARGET = Target(
