@@ -313,7 +313,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_are_exported(name, tmp_path, pair_models):
     """What onnxruntime makes of captions and images is what the family's own library makes of them."""

@@ -59,10 +59,10 @@ def recalls(captions, images, own):
     [
         ("resnet", "clip", "clip.load and load_state_dict", 0),
         ("resnet", "open_clip", "open_clip", 0),
-        ("transformer", "open_clip", "open_clip", 0),
+        pytest.param("transformer", "open_clip", "open_clip", 0, marks=pytest.mark.slow),
         # Its resize is torchvision's, on tensors: a level more or less here and there, which turns a near tie.
-        ("transformer", "hf", "transformers", 2),
-        ("transformer", "hf", "sentence-transformers", 2),
+        pytest.param("transformer", "hf", "transformers", 2, marks=pytest.mark.slow),
+        pytest.param("transformer", "hf", "sentence-transformers", 2, marks=pytest.mark.slow),
     ],
 )
 def test_recall_by_the_library_is_that_of_eval(run_of, tmp_path, kind, target, way, turned_at_most):
