@@ -216,6 +216,11 @@ class LibraryBackbone:
         """image, text -> D."""
         return {"image": self.image.width, "text": self.text.width}
 
+    @property
+    def last_blocks(self) -> None:
+        """The tokens inside other libraries' encoders cannot be kept."""
+        return None
+
     def prepare(self) -> None:
         """Compute all cached properties: processes forked after this share them."""
         for name in ("_normaliser", "_encode_pixels", "_encode_ids"):

@@ -15,6 +15,7 @@ from clipret.backbones.checkpoints import read_context_length
 from clipret.backbones.clip_package import ClipFirst, build_clip, import_clip, library_version
 from clipret.backbones.exactness import require_equal
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
+from clipret.backbones.last_blocks import last_blocks
 from clipret.backbones.origin import Origin
 from clipret.backbones.pixels import CLIP_RESIZE, Crop, Normaliser, colour_of, split_transform
 from clipret.backbones.resnet import ImageResNet
@@ -22,6 +23,7 @@ from clipret.backbones.tokenizing import LibraryTokenizer
 from clipret.backbones.tokens import Tokenizer, pad
 from clipret.backbones.towers import ImageTransformer, TextTransformer
 from clipret.backbones.weights import checkpoint_path, load_weights
+from clipret.machine.last_blocks import LastBlock
 
 
 def load(name: str, *, device: str, precision: str, compiled: bool, download_root: Path | None) -> "OpenAIClip":
@@ -169,25 +171,50 @@ class OpenAIClip:
         values = self._normaliser(pixels.to(self.device).flatten(2)).view(pixels.shape)
         return values.permute(0, 3, 1, 2).to(self.model.dtype)
 
+    @property
+    def last_blocks(self) -> dict[str, LastBlock]:
+        """image, text -> the last block."""
+        return last_blocks(self.model)
+
     @torch.inference_mode()
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode_image(self, pixels: torch.Tensor, *, tokens: bool = False) -> torch.Tensor:
         """(B, S, S, 3) uint8 -> (B, D) penultimate features on the model's device, float32, or float16 with fp16.
 
         Vision transformer: the class token after ln_post, the input of visual.proj. ResNet: the attention-pooled
         vector, the input of visual.attnpool.c_proj.
+
+        tokens  (B, D + L W) instead: behind the features, the same to the bit, the L tokens of width W that go into the
+                last block; of a ResNet into the attention of its pool, the mean of all positions first
         """
         assert pixels.dtype == torch.uint8
         pixels = pixels.to(self.device, non_blocking=True)
-        return self._in_pieces(pixels, most=self._image_tower.piece, encode=self._encode_pixels)
+        encode = self._encode_pixels_too if tokens else self._encode_pixels
+        return self._in_pieces(pixels, most=self._image_tower.piece, encode=encode)
 
     @torch.inference_mode()
-    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+    def encode_text(self, ids: torch.Tensor, *, tokens: bool = False) -> torch.Tensor:
         """(B, L) token ids, L at most context_length -> (B, D) penultimate features, of the type of encode_image.
 
         ln_final at the end-of-text position, the input of text_projection. L changes no feature beyond rounding.
+
+        tokens  (B, D + L W) instead, as of encode_image; those behind the end of the text are of no use
         """
         ids = ids.to(self.device, torch.int64, non_blocking=True)
-        return self._in_pieces(ids, most=self._text_tower.piece(ids.shape[1]), encode=self._encode_ids)
+        encode = self._encode_ids_too if tokens else self._encode_ids
+        return self._in_pieces(ids, most=self._text_tower.piece(ids.shape[1]), encode=encode)
+
+    @torch.inference_mode()
+    def finish(self, side: str, tokens: torch.Tensor) -> torch.Tensor:
+        """The features (B, D) of tokens (B, L, W) as encode_image and encode_text have them, all rows as long.
+
+        Of captions the last token is that of the end.
+        """
+        tokens = tokens.to(self.device, self._arithmetic.stream)
+        with whole_float32(self.device):
+            if side == "image":
+                return self._image_tower.finish(tokens)
+            ends = torch.full((len(tokens),), tokens.shape[1] - 1, device=self.device)
+            return self._text_tower.finish(tokens, ends=ends)
 
     def tokenize(self, captions: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
         """Ids of the captions, equal to clip.tokenize(truncate=True), or the other library's; (B,) int64 counts before.
@@ -265,6 +292,14 @@ class OpenAIClip:
     @functools.cached_property
     def _encode_ids(self) -> Callable:
         return self._compiled(self._text_tower)
+
+    @functools.cached_property
+    def _encode_pixels_too(self) -> Callable:
+        return self._compiled(self._image_tower.with_tokens)
+
+    @functools.cached_property
+    def _encode_ids_too(self) -> Callable:
+        return self._compiled(self._text_tower.with_tokens)
 
     def _compiled(self, tower: Callable) -> Callable:
         return torch.compile(tower.__call__, dynamic=True) if self.compiled else tower

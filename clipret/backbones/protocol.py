@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from clipret.machine.last_blocks import LastBlock
+
 
 class Tokenizer(Protocol):
     """Captions -> token ids. Can be pickled."""
@@ -90,6 +92,13 @@ class Backbone(Protocol):
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, S, S, 3) uint8 -> (B, D) penultimate features on the device: the input of the final projection."""
+
+    @property
+    def last_blocks(self) -> Mapping[str, LastBlock] | None:
+        """image, text -> the last block, for encoders whose tokens can be kept; None: they cannot.
+
+        An encoder that has them takes `tokens` in encode_image and encode_text, and has `finish`, as OpenAIClip does.
+        """
 
     def tokenize(self, captions: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
         """Ids of every caption, truncated to context_length, and (B,) int64 token counts before truncation."""

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from clipret.backbones.kernels import Arithmetic, OneQuery
 from clipret.backbones.pixels import Normaliser
+from clipret.backbones.towers import with_tokens
 from clipret.machine import torch_private
 
 # Bytes of the largest activation on the CPU; above this, oneDNN's convolutions run at 0.6 of their speed.
@@ -45,6 +46,14 @@ class ImageResNet:
         return max(1, _CPU_BYTES // (self._channels * self._side**2))
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.finish(self.tokens(pixels))
+
+    def with_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, D + L D): what a call returns, and behind it the L tokens that go into the attention pool."""
+        return with_tokens(self.finish, self.tokens(pixels))
+
+    def tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, L, D): what goes into the attention of the pool, the mean of all positions first."""
         batch, side = len(pixels), self._side
         x = self._normalise(pixels.reshape(batch, side, side * 3)).to(self._arithmetic.dtype)
         # The pixels are already in channels_last order.
@@ -54,7 +63,11 @@ class ImageResNet:
         x = functional.avg_pool2d(x, 2)
         for block in self._blocks:
             x = block(x)
-        return self._pool(x).to(self._arithmetic.stream)
+        return self._pool.tokens(x).to(self._arithmetic.stream)
+
+    def finish(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The features (B, D) of tokens (B, L, D)."""
+        return self._pool(tokens.to(self._arithmetic.dtype)).to(self._arithmetic.stream)
 
 
 class Convolution:
@@ -137,7 +150,7 @@ class Bottleneck:
 
 
 class AttentionPool:
-    """One attention query, the mean of all positions: (B, C, S, S) -> (B, C), before c_proj."""
+    """One attention query, the mean of all positions: tokens (B, L, C) -> (B, C), before c_proj."""
 
     def __init__(self, pool: torch.nn.Module, *, arithmetic: Arithmetic):
         self._positions = pool.positional_embedding.detach().to(arithmetic.dtype)
@@ -145,7 +158,10 @@ class AttentionPool:
         weight, bias = (torch.cat([getattr(part, name) for part in parts]).detach() for name in ("weight", "bias"))
         self._attention = OneQuery(weight, bias, heads=pool.num_heads, arithmetic=arithmetic)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, S, S) -> (B, L, C): the mean of all positions, then each of them, with their embeddings."""
         x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self._positions
-        return self._attention(x, at=torch.zeros(len(x), dtype=torch.int64, device=x.device))
+        return torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self._positions
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self._attention(tokens, at=torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device))

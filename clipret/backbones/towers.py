@@ -5,6 +5,8 @@ Only one position is used after the last block, so that block computes query, ou
 Shape suffixes: B batch, S image side, P patch side, N patches, L positions, D width.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from clipret.backbones.kernels import CPU_ROWS, Arithmetic, Linear, Norm, OneQuery, QuickMLP, attend
@@ -35,6 +37,14 @@ class ImageTransformer:
         return max(1, CPU_ROWS // (len(self._positions) + 1))
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.finish(self.tokens(pixels))
+
+    def with_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, D + L D): what a call returns, and behind it the L tokens that go into the last block."""
+        return with_tokens(self.finish, self.tokens(pixels))
+
+    def tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, L, D): what goes into the last block."""
         batch, side, patch = len(pixels), pixels.shape[1], self._patch
         across = side // patch
         # Cut into patches as bytes, which moves a quarter of the data of floats.
@@ -44,7 +54,12 @@ class ImageTransformer:
         x = self._norm_before(torch.cat([first, patches + self._positions], dim=1))
         for block in self._blocks:
             x = block(x)
-        return self._norm_after(self._last(x, at=torch.zeros(batch, dtype=torch.int64, device=x.device)))
+        return x
+
+    def finish(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The features (B, D) of tokens (B, L, D)."""
+        at = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+        return self._norm_after(self._last(tokens, at=at))
 
 
 class TextTransformer:
@@ -65,12 +80,30 @@ class TextTransformer:
         return max(1, CPU_ROWS // length)
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        length, ends = ids.shape[1], ids.argmax(dim=1)
+        return self.finish(self.tokens(ids), ends=ids.argmax(dim=1))
+
+    def with_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, D + L D): what a call returns, and behind it the L tokens that go into the last block."""
+        ends = ids.argmax(dim=1)
+        return with_tokens(lambda tokens: self.finish(tokens, ends=ends), self.tokens(ids))
+
+    def tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, L, D): what goes into the last block."""
+        length = ids.shape[1]
         x = torch.nn.functional.embedding(ids, self._embedding).to(self._stream) + self._positions[:length]
         for block in self._blocks:
             x = block(x, is_causal=True)
-        seen = torch.arange(length, device=ids.device) <= ends[:, None]
-        return self._norm_after(self._last(x, at=ends, seen=seen))
+        return x
+
+    def finish(self, tokens: torch.Tensor, *, ends: torch.Tensor) -> torch.Tensor:
+        """The features (B, D) of tokens (B, L, D) whose end-of-text tokens are at `ends` (B,)."""
+        seen = torch.arange(tokens.shape[1], device=tokens.device) <= ends[:, None]
+        return self._norm_after(self._last(tokens, at=ends, seen=seen))
+
+
+def with_tokens(finish: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+    """(B, D + L D): finish(tokens), and behind it the tokens (B, L, D), as one row for each image or caption."""
+    return torch.cat([finish(tokens), tokens.flatten(1)], dim=1)
 
 
 class Block:

@@ -109,11 +109,16 @@ def require_whole(path: Path, side: str, *, rows: np.ndarray, stored: Rows, comm
     path, rows  the file that they were read from, and their numbers (n,)
     command     what makes the cache anew
     """
-    bad = rows[stored.mismatches()].tolist()
+    require_none(path, f"{side} rows", rows=rows[stored.mismatches()], command=command)
+
+
+def require_none(path: Path, what: str, *, rows: np.ndarray, command: str) -> None:
+    """Raise CacheError when there are rows that are not what was written; what: `image rows`."""
+    bad = rows.tolist()
     if bad:
         shown = ", ".join(map(str, bad[:_SHOWN])) + (", ..." if len(bad) > _SHOWN else "")
         raise CacheError(
-            f"{path}: {len(bad)} {side} rows are not what was written to them: {shown}; the file is damaged: delete it "
+            f"{path}: {len(bad)} {what} are not what was written to them: {shown}; the file is damaged: delete it "
             f"and extract again with: {command}"
         )
 

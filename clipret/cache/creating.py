@@ -15,6 +15,7 @@ from clipret.cache.layout import DIGEST_BYTES, FORMAT, PACKED, PROBLEM_BYTES, SI
 from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import write_at
 from clipret.cache.seal import BLOCK, Extent, write_seal
+from clipret.cache.taps import STARTS, SUM, TOKEN_ARRAYS, packed_blocks
 from clipret.cache.texts import ImpliedTexts, PackedTexts
 
 # What HDF5 adds to a string: its reference, its header in the heap and the padding to eight bytes; and to an array.
@@ -28,8 +29,9 @@ _NOTES = {
         "problem": ((), f"S{PROBLEM_BYTES}"),
         "sha256": ((2, DIGEST_BYTES), "uint8"),
         "single_colour": ((2,), "uint8"),
+        SUM: ((), "uint32"),
     },
-    "text": {"tokens": ((2,), "int16")},
+    "text": {"tokens": ((2,), "int16"), SUM: ((), "uint32")},
 }
 
 
@@ -59,7 +61,9 @@ def write_structure(
             _write_columns(file, contents, later=later)
         for name, (shape, dtype) in raw_arrays(contents, part=part).items():
             if shards is None or not name.endswith("/features"):
-                _preallocate(file, name, shape=shape, dtype=dtype, filled=not contents.imported)
+                # Tokens are many times the rest, and are not written twice.
+                filled = not (contents.imported or name.endswith(TOKEN_ARRAYS))
+                _preallocate(file, name, shape=shape, dtype=dtype, filled=filled)
         if shards is not None:
             for side in SIDES:
                 _refer(file, f"{side}/features", contents=contents, shards=shards)
@@ -119,7 +123,9 @@ def needed_bytes(contents: CacheContents, *, part: Part | None = None, features:
     if part is None:
         total += sum(_text_bytes(getattr(contents, name)) for name in TEXT_COLUMNS)
         total += len(contents.image_ids) + 8 * len(contents.captions)
-        total += sum(_ARRAY_BYTES + 4 * np.size(values) for values in contents.projections.values())
+        arrays = (*contents.projections.values(), *packed_blocks(contents.blocks).values())
+        total += sum(_ARRAY_BYTES + 4 * np.size(values) for values in arrays)
+        total += sum(_ARRAY_BYTES + tap.starts.nbytes for tap in contents.taps.values() if tap.starts is not None)
     return total + 4 * len(json.dumps([contents.inputs, contents.about]))
 
 
@@ -136,6 +142,8 @@ def raw_arrays(contents: CacheContents, *, part: Part | None = None) -> dict[str
     counts = contents.counts if part is None else {side: len(rows) for side, rows in part.rows.items()}
     arrays = {}
     for side, count in counts.items():
+        if side in contents.taps:
+            arrays |= contents.taps[side].arrays(side, count=count)
         arrays[f"{side}/features"] = (count, contents.width(side)), contents.dtype
         arrays[f"{side}/state"] = (count,), "uint8"
         for name in contents.notes[side]:
@@ -164,8 +172,11 @@ def _write_columns(file: h5py.File, contents: CacheContents, *, later: list[tupl
                 column[start : start + _CHUNK] = texts[start : start + _CHUNK]
     file.create_dataset("image/split", data=contents.image_splits, dtype=np.uint8)
     file.create_dataset("text/image", data=contents.caption_images, dtype=np.int64)
-    for name, values in contents.projections.items():
+    for name, values in (*contents.projections.items(), *packed_blocks(contents.blocks).items()):
         file.create_dataset(f"projection/{name}", data=np.asarray(values, dtype=np.float32))
+    for tap in contents.taps.values():
+        if tap.starts is not None:
+            file.create_dataset(STARTS, data=tap.starts, dtype=np.int64)
 
 
 def _copy(dataset: h5py.Dataset, values: np.ndarray) -> None:

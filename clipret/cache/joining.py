@@ -170,5 +170,5 @@ class _Shards:
                 if name not in arrays:
                     arrays[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
                 arrays[name][places] = values
-        notes = {name: arrays.pop(name) for name in NOTES[side]}
+        notes = {name: arrays.pop(name) for name in NOTES[side] if name in arrays}
         return Rows(**arrays, notes=notes)

@@ -11,7 +11,9 @@ from types import MappingProxyType
 import numpy as np
 
 from clipret.annotations import Annotations
+from clipret.cache.taps import Tap
 from clipret.errors import CacheFormatError, CacheMismatchError
+from clipret.machine.last_blocks import LastBlock
 
 FORMAT = 1
 PENDING, DONE, UNUSABLE = 0, 1, 2
@@ -22,7 +24,11 @@ PROBLEM_BYTES = 160
 # are covered too, are there twice: damage to one is seen.
 # Imported features come without.
 NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"image": ("problem", "sha256", "single_colour"), "text": ("tokens",)}
+    {"image": ("problem", "sha256", "single_colour", "tap_sum"), "text": ("tokens", "tap_sum")}
+)
+# Those of a cache without tokens of a last block.
+PLAIN_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {side: tuple(name for name in names if name != "tap_sum") for side, names in NOTES.items()}
 )
 NO_NOTES: Mapping[str, tuple[str, ...]] = MappingProxyType({"image": (), "text": ()})
 # Texts of an imported cache may be implied, or lie packed in two arrays of these endings instead of HDF5's strings.
@@ -33,9 +39,12 @@ PACKED = ("_bytes", "_ends")
 # The input that says what imported features are; others have none.
 IMPORTED = "imported"
 DIGEST_BYTES = 32
-# Arrays of fixed size, the only ones that change once the structure is written. All but the last have an entry a row.
+# Arrays of fixed size, the only ones that change once the structure is written. All but the tap of captions and the
+# last have an entry a row.
 RAW = tuple(
-    f"{side}/{name}" for side in SIDES for name in ("features", *NOTES[side], "checksum", "state", "micro_batch")
+    f"{side}/{name}"
+    for side in SIDES
+    for name in ("tap", "tap_scale", "features", *NOTES[side], "checksum", "state", "micro_batch")
 )
 
 
@@ -50,6 +59,8 @@ class CacheContents(Annotations):
     inputs       JSON-ready values that decide the features' values; the fingerprint is made of them
     about        JSON-ready values to keep beside them
     notes        image, text -> what stands beside the features of that side, of NOTES
+    taps         image, text -> how its tokens are stored; without the sides whose tokens are not
+    blocks       the same sides -> the encoder's last block, which those tokens go into
 
     The texts of imported features may be ImpliedTexts or PackedTexts.
     """
@@ -59,7 +70,9 @@ class CacheContents(Annotations):
     inputs: dict
     about: dict
     widths: dict[str, int] | None = None
-    notes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: NOTES)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: PLAIN_NOTES)
+    taps: Mapping[str, Tap] = field(default_factory=dict)
+    blocks: Mapping[str, LastBlock] = field(default_factory=dict)
 
     def width(self, side: str) -> int:
         """D of the features of a side."""

@@ -44,6 +44,12 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
     if config.out.resolve() in {path.resolve() for path in config.caches}:
         raise CacheError(f"{config.out} is one of the caches to merge; give another --out.")
     caches = [FeatureCache(path) for path in config.caches]
+    for cache in caches:
+        if cache.taps:
+            raise CacheError(
+                f"{cache.path} has tokens of a last block (--tap), which merge does not carry; extract the data sets "
+                f"without --tap, or together as one data set."
+            )
     for other in caches[1:]:
         _require_alike(caches[0], other)
     _require_different(caches)

@@ -14,6 +14,7 @@ from clipret.cache.parts import PART_NAME, Part, shards, shards_folder
 from clipret.cache.raw import Place, Segment
 from clipret.cache.schema import wrong_objects
 from clipret.cache.seal import Seal, require_sealed
+from clipret.cache.taps import Tap, taps_in, wrong_taps
 from clipret.errors import CacheDamagedError, CacheError, CacheFormatError, CacheMismatchError
 
 _LAST_BYTES = 1 << 18
@@ -21,11 +22,12 @@ _LAST_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Opened:
-    """A file with valid checksums and schema; places: name of a raw array -> where it lies."""
+    """A file with valid checksums and schema; places: name of a raw array -> where it lies; taps: side -> its Tap."""
 
     file: h5py.File
     attributes: Attributes
     places: dict[str, Place]
+    taps: dict[str, Tap]
 
 
 @contextmanager
@@ -94,7 +96,11 @@ def _checked(path: Path, file: h5py.File, *, seal: Seal, shard: bool) -> Opened:
             extent = seal.arrays.get(name)
             if extent is None or (extent.start, extent.stop) != (start, start + place.size):
                 raise CacheDamagedError(path, [f"/{name} is not where the first block says"], command=seal.command)
-    return Opened(file, attributes, places)
+    taps = taps_in(file, places)
+    counts = {side: places[f"{side}/state"].shape[0] for side in SIDES}
+    if faults := list(wrong_taps(places, taps, counts=counts)):
+        raise CacheDamagedError(path, faults, command=seal.command)
+    return Opened(file, attributes, places, taps)
 
 
 def _place(path: Path, dataset: h5py.Dataset, *, attributes: Attributes) -> Place:

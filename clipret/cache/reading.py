@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from clipret.annotations import Annotations
-from clipret.cache.checksums import Rows, require_whole, unfit
+from clipret.cache.checksums import Rows, require_none, require_whole, unfit
 from clipret.cache.columns import digest_captions, read_texts
 from clipret.cache.layout import (
     DIGEST_BYTES,
@@ -28,6 +29,7 @@ from clipret.cache.opening import opened_file
 from clipret.cache.raw import RawFile
 from clipret.cache.relations import wrong_reasons, wrong_relations
 from clipret.cache.selecting import FeatureArray, features_of, rows_of
+from clipret.cache.taps import SUM, StoredTokens, blocks_in, read_tokens
 from clipret.errors import CacheDamagedError, CacheError, CacheIncompleteError
 
 _REASONS_AT_ONCE = 4096
@@ -50,6 +52,9 @@ class FeatureCache:
     fingerprint     sha256 over format and inputs, of imported features also over every row
     notes           image, text -> what stands beside the features: of imported ones nothing. Their ids, files and
                     captions are sequences that make them when they are asked for
+    taps            image, text -> how the tokens of its last block's input are stored (read_tokens reads them); without
+                    sides whose tokens the cache does not have
+    blocks          the same sides -> that last block
     checksums       image, text -> (N,), (M,) uint32, of every row; 0: not written
     micro_batch     image, text -> the smallest micro-batch, in rows, after running out of memory; 0: none
     """
@@ -66,7 +71,11 @@ class FeatureCache:
             self.image_splits = source.file["image/split"][:]
             self.caption_images = source.file["text/image"][:]
             self.projections = _projections(source.file["projection"])
-            self._places = source.places
+            self._places, self.taps = source.places, source.taps
+            try:
+                self.blocks = blocks_in(source.file["projection"], about=self.about, taps=self.taps)
+            except ValueError as error:
+                raise CacheDamagedError(self.path, [str(error)], command=self.about["command"]) from None
             self._raw = RawFile(self.path, self._places, writable=False)
         weakref.finalize(self, self._raw.close)
         # Before the rest: a row is called done after all else of it was written, perhaps just now.
@@ -84,6 +93,7 @@ class FeatureCache:
         wrong["micro-batches that differ from their copy"] = np.flatnonzero([one != two for one, two in sizes.values()])
         # Rows that were compared with their checksums.
         self._compared = {side: np.zeros(len(self.checksums[side]), dtype=bool) for side in SIDES}
+        self._compared_tokens = {side: np.zeros(len(self.checksums[side]), dtype=bool) for side in self.taps}
         faults = [f"{len(rows)} {what}, the first of row {rows[0]}" for what, rows in wrong.items() if len(rows)]
         faults += wrong_relations(self)
         if faults:
@@ -214,6 +224,8 @@ class FeatureCache:
             inputs=self.inputs,
             about=self.about,
             notes=self.notes,
+            taps=self.taps,
+            blocks=self.blocks,
         )
 
     @property
@@ -252,6 +264,38 @@ class FeatureCache:
             self._compared[side][new_rows] = True
         return features
 
+    def read_tokens(self, side: str, rows: np.ndarray) -> StoredTokens:
+        """The tokens of the given rows, in memory; each row is compared with its checksum the first time.
+
+        Raises CacheError at rows that are not what was written, and when the cache has no tokens of that side.
+        """
+        self.require_tokens(side)
+        rows = _row_numbers(rows, total=len(self.checksums[side]))
+        tokens = self.stored_tokens(side, rows)
+        fresh = ~self._compared_tokens[side][rows]
+        if fresh.any():
+            wrong = fresh & (tokens.sums() != self._narrow(f"{side}/{SUM}", rows))
+            if wrong.any():
+                require_none(
+                    self.path, f"tokens of {side} rows", rows=rows[wrong], command=self.about["command"]
+                )
+            self._compared_tokens[side][rows] = True
+        return tokens
+
+    def stored_tokens(self, side: str, rows: np.ndarray) -> StoredTokens:
+        """What is stored of the tokens of some rows, in memory; nothing of it is compared."""
+        with self._legible():
+            return read_tokens(self._raw, side, self.taps[side], rows)
+
+    def require_tokens(self, *sides: str) -> None:
+        """Raise CacheError unless the cache has the tokens of these sides."""
+        for side in sides:
+            if side not in self.taps:
+                raise CacheError(
+                    f"{self.path} has no {side} tokens, which a head of kind block reads; extract them to another "
+                    f"--out with --tap {'both' if len(sides) == 2 else side}."
+                )
+
     def text_digests(self, rows: np.ndarray) -> np.ndarray:
         """(len(rows),) int64, equal for captions that are the same text but for case and spaces, as CLIP reads them.
 
@@ -269,7 +313,10 @@ class FeatureCache:
         if side == "text":
             notes = {} if self._token_notes is None else {"tokens": self._token_notes[rows]}
         else:
-            notes = {name: self._narrow(f"image/{name}", rows) for name in self.notes["image"]}
+            notes = {}
+        for name in self.notes[side]:
+            if name not in notes:
+                notes[name] = self._narrow(f"{side}/{name}", rows)
         return Rows(features, notes, states=states[rows], checksums=self.checksums[side][rows])
 
     def _reasons(self) -> tuple[dict[int, str], dict[str, np.ndarray]]:
@@ -313,8 +360,13 @@ class FeatureCache:
 
     def _load(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Rows of a raw array, or all, by plain reads: a map of a file that is cut short would end the process."""
-        try:
+        with self._legible():
             return self._raw.read(name, range(self._places[name].shape[0]) if rows is None else rows)
+
+    @contextmanager
+    def _legible(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise CacheError(
                 f"{self.path} cannot be read any more: {error.strerror or error}. Check it with: "

@@ -42,6 +42,9 @@ class Array(NamedTuple):
 
 
 _FEATURES = ("float16", "float32")
+_TOKENS = ("float16", "int8")
+# The arrays of a side's tokens that a cache has together, if it has any.
+_TAPS = {"image": ("image/tap", "image/tap_sum"), "text": ("text/tap", "text/tap_sum", "text/tap_starts")}
 
 
 def _packed(name: str, symbol: str) -> dict[str, Array]:
@@ -60,6 +63,9 @@ ARRAYS = {
     **_packed("image/file", "N"),
     "image/split": Array(("N",), ("uint8",), values=(0, len(SPLITS))),
     "image/features": Array(("N", "D_image"), _FEATURES, virtual=True),
+    "image/tap": Array(("N", "T_image", "W_image"), _TOKENS, optional=True),
+    "image/tap_scale": Array(("N", "T_image"), ("float32",), optional=True),
+    "image/tap_sum": Array(("N",), ("uint32",), optional=True),
     "image/problem": Array(("N",), (f"S{PROBLEM_BYTES}",), spare=True),
     "image/sha256": Array(("N", 2, DIGEST_BYTES), ("uint8",), spare=True),
     "image/single_colour": Array(("N", 2), ("uint8",), spare=True),
@@ -72,12 +78,18 @@ ARRAYS = {
     **_packed("text/caption", "M"),
     "text/image": Array(("M",), ("int64",), values=(0, "N")),
     "text/features": Array(("M", "D_text"), _FEATURES, virtual=True),
+    "text/tap": Array(("L_text", "W_text"), _TOKENS, optional=True),
+    "text/tap_scale": Array(("L_text",), ("float32",), optional=True),
+    "text/tap_starts": Array(("L_starts",), ("int64",), optional=True),
+    "text/tap_sum": Array(("M",), ("uint32",), optional=True),
     "text/tokens": Array(("M", 2), ("int16",), values=(0, 1 << 15), spare=True),
     "text/checksum": Array(("M",), ("uint32",)),
     "text/state": Array(("M",), ("uint8",), values=(0, 2)),
     "text/micro_batch": Array((2,), ("int32",), values=(0, 1 << 31)),
     "projection/image/weight": Array(("D_image", "E"), ("float32",), optional=True),
     "projection/image/bias": Array(("E",), ("float32",), optional=True),
+    "projection/image/block": Array(("L_image_block",), ("float32",), optional=True),
+    "projection/text/block": Array(("L_text_block",), ("float32",), optional=True),
     "projection/text/weight": Array(("D_text", "E"), ("float32",), optional=True),
     "projection/text/bias": Array(("E",), ("float32",), optional=True),
     "projection/logit_scale": Array((), ("float32",)),
@@ -101,12 +113,24 @@ def wrong_objects(file: h5py.File, *, size: int, shard: bool, imported: bool = F
     empty = [what for symbol, what in (("N", "images"), ("M", "captions")) if not shard and symbols.get(symbol) == 0]
     if imported and not faults:
         faults, empty = list(_wrong_texts(file)), empty if len(empty) == 2 else []
+    if not shard:
+        faults += _missing_taps(file)
     if faults or empty:
         return faults or [f"it holds no {what}" for what in empty]
     if not shard and (missing := _missing_weights(file["projection"])):
         return missing
     image, text = (file[f"{side}/features"].dtype for side in ("image", "text"))
     return [] if image == text else [f"/text/features is {text}, /image/features is {image}"]
+
+
+def _missing_taps(file: h5py.File) -> Iterator[str]:
+    """All that tokens need is there, or nothing of it."""
+    for side, names in _TAPS.items():
+        together = (*names, f"projection/{side}/block")
+        here = [name for name in (*together, f"{side}/tap_scale") if name in file]
+        for name in together if here else ():
+            if name not in file:
+                yield f"it has /{here[0]} without /{name}"
 
 
 def _wrong_texts(file: h5py.File) -> Iterator[str]:

@@ -5,6 +5,7 @@ import numpy as np
 from clipret.cache.assembling import chunks
 from clipret.cache.layout import PENDING, UNUSABLE
 from clipret.cache.reading import FeatureCache
+from clipret.cache.taps import SUM
 from clipret.cache.texts import ImpliedTexts
 from clipret.machine.progress import Progress, ProgressCallback, silent
 
@@ -35,9 +36,22 @@ def check_rows(cache: FeatureCache, side: str, *, on_progress: ProgressCallback 
         for name, faulty in zip(_ROW_FAULTS, faults, strict=True):
             rows_of[name].append(rows.start + np.flatnonzero(settled & faulty))
         on_progress(Progress(f"{side} rows", rows.stop, count))
+    if side in cache.taps:
+        rows_of |= _check_tokens(cache, side, on_progress=on_progress)
     # Imported features may be of one side only.
     none = np.zeros(0, dtype=np.int64)
     return {name: np.concatenate([none, *pieces]) for name, pieces in rows_of.items()}
+
+
+def _check_tokens(cache: FeatureCache, side: str, *, on_progress: ProgressCallback) -> dict[str, list[np.ndarray]]:
+    states = cache.image_states if side == "image" else cache.text_states
+    settled, wrong = np.flatnonzero(states != PENDING), []
+    for chunk in cache.taps[side].chunks(settled):
+        rows = settled[chunk]
+        sums = cache.stored_tokens(side, rows).sums()
+        wrong.append(rows[sums != cache.stored(side, rows).notes[SUM]])
+        on_progress(Progress(f"tokens of {side} rows", int(rows[-1]) + 1, len(states)))
+    return {"with tokens that were not what was written": wrong}
 
 
 def check_texts(cache: FeatureCache) -> list[str]:

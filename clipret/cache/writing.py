@@ -1,7 +1,7 @@
 """Writing features to a cache or a shard, as its only writer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from clipret.cache.layout import DIGEST_BYTES, DONE, NOTES, PENDING, SIDES, UNUS
 from clipret.cache.opening import opened_file, require_part
 from clipret.cache.parts import Part, shard_path
 from clipret.cache.raw import RawFile
+from clipret.cache.taps import SUM, StoredTokens, Tap, read_tokens, write_tokens
 from clipret.errors import CacheError
 
 # Seconds between syncs to disk; a sync for every batch would be slow.
@@ -33,6 +34,7 @@ class CacheWriter:
     rows      image, text -> the range of rows in this file: all of a cache, or the part of a shard
     states    image, text -> (n,) uint8: PENDING, DONE or UNUSABLE, the current state of those rows
     problems  image row -> why it has no feature, for UNUSABLE rows
+    taps      image, text -> how the tokens of that side are stored; without sides whose tokens are not
 
     Writes go to the operating system at once, so they survive a crash of this process. To survive a crash of the
     machine, states are written only after the features were synced to disk: every few seconds, and at the end. Complete
@@ -41,8 +43,8 @@ class CacheWriter:
     Methods may be called from any thread, one call at a time.
     """
 
-    def __init__(self, path: Path, raw: RawFile, *, rows: dict[str, range], about: dict):
-        self.path, self._raw = path, raw
+    def __init__(self, path: Path, raw: RawFile, *, rows: dict[str, range], about: dict, taps: Mapping[str, Tap]):
+        self.path, self._raw, self.taps = path, raw, taps
         self.rows, self.about, self.dtype = rows, about, raw.places["image/features"].dtype
         self._notes = {side: [name for name in NOTES[side] if f"{side}/{name}" in raw.places] for side in SIDES}
         self.states = {side: self._load(side, "state") for side in SIDES}
@@ -71,6 +73,7 @@ class CacheWriter:
         problems: dict[int, str],
         digests: np.ndarray | None = None,
         single_colour: np.ndarray | None = None,
+        tap: StoredTokens | None = None,
     ) -> None:
         """Write those of the given image rows that are pending; other rows are left unchanged.
 
@@ -80,6 +83,7 @@ class CacheWriter:
         digests        (B, 32) uint8, sha256 of the image files; zeros where unknown; None: all unknown
         single_colour  (B,) bool, whether the encoder sees one colour only; None: all False. Stored as False for rows
                        with a problem
+        tap            the tokens of all rows, where the cache has them; rows with a problem get zeros instead
         """
         features, count = np.array(features, dtype=self.dtype), len(features)
         digests = np.zeros((count, DIGEST_BYTES)) if digests is None else digests
@@ -90,28 +94,38 @@ class CacheWriter:
             "sha256": _twice(np.asarray(digests, dtype=np.uint8)),
             "single_colour": _twice(colours),
         }
-        self._write("image", rows, features=features, notes=notes)
+        if tap is not None and problems:
+            tap = tap.without(list(problems))
+        self._write("image", rows, features=features, notes=notes, tap=tap)
 
-    def write_texts(self, rows: int | np.ndarray, *, features: np.ndarray, tokens: np.ndarray) -> None:
+    def write_texts(
+        self,
+        rows: int | np.ndarray,
+        *,
+        features: np.ndarray,
+        tokens: np.ndarray,
+        tap: StoredTokens | None = None,
+    ) -> None:
         """Write those of the given captions that are pending; other rows are left unchanged.
 
         rows      (B,) in any order, or the first of consecutive rows
         features  (B, D_text)
         tokens    (B,) token counts before truncation
+        tap       the tokens of all rows, where the cache has them
         """
         counts = np.minimum(tokens, np.iinfo(np.int16).max).astype(np.int16)
         notes = {"tokens": _twice(counts)}
-        self._write("text", rows, features=np.asarray(features, dtype=self.dtype), notes=notes)
+        self._write("text", rows, features=np.asarray(features, dtype=self.dtype), notes=notes, tap=tap)
 
     def copy_rows(self, side: str, rows: np.ndarray, sources: np.ndarray) -> None:
         """Copy feature, notes and state of the rows `sources` (B,) to those of `rows` (B,) that are pending.
 
         Both are rows of this writer. The sources must not be pending.
         """
-        for start in range(0, len(rows), _CHUNK):
-            places = sources[start : start + _CHUNK] - self.rows[side].start
+        for chunk in self._chunks(side, sources - self.rows[side].start):
+            places = sources[chunk] - self.rows[side].start
             assert (self.states[side][places] != PENDING).all(), "a source has nothing to copy yet"
-            self.put(side, rows[start : start + _CHUNK], stored=self.stored(side, places))
+            self.put(side, rows[chunk], stored=self.stored(side, places), tap=self._tokens(side, places))
 
     def stored(self, side: str, places: np.ndarray) -> Rows:
         """The stored rows at places (n,), counted from this writer's first row."""
@@ -119,15 +133,18 @@ class CacheWriter:
         notes = {name: self._load(side, name, places) for name in self._notes[side]}
         return Rows(features, notes, states=self.states[side][places], checksums=checksums)
 
-    def put(self, side: str, rows: np.ndarray, *, stored: Rows) -> None:
-        """Write complete rows (B,) with the checksums they have. Rows that are not pending are skipped."""
+    def put(self, side: str, rows: np.ndarray, *, stored: Rows, tap: StoredTokens | None = None) -> None:
+        """Write complete rows (B,) with the checksums they have. Rows that are not pending are skipped.
+
+        tap  their tokens, where the cache has them
+        """
         places = np.asarray(rows, dtype=np.int64) - self.rows[side].start
         order = np.argsort(places, kind="stable")
         order = order[self.states[side][places[order]] == PENDING]
         if not len(order):
             return
         places, stored = places[order], stored.take(order)
-        self._put(side, places, stored=stored)
+        self._put(side, places, stored=stored, tap=tap and tap.take(order))
 
     def put_block(self, side: str, rows: range, *, stored: Rows) -> None:
         """Write whole consecutive rows, as put does; without a copy where all are still to do."""
@@ -137,9 +154,14 @@ class CacheWriter:
         else:
             self.put(side, np.arange(rows.start, rows.stop), stored=stored)
 
-    def _put(self, side: str, places: np.ndarray | range, *, stored: Rows) -> None:
+    def _put(
+        self, side: str, places: np.ndarray | range, *, stored: Rows, tap: StoredTokens | None = None
+    ) -> None:
         """Write rows that are to do, at ascending places counted from this writer's first row."""
+        assert (tap is None) == (side not in self.taps), "tokens are written where there is a place for them"
         with explained(self.path):
+            if tap is not None:
+                write_tokens(self._raw, side, self.taps[side], places, tokens=tap)
             self._raw.write(f"{side}/features", places, values=stored.features)
             # For every row: an extraction killed here may have left a reason for an image that was repaired since.
             for name, values in stored.notes.items():
@@ -199,11 +221,33 @@ class CacheWriter:
             unsaid[:] = False
         self._synced = time.monotonic()
 
-    def _write(self, side: str, rows: int | np.ndarray, *, features: np.ndarray, notes: dict[str, np.ndarray]) -> None:
+    def _write(
+        self,
+        side: str,
+        rows: int | np.ndarray,
+        *,
+        features: np.ndarray,
+        notes: dict[str, np.ndarray],
+        tap: StoredTokens | None,
+    ) -> None:
         if np.ndim(rows) == 0:
             rows = np.arange(rows, rows + len(features))
+        if tap is not None:
+            notes = notes | {SUM: tap.sums()}
         stored = Rows(features, notes, _states(notes, count=len(features)), row_checksums(features, notes))
-        self.put(side, rows, stored=stored)
+        self.put(side, rows, stored=stored, tap=tap)
+
+    def _tokens(self, side: str, places: np.ndarray) -> StoredTokens | None:
+        if side not in self.taps:
+            return None
+        with explained(self.path):
+            return read_tokens(self._raw, side, self.taps[side], places)
+
+    def _chunks(self, side: str, places: np.ndarray) -> Iterator[slice]:
+        """Slices of the places whose rows fit into memory together."""
+        if side in self.taps:
+            return self.taps[side].chunks(places)
+        return (slice(start, start + _CHUNK) for start in range(0, len(places), _CHUNK))
 
     def _forget(self, places: np.ndarray) -> None:
         """Reset unusable images to pending.
@@ -227,13 +271,16 @@ class CacheWriter:
         if not checksums.any():
             return
         waiting = np.flatnonzero((self.states[side] == PENDING) & (checksums != 0))
-        for start in range(0, len(waiting), _CHUNK):
-            places = waiting[start : start + _CHUNK]
-            candidates = self.stored(side, places)
+        for chunk in self._chunks(side, waiting):
+            places = waiting[chunk]
+            candidates, tap = self.stored(side, places), self._tokens(side, places)
             whole = ~candidates.mismatches()
+            if tap is not None:
+                whole &= tap.sums() == candidates.notes[SUM]
             candidates = replace(candidates, states=_states(candidates.notes, count=len(places)))
             # Written again: after a failed sync the system may treat pages as synced that are not.
-            self.put(side, self.rows[side].start + places[whole], stored=candidates.take(whole))
+            rows = self.rows[side].start + places[whole]
+            self.put(side, rows, stored=candidates.take(whole), tap=tap and tap.take(whole))
 
     def _load(self, side: str, name: str, places=None) -> np.ndarray:
         with explained(self.path):
@@ -278,7 +325,7 @@ def open_writer(path: Path, contents: CacheContents, *, part: Part | None = None
 def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterator[CacheWriter]:
     """The writer of the existing cache or shard at `path`. The caller holds the lock."""
     with opened_file(path, shard=part is not None) as source:
-        attributes, places = source.attributes, source.places
+        attributes, places, taps = source.attributes, source.places, source.taps
     rows = {side: range(places[f"{side}/state"].shape[0]) for side in SIDES}
     if part is not None:
         require_part(path, attributes, part)
@@ -287,7 +334,7 @@ def opened(path: Path, contents: CacheContents, *, part: Part | None) -> Iterato
     with explained(path):
         raw = RawFile(path, places)
     try:
-        writer = CacheWriter(path, raw, rows=rows, about=attributes.about)
+        writer = CacheWriter(path, raw, rows=rows, about=attributes.about, taps=taps)
         try:
             yield writer
         except BaseException:

@@ -7,6 +7,7 @@ closed form over the training pairs.
 import numpy as np
 
 from clipret.cache import FeatureCache
+from clipret.cache.taps import block_arrays
 from clipret.config.comparison import BASELINES
 from clipret.errors import TrainingError, UsageError
 from clipret.heads.linear import LinearHead
@@ -31,7 +32,8 @@ def baseline_name(cache: FeatureCache) -> str:
 def baseline_projections(cache: FeatureCache) -> dict[str, np.ndarray]:
     """The projections of the baseline, by the names that a cache gives them.
 
-    Those of the cache where it has them. Otherwise regularised canonical correlation analysis of the training pairs
+    Those of the cache where it has them, and where it has tokens the last block that they go into, by the names of
+    taps.block_arrays. Otherwise regularised canonical correlation analysis of the training pairs
     (closed_form.Cca) without images that val or test has too, of the strength of CCA_STRENGTHS with the highest rsum on
     val, of equal ones the largest; without a val split it is 0.1. E is then the smaller of the two feature widths.
 
@@ -39,7 +41,7 @@ def baseline_projections(cache: FeatureCache) -> dict[str, np.ndarray]:
     feature is not finite.
     """
     if cache.aligned:
-        return cache.projections
+        return cache.projections | block_arrays(cache.blocks)
     key = _key(cache)
     if key not in _SOLUTIONS:
         solution = _closed_form(cache)
