@@ -55,6 +55,7 @@ def inspect_cache(path: Path | str) -> dict:
         "projections": {side: _projection(cache, side) for side in SIDES} if cache.aligned else None,
         "inputs": cache.inputs,
         "aligned": cache.aligned,
+        "taps": {side: _tap(cache, side) for side in cache.taps},
         "images": {**_counts(cache.image_states), "width": cache.width("image")},
         "captions": {
             **_counts(cache.text_states),
@@ -84,6 +85,19 @@ def _projection(cache: FeatureCache, side: str) -> dict:
         "shape": list(weight.shape),
         "bias": f"{side}/bias" in cache.projections,
         "identity": weight.shape[0] == weight.shape[1] and np.array_equal(weight, np.eye(len(weight))),
+    }
+
+
+def _tap(cache: FeatureCache, side: str) -> dict:
+    tap = cache.taps[side]
+    rows = np.arange(len(cache.checksums[side]))
+    return {
+        "width": tap.width,
+        "dtype": tap.dtype,
+        "tokens": int(tap.lengths(rows).sum()),
+        "bytes": int(tap.row_bytes(rows).sum()),
+        "block": cache.blocks[side].form,
+        "loss": (cache.about.get("tap_loss") or {}).get(side),
     }
 
 

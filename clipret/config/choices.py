@@ -22,6 +22,9 @@ PROTOCOLS = (
 )
 COLUMNS = ("image", "caption", "split", "id")
 DTYPES = ("float16", "float32")
+# What `tap` takes -> the sides whose tokens are kept.
+TAPS = {"none": (), "block": ("image", "text"), "both": ("image", "text"), "image": ("image",), "text": ("text",)}
+TAP_DTYPES = ("float16", "int8")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DECODINGS = ("exact", "fast")

@@ -14,6 +14,8 @@ from clipret.config.choices import (
     DECODINGS,
     DTYPES,
     PRECISIONS,
+    TAP_DTYPES,
+    TAPS,
 )
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
@@ -152,6 +154,16 @@ class ExtractConfig(CheckConfig):
         120.0, "Seconds after which a process that still reads one image counts as hanging.", above=0, at_most=86_400
     )
     dtype: str = setting("float16", "Type of the stored features: float16 or float32.", choices=DTYPES)
+    tap: str = setting(
+        "none",
+        "Keep the tokens that go into the last block too, for heads of kind block: block or both (sides), image, text.",
+        choices=tuple(TAPS),
+    )
+    tap_dtype: str = setting(
+        "float16",
+        "Type of those tokens: float16, or int8 with a scale for each token.",
+        choices=TAP_DTYPES,
+    )
     precision: str = setting(
         "auto", "Of the model: fp32, fp16 (GPU) or bf16; auto: fp16 on a GPU, fp32 on the CPU.", choices=PRECISIONS
     )
@@ -175,6 +187,11 @@ class ExtractConfig(CheckConfig):
     retry_problems: bool = setting(False, "Try the images again that could not be read before.")
     device: str = shared.device()
     seed: int = shared.seed("Accepted as by every command; extraction draws nothing at random.")
+
+    @property
+    def tap_sides(self) -> tuple[str, ...]:
+        """The sides whose tokens are kept."""
+        return TAPS[self.tap]
 
     @property
     def cache(self) -> Path:

@@ -1,13 +1,16 @@
 """The contents of a cache before the first feature is written: rows, settings, versions."""
 
 import datetime
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import numpy as np
 import torch
 
 from clipret.backbones.protocol import Backbone
-from clipret.cache import CacheContents
+from clipret.cache import SIDES, CacheContents
+from clipret.cache.layout import NOTES, PLAIN_NOTES
+from clipret.cache.taps import Tap, block_notes
 from clipret.config import BATCH_SIZES, FAST_DECODERS, ExtractConfig
 from clipret.datasets.base import RetrievalDataset
 from clipret.extraction.processes import Rank
@@ -18,13 +21,23 @@ _LIBRARIES = ("clipret", "torch", "torchvision", "pillow", "h5py", "numpy")
 
 
 def cache_contents(
-    config: ExtractConfig, *, dataset: RetrievalDataset, backbone: Backbone, rank: Rank, decoding: dict | None
+    config: ExtractConfig,
+    *,
+    dataset: RetrievalDataset,
+    backbone: Backbone,
+    rank: Rank,
+    decoding: dict | None,
+    taps: Mapping[str, Tap],
+    tap_loss: dict | None,
 ) -> CacheContents:
     """Everything in the cache except the features.
 
     decoding  difference between fast and exact decoding, from measured_decoding; None for exact decoding
+    taps      of the sides whose tokens are kept, from tapping.plan_taps
+    tap_loss  what their type costs, from tapping.measured_loss; None without taps
     """
     kind = backbone.device.type
+    blocks = {side: backbone.last_blocks[side] for side in taps}
     inputs = {
         "backbone": backbone.family,
         "weights_sha256": backbone.weights_sha256,
@@ -39,6 +52,7 @@ def cache_contents(
         "dataset": dataset.name,
         "annotation_sha256": dataset.annotation_sha256,
         **({"pad_images": True} if config.pad_images else {}),
+        **({"tap": ", ".join(taps), "tap_dtype": config.tap_dtype} if taps else {}),
         # Another version of a library may compute other features; ours for OpenAI's are compared with clip's each time.
         **({"library": backbone.library, **backbone.details} if backbone.details else {}),
     }
@@ -51,6 +65,7 @@ def cache_contents(
         "kernels": backbone.kernels,
         "batch_size": config.batch_size or BATCH_SIZES[kind],
         "decoding": decoding,
+        **({"blocks": block_notes(blocks), "tap_loss": tap_loss} if taps else {}),
         "root": str(dataset.root),
         "split_rule": dataset.split_rule,
         "remarks": list(dataset.remarks),
@@ -64,6 +79,9 @@ def cache_contents(
         dtype=config.dtype,
         inputs=inputs,
         about=about,
+        notes={side: NOTES[side] if side in taps else PLAIN_NOTES[side] for side in SIDES},
+        taps=taps,
+        blocks=blocks,
     )
 
 

@@ -6,8 +6,9 @@ the process. On a GPU, worker processes decode, and this process launches one ba
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,13 @@ from clipret.machine.workers import ReadWatch
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
+class Tap(NamedTuple):
+    """Of a side whose tokens are kept: the widths D of its features and W of its tokens."""
+
+    width: int
+    token_width: int
+
+
 class Encoded(NamedTuple):
     """The result of a batch.
 
@@ -36,6 +44,7 @@ class Encoded(NamedTuple):
     digests        (B, 32) uint8, sha256 of the image files, zeros where they were not read; None for captions
     single_colour  (B,) bool, whether all pixels are equal, or would be without the resize; also of images that cannot
                    be read; None for captions
+    tokens         (B, L, W) float32, the input of the last block; None: they are not asked for
     """
 
     rows: np.ndarray
@@ -45,6 +54,15 @@ class Encoded(NamedTuple):
     counts: np.ndarray | None = None
     digests: np.ndarray | None = None
     single_colour: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, rows: np.ndarray, encoded: np.ndarray, micro_batch: int, *, tap: Tap | None, **notes) -> "Encoded":
+        """encoded: (B, D) features, or with a tap (B, D + L W), the tokens behind them."""
+        if tap is None:
+            return cls(rows, encoded, micro_batch, **notes)
+        tokens = encoded[:, tap.width :].reshape(len(encoded), -1, tap.token_width)
+        return cls(rows, encoded[:, : tap.width], micro_batch, tokens=tokens, **notes)
 
 
 class _Decoded(NamedTuple):
@@ -67,6 +85,7 @@ class Encoder:
     workers       processes that decode and, on the CPU, encode; 0: this process does everything
     watch         which image every worker is reading
     read_timeout  seconds after which a worker that is still reading one file counts as hanging
+    taps          image, text -> its widths, for sides whose tokens are kept
     busy          seconds of the current phase in which the device was computing
     """
 
@@ -75,6 +94,7 @@ class Encoder:
     workers: int
     watch: ReadWatch
     read_timeout: float
+    taps: Mapping[str, Tap] = field(default_factory=dict)
     busy: float = field(default=0.0, init=False)
     _began: float = field(default=0.0, init=False)
 
@@ -88,17 +108,23 @@ class Encoder:
 
         Raises DatasetError when a worker hangs, BackboneError when not even one image fits into memory.
         """
+        encode, tap = self._encode("image"), self.taps.get("image")
         if self.on_cpu:
-            return self._from_workers(_EncodedImages(self.reader, self.backbone), batches)
+            return self._from_workers(_EncodedImages(self.reader, encode, tap), batches)
         decoded = self._from_workers(_DecodedImages(self.reader), batches)
-        return self._on_device(decoded, self.backbone.encode_image)
+        return self._on_device(decoded, encode, tap=tap)
 
     def texts(self, batches: Iterable[TextBatch]) -> Iterator[Encoded]:
         """Encode; the results may come in another order than the batches. Raises BackboneError as `images` does."""
+        encode, tap = self._encode("text"), self.taps.get("text")
         if self.on_cpu:
-            return self._from_workers(_EncodedTexts(self.backbone), batches)
+            return self._from_workers(_EncodedTexts(self.backbone.pad, encode, tap), batches)
         padded = (_Decoded(batch.rows, self.backbone.pad(batch.tokens), {}, batch.counts) for batch in batches)
-        return self._on_device(padded, self.backbone.encode_text)
+        return self._on_device(padded, encode, tap=tap)
+
+    def _encode(self, side: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        encode = self.backbone.encode_image if side == "image" else self.backbone.encode_text
+        return partial(encode, tokens=True) if side in self.taps else encode
 
     @property
     def waiting_share(self) -> float:
@@ -118,13 +144,13 @@ class Encoder:
                 f"run the same command again to continue."
             )
 
-    def _on_device(self, batches: Iterable[_Decoded], encode: Callable) -> Iterator[Encoded]:
+    def _on_device(self, batches: Iterable[_Decoded], encode: Callable, *, tap: Tap | None) -> Iterator[Encoded]:
         """Encode one batch ahead: while the device computes, the next batch is read and the previous one is yielded."""
         encode, running = _MemoryAware(encode), None
         self._began, self.busy = time.perf_counter(), 0.0
         for batch in batches:
             inputs, problems = self._moved_to_device(batch)
-            launched = _Launched(batch._replace(problems=problems), inputs, encode=encode)
+            launched = _Launched(batch._replace(problems=problems), inputs, encode=encode, tap=tap)
             if running:
                 yield self._finished(running)
             running = launched
@@ -154,8 +180,8 @@ class Encoder:
 class _Launched:
     """A batch that the device is computing; its features are then copied to host memory."""
 
-    def __init__(self, batch: _Decoded, inputs: torch.Tensor, *, encode: "_MemoryAware"):
-        self._batch, self._clock = batch, _Clock(inputs.device)
+    def __init__(self, batch: _Decoded, inputs: torch.Tensor, *, encode: "_MemoryAware", tap: Tap | None):
+        self._batch, self._clock, self._tap = batch, _Clock(inputs.device), tap
         self._features = _copied_to_host(encode(inputs).float())
         self._single_colour = None if batch.digests is None else _copied_to_host(of_single_colour(inputs))
         self._clock.stop()
@@ -164,10 +190,11 @@ class _Launched:
     def finish(self) -> tuple[Encoded, float]:
         """Wait for the device; return the result and the seconds that the device took."""
         seconds, batch = self._clock.seconds(), self._batch
-        encoded = Encoded(
+        encoded = Encoded.of(
             batch.rows,
             self._features.numpy(),
             self._micro_batch,
+            tap=self._tap,
             problems=batch.problems,
             counts=batch.counts,
             digests=batch.digests,
@@ -242,25 +269,25 @@ class _MemoryAware:
 class _EncodedImages(Dataset):
     """Batches of image rows, read and encoded in a worker, or in this process without workers."""
 
-    def __init__(self, reader: ImageReader, backbone: Backbone):
-        self._reader, self._encode = reader, _MemoryAware(backbone.encode_image)
+    def __init__(self, reader: ImageReader, encode: Callable, tap: Tap | None):
+        self._reader, self._encode, self._tap = reader, _MemoryAware(encode), tap
 
     def __getitem__(self, batch: ImageBatch) -> Encoded | ClipretError:
         pixels, problems, digests, plain = _read(self._reader.read, batch)
         colours = of_single_colour(pixels).numpy() | plain
         notes = {"problems": problems, "digests": digests, "single_colour": colours}
-        return _caught(self._encode, pixels, rows=batch.rows, notes=notes)
+        return _caught(self._encode, pixels, rows=batch.rows, tap=self._tap, notes=notes)
 
 
 class _EncodedTexts(Dataset):
     """Batches of captions, encoded."""
 
-    def __init__(self, backbone: Backbone):
-        self._pad, self._encode = backbone.pad, _MemoryAware(backbone.encode_text)
+    def __init__(self, pad: Callable, encode: Callable, tap: Tap | None):
+        self._pad, self._encode, self._tap = pad, _MemoryAware(encode), tap
 
     def __getitem__(self, batch: TextBatch) -> Encoded | ClipretError:
         notes = {"problems": {}, "counts": batch.counts}
-        return _caught(self._encode, self._pad(batch.tokens), rows=batch.rows, notes=notes)
+        return _caught(self._encode, self._pad(batch.tokens), rows=batch.rows, tap=self._tap, notes=notes)
 
 
 class _DecodedImages(Dataset):
@@ -279,10 +306,12 @@ def _read(read: Callable, batch: ImageBatch) -> tuple[object, dict[int, str], np
     return read(np.where(batch.todo, batch.rows, -1))
 
 
-def _caught(encode: _MemoryAware, inputs: torch.Tensor, *, rows: np.ndarray, notes: dict) -> Encoded | ClipretError:
+def _caught(
+    encode: _MemoryAware, inputs: torch.Tensor, *, rows: np.ndarray, tap: Tap | None, notes: dict
+) -> Encoded | ClipretError:
     # An error for the user is returned as a value: if raised here, DataLoader would wrap it into a traceback.
     try:
         features = encode(inputs)
     except ClipretError as error:
         return error
-    return Encoded(rows, features.float().numpy(), encode.micro_batch, **notes)
+    return Encoded.of(rows, features.float().numpy(), encode.micro_batch, tap=tap, **notes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipret.cache import PENDING, CacheWriter
+from clipret.cache.taps import StoredTokens, store_tokens
 from clipret.errors import BackboneError
 from clipret.extraction.encoding import Encoded, Encoder
 from clipret.extraction.planning import Plan
@@ -75,6 +76,7 @@ class Job:
                     problems=reasons,
                     digests=result.digests,
                     single_colour=result.single_colour,
+                    tap=self._stored_tokens(result, side="image"),
                 )
                 self._note(result, "image")
                 for place, reason in reasons.items():
@@ -94,7 +96,8 @@ class Job:
         with self._written("text") as write, closing(self.encoder.texts(batches)) as results:
             for result in results:
                 features = self._stored(result, side="text")
-                write(self.writer.write_texts, result.rows, features=features, tokens=result.counts)
+                tap = self._stored_tokens(result, side="text")
+                write(self.writer.write_texts, result.rows, features=features, tokens=result.counts, tap=tap)
                 self._note(result, "text")
                 self._report("captions", counted(result.rows))
 
@@ -195,6 +198,19 @@ class Job:
                 f"extract with --dtype float32 to another --out, or check the model's weights."
             )
         return features
+
+    def _stored_tokens(self, result: Encoded, *, side: str) -> StoredTokens | None:
+        """The tokens in the cache's type; raises BackboneError when they do not fit it."""
+        if result.tokens is None:
+            return None
+        tap = self.writer.taps[side]
+        stored = store_tokens(result.tokens, lengths=tap.lengths(result.rows), dtype=tap.dtype)
+        if not stored.finite():
+            raise BackboneError(
+                f"the tokens of {side} row {result.rows[0]}, or of a row encoded with it, are not finite as "
+                f"{tap.dtype}; extract with --tap-dtype int8 to another --out, or check the model's weights."
+            )
+        return stored
 
     def _is_pending(self, side: str, rows: np.ndarray) -> np.ndarray:
         return self.writer.states[side][rows - self.writer.rows[side].start] == PENDING

@@ -33,11 +33,12 @@ from clipret.datasets.captions import prompted
 from clipret.errors import CacheError, UsageError
 from clipret.extraction.contents import background_of, cache_contents, measured_decoding
 from clipret.extraction.duplicates import sources_of_images, sources_of_texts
-from clipret.extraction.encoding import Encoder
+from clipret.extraction.encoding import Encoder, Tap
 from clipret.extraction.job import Job
 from clipret.extraction.limits import require_decoder, require_few_problems, workers_explained
 from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.processes import Rank, Together, current_rank, joined
+from clipret.extraction.tapping import measured_loss, plan_taps, require_tap
 from clipret.images import NOT_FOUND, ImageReader
 from clipret.images.padding import crop_of
 from clipret.machine.description import available_cores
@@ -87,6 +88,7 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
                 download_root=config.download_root,
             )
         require_decoder(config, backbone)
+        require_tap(config, backbone, rank=rank)
         stage = _Stage(config, rank=rank, dataset=dataset, backbone=backbone, on_progress=on_progress)
         result = stage.run(missing, together=together, begun=begun)
     return result | {"seconds": round(time.perf_counter() - started, 3)}
@@ -148,7 +150,20 @@ class _Stage:
         if config.decode == "fast":
             exact, fast = (self._reader(decode=decode) for decode in ("exact", "fast"))
             decoding = measured_decoding(self.backbone, exact=exact, fast=fast)
-        return cache_contents(config, dataset=self.dataset, backbone=self.backbone, rank=self.rank, decoding=decoding)
+        taps = plan_taps(config, self.backbone, texts=self._texts)
+        loss = None
+        if taps:
+            reader = self._reader(decode=config.decode if self.backbone.device.type == "cpu" else "exact")
+            loss = measured_loss(self.backbone, taps, reader=reader, texts=self._texts)
+        return cache_contents(
+            config,
+            dataset=self.dataset,
+            backbone=self.backbone,
+            rank=self.rank,
+            decoding=decoding,
+            taps=taps,
+            tap_loss=loss,
+        )
 
     def _part(self, contents: CacheContents, rank: Rank) -> Part | None:
         if rank.count == 1:
@@ -184,6 +199,7 @@ class _Stage:
             workers=_workers(config, self.rank),
             watch=watch,
             read_timeout=config.read_timeout,
+            taps={side: Tap(self.backbone.widths[side], tap.width) for side, tap in writer.taps.items()},
         )
         self._require_few_problems(writer.problems)
         absent = np.zeros(len(dataset.image_ids), dtype=bool)

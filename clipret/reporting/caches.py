@@ -27,6 +27,7 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
         "tokens a caption": _tokens(info),
         "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; {_computed(inputs)}",
         "projections": _projections(info["projections"]),
+        **{f"{side} tokens": _tap(tap) for side, tap in info["taps"].items()},
         **_remarkable(info),
         "splits": splits_in_words(info["splits"]) if info["splits"] else "no images",
         "split by": info["split_rule"],
@@ -84,6 +85,14 @@ def _projections(projections: dict | None) -> str:
         what = "the identity, as the encoder has none" if projection["identity"] else f"{width} to {embedding}"
         parts.append(f"{side} {what}{', with bias' if projection['bias'] else ''}")
     return "; ".join(parts)
+
+
+def _tap(tap: dict) -> str:
+    size = f"{tap['tokens']:,} of width {tap['width']}, {tap['dtype']}: {tap['bytes'] / 2**20:,.1f} MiB"
+    if not tap["loss"]:
+        return size
+    cosine, centred = (tap["loss"][name]["mean"] for name in ("cosine", "centred_cosine"))
+    return f"{size}; what the block makes of them has cosine {cosine:.6f} to the exact, centred {centred:.6f}"
 
 
 def _truncated(info: dict, *, whole: bool) -> list[tuple[str, str]]:
