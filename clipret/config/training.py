@@ -17,6 +17,7 @@ from clipret.config.choices import (
     SIDES,
     TRACKERS,
     TRAIN_PRECISIONS,
+    TUNES,
     VIOLATIONS,
 )
 from clipret.config.margins import Margin
@@ -132,6 +133,17 @@ class TrainConfig:
         at_least=1,
         at_most=8,
         used_with=("head", _heads_with("blocks")),
+    )
+    tune: str = setting(
+        "all",
+        f"{_of_heads('tune')}: what learns of the last block: all, norms (its LayerNorms) or lora (LoRA on its "
+        "matrices). The projection behind it always learns.",
+        panel=_HEAD,
+        choices=TUNES,
+        used_with=("head", _heads_with("tune")),
+    )
+    rank: int = setting(
+        8, "Rank of lora.", panel=_HEAD, at_least=1, at_most=4_096, used_with=("tune", ("lora",))
     )
     loss: str = setting(
         "margin",

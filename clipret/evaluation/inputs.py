@@ -22,6 +22,7 @@ from clipret.protocols.languages import by_language
 from clipret.protocols.leakage import check_images, is_in_train
 from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 from clipret.retrieval.baseline import baseline_name, baseline_projections
+from clipret.retrieval.inputs import require_inputs
 from clipret.retrieval.ranks_file import Trained, head_digest
 
 
@@ -66,6 +67,7 @@ class Inputs:
         heads = {baseline_name(self.cache): LinearHead(projections)}
         if head:
             trained = load_head(head, projections=projections, weights_sha256=self.cache.inputs["weights_sha256"])
+            require_inputs(self.cache, trained.inputs)
             for alpha in self.alphas:
                 heads[wise_ft_name(alpha)] = wise_ft(trained, projections=projections, alpha=alpha)
             heads["trained"] = trained

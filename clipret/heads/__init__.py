@@ -9,6 +9,7 @@ linear         CLIP's projections made trainable
 adapter        a residual adapter behind CLIP's projections
 mlp            residual blocks before CLIP's projections
 gated          a gated linear unit beside CLIP's projections
+block          the encoder's last block and the projection behind it, which read tokens
 files          safetensors, never pickle
 interpolation  wise-ft: between CLIP's own head and a trained one
 """
@@ -26,11 +27,13 @@ class HeadRow(NamedTuple):
     module    imported when the head is used
     settings  names among those of TrainConfig
     inits     what it can start as, of TrainConfig's `init`
+    alone     whether its gradients are torch's, one run at a time, and not written out for a stack of runs
     """
 
     module: str
     settings: tuple[str, ...] = ()
     inits: tuple[str, ...] = ("clip", "random")
+    alone: bool = False
 
 
 # Of heads whose projections learn.
@@ -41,6 +44,7 @@ HEADS: dict[str, HeadRow] = {
     "adapter": HeadRow("clipret.heads.adapter", settings=("adapter_reduction", "adapter_ratio", "adapter_relu")),
     "mlp": HeadRow("clipret.heads.mlp", settings=("hidden", "blocks"), inits=_ALL_INITS),
     "gated": HeadRow("clipret.heads.gated", settings=("hidden",), inits=_ALL_INITS),
+    "block": HeadRow("clipret.heads.block", settings=("tune", "rank"), inits=("clip",), alone=True),
 }
 
 

@@ -87,7 +87,7 @@ class AdapterHead(LinearHead):
         return tensors
 
     @classmethod
-    def learning_names(cls, side: str) -> tuple[str, ...]:
+    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """As of a Head."""
         return f"{side}_down", f"{side}_up"
 

@@ -4,6 +4,7 @@ Shape suffixes: S runs of a stack, B rows, D feature width, E embedding width.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 SIDES = ("image", "text")
+# What a side of a head reads.
+FEATURES, TOKENS = "features", "tokens"
 PROJECTION_NAMES = ("image_weight", "image_bias", "text_weight", "text_bias")
 # Of a row of zeros: as torch.nn.functional.normalize has it.
 _SMALLEST_NORM = 1e-12
@@ -18,6 +21,7 @@ _SMALLEST_NORM = 1e-12
 Tensors = dict[str, torch.Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 Gradients = dict[str, Sequence[torch.Tensor]]
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 
 
 class MetadataError(ValueError):
@@ -64,12 +68,14 @@ class Head(nn.Module):
     image_weight (D_i, E), text_weight (D_t, E) as in CLIP's vision transformer; image_bias, text_bias (E,) or None
     where the encoder has none. All tensors are float32.
 
-    kind     its name in HEADS, and in its files
-    names    of all tensors that it may have
-    remarks  what a user should know who measures it
+    kind         its name in HEADS, and in its files
+    learns_from  what a side reads that learns: FEATURES, or TOKENS, which come as TokenRows; others read FEATURES
+    names        of all tensors that it may have
+    remarks      what a user should know who measures it
     """
 
     kind: str
+    learns_from: str = FEATURES
     names: tuple[str, ...] = PROJECTION_NAMES
     remarks: tuple[str, ...] = ()
 
@@ -107,7 +113,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def learning_names(cls, side: str) -> tuple[str, ...]:
+    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the tensors of a side that learns, as far as the head has them."""
         raise NotImplementedError
 
@@ -147,6 +153,15 @@ class Head(nn.Module):
         """
         return None
 
+    def replaced_block(self, side: str) -> tuple[str, Tensors] | None:
+        """Form and parts (machine.last_blocks) of the block that stands in place of the encoder's last; None: none."""
+        return None
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """image, text -> what embed_images and embed_texts read: FEATURES or TOKENS."""
+        return dict.fromkeys(SIDES, FEATURES)
+
     @property
     def widths(self) -> str:
         """The widths of features and embeddings in words, for whoever looks at the head's file."""
@@ -179,15 +194,18 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-def clip_tensors(projections: Mapping[str, np.ndarray]) -> Tensors:
-    """A cache's projections by the head's names: new, float32, on the CPU."""
-    arrays = {name: projections.get(name.replace("_", "/")) for name in PROJECTION_NAMES}
-    return {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items() if array is not None}
+def clip_tensors(projections: Mapping[str, np.ndarray], *, names: Sequence[str] = PROJECTION_NAMES) -> Tensors:
+    """A cache's projections by the head's names, those of `names`: new, float32, on the CPU."""
+    arrays = {name.replace("/", "_"): array for name, array in projections.items()}
+    return {name: torch.tensor(arrays[name], dtype=torch.float32) for name in names if name in arrays}
 
 
-def learning_names(kind: type[Head], *, sides: tuple[str, ...], tensors: Mapping[str, Any]) -> tuple[str, ...]:
+def learning_names(
+    kind: type[Head], *, sides: tuple[str, ...], tensors: Mapping[str, Any], settings: Mapping[str, Any] = NO_SETTINGS
+) -> tuple[str, ...]:
     """Names of the tensors that learn, of those that a head of this kind has; not every encoder has biases."""
-    return tuple(name for side in sides for name in kind.learning_names(side) if name in tensors)
+    names = (name for side in sides for name in kind.learning_names(side, settings=settings))
+    return tuple(name for name in names if name in tensors)
 
 
 def sides_word(sides: Iterable[str]) -> str:

@@ -65,9 +65,9 @@ class GatedHead(LinearHead):
         return super().start(clip, init=init, sides=sides, settings=settings, generator=generator) | tensors
 
     @classmethod
-    def learning_names(cls, side: str) -> tuple[str, ...]:
+    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """As of a Head."""
-        return *super().learning_names(side), *(f"{side}_{part}" for part in _PARTS)
+        return *super().learning_names(side, settings=settings), *(f"{side}_{part}" for part in _PARTS)
 
     @classmethod
     def tower(

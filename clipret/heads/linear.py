@@ -64,7 +64,7 @@ class LinearHead(Head):
         return shapes
 
     @classmethod
-    def learning_names(cls, side: str) -> tuple[str, ...]:
+    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """As of a Head."""
         return f"{side}_weight", f"{side}_bias"
 

@@ -72,10 +72,10 @@ class MLPHead(LinearHead):
         return super().start(clip, init=init, sides=sides, settings=settings, generator=generator) | tensors
 
     @classmethod
-    def learning_names(cls, side: str) -> tuple[str, ...]:
+    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
         """As of a Head."""
         parts = (f"{side}_{part}_{block}" for block in range(MOST_BLOCKS) for part in _PARTS)
-        return *super().learning_names(side), *parts
+        return *super().learning_names(side, settings=settings), *parts
 
     @classmethod
     def tower(

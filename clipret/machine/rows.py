@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from clipret.machine.token_rows import TokenRows
+
 FEWEST = 8
 
 
-def among_others(function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+def among_others(function: Callable, rows: torch.Tensor | TokenRows) -> torch.Tensor:
     """function(rows), (B, ...) -> (B, E), with the bits that each row has among FEWEST or more.
 
     function  of rows by themselves: none changes the result of another
     """
-    missing = FEWEST - len(rows)
-    if missing <= 0 or not len(rows):
+    if len(rows) >= FEWEST or not len(rows):
         return function(rows)
-    return function(torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]))[: len(rows)]
+    # The first row again, until there are enough.
+    places = torch.arange(FEWEST, device=rows.device)
+    return function(rows[places.where(places < len(rows), 0)])[: len(rows)]
 
 
 def batches_of_a_length(lengths: Sequence[int], *, batch_size: int) -> Iterator[np.ndarray]:

@@ -25,6 +25,7 @@ class TokenRows:
         return len(self.lengths)
 
     def __getitem__(self, places: slice | torch.Tensor) -> "TokenRows":
+        places = places if isinstance(places, slice) else places.cpu()
         lengths = self.lengths[places]
         # Nothing is gathered for rows that follow each other.
         if isinstance(places, slice) and places.step in (None, 1):

@@ -12,11 +12,13 @@ from torch import nn
 from clipret.cache import FeatureCache
 from clipret.config import DIRECTIONS, EvalConfig
 from clipret.errors import HeadError, UsageError
+from clipret.heads.base import FEATURES
 from clipret.machine.progress import Progress, ProgressCallback, silent
-from clipret.machine.rows import among_others
+from clipret.machine.token_rows import TokenRows
 from clipret.metrics import validation_metrics
 from clipret.protocols.protocol import Fold, split_protocol
 from clipret.retrieval.engine import Matches, rank
+from clipret.retrieval.inputs import Rows, block_rows, embed_block, read_rows
 from clipret.retrieval.metrics import summarise
 from clipret.retrieval.ranks import Ranks
 
@@ -27,51 +29,62 @@ _BLOCK = 16_384
 
 
 class StoredRows:
-    """Rows of a cache's features (B, D), read by slices on demand."""
+    """Rows of a cache, read by slices on demand.
 
-    def __init__(self, cache: FeatureCache, side: str, *, rows: np.ndarray):
-        self._cache, self._side, self._rows = cache, side, rows
+    size   numbers in all of them, where they are features
+    block  how many rows to read at a time
+    """
+
+    def __init__(self, cache: FeatureCache, side: str, *, rows: np.ndarray, kind: str = FEATURES):
+        """kind: FEATURES (B, D), or TOKENS, which come as TokenRows."""
+        self._cache, self._side, self._rows, self._kind = cache, side, rows, kind
         self.size = len(rows) * cache.width(side)
+        self.block = block_rows(cache, side, kind=kind, most=_BLOCK)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, span: slice) -> np.ndarray:
+    def __getitem__(self, span: slice) -> Rows:
         """Read the rows into memory. Raises CacheError when a feature is not finite."""
-        return self._cache.read(self._side, self._rows[span])
+        return read_rows(self._cache, self._side, self._rows[span], kind=self._kind)
 
 
-Features = np.ndarray | torch.Tensor | StoredRows
+Features = np.ndarray | Rows | StoredRows
 
 
 @torch.no_grad()
 def embed(
-    function: Callable[[torch.Tensor], torch.Tensor],
+    function: Callable[[Rows], torch.Tensor],
     features: Features,
     *,
     device: str | torch.device,
-    block: int = _BLOCK,
+    block: int | None = None,
 ) -> torch.Tensor:
     """Embeddings of all rows, computed in blocks, so that features on disk need not fit in memory.
 
     function  a head's embed_images or embed_texts
-    features  (B, D)
+    features  (B, D), or TokenRows of B rows
     device    device of the head and of the embeddings
+    block     rows at a time; None: as many as are best
 
     Returns (B, E) float32 on the device.
     """
-    if isinstance(features, torch.Tensor):
-        return among_others(function, features.to(device))
+    if isinstance(features, torch.Tensor | TokenRows):
+        return embed_block(function, features.to(device))
     embeddings = None
+    block = block or getattr(features, "block", _BLOCK)
     for start in range(0, len(features), block):
-        # Copied, as a read-only memory map cannot become a writable tensor.
-        values = torch.from_numpy(np.array(features[start : start + block])).to(device)
-        embedded = among_others(function, values)
+        embedded = embed_block(function, _as_rows(features[start : start + block]).to(device))
         if embeddings is None:
             # Allocated once: concatenating the blocks at the end would take twice the memory.
             embeddings = embedded.new_empty((len(features), embedded.shape[1]))
         embeddings[start : start + len(embedded)] = embedded
     return embeddings
+
+
+def _as_rows(values: np.ndarray | Rows) -> Rows:
+    # Copied, as a read-only memory map cannot become a writable tensor.
+    return torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else values
 
 
 def read_validation(cache: FeatureCache) -> "Gallery | None":
@@ -96,20 +109,24 @@ def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, featur
         return
     exact = copy.deepcopy(head).double()
     function = exact.embed_images if side == "image" else exact.embed_texts
-    for start in range(0, len(embeddings), _BLOCK):
-        places = torch.nonzero(lost[start : start + _BLOCK])[:, 0].cpu()
+    size = getattr(features, "block", _BLOCK)
+    for start in range(0, len(embeddings), size):
+        places = torch.nonzero(lost[start : start + size])[:, 0].cpu()
         if len(places):
-            block = features[start : start + _BLOCK]
-            values = (block if isinstance(block, torch.Tensor) else torch.from_numpy(np.array(block)))[places]
+            values = _as_rows(features[start : start + size])[places]
             wrong = torch.linalg.vector_norm(function(values.to(embeddings.device)), dim=1) > 0
             if wrong.any():
                 row = rows[start + int(places[wrong.cpu()][0])]
                 raise HeadError(
                     f"the embedding of {side} row {row} overflows or underflows in float32: its features, or the "
-                    f"head's weights, are too large or too small (up to {values.abs().max():.0e} and "
+                    f"head's weights, are too large or too small (up to {_largest_of(values):.0e} and "
                     f"{_largest(head):.0e}); extract or train again with "
                     f"values near 1."
                 )
+
+
+def _largest_of(rows: Rows) -> torch.Tensor:
+    return (rows.float().values if isinstance(rows, TokenRows) else rows).abs().max()
 
 
 def _largest(head: nn.Module) -> torch.Tensor:
@@ -124,6 +141,7 @@ class Gallery:
     rows            image, text -> (N,), (M,) rows of the cache
     caption_images  (M,) the position of each caption's image
     matches         as Fold.matches
+    cache           where the tokens are, for heads that read them; None: there are no such heads
     """
 
     images: np.ndarray | StoredRows
@@ -131,6 +149,7 @@ class Gallery:
     rows: dict[str, np.ndarray]
     caption_images: np.ndarray
     matches: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
+    cache: FeatureCache | None = None
     _on_device: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -140,7 +159,7 @@ class Gallery:
         sides = [StoredRows(cache, side, rows=of_side) for side, of_side in rows.items()]
         if not _is_large(*sides):
             sides = [cache.read(side, of_side) for side, of_side in rows.items()]
-        return cls(*sides, rows, fold.caption_images, fold.matches)
+        return cls(*sides, rows, fold.caption_images, fold.matches, cache)
 
     @functools.cached_property
     def _pairs(self) -> Matches:
@@ -162,12 +181,12 @@ class Gallery:
 
         Raises HeadError as require_unit does.
         """
-        images, texts = self._features(device)
+        rows = self._rows(head, device=device)
         embeddings = {
-            "image": embed(head.embed_images, images, device=device),
-            "text": embed(head.embed_texts, texts, device=device),
+            "image": embed(head.embed_images, rows["image"], device=device),
+            "text": embed(head.embed_texts, rows["text"], device=device),
         }
-        for side, features in (("image", images), ("text", texts)):
+        for side, features in rows.items():
             require_unit(head, side, embeddings[side], features=features, rows=self.rows[side])
         ranks = rank(
             embeddings["image"],
@@ -186,6 +205,16 @@ class Gallery:
         families = validation_metrics()
         ranks = self.rank(head, device=device)
         return {direction: summarise(of_queries, families=families) for direction, of_queries in ranks.items()}
+
+    def _rows(self, head: nn.Module, *, device: str) -> dict[str, Features]:
+        """image, text -> what the head reads of it."""
+        inputs = head.inputs
+        features = self._features(device) if FEATURES in inputs.values() else ()
+        rows = dict(zip(("image", "text"), features, strict=False))
+        for side, kind in inputs.items():
+            if kind != FEATURES:
+                rows[side] = StoredRows(self.cache, side, rows=self.rows[side], kind=kind)
+        return rows
 
     def _features(self, device: str) -> tuple:
         if _is_large(self.images, self.texts):

@@ -1,4 +1,4 @@
-"""Training with a user-defined loss or head: torch's autograd and AdamW, one run at a time.
+"""Training by torch's autograd and AdamW, one run at a time: of a user-defined loss or head, and of heads that are alone.
 
 The state of such a run is a dict of tensors like that of a run in a stack, but the head's tensors are not transposed
 and have the prefix `plain/`. `steps/` counts the updates of each tensor, as torch skips tensors without a gradient.
@@ -16,14 +16,16 @@ from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file
 from clipret.errors import HeadError, TrainingError, UsageError
 from clipret.heads import load_head_kind
-from clipret.heads.base import SIDES, Head, learning_names
+from clipret.heads.base import FEATURES, SIDES, Head, learning_names
 from clipret.heads.own import Recipe
 from clipret.machine.own_code import OwnCode, open_code
 from clipret.machine.products import Products
+from clipret.machine.token_rows import TokenRows
 from clipret.retrieval.baseline import baseline_projections
+from clipret.retrieval.inputs import require_inputs
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
 from clipret.training.stack import State
-from clipret.training.starting import build_head, initial_tensors, learning_sides
+from clipret.training.starting import build_head, head_settings, initial_tensors, inputs_of, learning_sides
 
 # Settings that may be user-defined code.
 OWN = ("loss", "head")
@@ -80,7 +82,9 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
         raise TrainingError(f"{codes['head']} makes a head without parameters that require gradients; nothing learns.")
     trial = AutogradRun(config, state, codes=codes, cache=cache, device="cpu")
     generator = torch.Generator().manual_seed(config.seed)
-    features = {side: torch.randn(1, _TRIED, cache.width(side), generator=generator) for side in SIDES}
+    inputs = inputs_of(config)
+    require_inputs(cache, inputs)
+    features = {side: _random_rows(cache, side, kind=inputs[side], generator=generator) for side in SIDES}
     trial.step(
         features,
         matching=lambda rows: torch.eye(_TRIED, dtype=torch.bool)[None, rows],
@@ -88,6 +92,15 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
         margins=trial.margins([0.0]),
     )
     trial.state(0)
+
+
+def _random_rows(cache: FeatureCache, side: str, *, kind: str, generator: torch.Generator):
+    """What a head reads of _TRIED rows, as Features.batches yields it."""
+    if kind == FEATURES:
+        return torch.randn(1, _TRIED, cache.width(side), generator=generator)
+    tap = cache.taps[side]
+    lengths = torch.from_numpy(tap.lengths(np.zeros(_TRIED, dtype=np.int64)))
+    return [TokenRows(torch.randn(int(lengths.sum()), tap.width, generator=generator), lengths)]
 
 
 def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: FeatureCache) -> Head:
@@ -107,8 +120,10 @@ def first_state(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> St
         tensors = head.tensors
         learning = [name for name, parameter in head.named_parameters() if parameter.requires_grad]
     else:
-        tensors = initial_tensors(config, cache)
-        learning = learning_names(load_head_kind(config.head), sides=learning_sides(config), tensors=tensors)
+        tensors, kind = initial_tensors(config, cache), load_head_kind(config.head)
+        learning = learning_names(
+            kind, sides=learning_sides(config), tensors=tensors, settings=head_settings(config)
+        )
     state = {f"{_PLAIN}{name}": tensor.clone() for name, tensor in tensors.items()}
     if "loss" not in codes:
         scalars = learned_scalars(config, logit_scale=float(cache.projections["logit_scale"]))
@@ -169,7 +184,10 @@ class AutogradRun:
             similarities = self._similarities(features)
             value = self._value(similarities, matches, margins=margins)
             self._optimiser.zero_grad()
-            _call_backward(value, self._codes)
+            if self._codes:
+                _call_backward(value, self._codes)
+            else:
+                value.backward()
         if all(variable.grad is None for variable in self._learning.values()):
             raise TrainingError(
                 f"the gradient of {self._codes.get('loss', config.loss)} reaches nothing that learns; expected torch "

@@ -18,6 +18,7 @@ from clipret.retrieval.gallery import Gallery, read_validation
 from clipret.retrieval.metrics import rsum
 from clipret.training.features import Features
 from clipret.training.pairs import Pairs
+from clipret.training.starting import inputs_of
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,15 @@ def prepare(configs: Sequence[TrainConfig], *, cache: FeatureCache, device: str)
     dropping = {config.drop_cross_split_duplicates for config in configs}
     trained = {without_copies: Trained.of(cache, without_copies=without_copies) for without_copies in dropping}
     features = {}
-    for without_copies, placement, limit in dict.fromkeys(map(_place_of, configs)):
-        features[without_copies, placement, limit] = Features(
-            cache, trained[without_copies].pairs, placement=placement, device=device, memory_limit=limit
+    for key in dict.fromkeys(map(_place_of, configs)):
+        without_copies, placement, limit, inputs = key
+        features[key] = Features(
+            cache,
+            trained[without_copies].pairs,
+            placement=placement,
+            device=device,
+            memory_limit=limit,
+            inputs=dict(inputs),
         )
     validation, baseline = read_validation(cache), None
     if validation is not None:
@@ -125,4 +132,5 @@ def prepare(configs: Sequence[TrainConfig], *, cache: FeatureCache, device: str)
 
 def _place_of(config: TrainConfig) -> tuple:
     """Equal for runs that share their features in memory."""
-    return config.drop_cross_split_duplicates, config.features, config.memory_limit
+    inputs = tuple(inputs_of(config).items())
+    return config.drop_cross_split_duplicates, config.features, config.memory_limit, inputs

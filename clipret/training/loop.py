@@ -15,7 +15,7 @@ from clipret.training.graphs import GraphedSteps, can_be_captured, capture_cuda
 from clipret.training.mining import find_companions
 from clipret.training.record import Record
 from clipret.training.schedule import learning_rate
-from clipret.training.stack import Stack, State, head_tensors
+from clipret.training.stack import Stack, State, head_tensors, takes_autograd
 
 _REPORT_EVERY_SECONDS = 1.0
 
@@ -29,9 +29,9 @@ class Loop:
         self._data, self._report = data, report
         self._records = records
         products = Products(data.device, precision=config.precision)
-        if codes := records[0].codes:
+        if takes_autograd(config):
             (state,) = states
-            self._use(AutogradRun(config, state, codes=codes, cache=data.cache, device=data.device))
+            self._use(AutogradRun(config, state, codes=records[0].codes, cache=data.cache, device=data.device))
         else:
             configs = [record.config for record in records]
             self._use(Stack(configs, states, products=products, device=data.device))

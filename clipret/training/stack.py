@@ -12,7 +12,7 @@ import torch
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file
 from clipret.config.settings import settings_of
-from clipret.heads import load_head_kind
+from clipret.heads import HEADS, load_head_kind
 from clipret.heads.base import SIDES, Gradients, Tower, learning_names
 from clipret.machine.products import Products
 from clipret.machine.torch_private import Coefficients, choose_adamw
@@ -40,9 +40,14 @@ def _in_common(config: TrainConfig, name: str) -> Any:
 
 def shape_of(config: TrainConfig) -> tuple:
     """A key that is equal for runs that can be trained together."""
-    # With all captions of each image, their number per batch varies. User-defined code takes one run at a time.
-    alone = config.captions_per_step == "all" or is_in_file(config.loss) or is_in_file(config.head)
+    # With all captions of each image, their number per batch varies. torch's gradients take one run at a time.
+    alone = config.captions_per_step == "all" or takes_autograd(config)
     return (*(_in_common(config, field.name) for field in fields(config)), config if alone else None)
+
+
+def takes_autograd(config: TrainConfig) -> bool:
+    """Whether the gradients are torch's: of a loss or a head of the user's own, and of heads that say so."""
+    return is_in_file(config.loss) or is_in_file(config.head) or HEADS[config.head].alone
 
 
 def _pace_of(config: TrainConfig) -> tuple:
@@ -55,7 +60,8 @@ def first_state(config: TrainConfig, tensors: State, *, logit_scale: float) -> S
     state = {f"weight/{name}": _turned(tensor).clone() for name, tensor in tensors.items()}
     scalars = learned_scalars(config, logit_scale=logit_scale)
     state |= {f"scalar/{name}": torch.tensor(value) for name, value in scalars.items()}
-    names = learning_names(load_head_kind(config.head), sides=learning_sides(config), tensors=tensors)
+    kind, settings = load_head_kind(config.head), head_settings(config)
+    names = learning_names(kind, sides=learning_sides(config), tensors=tensors, settings=settings)
     for name in [*(f"weight/{name}" for name in names), *(f"scalar/{name}" for name in scalars)]:
         state |= {f"{kind}/{name}": torch.zeros_like(state[name]) for kind in ("first", "second")}
         if config.ema is not None and name.startswith("weight/"):

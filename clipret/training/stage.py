@@ -11,18 +11,20 @@ from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.config.unused import unused_settings
 from clipret.errors import TrainingError, UsageError
+from clipret.heads import HEADS
 from clipret.machine.devices import choose_device, require_bfloat16
 from clipret.machine.own_code import label, word_of
 from clipret.machine.products import keep_freed_memory
 from clipret.machine.progress import Progress, ProgressCallback, silent
+from clipret.retrieval.inputs import require_inputs
 from clipret.training import autograd
 from clipret.training.batches import steps_per_epoch
 from clipret.training.data import Prepared, prepare
 from clipret.training.loop import Loop, total_epochs, total_steps
 from clipret.training.record import Record
 from clipret.training.sizing import fitting_threads, runs_at_once
-from clipret.training.stack import State, first_state, shape_of
-from clipret.training.starting import initial_tensors
+from clipret.training.stack import State, first_state, shape_of, takes_autograd
+from clipret.training.starting import initial_tensors, inputs_of
 from clipret.training.tracking import require_trackers
 
 
@@ -76,6 +78,8 @@ def train_many(
     keep_freed_memory()
     cache = FeatureCache(configs[0].cache)
     cache.require_pairs()
+    for config in configs:
+        require_inputs(cache, inputs_of(config))
     codes = [autograd.open_codes(config, named=not going_on) for config in configs]
     for config, code in zip(configs, codes, strict=True):
         if code:
@@ -88,6 +92,8 @@ def train_many(
 def _require_precision(config: TrainConfig, *, device: str) -> None:
     if config.precision == "bf16":
         require_bfloat16(device, other="fp32")
+    if config.precision != "fp32" and config.head in HEADS and HEADS[config.head].alone:
+        raise UsageError(f"--precision is {config.precision}; a head of kind {config.head} is trained in fp32.")
     if config.precision == "tf32" and device == "cpu":
         raise UsageError("--precision is tf32, which is for CUDA only; on the CPU use --precision fp32 or bf16.")
 
@@ -189,7 +195,7 @@ class _Job:
 
     def _first(self, place: int, **changes) -> State:
         config = replace(self._configs[place], **changes)
-        if self._codes[place]:
+        if takes_autograd(config):
             return autograd.first_state(config, self._codes[place], cache=self._cache)
         scale = float(self._cache.projections["logit_scale"])
         return first_state(config, initial_tensors(config, self._cache), logit_scale=scale)

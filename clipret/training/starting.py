@@ -8,8 +8,9 @@ import torch
 
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.config.checks import is_in_file
 from clipret.heads import HEADS, load_head_kind
-from clipret.heads.base import SIDES, Head, Tensors, clip_tensors
+from clipret.heads.base import FEATURES, SIDES, Head, Tensors, clip_tensors
 from clipret.heads.linear import LinearHead
 from clipret.retrieval.baseline import baseline_projections, correlated_projections
 from clipret.retrieval.closed_form import Ridge, fit_procrustes, fit_ridge
@@ -42,8 +43,9 @@ def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
     Raises CacheError when a training feature is not finite.
     """
     solved = config.init in _SOLVERS
-    clip = _solution(config, cache) if solved else clip_tensors(baseline_projections(cache))
-    return load_head_kind(config.head).start(
+    kind = load_head_kind(config.head)
+    clip = _solution(config, cache) if solved else clip_tensors(baseline_projections(cache), names=kind.names)
+    return kind.start(
         {name: tensor.clone() for name, tensor in clip.items()},
         init="clip" if solved else config.init,
         sides=learning_sides(config),
@@ -63,6 +65,12 @@ def build_head(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) -> Head
 def head_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that the config's kind of head takes."""
     return {name: getattr(config, name) for name in HEADS[config.head].settings}
+
+
+def inputs_of(config: TrainConfig) -> dict[str, str]:
+    """image, text -> what the config's head reads: FEATURES or TOKENS. One of the user's own reads features."""
+    learns_from = FEATURES if is_in_file(config.head) else load_head_kind(config.head).learns_from
+    return {side: learns_from if side in learning_sides(config) else FEATURES for side in SIDES}
 
 
 def learning_sides(config: TrainConfig) -> tuple[str, ...]:
