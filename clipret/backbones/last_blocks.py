@@ -39,25 +39,29 @@ def last_blocks(model: torch.nn.Module) -> dict[str, LastBlock]:
     return {"image": image, "text": _transformer(state, "text", heads=heads, positions=None)}
 
 
-def clip_weights(side: str, form: str, parts: Mapping[str, torch.Tensor], *, layers: int) -> dict[str, torch.Tensor]:
-    """Parts of a last block -> clip's state dict.
-
-    layers  of the side's transformer
-    """
+def clip_weights(
+    side: str, form: str, parts: Mapping[str, torch.Tensor], *, model: torch.nn.Module
+) -> dict[str, torch.Tensor]:
+    """Parts of a last block -> the entries of the state dict of clip's own module that they are."""
     if form == "pool":
         return {
             f"{_POOL}.{part}_proj.{what}": values.contiguous()
             for what in ("weight", "bias")
             for part, values in zip("qkv", parts[f"inner_{what}"].chunk(3), strict=True)
         }
-    return {name: parts[part].contiguous() for part, name in _names(side, layers=layers).items()}
+    names = _names(side, layers=_count_layers(model.state_dict(), side))
+    return {name: parts[part].contiguous() for part, name in names.items()}
 
 
 def _transformer(state: Mapping[str, torch.Tensor], side: str, *, heads: int, positions: int | None) -> LastBlock:
-    prefix = f"{_prefix(side)}."
-    layers = 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix))
-    weights = {part: _array(state[name]) for part, name in _names(side, layers=layers).items()}
+    names = _names(side, layers=_count_layers(state, side))
+    weights = {part: _array(state[name]) for part, name in names.items()}
     return LastBlock("transformer", heads, positions, weights)
+
+
+def _count_layers(state: Mapping[str, torch.Tensor], side: str) -> int:
+    prefix = f"{_prefix(side)}."
+    return 1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix))
 
 
 def _names(side: str, *, layers: int) -> dict[str, str]:

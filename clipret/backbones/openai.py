@@ -3,9 +3,10 @@
 Shape suffixes: B batch, S image side, L token positions, D feature width, E embedding width.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from clipret.backbones.checkpoints import read_context_length
 from clipret.backbones.clip_package import ClipFirst, build_clip, import_clip, library_version
 from clipret.backbones.exactness import require_equal
 from clipret.backbones.kernels import Arithmetic, choose_kernels, whole_float32
-from clipret.backbones.last_blocks import last_blocks
+from clipret.backbones.last_blocks import clip_weights, last_blocks
 from clipret.backbones.origin import Origin
 from clipret.backbones.pixels import CLIP_RESIZE, Crop, Normaliser, colour_of, split_transform
 from clipret.backbones.resnet import ImageResNet
@@ -175,6 +176,18 @@ class OpenAIClip:
     def last_blocks(self) -> dict[str, LastBlock]:
         """image, text -> the last block."""
         return last_blocks(self.model)
+
+    def with_last_blocks(self, blocks: Mapping[str, tuple[str, Mapping[str, torch.Tensor]]]) -> "OpenAIClip":
+        """The same encoder with other last blocks.
+
+        blocks  side -> form and parts, as last_blocks has them
+        """
+        model = copy.deepcopy(self.model)
+        for side, (form, parts) in blocks.items():
+            weights = clip_weights(side, form, parts, model=model)
+            unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+            assert not unknown, unknown
+        return replace(self, model=model)
 
     @torch.inference_mode()
     def encode_image(self, pixels: torch.Tensor, *, tokens: bool = False) -> torch.Tensor:

@@ -31,7 +31,14 @@ ABOUT = {
     "command": str,
     "created": str,
 }
-OPTIONAL = {"annotation_sha256": str, "root": str, "decoding": dict | None, "merged_from": list}
+OPTIONAL = {
+    "annotation_sha256": str,
+    "root": str,
+    "decoding": dict | None,
+    "merged_from": list,
+    "blocks": dict,
+    "tap_loss": dict | None,
+}
 _FIGURES = ("cosine", "centred_cosine")
 
 
@@ -100,17 +107,24 @@ def _wrong_about(about: dict) -> Iterator[str]:
         yield "attribute about has remarks of another type"
     if isinstance(about.get("batch_size"), int) and about["batch_size"] < 1:
         yield f"attribute about has batch_size {about['batch_size']}"
-    decoding = about.get("decoding")
-    if decoding is not None and not (
-        isinstance(decoding, dict)
-        and isinstance(decoding.get("images"), int)
+    if not _is_comparison(about.get("decoding"), count="images"):
+        yield "attribute about has decoding of another type"
+    losses = about.get("tap_loss")
+    if isinstance(losses, dict) and not all(loss and _is_comparison(loss, count="rows") for loss in losses.values()):
+        yield "attribute about has tap_loss of another type"
+
+
+def _is_comparison(value: object, *, count: str) -> bool:
+    """Whether this is what was measured between two kinds of features, or None."""
+    return value is None or (
+        isinstance(value, dict)
+        and isinstance(value.get(count), int)
         and all(
-            isinstance(decoding.get(name), dict)
-            and all(isinstance(decoding[name].get(key), float | int) for key in ("mean", "min"))
+            isinstance(value.get(name), dict)
+            and all(isinstance(value[name].get(key), float | int) for key in ("mean", "min"))
             for name in _FIGURES
         )
-    ):
-        yield "attribute about has decoding of another type"
+    )
 
 
 def _wrong_rows(rows: dict | None) -> Iterator[str]:

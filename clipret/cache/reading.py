@@ -276,9 +276,7 @@ class FeatureCache:
         if fresh.any():
             wrong = fresh & (tokens.sums() != self._narrow(f"{side}/{SUM}", rows))
             if wrong.any():
-                require_none(
-                    self.path, f"tokens of {side} rows", rows=rows[wrong], command=self.about["command"]
-                )
+                require_none(self.path, f"tokens of {side} rows", rows=rows[wrong], command=self.about["command"])
             self._compared_tokens[side][rows] = True
         return tokens
 
@@ -310,13 +308,10 @@ class FeatureCache:
 
     def _rows(self, side: str, rows: np.ndarray, features: np.ndarray) -> Rows:
         states = self.image_states if side == "image" else self.text_states
-        if side == "text":
-            notes = {} if self._token_notes is None else {"tokens": self._token_notes[rows]}
-        else:
-            notes = {}
-        for name in self.notes[side]:
-            if name not in notes:
-                notes[name] = self._narrow(f"{side}/{name}", rows)
+        notes = {
+            name: self._token_notes[rows] if name == "tokens" else self._narrow(f"{side}/{name}", rows)
+            for name in self.notes[side]
+        }
         return Rows(features, notes, states=states[rows], checksums=self.checksums[side][rows])
 
     def _reasons(self) -> tuple[dict[int, str], dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The tokens that go into an encoder's last block, beside the features of a cache: the tap. How they are stored and read.
+"""The tap of a cache: the tokens that go into an encoder's last block, beside its features.
 
     /image/tap (N, T, W), /image/tap_scale (N, T) of int8    every image has T tokens
     /text/tap (L, W), /text/tap_scale (L,) of int8           one caption after the other
@@ -219,9 +219,10 @@ def blocks_in(group: h5py.Group, *, about: dict, taps: dict[str, Tap]) -> dict[s
     """side -> the last block behind the tap. Raises ValueError when the file does not say what it is."""
     blocks = {}
     for side, tap in taps.items():
-        note = about.get("blocks", {}).get(side, {})
-        form, heads = note.get("form"), note.get(HEADS)
-        if not isinstance(form, str) or form not in FORMS or not isinstance(heads, int) or heads < 1 or tap.width % heads:
+        note = about.get("blocks", {}).get(side)
+        note = note if isinstance(note, dict) else {}
+        form, heads = str(note.get("form")), note.get(HEADS)
+        if form not in FORMS or not isinstance(heads, int) or heads < 1 or tap.width % heads:
             raise ValueError(f"attribute about does not say what the last block of side {side} is")
         if f"{side}/block" not in group:
             raise ValueError(f"it lacks /projection/{side}/block")

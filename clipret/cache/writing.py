@@ -154,9 +154,7 @@ class CacheWriter:
         else:
             self.put(side, np.arange(rows.start, rows.stop), stored=stored)
 
-    def _put(
-        self, side: str, places: np.ndarray | range, *, stored: Rows, tap: StoredTokens | None = None
-    ) -> None:
+    def _put(self, side: str, places: np.ndarray | range, *, stored: Rows, tap: StoredTokens | None = None) -> None:
         """Write rows that are to do, at ascending places counted from this writer's first row."""
         assert (tap is None) == (side not in self.taps), "tokens are written where there is a place for them"
         with explained(self.path):

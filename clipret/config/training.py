@@ -142,9 +142,7 @@ class TrainConfig:
         choices=TUNES,
         used_with=("head", _heads_with("tune")),
     )
-    rank: int = setting(
-        8, "Rank of lora.", panel=_HEAD, at_least=1, at_most=4_096, used_with=("tune", ("lora",))
-    )
+    rank: int = setting(8, "Rank of lora.", panel=_HEAD, at_least=1, at_most=4_096, used_with=("tune", ("lora",)))
     loss: str = setting(
         "margin",
         f"Loss on cosine similarities: {', '.join(LOSSES)}, or your own, FILE.py:NAME.",

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from clipret.cache import FeatureCache
 from clipret.config import FAST_DECODERS
 from clipret.datasets.captions import prompted
 from clipret.errors import BackboneError, DatasetError, ExportError
+from clipret.heads.base import SIDES, Head
 from clipret.images import ImageReader, on_white, read_file, reason_of
 from clipret.images.padding import crop_of
 from clipret.machine.escaping import visible
@@ -44,6 +45,12 @@ class CacheEncoder:
     cleaning: str
     fast: bool = False
     dtype: torch.dtype = torch.float32
+
+    def with_blocks_of(self, head: Head) -> "CacheEncoder":
+        """The same with the blocks that a head has in place of the encoder's last; itself where it has none."""
+        replaced = {side: head.replaced_block(side) for side in SIDES}
+        blocks = {side: block for side, block in replaced.items() if block is not None}
+        return replace(self, backbone=self.backbone.with_last_blocks(blocks)) if blocks else self
 
     @property
     def crop(self) -> Callable[[Image.Image], Image.Image]:

@@ -9,13 +9,14 @@ from clipret.cache import FeatureCache
 from clipret.errors import UsageError
 from clipret.evaluation.inputs import Source, find_head, find_source, open_cache
 from clipret.heads import files
-from clipret.heads.base import Head
+from clipret.heads.base import TOKENS, Head
 from clipret.heads.linear import LinearHead
+from clipret.machine.token_rows import TokenRows
 from clipret.retrieval.baseline import baseline_projections
 from clipret.retrieval.gallery import embed
 
 _BLOCK = 16_384
-Features = np.ndarray | torch.Tensor
+Features = np.ndarray | torch.Tensor | TokenRows
 
 
 class LoadedHead:
@@ -32,7 +33,8 @@ class LoadedHead:
         """(B, D_i) image features as a cache has them -> (B, E) float32 of norm 1.
 
         features  a numpy array, memory maps included, which gives a numpy array, or a tensor, which gives one on its
-                  device; floating-point numbers of any width, not normalised
+                  device; floating-point numbers of any width, not normalised. A head that reads tokens takes
+                  cache.read_tokens(side, rows).torch(), and gives a tensor
 
         A row has the same bits whatever rows it is with. Raises UsageError for features of another shape or type, and
         HeadError as the head does.
@@ -59,6 +61,9 @@ class LoadedHead:
     def _embedded(self, side: str, features: Features) -> Features:
         self._require(side, features)
         function = self.head.embed_images if side == "image" else self.head.embed_texts
+        if isinstance(features, TokenRows):
+            device = next(iter(self.head.tensors.values())).device
+            return embed(function, features, device=device).float()
         if not isinstance(features, torch.Tensor):
             device = next(iter(self.head.tensors.values())).device
             return embed(function, features, device=device, block=_BLOCK).float().cpu().numpy()
@@ -68,6 +73,14 @@ class LoadedHead:
         return torch.cat(blocks).float()
 
     def _require(self, side: str, features: Features) -> None:
+        if self.head.inputs[side] == TOKENS or isinstance(features, TokenRows):
+            if self.head.inputs[side] != TOKENS or not isinstance(features, TokenRows):
+                raise UsageError(
+                    f"{side} rows are {type(features).__name__}; this head of kind {self.kind} reads "
+                    f"{self.head.inputs[side]}: give it cache.read{'_tokens' * (self.head.inputs[side] == TOKENS)}"
+                    f"('{side}', rows){'.torch()' * (self.head.inputs[side] == TOKENS)}."
+                )
+            return
         shape = tuple(getattr(features, "shape", ()))
         weight = getattr(self.head, f"{side}_weight", None)
         width = None if weight is None else weight.shape[0]

@@ -189,15 +189,18 @@ def _opened(
     device = choose_device(device)
     cache, head = open_head(places)
     require_encoder(cache)
+    trained = head.head
 
     def load() -> CacheEncoder:
-        return encoder_of(
+        encoder = encoder_of(
             cache,
             model=model and str(model),
             device=device,
             download_root=download_root and Path(download_root),
         )
+        return encoder.with_blocks_of(trained)
 
+    head = LoadedHead(trained.behind_blocks(), path=head.path)
     return EmbeddingModel(cache, head, load=load, device=device, batch_size=batch_size)
 
 

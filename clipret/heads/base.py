@@ -157,6 +157,10 @@ class Head(nn.Module):
         """Form and parts (machine.last_blocks) of the block that stands in place of the encoder's last; None: none."""
         return None
 
+    def behind_blocks(self) -> "Head":
+        """The head of the features of an encoder in which the replaced blocks stand; itself where there are none."""
+        return self
+
     @property
     def inputs(self) -> dict[str, str]:
         """image, text -> what embed_images and embed_texts read: FEATURES or TOKENS."""

@@ -1,6 +1,6 @@
 """The encoder's last block made trainable, with the projection behind it. It reads tokens, not features.
 
-Only the query of one token leaves the block: the class token's, the one of a caption's end, or of a ResNet the mean's. So
+Only the query of one token leaves the block: the class token's, that of a caption's end, or of a ResNet the mean's. So
 keys and values are never computed: q (K x) = (q K) x, and a sum of V x is V times the sum of x. The LayerNorm of all
 tokens is the same for every step but for its weights, which are multiplied behind those sums. So the gradient meets
 tokens in two products a head, and no gradient of tokens is computed.
@@ -22,7 +22,6 @@ from clipret.heads.base import (
     PROJECTION_NAMES,
     SIDES,
     TOKENS,
-    Dense,
     Head,
     Shapes,
     Tensors,
@@ -33,7 +32,6 @@ from clipret.heads.base import (
 )
 from clipret.heads.linear import LinearHead
 from clipret.machine.last_blocks import FORMS, HEADS, PARTS, shapes_of
-from clipret.machine.products import linear
 from clipret.machine.token_rows import TokenRows
 
 _EPSILON = 1e-5
@@ -152,9 +150,9 @@ class BlockHead(LinearHead):
         """As of a Head: other libraries have no block of tokens between layers; see `replaced_block`."""
         return None if self._has_block(side) else super().layers(side)
 
-    def projection(self, side: str) -> Dense:
-        """What stands behind the block."""
-        return super().layers(side)[0]
+    def behind_blocks(self) -> LinearHead:
+        """As of a Head: the projections."""
+        return LinearHead(self.tensors)
 
     def replaced_block(self, side: str) -> tuple[str, Tensors] | None:
         """As of a Head."""
@@ -175,8 +173,8 @@ class BlockHead(LinearHead):
         weight, bias = getattr(self, f"{side}_weight"), getattr(self, f"{side}_bias")
         if self._has_block(side):
             rows = self._features(side, rows.double() if weight.dtype == torch.float64 else rows.float())
-        projected = linear(rows.to(weight.dtype), weight.t())
-        return functional.normalize(projected if bias is None else projected + bias, dim=-1)
+        projected = functional.linear(rows.to(weight.dtype), weight.t(), bias)
+        return functional.normalize(projected, dim=-1)
 
     def _features(self, side: str, rows: TokenRows) -> torch.Tensor:
         """(B, D): what the block makes of tokens."""
@@ -189,10 +187,10 @@ class BlockHead(LinearHead):
             normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=_EPSILON)
             normed_query = functional.layer_norm(query, query.shape[-1:], eps=_EPSILON)
         attended = self._attended(side, normed, normed_query * scale + shift, there, scale=scale, shift=shift)
-        x = query + linear(attended, self._part(side, "outer_weight")) + self._part(side, "outer_bias")
-        inner = linear(self._normed(side, x, "norm_2"), self._part(side, "up_weight")) + self._part(side, "up_bias")
-        inner = functional.silu(_QUICK_GELU * inner) / _QUICK_GELU
-        x = x + linear(inner, self._part(side, "down_weight")) + self._part(side, "down_bias")
+        x = query + self._linear(side, attended, "outer")
+        inner = self._linear(side, self._normed(side, x, "norm_2"), "up")
+        # x sigmoid(1.702 x)
+        x = x + self._linear(side, functional.silu(_QUICK_GELU * inner) / _QUICK_GELU, "down")
         return self._normed(side, x, "norm_3")
 
     def _attended(
@@ -212,7 +210,7 @@ class BlockHead(LinearHead):
         count = int(getattr(self, f"{side}_block_{HEADS}"))
         weight, bias, width = self._part(side, "inner_weight"), self._part(side, "inner_bias"), tokens.shape[2]
         key, value = weight[width:].unflatten(0, (2, count, -1))
-        asked = (linear(asking, weight[:width]) + bias[:width]).unflatten(1, (count, -1))
+        asked = functional.linear(asking, weight[:width], bias[:width]).unflatten(1, (count, -1))
         # (H, B, d) x (H, d, W): one product a head, over all rows.
         asked = ((asked * (width // count) ** -0.5).transpose(0, 1) @ key).transpose(0, 1)
         scores = (asked if scale is None else asked * scale) @ tokens.transpose(1, 2)
@@ -225,6 +223,9 @@ class BlockHead(LinearHead):
     def _normed(self, side: str, x: torch.Tensor, norm: str) -> torch.Tensor:
         weight, bias = self._part(side, f"{norm}_weight"), self._part(side, f"{norm}_bias")
         return functional.layer_norm(x, x.shape[-1:], weight, bias, _EPSILON)
+
+    def _linear(self, side: str, x: torch.Tensor, layer: str) -> torch.Tensor:
+        return functional.linear(x, self._part(side, f"{layer}_weight"), self._part(side, f"{layer}_bias"))
 
     def _part(self, side: str, part: str) -> torch.Tensor:
         """A weight of the block, with what LoRA adds to it."""

@@ -14,31 +14,6 @@ from clipret.machine import torch_private
 _LOOP_FROM_OPERATIONS = 4_000_000
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x (B, D), weight (E, D) -> x weight' (B, E), with a gradient; by the library that is fastest on the CPU."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch_private.why_public("linear", dtype=torch.float32):
-        return torch.nn.functional.linear(x, weight)
-    return _Linear.apply(x, weight)
-
-
-class _Linear(torch.autograd.Function):
-    """By oneDNN: on AMD processors the library that torch uses for float32 is half as fast."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch_private.linear(x, weight)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        return (
-            torch_private.linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None,
-            torch_private.linear(gradient.t(), x.t()) if ctx.needs_input_grad[1] else None,
-        )
-
-
 class Products:
     """Products (S, n, k) x (S, k, m) -> (S, n, m) in float32, one per run.
 

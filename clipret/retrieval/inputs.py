@@ -31,6 +31,20 @@ def read_rows(cache: FeatureCache, side: str, rows: np.ndarray, *, kind: str) ->
     return cache.read_tokens(side, rows).torch() if kind == TOKENS else torch.from_numpy(cache.read(side, rows))
 
 
+def example_rows(
+    cache: FeatureCache, side: str, *, kind: str, count: int, generator: torch.Generator | None = None
+) -> Rows:
+    """`count` rows of the shape that a head reads: ones, or with a generator random numbers."""
+
+    def fill(*shape: int) -> torch.Tensor:
+        return torch.ones(shape) if generator is None else torch.randn(shape, generator=generator)
+
+    if kind == FEATURES:
+        return fill(count, cache.width(side))
+    lengths = torch.from_numpy(cache.taps[side].lengths(np.zeros(count, dtype=np.int64)))
+    return TokenRows(fill(int(lengths.sum()), cache.taps[side].width), lengths)
+
+
 def stored_bytes(cache: FeatureCache, side: str, rows: np.ndarray, *, kind: str) -> int:
     """Bytes of these rows as they are stored."""
     if kind == TOKENS:

@@ -1,4 +1,4 @@
-"""Training by torch's autograd and AdamW, one run at a time: of a user-defined loss or head, and of heads that are alone.
+"""Training by torch's autograd and AdamW, one run at a time: of heads that ask for it, and of the user's own code.
 
 The state of such a run is a dict of tensors like that of a run in a stack, but the head's tensors are not transposed
 and have the prefix `plain/`. `steps/` counts the updates of each tensor, as torch skips tensors without a gradient.
@@ -16,13 +16,12 @@ from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file
 from clipret.errors import HeadError, TrainingError, UsageError
 from clipret.heads import load_head_kind
-from clipret.heads.base import FEATURES, SIDES, Head, learning_names
+from clipret.heads.base import SIDES, Head, learning_names
 from clipret.heads.own import Recipe
 from clipret.machine.own_code import OwnCode, open_code
 from clipret.machine.products import Products
-from clipret.machine.token_rows import TokenRows
 from clipret.retrieval.baseline import baseline_projections
-from clipret.retrieval.inputs import require_inputs
+from clipret.retrieval.inputs import example_rows, require_inputs
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
 from clipret.training.stack import State
 from clipret.training.starting import build_head, head_settings, initial_tensors, inputs_of, learning_sides
@@ -84,7 +83,8 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     inputs = inputs_of(config)
     require_inputs(cache, inputs)
-    features = {side: _random_rows(cache, side, kind=inputs[side], generator=generator) for side in SIDES}
+    rows = {side: example_rows(cache, side, kind=inputs[side], count=_TRIED, generator=generator) for side in SIDES}
+    features = {side: values[None] if isinstance(values, torch.Tensor) else [values] for side, values in rows.items()}
     trial.step(
         features,
         matching=lambda rows: torch.eye(_TRIED, dtype=torch.bool)[None, rows],
@@ -92,15 +92,6 @@ def try_out(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> None:
         margins=trial.margins([0.0]),
     )
     trial.state(0)
-
-
-def _random_rows(cache: FeatureCache, side: str, *, kind: str, generator: torch.Generator):
-    """What a head reads of _TRIED rows, as Features.batches yields it."""
-    if kind == FEATURES:
-        return torch.randn(1, _TRIED, cache.width(side), generator=generator)
-    tap = cache.taps[side]
-    lengths = torch.from_numpy(tap.lengths(np.zeros(_TRIED, dtype=np.int64)))
-    return [TokenRows(torch.randn(int(lengths.sum()), tap.width, generator=generator), lengths)]
 
 
 def build_run_head(config: TrainConfig, tensors: State, *, codes: Codes, cache: FeatureCache) -> Head:
@@ -121,9 +112,7 @@ def first_state(config: TrainConfig, codes: Codes, *, cache: FeatureCache) -> St
         learning = [name for name, parameter in head.named_parameters() if parameter.requires_grad]
     else:
         tensors, kind = initial_tensors(config, cache), load_head_kind(config.head)
-        learning = learning_names(
-            kind, sides=learning_sides(config), tensors=tensors, settings=head_settings(config)
-        )
+        learning = learning_names(kind, sides=learning_sides(config), tensors=tensors, settings=head_settings(config))
     state = {f"{_PLAIN}{name}": tensor.clone() for name, tensor in tensors.items()}
     if "loss" not in codes:
         scalars = learned_scalars(config, logit_scale=float(cache.projections["logit_scale"]))

@@ -65,9 +65,7 @@ class Features:
     @property
     def size(self) -> int:
         """Bytes of all features."""
-        return sum(
-            stored_bytes(self._cache, side, rows, kind=self._inputs[side]) for side, rows in self._rows.items()
-        )
+        return sum(stored_bytes(self._cache, side, rows, kind=self._inputs[side]) for side, rows in self._rows.items())
 
     def width(self, side: str) -> int:
         """Width of the features of a side."""

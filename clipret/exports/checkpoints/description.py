@@ -32,7 +32,7 @@ def describe(config: ExportConfig, opened: Opened, *, figures: list[dict] | None
     Returns format, to, run (its name, or None), head, encoder, cache, data, images and captions (how the encoder is to
     be given them), training (None without a run), commands and versions. Raises RunError.
     """
-    cache, places, head = opened.cache, opened.places, opened.source.head
+    cache, places, head = opened.cache, opened.places, opened.head
     return {
         "format": FORMAT,
         "to": config.to,

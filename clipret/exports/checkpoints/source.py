@@ -9,8 +9,10 @@ from clipret.evaluation.inputs import Source as Places
 from clipret.evaluation.inputs import find_source, open_cache
 from clipret.exports.encoder import CacheEncoder, encoder_of
 from clipret.exports.targets.target import Source
+from clipret.heads.base import Head
 from clipret.heads.files import load_head, load_scalars
 from clipret.retrieval.baseline import baseline_projections
+from clipret.retrieval.inputs import require_inputs
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,14 @@ class Opened:
     """A head to export.
 
     places   of the cache, the head and its run
-    encoder  None: the target takes none
+    head     as it was trained, for what the cache has
+    encoder  with the blocks of the head; None: the target takes none
     source   what the target writes
     """
 
     places: Places
     cache: FeatureCache
+    head: Head
     encoder: CacheEncoder | None
     source: Source
 
@@ -37,16 +41,18 @@ def open_source(config: ExportConfig, *, encoder: bool) -> Opened:
     cache = open_cache(places)
     projections = baseline_projections(cache)
     head = load_head(places.head, projections=projections, weights_sha256=cache.inputs["weights_sha256"])
-    loaded = None
+    require_inputs(cache, head.inputs)
+    loaded, exported = None, head
     if encoder:
         loaded = encoder_of(cache, model=config.model, precision="fp32", download_root=config.download_root)
+        loaded, exported = loaded.with_blocks_of(head), head.behind_blocks()
     scalars = load_scalars(places.head)
     source = Source(
-        head,
+        exported,
         places.head,
         loaded and loaded.backbone,
         encoder=loaded,
         log_scale=scalars.get("log_scale"),
         bias=scalars.get("bias"),
     )
-    return Opened(places, cache, loaded, source)
+    return Opened(places, cache, head, loaded, source)

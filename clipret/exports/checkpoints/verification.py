@@ -27,6 +27,7 @@ from clipret.exports.targets.target import Target, Way, unit
 from clipret.heads.base import Head
 from clipret.images.files import read_file
 from clipret.images.reading import opened
+from clipret.retrieval.inputs import Rows, read_rows
 
 _CAPTIONS, _IMAGES = 32, 16
 # Of unit embeddings, cached against encoded again: what rounding in the cache's type and in another batch makes.
@@ -64,7 +65,7 @@ def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> S
 
     Raises ExportError when the encoder no longer gives the cached features.
     """
-    cache, encoder, head = opened_source.cache, opened_source.encoder, opened_source.source.head
+    cache, encoder, head = opened_source.cache, opened_source.encoder, opened_source.head
     captioned = np.flatnonzero(cache.usable[cache.caption_images])
     rows = {"text": _spread(captioned, _CAPTIONS), "image": _spread(np.flatnonzero(cache.usable), _IMAGES)}
     if encoder is None:
@@ -90,8 +91,9 @@ def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> S
     features = {"text": encoder.text_features([cache.captions[row] for row in rows["text"]])}
     if cropped:
         features["image"] = encoder.pixel_features([Image.open(path) for path in cropped])
-    expected = _through(head, features)
-    stored = _through(head, {side: torch.from_numpy(cache.read(side, rows[side])) for side in expected})
+    expected = _through(opened_source.source.head, features)
+    inputs = head.inputs
+    stored = _through(head, {side: read_rows(cache, side, rows[side], kind=inputs[side]) for side in expected})
     cached = {side: _difference(stored[side], expected[side]) for side in expected}
     _require_cached(cache, cached)
     return Sample(captions, files, cropped, expected, cached, missing, rows, backbone=encoder.backbone)
@@ -105,7 +107,7 @@ def _sample_features(cache: FeatureCache, head: Head, *, rows: dict[str, np.ndar
 
 
 @torch.no_grad()
-def _through(head: Head, features: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+def _through(head: Head, features: Mapping[str, Rows]) -> dict[str, np.ndarray]:
     functions = {"text": head.embed_texts, "image": head.embed_images}
     return {side: unit(functions[side](values.float())) for side, values in features.items()}
 

@@ -10,6 +10,7 @@ from clipret.cache import FeatureCache
 from clipret.exports.embeddings.rows import Span
 from clipret.heads.base import Head
 from clipret.retrieval.gallery import embed, require_unit
+from clipret.retrieval.inputs import example_rows, read_rows
 
 
 def embedding_blocks(
@@ -26,11 +27,11 @@ def embedding_blocks(
 
         def ahead(number: int):
             span = spans[number] if number < len(spans) else None
-            return span and pool.submit(cache.read, span.side, span.rows)
+            return span and pool.submit(read_rows, cache, span.side, span.rows, kind=head.inputs[span.side])
 
         reading = ahead(0)
         for number, span in enumerate(spans):
-            features = torch.from_numpy(reading.result()).float()
+            features = reading.result().float()
             reading = ahead(number + 1)
             embeddings = embed(functions[span.side], features, device=device)
             require_unit(head, span.side, embeddings, features=features, rows=span.rows)
@@ -39,6 +40,6 @@ def embedding_blocks(
 
 def embedding_width(head: Head, cache: FeatureCache, *, side: str) -> int:
     """E, of any head."""
-    function = head.embed_images if side == "image" else head.embed_texts
+    function, kind = head.embed_images if side == "image" else head.embed_texts, head.inputs[side]
     with torch.no_grad():
-        return function(torch.ones(2, cache.width(side))).shape[1]
+        return function(example_rows(cache, side, kind=kind, count=2)).shape[1]

@@ -35,6 +35,7 @@ from clipret.machine.devices import choose_device
 from clipret.machine.files import locked
 from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.baseline import baseline_name, baseline_projections
+from clipret.retrieval.inputs import require_inputs
 
 ORDER = "images by their rows in the cache, then captions by theirs"
 
@@ -126,6 +127,7 @@ def _open_job(config: EmbedConfig, *, kind: type[Writer]) -> Job:
         name, head = "trained", load_head(path, projections=projections, weights_sha256=cache.inputs["weights_sha256"])
     else:
         name, head = baseline_name(cache), LinearHead(baseline_projections(cache))
+    require_inputs(cache, {side: head.inputs[side] for side in selection.sides})
     width = embedding_width(head, cache, side=selection.sides[0])
     identity = {
         "cache": cache.fingerprint,
