@@ -136,7 +136,8 @@ class AutogradRun:
         self._head = self._trainable(config, cache)
         self._objective = None if "loss" in codes else Objective([config], products=Products(device), device=device)
         self._loss = codes["loss"].load() if "loss" in codes else None
-        learning = [name.removeprefix("first/") for name in self._state if name.startswith("first/")]
+        # Sorted: a checkpoint has another order, and the norm of all gradients would add up in it.
+        learning = sorted(name.removeprefix("first/") for name in self._state if name.startswith("first/"))
         self._learning = {name: self._variable(name) for name in learning}
         self._optimiser = self._make_optimiser(config)
         self._steps = int(self._state["count"])

@@ -90,10 +90,10 @@ def train_many(
 
 
 def _require_precision(config: TrainConfig, *, device: str) -> None:
-    if config.precision == "bf16":
-        require_bfloat16(device, other="fp32")
     if config.precision != "fp32" and config.head in HEADS and HEADS[config.head].alone:
         raise UsageError(f"--precision is {config.precision}; a head of kind {config.head} is trained in fp32.")
+    if config.precision == "bf16":
+        require_bfloat16(device, other="fp32")
     if config.precision == "tf32" and device == "cpu":
         raise UsageError("--precision is tf32, which is for CUDA only; on the CPU use --precision fp32 or bf16.")
 

@@ -60,7 +60,7 @@ def test_tokens_through_the_block_are_the_zero_shot_embeddings(config, family, d
     )
     assert info["taps"]["text"]["loss"]["cosine"]["min"] > 0.99
     (sheet,) = info_sheets(info)
-    shown = {heading.text: str(value) for heading, value in sheet.groups[0]}
+    shown = {heading.text: value.text for heading, value in sheet.blocks[0]}
     assert shown["text tokens"].startswith(f"{info['taps']['text']['tokens']:,} of width 64, {dtype}: 0.")
     assert "cosine" in shown["image tokens"]
 
@@ -95,7 +95,7 @@ def test_an_interrupted_extraction_ends_with_the_same_bytes(config, dtype, tmp_p
 def test_a_killed_extraction_goes_on_to_the_same_bytes(config, children, tmp_path):
     extract(config("transformer", out=tmp_path / "whole.h5"))
     settings = config("transformer")
-    kill_extraction(children, settings, batches=15)
+    kill_extraction(settings, children, batches=15)
     cache = FeatureCache(settings.out, allow_incomplete=True)
     assert not cache.complete
     extract(settings)

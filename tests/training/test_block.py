@@ -1,7 +1,9 @@
 """Training of the last block, on tokens in a cache."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,11 +30,12 @@ from clipret.heads.files import load_head
 from clipret.retrieval.baseline import baseline_projections
 from clipret.retrieval.inputs import read_rows
 from clipret.training import train_many
-from tests.conftest import StopAfter
+from clipret.training.data import Trained
+from tests.conftest import StopAfter, contents, write_cache
 from tests.helpers.tapped import write_tapped
 from tests.training.test_resume import files
 
-LOSS = "import torch\n\n\ndef pull(similarities, matches):\n    return -similarities[matches].mean() + similarities.mean()\n"
+LOSS = "def pull(similarities, matches):\n    return -similarities[matches].mean() + similarities.mean()\n"
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +56,6 @@ def settings(cache, tmp_path):
 def head_of(run, cache) -> BlockHead:
     opened = FeatureCache(cache)
     weights = opened.inputs["weights_sha256"]
-    from pathlib import Path
-
     path = Path(run) / "head.safetensors"
     return load_head(path, projections=baseline_projections(opened), weights_sha256=weights).requires_grad_(False)
 
@@ -74,7 +75,7 @@ def test_what_is_asked_for_learns_and_nothing_else(settings, cache, changes, mov
     head, opened = head_of(result["run"], cache), FeatureCache(cache)
     start = clip_tensors(baseline_projections(opened), names=BlockHead.names)
     sides = ("image",) if changes.get("train") == "image" else ("image", "text")
-    still = {"heads", "inner_weight", "up_weight", "norm_1_weight", "norm_3_bias"} - moving
+    still = {"heads", "inner_weight", "up_weight"} | ({"norm_1_weight"} - moving)
     for side in sides:
         assert not torch.equal(head.tensors[f"{side}_weight"], start[f"{side}_weight"])
         for part in moving:
@@ -96,8 +97,6 @@ def test_a_step_is_that_of_plain_autograd_and_adamw(settings, cache):
     plain = BlockHead(clip_tensors(baseline_projections(opened), names=BlockHead.names))
     learning = {name: p for name, p in plain.named_parameters() if not name.endswith("heads")}
     adamw = torch.optim.AdamW(learning.values(), lr=config.lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
-    from clipret.training.data import Trained
-
     pairs = Trained.of(opened, without_copies=False).pairs
     order, captions = pairs.draw(config.seed, 1)
     images, texts = pairs.image_rows[order.numpy()], pairs.text_rows[captions.numpy()]
@@ -143,6 +142,7 @@ def test_an_interrupted_training_resumes_bit_for_bit(settings, changes):
             train(config, on_progress=StopAfter(reports))
         result = resume(config.runs_dir / config.name)
         assert files(result["run"]) == files(whole)
+        shutil.rmtree(result["run"])
 
 
 def test_features_on_disk_in_memory_and_on_the_device_train_the_same(settings):
@@ -160,18 +160,23 @@ def test_runs_of_a_sweep_are_the_runs_alone(settings, tmp_path):
     for config, result in zip(configs, together, strict=True):
         alone, of_sweep = files(train(config)["run"]), files(result["run"])
         assert of_sweep[:2] == alone[:2]
-    base = settings(epochs=1)
-    result = sweep(SweepConfig(base=base, grid={"head": ("linear", "block"), "lr": (1e-3, 1e-2)}, seeds=1))
-    assert len(result["runs"]) == 4
+
+
+def test_a_sweep_varies_what_learns_of_the_block(settings, cache, tmp_path):
+    axes = {"tune": "all,norms,lora", "epochs": 1, "batch_size": 8, "head": "block"}
+    result = sweep(SweepConfig(cache, axes=axes, seeds=1, runs_dir=tmp_path / "runs", name="swept"))
+    lines = (Path(result["sweep"]) / "sweep.csv").read_text().splitlines()
+    assert [line.split(",")[lines[0].split(",").index("tune")] for line in lines[1:]] == ["all", "norms", "lora"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("form", ["transformer", "pool"])
 def test_training_helps_where_there_is_something_to_learn(tmp_path, dtype, form):
-    cache = write_tapped(tmp_path / "made.h5", dtype=dtype, form=form, images=120)
+    cache = write_tapped(tmp_path / "made.h5", dtype=dtype, form=form, images=200)
     config = TrainConfig(cache=cache, runs_dir=tmp_path / "runs", head="block", epochs=15, lr=3e-3, loss="infonce")
     result = train(config)
-    assert result["val_rsum"] > result["zero_shot_val_rsum"] + 0.5
+    untrained = train(replace(config, epochs=0))
+    assert result["val_rsum"] > untrained["val_rsum"] + 0.3
 
 
 def test_eval_failures_compare_and_wise_ft_read_the_tokens(settings, cache):
@@ -188,11 +193,11 @@ def test_eval_failures_compare_and_wise_ft_read_the_tokens(settings, cache):
 def test_a_loss_of_the_users_own_trains_a_block(settings, tmp_path):
     (tmp_path / "losses.py").write_text(LOSS)
     word = f"{tmp_path / 'losses.py'}:pull"
-    result = train(settings(loss=word))
+    result = train(settings(loss=word, lr=1e-2, epochs=8))
     history = (tmp_path / "runs" / "0001-pull-block" / "history.csv").read_text().splitlines()
     losses = [float(line.split(",")[1]) for line in history[2:]]
     assert losses[-1] < losses[0]
-    assert result["epochs"] == 4
+    assert result["epochs"] == 8
 
 
 REFUSED = {
@@ -221,16 +226,15 @@ def test_a_cache_without_tokens_is_refused_before_a_run_is_made(cache_path, tmp_
     assert not config.runs_dir.exists()
 
 
-def test_a_head_of_another_cache_of_the_same_model_says_what_is_missing(settings, cache_path):
+def test_a_head_of_another_cache_of_the_same_model_says_what_is_missing(settings, tmp_path):
     run = train(settings(epochs=1))["run"]
+    cache_path = write_cache(tmp_path / "plain.h5", contents(dims=(16, 16, 12)))
     with pytest.raises(CacheError, match="has no image tokens"):
         evaluate(EvalConfig(head=run, cache=cache_path, resamples=0, allow_leak=True))
 
 
 def test_the_run_says_what_it_was_trained_with(settings):
     run = train(settings(tune="lora", rank=2))["run"]
-    from pathlib import Path
-
     config = json.loads((Path(run) / "config.json").read_text())["config"]
     assert (config["head"], config["tune"], config["rank"]) == ("block", "lora", 2)
     assert np.isfinite(json.loads((Path(run) / "result.json").read_text())["val_rsum"])

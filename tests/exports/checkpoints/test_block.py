@@ -1,0 +1,120 @@
+"""A trained last block, folded into the encoder: what was exported makes of pixels what the head makes of tokens."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clipret
+from clipret import (
+    EmbedConfig,
+    EvalConfig,
+    ExportConfig,
+    ExtractConfig,
+    FeatureCache,
+    TrainConfig,
+    embed,
+    evaluate,
+    export,
+    extract,
+    train,
+)
+from clipret.errors import ExportError, UsageError
+
+
+@pytest.fixture(scope="module")
+def runs(coco_root, checkpoints, tmp_path_factory):
+    """(family, tune) -> the folder of a run, trained when it is first asked for."""
+    folder, made = tmp_path_factory.mktemp("blocks"), {}
+
+    def run(family, tune="all"):
+        cache = folder / f"{family}.h5"
+        if not cache.exists():
+            settings = {"dataset": "coco", "root": coco_root, "model": str(checkpoints[family]), "out": cache}
+            extract(ExtractConfig(**settings, tap="both", workers=0, device="cpu", val_fraction=0.2))
+        if (family, tune) not in made:
+            config = TrainConfig(
+                cache, runs_dir=folder / "runs", head="block", tune=tune, epochs=2, lr=1e-3, keep="last"
+            )
+            made[family, tune] = Path(train(config)["run"])
+        return made[family, tune], cache
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("family", "tune", "to"),
+    [
+        ("transformer", "all", "clip"),
+        pytest.param("resnet", "all", "clip", marks=pytest.mark.ci),
+        pytest.param("transformer", "lora", "open_clip", marks=pytest.mark.ci),
+        pytest.param("transformer", "norms", "hf", marks=pytest.mark.ci),
+    ],
+)
+def test_an_exported_block_computes_from_pixels_what_the_cache_has(runs, tmp_path, family, tune, to):
+    run, cache = runs(family, tune)
+    about = export(ExportConfig(run=run, to=to, out=tmp_path / "out"))
+    assert about["head"]["kind"] == "block"
+    # Against the tokens of the cache, through the head as it was trained; rounded to float16 there.
+    assert max(about["cached"]["difference"].values()) < 1e-2
+    assert all(way["difference"] <= way["tolerance"] for way in about["verified"] if way["opened"])
+    if to == "clip":
+        exported = torch.load(tmp_path / "out" / "clip.pt", weights_only=True)
+        original = torch.load(FeatureCache(cache).about["model"])
+        changed = {name for name, values in exported.items() if not torch.equal(values, original[name].float())}
+        last = "visual.attnpool." if family == "resnet" else "visual.transformer.resblocks.1."
+        assert any(name.startswith(last) for name in changed)
+        assert not any(name.startswith(("visual.conv1", "visual.layer", "token_embedding")) for name in changed)
+
+
+def test_a_zero_shot_block_export_is_the_checkpoint_itself(runs, coco_root, tmp_path):
+    _, cache = runs("transformer")
+    run = train(TrainConfig(cache, runs_dir=tmp_path / "runs", head="block", epochs=0))["run"]
+    export(ExportConfig(run=run, to="clip", out=tmp_path / "out"))
+    exported = torch.load(tmp_path / "out" / "clip.pt", weights_only=True)
+    original = torch.load(FeatureCache(cache).about["model"])
+    assert all(torch.equal(values, original[name].float()) for name, values in exported.items())
+
+
+def test_a_run_opened_again_embeds_pixels_as_eval_does_tokens(runs, coco_root):
+    run, path = runs("transformer", "lora")
+    cache, model = FeatureCache(path), clipret.open_run(run)
+    rows = np.arange(12)
+    head = clipret.load_head(run)
+    for side, inputs, embed_new, embed_stored in (
+        ("image", [coco_root / cache.image_files[row] for row in rows], model.embed_images, head.embed_images),
+        ("text", [cache.captions[row] for row in rows], model.embed_texts, head.embed_texts),
+    ):
+        stored = embed_stored(cache.read_tokens(side, rows).torch()).numpy()
+        assert np.abs(embed_new(inputs) - stored).max() < 1e-2
+        plain = clipret.zero_shot(path)
+        untrained = plain.embed_images(inputs) if side == "image" else plain.embed_texts(inputs)
+        assert np.abs(untrained - stored).max() > 2e-2
+    assert evaluate(EvalConfig(head=run, resamples=0, allow_leak=True))["results"]["trained"]
+
+
+def test_a_head_that_reads_tokens_refuses_features(runs):
+    run, path = runs("transformer", "lora")
+    cache, head = FeatureCache(path), clipret.load_head(run)
+    with pytest.raises(UsageError) as caught:
+        head.embed_images(cache.read("image", np.arange(3)))
+    assert str(caught.value) == (
+        "image rows are ndarray; this head of kind block reads tokens: give it cache.read_tokens('image', "
+        "rows).torch()."
+    )
+
+
+def test_embeddings_are_those_of_the_tokens(runs, tmp_path):
+    run, path = runs("transformer", "lora")
+    embed(EmbedConfig(path, head=run, out=tmp_path / "emb.npy"))
+    cache, head = FeatureCache(path), clipret.load_head(run)
+    written = np.load(tmp_path / "emb.images.npy")
+    expected = head.embed_images(cache.read_tokens("image", cache.rows("image")).torch()).numpy()
+    np.testing.assert_allclose(written, expected, atol=1e-5)
+
+
+def test_the_head_alone_has_no_form_that_others_read(runs, tmp_path):
+    run, _ = runs("transformer", "lora")
+    with pytest.raises(ExportError, match="is for heads of kind linear and adapter, and this is of kind block"):
+        export(ExportConfig(run=run, to="head", out=tmp_path / "out"))
