@@ -22,6 +22,7 @@ def inspect_cache(path: Path | str) -> dict:
         images    total, done, todo, unusable, width
         captions  total, done, todo, width; tokens (min, median, max, before truncation), truncated, context_length
         truncated caption row -> id and tokens, of the captions that were too long for the model
+        taps      image, text -> width, dtype, tokens, bytes, block and loss of the sides whose tokens it has
         micro_batch  image, text: rows encoded at once after running out of memory; 0: none
         per_image captions per image: min, mean, max
         splits    name -> images and captions
@@ -55,7 +56,7 @@ def inspect_cache(path: Path | str) -> dict:
         "projections": {side: _projection(cache, side) for side in SIDES} if cache.aligned else None,
         "inputs": cache.inputs,
         "aligned": cache.aligned,
-        "taps": {side: _tap(cache, side) for side in cache.taps},
+        "taps": {side: describe_tap(cache, side) for side in cache.taps},
         "images": {**_counts(cache.image_states), "width": cache.width("image")},
         "captions": {
             **_counts(cache.text_states),
@@ -88,7 +89,8 @@ def _projection(cache: FeatureCache, side: str) -> dict:
     }
 
 
-def _tap(cache: FeatureCache, side: str) -> dict:
+def describe_tap(cache: FeatureCache, side: str) -> dict:
+    """The tokens of a side: width, dtype, tokens (how many), bytes, block (its form) and loss (measured, or None)."""
     tap = cache.taps[side]
     rows = np.arange(len(cache.checksums[side]))
     return {

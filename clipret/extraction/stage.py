@@ -25,7 +25,7 @@ from clipret.cache import (
     require_writable,
 )
 from clipret.cache.image_keys import split_copies
-from clipret.cache.inspection import count_single_colour
+from clipret.cache.inspection import count_single_colour, describe_tap
 from clipret.config import ExtractConfig, to_command
 from clipret.datasets import load_dataset
 from clipret.datasets.base import RetrievalDataset
@@ -38,19 +38,20 @@ from clipret.extraction.job import Job
 from clipret.extraction.limits import require_decoder, require_few_problems, workers_explained
 from clipret.extraction.planning import Plan, own_rows
 from clipret.extraction.processes import Rank, Together, current_rank, joined
-from clipret.extraction.tapping import measured_loss, plan_taps, require_tap
+from clipret.extraction.tapping import measured_loss, plan_taps, require_tap, sizes_of
 from clipret.images import NOT_FOUND, ImageReader
 from clipret.images.padding import crop_of
 from clipret.machine.description import available_cores
 from clipret.machine.devices import choose_device, torch_threads
-from clipret.machine.progress import ProgressCallback, silent
+from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.machine.workers import ReadWatch
 
 
 def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Write the penultimate features of a data set to its cache, or complete an existing cache.
 
-    on_progress  called after every batch, with phase "images", then "captions"
+    on_progress  called after every batch, with phase "images", then "captions"; with config.tap first once with phase
+                 "tokens" and, as details, how much room they will take
 
     Before the first batch is written, features times projection are compared with the encoder's own output. For an
     image that cannot be read, the cache has the reason instead of a feature. Equal captions are encoded once, and so
@@ -61,7 +62,7 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
     Returns cache (path), fingerprint, images, captions, problems (images without a usable feature), missing (problems
     because there is no file), single_colour and cross_split_copies as in inspect_cache, extracted_images and
     extracted_captions (by this call and process; fewer than all after an interruption), copied (image, text: rows
-    copied from encoded ones), batch_size, micro_batch (image, text: smaller batches after running out of memory; 0:
+    copied from encoded ones), taps (side -> as describe_tap has it), batch_size, micro_batch (image, text: smaller batches after running out of memory; 0:
     none), decoding, processes, remarks (errors of the data set that were corrected) and seconds.
 
     Raises DatasetError, BackboneError or CacheError, all with what to do next: DatasetError also when images are
@@ -153,6 +154,7 @@ class _Stage:
         taps = plan_taps(config, self.backbone, texts=self._texts)
         loss = None
         if taps:
+            self.on_progress(Progress("tokens", 1, 1, sizes_of(taps, counts=self._counts)))
             reader = self._reader(decode=config.decode if self.backbone.device.type == "cpu" else "exact")
             loss = measured_loss(self.backbone, taps, reader=reader, texts=self._texts)
         return cache_contents(
@@ -164,6 +166,10 @@ class _Stage:
             taps=taps,
             tap_loss=loss,
         )
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        return {"image": len(self.dataset.image_files), "text": len(self._texts)}
 
     def _part(self, contents: CacheContents, rank: Rank) -> Part | None:
         if rank.count == 1:
@@ -259,6 +265,7 @@ class _Stage:
             "batch_size": cache.about["batch_size"],
             "micro_batch": cache.micro_batch,
             "decoding": cache.about["decoding"],
+            "taps": {side: describe_tap(cache, side) for side in cache.taps},
             "processes": self.rank.count,
             "remarks": list(self.dataset.remarks),
         }

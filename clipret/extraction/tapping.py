@@ -1,6 +1,6 @@
 """The tokens that go into an encoder's last block: how many there are, and what storing them in fewer bits costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +46,12 @@ def plan_taps(config: ExtractConfig, backbone: Backbone, *, texts: Sequence[str]
             starts = np.concatenate([[0], np.cumsum(lengths)])
         taps[side] = Tap(block.width, config.tap_dtype, positions=block.positions, starts=starts)
     return taps
+
+
+def sizes_of(taps: Mapping[str, Tap], *, counts: Mapping[str, int]) -> dict[str, str]:
+    """side -> how much room its tokens take, in words."""
+    sizes = {side: int(tap.row_bytes(np.arange(counts[side])).sum()) for side, tap in taps.items()}
+    return {side: f"{size / 2**20:,.1f} MiB" for side, size in sizes.items()}
 
 
 def measured_loss(

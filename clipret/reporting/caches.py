@@ -27,7 +27,7 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
         "tokens a caption": _tokens(info),
         "features": f"image {images['width']}, text {captions['width']}, {inputs['dtype']}; {_computed(inputs)}",
         "projections": _projections(info["projections"]),
-        **{f"{side} tokens": _tap(tap) for side, tap in info["taps"].items()},
+        **{f"{side} tokens": tap_in_words(tap) for side, tap in info["taps"].items()},
         **_remarkable(info),
         "splits": splits_in_words(info["splits"]) if info["splits"] else "no images",
         "split by": info["split_rule"],
@@ -87,7 +87,8 @@ def _projections(projections: dict | None) -> str:
     return "; ".join(parts)
 
 
-def _tap(tap: dict) -> str:
+def tap_in_words(tap: dict) -> str:
+    """The tokens of a side, as inspect_cache has them."""
     size = f"{tap['tokens']:,} of width {tap['width']}, {tap['dtype']}: {tap['bytes'] / 2**20:,.1f} MiB"
     if not tap["loss"]:
         return size

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 
 from clipret.annotations.counting import copies_in_words, single_colour_in_words
+from clipret.reporting.caches import tap_in_words
 
 # Where features are that were not on the device.
 _PLACES = {"host": "machine's memory", "disk": "cache's file"}
@@ -40,7 +41,7 @@ def extraction_summary(result: dict, *, batch_size: int | None) -> str:
 
 def _notes(result: dict) -> list[str]:
     """How the features were computed, where that is out of the ordinary."""
-    notes = []
+    notes = [f"{side.capitalize()} tokens: {tap_in_words(tap)}." for side, tap in result["taps"].items()]
     copied = {"images": result["copied"]["image"], "captions": result["copied"]["text"]}
     if any(copied.values()):
         copies = " and ".join(f"{count:,} {side}" for side, count in copied.items() if count)

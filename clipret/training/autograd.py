@@ -283,7 +283,8 @@ class AutogradRun:
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
-            foreach=False,
+            # Of a large head one operation a tensor, and not one for each step of the formula.
+            **({"foreach": False} if self._codes else {"fused": True}),
         )
         for name, variable in self._learning.items():
             optimiser.state[variable] = {

@@ -91,6 +91,7 @@ EXTRACTED = {
     "batch_size": 128,
     "seconds": 2.5,
     "copied": {"image": 0, "text": 0},
+    "taps": {},
     "micro_batch": {"image": 0, "text": 0},
     "decoding": None,
     "processes": 1,
