@@ -62,8 +62,9 @@ def extract(config: ExtractConfig, *, on_progress: ProgressCallback = silent) ->
     Returns cache (path), fingerprint, images, captions, problems (images without a usable feature), missing (problems
     because there is no file), single_colour and cross_split_copies as in inspect_cache, extracted_images and
     extracted_captions (by this call and process; fewer than all after an interruption), copied (image, text: rows
-    copied from encoded ones), taps (side -> as describe_tap has it), batch_size, micro_batch (image, text: smaller batches after running out of memory; 0:
-    none), decoding, processes, remarks (errors of the data set that were corrected) and seconds.
+    copied from encoded ones), taps (side -> as describe_tap has it), batch_size, micro_batch (image, text: smaller
+    batches after running out of memory; 0: none), decoding, processes, remarks (errors of the data set that were
+    corrected) and seconds.
 
     Raises DatasetError, BackboneError or CacheError, all with what to do next: DatasetError also when images are
     missing, unless config.skip_missing, and when more than config.max_problems of them cannot be read. UsageError when

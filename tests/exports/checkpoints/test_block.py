@@ -47,7 +47,7 @@ def runs(coco_root, checkpoints, tmp_path_factory):
     ("family", "tune", "to"),
     [
         ("transformer", "all", "clip"),
-        pytest.param("resnet", "all", "clip", marks=pytest.mark.ci),
+        pytest.param("resnet", "all", "open_clip", marks=pytest.mark.ci),
         pytest.param("transformer", "lora", "open_clip", marks=pytest.mark.ci),
         pytest.param("transformer", "norms", "hf", marks=pytest.mark.ci),
     ],
