@@ -41,7 +41,7 @@ def baseline_projections(cache: FeatureCache) -> dict[str, np.ndarray]:
     feature is not finite.
     """
     if cache.aligned:
-        return cache.projections | block_arrays(cache.blocks)
+        return cache.projections | block_arrays(cache.blocks) if cache.blocks else cache.projections
     key = _key(cache)
     if key not in _SOLUTIONS:
         solution = _closed_form(cache)

@@ -262,7 +262,7 @@ def test_what_runs_trained_together_must_have_in_common():
     rules = settings_of(TrainConfig)
     assert {name for name, rule in rules.items() if not rule.may_differ} == {
         *("cache", "drop_cross_split_duplicates", "head", "train"),
-        *("adapter_reduction", "adapter_ratio", "adapter_relu", "hidden", "blocks"),
+        *("adapter_reduction", "adapter_ratio", "adapter_relu", "hidden", "blocks", "tune", "rank"),
         *("loss", "reduction", "violation", "hard_negatives", "steps", "batch_size", "captions_per_step", "precision"),
         *("features", "memory_limit", "device"),
     }
