@@ -6,9 +6,9 @@ Layout, format 1 (N images, M captions, D feature widths, E embedding width):
     /image/sha256 (N, 2, 32) of the image files  /image/single_colour (N, 2), whether the encoder sees one colour only
     /text/features (M, D_text)    /text/id /text/caption /text/image /text/state /text/checksum (M,)
     /text/tokens (M, 2)
-    with --tap of a side, the tokens that go into the encoder's last block (taps.py): /image/tap (N, T, W), /text/tap (L, W)
-    /text/tap_starts (M + 1,), /image/tap_sum (N,) /text/tap_sum (M,), of int8 /image/tap_scale /text/tap_scale, and that
-    block: /projection/image/block /projection/text/block
+    with --tap, the tokens that go into the encoder's last block (taps.py), and that block:
+    /image/tap (N, T, W)  /text/tap (L, W)  /text/tap_starts (M + 1,)  /image/tap_sum (N,)  /text/tap_sum (M,)
+    /image/tap_scale /text/tap_scale of int8  /projection/image/block /projection/text/block
     /image/micro_batch /text/micro_batch (2,), rows of a micro-batch after running out of memory; 0: none
     /projection/image/weight (D_image, E)  /projection/image/bias (E,)
     /projection/text/weight (D_text, E)    /projection/text/bias (E,)   /projection/logit_scale ()

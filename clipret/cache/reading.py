@@ -283,7 +283,7 @@ class FeatureCache:
     def stored_tokens(self, side: str, rows: np.ndarray) -> StoredTokens:
         """What is stored of the tokens of some rows, in memory; nothing of it is compared."""
         with self._legible():
-            return read_tokens(self._raw, side, self.taps[side], rows)
+            return read_tokens(self._raw, side, tap=self.taps[side], rows=rows)
 
     def require_tokens(self, *sides: str) -> None:
         """Raise CacheError unless the cache has the tokens of these sides."""

@@ -163,7 +163,7 @@ def store_tokens(tokens: np.ndarray, *, lengths: np.ndarray, dtype: str) -> Stor
     return StoredTokens(rounded, lengths, scales)
 
 
-def read_tokens(raw: RawFile, side: str, tap: Tap, rows: np.ndarray) -> StoredTokens:
+def read_tokens(raw: RawFile, side: str, *, tap: Tap, rows: np.ndarray) -> StoredTokens:
     """The stored tokens of the given rows, in memory; nothing of them is compared. Raises OSError."""
     lengths, where = tap.lengths(rows), _places(tap, rows)
     values = raw.read(f"{side}/tap", where).reshape(-1, tap.width)
@@ -171,7 +171,7 @@ def read_tokens(raw: RawFile, side: str, tap: Tap, rows: np.ndarray) -> StoredTo
     return StoredTokens(values, lengths, scales)
 
 
-def write_tokens(raw: RawFile, side: str, tap: Tap, rows: np.ndarray, *, tokens: StoredTokens) -> None:
+def write_tokens(raw: RawFile, side: str, *, tap: Tap, rows: np.ndarray, tokens: StoredTokens) -> None:
     """Write the tokens of the given rows. Raises OSError."""
     where = _places(tap, rows)
     raw.write(f"{side}/tap", where, values=tokens.values)

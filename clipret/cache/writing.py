@@ -159,7 +159,7 @@ class CacheWriter:
         assert (tap is None) == (side not in self.taps), "tokens are written where there is a place for them"
         with explained(self.path):
             if tap is not None:
-                write_tokens(self._raw, side, self.taps[side], places, tokens=tap)
+                write_tokens(self._raw, side, tap=self.taps[side], rows=places, tokens=tap)
             self._raw.write(f"{side}/features", places, values=stored.features)
             # For every row: an extraction killed here may have left a reason for an image that was repaired since.
             for name, values in stored.notes.items():
@@ -239,7 +239,7 @@ class CacheWriter:
         if side not in self.taps:
             return None
         with explained(self.path):
-            return read_tokens(self._raw, side, self.taps[side], places)
+            return read_tokens(self._raw, side, tap=self.taps[side], rows=places)
 
     def _chunks(self, side: str, places: np.ndarray) -> Iterator[slice]:
         """Slices of the places whose rows fit into memory together."""

@@ -73,13 +73,14 @@ class LoadedHead:
         return torch.cat(blocks).float()
 
     def _require(self, side: str, features: Features) -> None:
-        if self.head.inputs[side] == TOKENS or isinstance(features, TokenRows):
-            if self.head.inputs[side] != TOKENS or not isinstance(features, TokenRows):
-                raise UsageError(
-                    f"{side} rows are {type(features).__name__}; this head of kind {self.kind} reads "
-                    f"{self.head.inputs[side]}: give it cache.read{'_tokens' * (self.head.inputs[side] == TOKENS)}"
-                    f"('{side}', rows){'.torch()' * (self.head.inputs[side] == TOKENS)}."
-                )
+        kind = self.head.inputs[side]
+        if (kind == TOKENS) != isinstance(features, TokenRows):
+            source = "read_tokens('{}', rows).torch()" if kind == TOKENS else "read('{}', rows)"
+            raise UsageError(
+                f"{side} rows are {type(features).__name__}; this head of kind {self.kind} reads {kind}: give it "
+                f"cache.{source.format(side)}."
+            )
+        if kind == TOKENS:
             return
         shape = tuple(getattr(features, "shape", ()))
         weight = getattr(self.head, f"{side}_weight", None)

@@ -110,7 +110,7 @@ class Encoder:
         """
         encode, tap = self._encode("image"), self.taps.get("image")
         if self.on_cpu:
-            return self._from_workers(_EncodedImages(self.reader, encode, tap), batches)
+            return self._from_workers(_EncodedImages(self.reader, encode, tap=tap), batches)
         decoded = self._from_workers(_DecodedImages(self.reader), batches)
         return self._on_device(decoded, encode, tap=tap)
 
@@ -118,7 +118,7 @@ class Encoder:
         """Encode; the results may come in another order than the batches. Raises BackboneError as `images` does."""
         encode, tap = self._encode("text"), self.taps.get("text")
         if self.on_cpu:
-            return self._from_workers(_EncodedTexts(self.backbone.pad, encode, tap), batches)
+            return self._from_workers(_EncodedTexts(self.backbone.pad, encode, tap=tap), batches)
         padded = (_Decoded(batch.rows, self.backbone.pad(batch.tokens), {}, batch.counts) for batch in batches)
         return self._on_device(padded, encode, tap=tap)
 
@@ -269,7 +269,7 @@ class _MemoryAware:
 class _EncodedImages(Dataset):
     """Batches of image rows, read and encoded in a worker, or in this process without workers."""
 
-    def __init__(self, reader: ImageReader, encode: Callable, tap: Tap | None):
+    def __init__(self, reader: ImageReader, encode: Callable, *, tap: Tap | None):
         self._reader, self._encode, self._tap = reader, _MemoryAware(encode), tap
 
     def __getitem__(self, batch: ImageBatch) -> Encoded | ClipretError:
@@ -282,7 +282,7 @@ class _EncodedImages(Dataset):
 class _EncodedTexts(Dataset):
     """Batches of captions, encoded."""
 
-    def __init__(self, pad: Callable, encode: Callable, tap: Tap | None):
+    def __init__(self, pad: Callable, encode: Callable, *, tap: Tap | None):
         self._pad, self._encode, self._tap = pad, _MemoryAware(encode), tap
 
     def __getitem__(self, batch: TextBatch) -> Encoded | ClipretError:

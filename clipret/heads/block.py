@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
 from clipret.errors import HeadError
@@ -181,25 +180,26 @@ class BlockHead(LinearHead):
         tokens, there = rows.padded()
         query = tokens[:, 0] if side == "image" else tokens[torch.arange(len(rows)), rows.lengths - 1]
         if getattr(self, f"{side}_block_outer_weight") is None:
-            return self._attended(side, tokens, query, there)
+            return self._attended(side, tokens, asking=query, there=there)
         scale, shift = self._part(side, "norm_1_weight"), self._part(side, "norm_1_bias")
         with torch.no_grad():
             normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=_EPSILON)
             normed_query = functional.layer_norm(query, query.shape[-1:], eps=_EPSILON)
-        attended = self._attended(side, normed, normed_query * scale + shift, there, scale=scale, shift=shift)
-        x = query + self._linear(side, attended, "outer")
-        inner = self._linear(side, self._normed(side, x, "norm_2"), "up")
+        asking = normed_query * scale + shift
+        attended = self._attended(side, normed, asking=asking, there=there, scale=scale, shift=shift)
+        x = query + self._linear(side, attended, layer="outer")
+        inner = self._linear(side, self._normed(side, x, norm="norm_2"), layer="up")
         # x sigmoid(1.702 x)
-        x = x + self._linear(side, functional.silu(_QUICK_GELU * inner) / _QUICK_GELU, "down")
-        return self._normed(side, x, "norm_3")
+        x = x + self._linear(side, functional.silu(_QUICK_GELU * inner) / _QUICK_GELU, layer="down")
+        return self._normed(side, x, norm="norm_3")
 
     def _attended(
         self,
         side: str,
         tokens: torch.Tensor,
+        *,
         asking: torch.Tensor,
         there: torch.Tensor | None,
-        *,
         scale: torch.Tensor | None = None,
         shift: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -220,11 +220,11 @@ class BlockHead(LinearHead):
         mixed = mixed if scale is None else mixed * scale + shift
         return (mixed.transpose(0, 1) @ value.transpose(1, 2)).transpose(0, 1).flatten(1) + bias[2 * width :]
 
-    def _normed(self, side: str, x: torch.Tensor, norm: str) -> torch.Tensor:
+    def _normed(self, side: str, x: torch.Tensor, *, norm: str) -> torch.Tensor:
         weight, bias = self._part(side, f"{norm}_weight"), self._part(side, f"{norm}_bias")
         return functional.layer_norm(x, x.shape[-1:], weight, bias, _EPSILON)
 
-    def _linear(self, side: str, x: torch.Tensor, layer: str) -> torch.Tensor:
+    def _linear(self, side: str, x: torch.Tensor, *, layer: str) -> torch.Tensor:
         return functional.linear(x, self._part(side, f"{layer}_weight"), self._part(side, f"{layer}_bias"))
 
     def _part(self, side: str, part: str) -> torch.Tensor:
@@ -239,4 +239,4 @@ class BlockHead(LinearHead):
         return getattr(self, f"{side}_block_inner_weight") is not None
 
 
-HEAD: type[nn.Module] = BlockHead
+HEAD: type[Head] = BlockHead

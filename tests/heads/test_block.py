@@ -221,8 +221,8 @@ def test_what_replaces_the_encoders_block_has_lora_in_it(form):
     head = started(form, tune="lora")
     with torch.no_grad():
         head.image_block_inner_weight_out.normal_()
-    found, parts = head.replaced_block("image")
-    assert found == form
+    kind, parts = head.replaced_block("image")
+    assert kind == form
     expected = head.image_block_inner_weight + head.image_block_inner_weight_out @ head.image_block_inner_weight_in
     assert torch.equal(parts["inner_weight"], expected)
     plain = {f"image_block_{part}": values for part, values in parts.items()}
