@@ -181,7 +181,7 @@ class BlockHead(LinearHead):
         query = tokens[:, 0] if side == "image" else tokens[torch.arange(len(rows)), rows.lengths - 1]
         if getattr(self, f"{side}_block_outer_weight") is None:
             return self._attended(side, tokens, asking=query, there=there)
-        scale, shift = self._part(side, "norm_1_weight"), self._part(side, "norm_1_bias")
+        scale, shift = self._plain(side, "norm_1_weight"), self._plain(side, "norm_1_bias")
         with torch.no_grad():
             normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=_EPSILON)
             normed_query = functional.layer_norm(query, query.shape[-1:], eps=_EPSILON)
@@ -208,32 +208,48 @@ class BlockHead(LinearHead):
         Biases of keys shift all scores of a query equally, which softmax ignores; so does `shift` there.
         """
         count = int(getattr(self, f"{side}_block_{HEADS}"))
-        weight, bias, width = self._part(side, "inner_weight"), self._part(side, "inner_bias"), tokens.shape[2]
+        weight, bias, width = self._plain(side, "inner_weight"), self._plain(side, "inner_bias"), tokens.shape[2]
         key, value = weight[width:].unflatten(0, (2, count, -1))
-        asked = functional.linear(asking, weight[:width], bias[:width]).unflatten(1, (count, -1))
+        asked = functional.linear(asking, weight[:width], bias[:width])
+        first, last = self._low_rank(side, "inner_weight")
+        if first is not None:
+            asked = asked + functional.linear(functional.linear(asking, first), last[:width])
+            key_last, value_last = last[width:].unflatten(0, (2, count, -1))
         # (H, B, d) x (H, d, W): one product a head, over all rows.
-        asked = ((asked * (width // count) ** -0.5).transpose(0, 1) @ key).transpose(0, 1)
-        scores = (asked if scale is None else asked * scale) @ tokens.transpose(1, 2)
+        asked = (asked.unflatten(1, (count, -1)) * (width // count) ** -0.5).transpose(0, 1)
+        mapped = asked @ key if first is None else asked @ key + asked @ key_last @ first
+        mapped = mapped.transpose(0, 1)
+        scores = (mapped if scale is None else mapped * scale) @ tokens.transpose(1, 2)
         if there is not None:
             scores = scores.masked_fill(~there[:, None], -torch.inf)
         mixed = scores.softmax(dim=-1) @ tokens
-        mixed = mixed if scale is None else mixed * scale + shift
-        return (mixed.transpose(0, 1) @ value.transpose(1, 2)).transpose(0, 1).flatten(1) + bias[2 * width :]
+        mixed = (mixed if scale is None else mixed * scale + shift).transpose(0, 1)
+        values = mixed @ value.transpose(1, 2)
+        if first is not None:
+            values = values + mixed @ first.t() @ value_last.transpose(1, 2)
+        return values.transpose(0, 1).flatten(1) + bias[2 * width :]
 
     def _normed(self, side: str, x: torch.Tensor, *, norm: str) -> torch.Tensor:
-        weight, bias = self._part(side, f"{norm}_weight"), self._part(side, f"{norm}_bias")
+        weight, bias = self._plain(side, f"{norm}_weight"), self._plain(side, f"{norm}_bias")
         return functional.layer_norm(x, x.shape[-1:], weight, bias, _EPSILON)
 
     def _linear(self, side: str, x: torch.Tensor, *, layer: str) -> torch.Tensor:
-        return functional.linear(x, self._part(side, f"{layer}_weight"), self._part(side, f"{layer}_bias"))
+        y = functional.linear(x, self._plain(side, f"{layer}_weight"), self._plain(side, f"{layer}_bias"))
+        first, last = self._low_rank(side, f"{layer}_weight")
+        return y if first is None else y + functional.linear(functional.linear(x, first), last)
+
+    def _plain(self, side: str, part: str) -> torch.Tensor:
+        return getattr(self, f"{side}_block_{part}")
+
+    def _low_rank(self, side: str, part: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What LoRA adds to a matrix, last @ first; their product is never made, nor a gradient as large."""
+        first, last = (getattr(self, f"{side}_block_{part}_{end}", None) for end in ("in", "out"))
+        return first, last
 
     def _part(self, side: str, part: str) -> torch.Tensor:
         """A weight of the block, with what LoRA adds to it."""
-        weight = getattr(self, f"{side}_block_{part}")
-        first = getattr(self, f"{side}_block_{part}_in", None)
-        if first is None:
-            return weight
-        return weight + getattr(self, f"{side}_block_{part}_out") @ first
+        first, last = self._low_rank(side, part)
+        return self._plain(side, part) if first is None else self._plain(side, part) + last @ first
 
     def _has_block(self, side: str) -> bool:
         return getattr(self, f"{side}_block_inner_weight") is not None
