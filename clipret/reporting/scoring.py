@@ -45,10 +45,11 @@ def _notes(measured: dict, head: str, *, names: tuple[str, ...]) -> list[str]:
     lines.append(f"bank: {bank['captions']:,} captions (t2i) and {bank['images']:,} images (i2t) of {bank['split']}")
     if split == "val":
         lines.append("the parameters were chosen on this split: expect less on other data")
+    lines.append("percent; ties count against us")
     if measured["intervals"]:
         level = 100 * measured["intervals"]["level"]
         flips = f"the gain's by {measured['intervals']['resamples']:,} paired flips"
-        lines.append(f"percent; in brackets {level:.0f} % intervals over images; {flips}")
+        lines.append(f"in brackets {level:.0f} % intervals over images; {flips}")
         if any(map(is_unbounded, names)):
             lines.append("a gain in ranks has no interval")
     if protocol["remarks"]:

@@ -21,8 +21,6 @@ from clipret.retrieval.scorings import SCORINGS, scored_name
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
 # A run, and the WiSE-FT alpha from the baseline (0) to the run's (1).
 _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
-# A head, and the scoring that it was measured by.
-_SCORED = re.compile(rf"(?P<head>.+)@(?P<scoring>{'|'.join(SCORINGS)})")
 
 
 @dataclass(frozen=True)
@@ -203,8 +201,8 @@ def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
 
 def _scored(word: str) -> tuple[str, str]:
     """HEAD@SCORING -> head and scoring; any other argument -> that argument and cosine."""
-    match = None if Path(word).exists() else _SCORED.fullmatch(word)
-    return (match["head"], match["scoring"]) if match else (word, COSINE)
+    head, _, scoring = word.rpartition("@")
+    return (head, scoring) if head and scoring in SCORINGS and not Path(word).exists() else (word, COSINE)
 
 
 def _split(word: str) -> tuple[str, float | None]:
