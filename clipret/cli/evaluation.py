@@ -33,6 +33,7 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     lines = [f"run {report['run']}, cache {report['cache']['path']}"] if report["run"] else []
     lines += [f"every query is in {config.per_query}"] if config.per_query else []
     lines += [f"Note: {remark}." for remark in report.get("remarks", ())]
+    lines += ["Note: failures, reproduce, embed and export are by cosine."] if "scoring" in report else []
     lines += use_of_run(report)
     sheets = SECTIONS["eval"](without_curve(report), names=config.columns) + SECTIONS["wise-ft"](report)
     sheets += SECTIONS["scoring"](report, names=config.columns)

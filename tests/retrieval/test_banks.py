@@ -101,6 +101,7 @@ def test_a_survey_has_each_cosine_once_in_pieces_of_any_size(
     )
     features = cache.image_features if side == "image" else cache.text_features
     bank = unit(np.asarray(features, dtype=np.float64)[rows] @ cache.projections[f"{side}/weight"])
+    assert max(part.numel() for part in statistics.parts) <= max(scores_at_once, len(gallery))
     np.testing.assert_allclose(statistics.whole, gallery @ bank.T, rtol=0, atol=1e-6)
 
 
