@@ -79,6 +79,11 @@ class SweepConfig:
     keep_heads: int = setting(
         1, "Combinations, the best by validation, whose heads are kept.", panel=_SWEEP, at_least=1, at_most=1_000_000
     )
+    soup: bool = setting(
+        False,
+        "Also average heads of the sweep, each taken only if val does not fall, and test the average.",
+        panel=_SWEEP,
+    )
     test_all: bool = setting(False, "Measure all on the test split, not the best one only.", panel=_SWEEP)
     stack: int | None = setting(
         None,

@@ -180,7 +180,9 @@ def describe_trained(source: Source) -> Trained | None:
         what: f"{label(str(record['config'].get(what)))}@{code['sha256'][:12]}"
         for what, code in record.get("code", {}).items()
     }
-    config, trained_on = record["config"] | own, record["cache"]["fingerprint"]
+    # A soup is of several settings or seeds, and no other seed of any of them.
+    config = None if "soup" in record else record["config"] | own
+    trained_on = record["cache"]["fingerprint"]
     return Trained(str(source.head), sha256, str(source.run), config, trained_on, _is_finished(source.run))
 
 

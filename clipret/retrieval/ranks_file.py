@@ -86,7 +86,7 @@ class Trained:
     head         path of its file at that time
     sha256       of that file
     run          path of the run's folder at that time; None: the head belonged to no run
-    config       the run's settings (fields of TrainConfig); None without a run
+    config       the run's settings (fields of TrainConfig); None without a run, and of a soup
     fingerprint  of the cache that the run was trained on; None without a run
     finished     whether the run was complete; None without a run
     """

@@ -21,6 +21,15 @@ _ENTRY = {
     "test": (_FIGURES, None),
 }
 _BASELINE = {"val_rsum": float, "test": (_FIGURES, None)}
+_SOUP = {
+    "run": str,
+    "runs": [str],
+    "heads": AtLeast(1),
+    "unlike": Each(AtLeast(1)),
+    "val_rsum": float,
+    "best_val_rsum": float,
+    "test": (_FIGURES, None),
+}
 _RESULT = {
     "sweep": str,
     "cache": str,
@@ -32,6 +41,7 @@ _RESULT = {
     "chosen": {**_ENTRY, "command": str},
     "zero_shot": Maybe(_BASELINE),
     "closed_form": Maybe(_BASELINE),
+    "soup": Maybe(_SOUP),
     "protocol": ({"name": str, "split": str}, None),
     "test_all": bool,
     "remarks": [str],
@@ -65,6 +75,8 @@ def require_agreement(sweep) -> None:
         raise RecordError("result.varied or result.fixed are not the settings of it")
     if len(result["chosen"]["failed"]) >= len(result["chosen"]["seeds"]):
         raise RecordError("result.chosen is a configuration of which every run failed")
+    if strangers := sorted(set(result.get("soup", {}).get("runs", ())) - names):
+        raise RecordError(f"result.soup has {strangers[0]}, which is no run of it")
     if not has_baseline(result):
         raise RecordError("result has neither zero_shot nor closed_form")
     if result["chosen"]["test"] and not (baseline_of(result)[1]["test"] and result["protocol"]):
