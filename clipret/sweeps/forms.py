@@ -75,12 +75,17 @@ def require_agreement(sweep) -> None:
         raise RecordError("result.varied or result.fixed are not the settings of it")
     if len(result["chosen"]["failed"]) >= len(result["chosen"]["seeds"]):
         raise RecordError("result.chosen is a configuration of which every run failed")
-    if strangers := sorted(set(result.get("soup", {}).get("runs", ())) - names):
-        raise RecordError(f"result.soup has {strangers[0]}, which is no run of it")
+    _require_figures(result)
+    if "soup" in result and (not result["soup"]["runs"] or not set(result["soup"]["runs"]) <= names):
+        raise RecordError("result.soup has no runs, or others than those of it")
+
+
+def _require_figures(result: dict) -> None:
     if not has_baseline(result):
         raise RecordError("result has neither zero_shot nor closed_form")
-    if result["chosen"]["test"] and not (baseline_of(result)[1]["test"] and result["protocol"]):
-        raise RecordError("result.chosen has test figures, and its baseline or result.protocol none")
+    for part in ("chosen", "soup"):
+        if result.get(part, {}).get("test") and not (baseline_of(result)[1]["test"] and result["protocol"]):
+            raise RecordError(f"result.{part} has test figures, and its baseline or result.protocol none")
 
 
 def _require_entry(entry: dict, sweep) -> None:

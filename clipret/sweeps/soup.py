@@ -133,8 +133,11 @@ class _Alike:
 def _function(head: Head) -> tuple:
     """What, but for the values of its tensors, decides what a head computes."""
     shapes = {name: tensor.shape for name, tensor in head.tensors.items()}
-    # A head of the user's own has the seed that it was made with in its file: its start says more.
-    return head.kind, {name: text for name, text in head.metadata.items() if name != "seed"}, shapes
+    metadata = dict(head.metadata)
+    # Of the user's own each run has a copy of the code, and a seed, of which the start says more.
+    metadata.pop("seed", None)
+    metadata["code"] = metadata.get("code", "").rpartition(":")[2]
+    return head.kind, metadata, shapes
 
 
 def _measured(soup: _Average, gallery: Gallery, *, device: str) -> float:
