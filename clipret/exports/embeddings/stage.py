@@ -16,7 +16,7 @@ from clipret.errors import ExportError, UsageError
 from clipret.evaluation.inputs import find_source
 from clipret.exports import EMBEDDING_FORMATS, INDEXES
 from clipret.exports.embeddings.computing import embedding_blocks, embedding_width
-from clipret.exports.embeddings.outputs import Outputs, rename, sync_path, unfinished
+from clipret.exports.embeddings.outputs import Outputs, rename, unfinished
 from clipret.exports.embeddings.record import (
     FORMAT,
     forget_progress,
@@ -32,7 +32,7 @@ from clipret.heads.base import Head
 from clipret.heads.files import load_head
 from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
-from clipret.machine.files import locked
+from clipret.machine.files import locked, sync_path
 from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.baseline import baseline_name, baseline_projections
 

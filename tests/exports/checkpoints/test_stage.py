@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,32 @@ def test_what_is_there_is_not_written_over(here, config):
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("to", ["nowhere", "empty", "file"])
+def test_a_link_is_refused_before_any_work(config, tmp_path, monkeypatch, to):
+    """A folder cannot take its place."""
+    monkeypatch.setattr(stage, "open_source", None)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    config.out.symlink_to(tmp_path / to)
+    assert refused(config) == f"{config.out} is there already; give another --out, or delete it."
+    assert config.out.is_symlink()
+
+
+def test_what_another_process_wrote_meanwhile_is_left_before_any_work(config, monkeypatch):
+    """The lock was free again by then."""
+    opening = stage.open_source
+
+    def opened(*arguments, **options):
+        config.out.mkdir()
+        (config.out / "theirs").write_text("theirs")
+        return opening(*arguments, **options)
+
+    monkeypatch.setattr(stage, "open_source", opened)
+    monkeypatch.setattr(stage, "_write", None)
+    assert refused(config) == f"{config.out} is there already; give another --out, or delete it."
+    assert left(config.out) == ["theirs"]
+
+
 @pytest.mark.parametrize("name", [".", "..", "/"])
 def test_a_folder_without_a_name_is_refused(config, name, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
@@ -171,6 +198,89 @@ def test_a_folder_of_another_that_bears_the_unfinished_name_is_left_alone(here, 
     assert refused(config) == expected
     assert (part / "thesis.tex").read_text() == "mine"
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_folder_and_bears_the_unfinished_name_is_left_alone(here, config, tmp_path, kind):
+    part, theirs = tmp_path / "out.part", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "clipret_export.json").write_text("{}")
+    part.symlink_to(theirs) if kind == "link" else part.write_text("mine")
+    assert refused(config) == f"{part} is there, and not from clipret export; move it away, or give another --out."
+    assert left(tmp_path) == ["out.part", "theirs"]
+    assert left(theirs) == ["clipret_export.json"]
+
+
+def test_an_export_that_was_killed_at_once_is_begun_again(here, config, tmp_path):
+    """Before its first file was there."""
+    config.out.with_name("out.part").mkdir()
+    exported(config)
+    assert left(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("steps", range(3))
+def test_one_that_is_killed_while_it_clears_is_cleared_by_the_next(tmp_path, monkeypatch, steps):
+    part, unlink, done = tmp_path / "out.part", Path.unlink, []
+    for name in ("a", "clipret_export.json", "folder/file", "z"):
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        (part / name).write_text("half")
+
+    def stopping(path, **options):
+        if len(done) == steps:
+            raise KeyboardInterrupt
+        done.append(path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            stage._clear(part)
+    assert part.exists()
+    stage._clear(part)
+    assert not part.exists()
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(here, config, tmp_path, monkeypatch):
+    synced, opened = [], {}
+    fsync, rename = os.fsync, Path.rename
+
+    def noted(descriptor):
+        descriptor = getattr(descriptor, "fileno", lambda: descriptor)()
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(path, to):
+        opened.update({file.name: file.stat().st_ino for file in (path, *path.iterdir())})
+        assert set(opened.values()) <= set(synced)
+        synced.clear()
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", renamed)
+    exported(config)
+    assert opened.keys() == {"out.part", "README.md", "clip.pt", "clipret_export.json"}
+    assert tmp_path.stat().st_ino in synced
+
+
+def test_a_file_that_cannot_be_synced_leaves_nothing(here, config, tmp_path, monkeypatch):
+    def failing(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    assert refused(config).startswith(f"cannot write {config.out}: Input/output error. Nothing of it is kept;")
+    assert left(tmp_path) == []
+
+
+def test_files_in_folders_are_listed_with_their_own_sizes(here, config, monkeypatch):
+    def with_folder(source, folder):
+        target_clip.write(source, folder)
+        (folder / "1_Module").mkdir()
+        (folder / "1_Module" / "config.json").write_text("{}")
+
+    with_write(monkeypatch, with_folder)
+    files = exported(config)["files"]
+    assert sorted(files) == ["1_Module/config.json", "README.md", "clip.pt"]
+    assert files["1_Module/config.json"] == 2
 
 
 def test_what_a_stopped_export_left_is_cleared(here, config, tmp_path):

@@ -67,7 +67,7 @@ def _title(record: dict) -> list[str]:
     loss = _settings(record).get("loss")
     trained = f"trained with the loss {loss} on" if loss else "trained on"
     text = (
-        f"{encoder['model']} with a {head['kind']} head {trained} the features that this encoder has of "
+        f"{encoder['model']} with a head of kind {head['kind']}, {trained} the features that this encoder has of "
         f"{data['dataset']}, for the retrieval of images by text and of texts by image. The encoder itself was not "
         f"trained: only what turns its features into embeddings was."
     )
