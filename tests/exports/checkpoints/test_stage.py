@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clipret.config import ExportConfig
-from clipret.errors import ExportError, UsageError
+from clipret.errors import BackboneError, ExportError, UsageError
 from clipret.exports import TARGETS, TargetRow
 from clipret.exports.checkpoints import stage
 from clipret.exports.targets import clip as target_clip
@@ -31,7 +31,7 @@ def exported(config: ExportConfig, **changes) -> dict:
 
 
 def refused(config: ExportConfig, **changes) -> str:
-    with pytest.raises((ExportError, UsageError)) as caught:
+    with pytest.raises((BackboneError, ExportError, UsageError)) as caught:
         exported(config, **changes)
     message = str(caught.value)
     assert "\n" not in message
@@ -396,6 +396,24 @@ def test_an_encoder_that_moved_is_given_with_model(here, config, vit_cache, tmp_
     moved = tmp_path / "elsewhere.pt"
     shutil.copy(vit_cache.with_name("vit.pt"), moved)
     assert exported(config, model=str(moved))["verified"][0]["opened"]
+
+
+def test_an_encoder_that_is_not_where_it_was_is_asked_for(here, config, vit_cache, tmp_path):
+    path, kept = vit_cache.with_name("vit.pt"), tmp_path / "kept.pt"
+    path.rename(kept)
+    try:
+        message = refused(config)
+        assert message.startswith(
+            f"the encoder of {vit_cache} cannot be loaded from where it was (if it is elsewhere now, name that with "
+            f"--model): unknown model '{path}'"
+        )
+        weights = torch.load(kept, weights_only=True)
+        torch.save(weights | {"ln_final.bias": weights["ln_final.bias"] + 1}, path)
+        message = refused(config)
+        assert message.startswith(f"{path} was changed: its weights are ")
+        assert message.endswith("; name the unchanged file with --model.")
+    finally:
+        kept.replace(path)
 
 
 def test_other_weights_are_refused_by_their_sha256(config, vit_cache, tmp_path):
