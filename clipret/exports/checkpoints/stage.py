@@ -1,9 +1,13 @@
 """A trained head -> another library's folder: the function behind `clipret export`."""
 
 import importlib
+import os
+import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import Timeout
@@ -126,7 +130,9 @@ def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dic
     try:
         with tempfile.TemporaryDirectory(prefix="clipret-export-") as scratch:
             step("write")
-            target.write(opened.source, unfinished)
+            with _disk_errors():
+                target.write(opened.source, unfinished)
+            _let_others_read(unfinished)
             step("verify")
             sample = take_sample(opened, root=config.root, scratch=Path(scratch))
             verified = verify(target, config.to, folder=unfinished, sample=sample, scratch=Path(scratch))
@@ -149,6 +155,32 @@ def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dic
     finally:
         _clear(unfinished)
     return about
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn what other libraries raise when the disk is full, or fails otherwise, into OSError."""
+    try:
+        yield
+    except (OSError, ClipretError):
+        raise
+    except Exception as error:
+        # torch's own words are of positions; the reason is behind them.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        # Libraries in Rust, as safetensors and tokenizers, have errors of their own.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give files the mode of new ones: safetensors makes some that only their owner can read."""
+    mode = (folder / RECORD).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _clear(unfinished: Path) -> None:

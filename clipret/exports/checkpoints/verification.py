@@ -188,6 +188,11 @@ def ask(
     }
     command = [sys.executable, "-m", "clipret.exports.checkpoints.opening", str(request), str(result)]
     process = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, errors="replace")
+    if process.returncode < 0:
+        raise ExportError(
+            f"{way} cannot open what was written: its process was ended by signal {-process.returncode}, as the system "
+            f"does where memory runs out. Nothing was written."
+        )
     if process.returncode:
         lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
         raise ExportError(f"{way} cannot open what was written: {lines[-1][:_LONGEST]}. Nothing was written.")

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from clipret.config import ExportConfig
 from clipret.errors import BackboneError, ExportError, UsageError
@@ -347,6 +350,49 @@ def test_a_disk_that_fills_up_below_torch_is_the_same_line(config, tmp_path, mon
     monkeypatch.setattr(Path, "open", open_full)
     assert refused(config).startswith(f"cannot write {config.out}: No space left on device.")
     assert left(tmp_path) == []
+
+
+RUST = {
+    "safetensors": lambda folder: save_file({"a": torch.zeros(9)}, folder / "full" / "a.safetensors"),
+    "tokenizers": lambda folder: Tokenizer(BPE()).save(str(folder / "full" / "tokenizer.json")),
+}
+
+
+@pytest.mark.parametrize("library", RUST)
+def test_a_disk_that_fails_below_a_library_in_rust_is_the_same_line(config, tmp_path, monkeypatch, library):
+    """Here, in a folder that is not there; a full disk reads alike, with another number."""
+    with_write(monkeypatch, lambda source, folder: RUST[library](folder))
+    assert refused(config).startswith(f"cannot write {config.out}: No such file or directory. Nothing of it is kept;")
+    assert left(tmp_path) == []
+
+
+def test_what_is_no_fault_of_the_disk_stays_what_it_is(config, tmp_path, monkeypatch):
+    def faulty(source, folder):
+        raise RuntimeError("a bug")
+
+    with_write(monkeypatch, faulty)
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        exported(config)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="of modes")
+def test_others_may_read_what_is_exported(here, config, monkeypatch):
+    def write(source, folder):
+        target_clip.write(source, folder)
+        (folder / "1_Module").mkdir()
+        save_file({"a": torch.zeros(9)}, folder / "1_Module" / "a.safetensors")
+        assert (folder / "1_Module" / "a.safetensors").stat().st_mode & 0o777 == 0o600
+
+    with_write(monkeypatch, write)
+    before = os.umask(0o026)
+    try:
+        exported(config)
+    finally:
+        os.umask(before)
+    files = [path for path in config.out.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
 
 
 def test_other_embeddings_leave_nothing(here, config, tmp_path, monkeypatch):
