@@ -475,7 +475,7 @@ def test_other_weights_are_refused_by_their_sha256(config, vit_cache, tmp_path):
 def test_images_that_are_not_at_hand_are_left_out_and_named(here, config, tmp_path):
     result = exported(config, root=tmp_path)
     assert {(way["texts"], way["images"]) for way in result["verified"]} == {(12, 0)}
-    assert result["images_missing"].startswith("0.png: ")
+    assert result["images_missing"] == "0.png: file not found"
 
 
 def test_a_cache_of_imported_features_has_no_encoder(config, tmp_path):
