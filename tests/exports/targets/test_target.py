@@ -10,6 +10,7 @@ from clipret import ExportConfig, export
 from clipret.cli.exports import target_help
 from clipret.errors import ExportError, UsageError
 from clipret.exports import TARGETS, TargetRow
+from clipret.exports.checkpoints.stage import load_target
 from clipret.heads.files import load_scalars
 from tests.helpers import tensors_target
 from tests.helpers.export_sources import linear_head, source_of, verified
@@ -64,6 +65,15 @@ def test_what_it_writes_wrong_is_found(run, tmp_path, monkeypatch):
 def test_a_target_that_no_row_knows_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="--to is 'tensors'"):
         export(ExportConfig(run=tmp_path, to="tensors", out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_opens_a_folder_first_is_asked_for_before_it_is_written(name):
+    """Otherwise a folder would bear its name that nothing opened; the core has torch, clip and numpy."""
+    first, *_ = load_target(name).ways.values()
+    needed = TARGETS[name].package or ()
+    assert first.needs in {"clip", "numpy", *((needed,) if isinstance(needed, str) else needed)}
+    assert bool(TARGETS[name].extra) is bool(needed)
 
 
 @pytest.mark.ci
