@@ -18,13 +18,13 @@ class Recipe(NamedTuple):
 
 RECIPES: dict[str, Recipe] = {
     "strong": Recipe(
-        "a wider head, InfoNCE and large batches",
+        "a gated head and InfoNCE",
         {
             "head": "gated",
             "loss": "infonce",
-            "batch_size": 1024,
-            "lr": 1e-3,
-            "warmup": 50,
+            "batch_size": 256,
+            "lr": 3e-4,
+            "warmup": 20,
         },
     ),
 }
