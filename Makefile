@@ -12,7 +12,7 @@ BIN := .venv/bin
 BENCHMARKS := $(patsubst scripts/bench_%.py,bench-%,$(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs extract train eval bench $(BENCHMARKS) coverage clean
+.PHONY: help demo test lint format docs extract train eval bench $(BENCHMARKS) testbeds coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ bench: $(BENCHMARKS) ## Run all benchmarks; each leaves build/bench/NAME.json
 
 $(BENCHMARKS): bench-%: .venv/test
 	$(BIN)/python scripts/bench_$*.py $(ARGS)
+
+testbeds: .venv/test ## Make the data sets on which recipes are judged, in build/testbeds
+	$(BIN)/python -m pip install --quiet -e '.[testbeds]'
+	$(BIN)/python scripts/testbeds.py $(ARGS)
 
 coverage: .venv/test ## Simulate how often intervals and tests are right: docs/statistics.md
 	$(BIN)/python scripts/simulate_coverage.py $(ARGS)

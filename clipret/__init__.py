@@ -39,6 +39,7 @@ _WHERE = {
     "load_head": "exports.head",
     "merge": "cache.merging",
     "open_run": "exports.model",
+    "recipe_settings": "config.recipes",
     "reproduce": "evaluation.reproduction.stage",
     "resume": "training",
     "sweep": "sweeps",

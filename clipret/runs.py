@@ -36,6 +36,7 @@ _CONFIG_FORM = {
     "cache": {"path": str, "fingerprint": str},
     "code": Maybe(Each({"path": str, "sha256": str})),
     "versions": Maybe(Each(str)),
+    "soup": Maybe({"runs": [str], "heads": AtLeast(1), "differing": [str]}),
 }
 _RESULT_FORM = {
     "cache": str,
@@ -203,12 +204,25 @@ def read_result(run: Path | str) -> dict | None:
 def read_config(run: Path | str) -> dict:
     """A run's config.json: `config` (settings by name), `cache` (path, fingerprint) and `format`.
 
+    Of a soup, an average of heads, `config` is of the first of them, and `soup` has runs (names of all of them), heads
+    (how many were tried) and differing (names of the settings in which they differ).
+
     Raises RunError when the file is missing or is not one.
     """
     run = Path(run)
     if not (run / CONFIG).exists():
         raise RunError(f"{run} is not a run: it has no {CONFIG}; expected a folder made by clipret train.")
     return read_settings(run / CONFIG)
+
+
+def require_training(record: dict, run: Path) -> None:
+    """Raise RunError if what read_config returned is of a soup, which has no settings to train or be known by."""
+    if "soup" in record:
+        heads = record["soup"]["runs"]
+        raise RunError(
+            f"{run} is a soup, an average of {len(heads):,} heads, and not a training; give one of its runs, such as "
+            f"{run.parent / heads[0]}."
+        )
 
 
 def read_settings(path: Path) -> dict:

@@ -9,8 +9,8 @@ icons      one drawing for each distinct name among the icon sets of `@iconify/j
 icons-20k  20,000 of its training pairs, the same val and test, for what costs much
 stamps     drawings and photographs of Debian's `tuxpaint-stamps-default` with their English descriptions
 
-Needs clipret[demo], resvg-py and npm; stamps also Debian's apt-get and dpkg-deb. The licence of each icon set is in the
-archive's collections.json.
+`make testbeds` installs what it needs but npm, which icons need, and Debian's apt-get and dpkg-deb, which stamps need.
+The licence of each icon set is in the archive's collections.json.
 """
 
 import argparse
@@ -24,16 +24,16 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tiny_clip_data import Source, as_svg, fetch
 
 from clipret import ExtractConfig, extract
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+FOLDER = Path(__file__).resolve().parent.parent / "build" / "testbeds"
 ICONS = Source("@iconify/json", "2.2.535", "1a545f86fa224d6531d8fb101dcbe83aac2b28689a21cbed6fc68318a5af4d91")
-_SIDE = 72
+_SIDE, _STAMP = 72, 256
 _VAL, _TEST, _FEW = 2_000, 5_000, 20_000
 # Of what tiny-emoji was trained on there is something among these.
 _LEFT_OUT = ("Emoji", "Flags / Maps")
@@ -76,7 +76,7 @@ def main() -> None:
     """Make the test beds that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["emoji", "icons", "icons-20k", "stamps"])
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "testbeds")
+    parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names:
@@ -86,15 +86,18 @@ def main() -> None:
 
 def make(name: str, *, folder: Path) -> Path:
     """The cache of a test bed, made or completed."""
-    cache = folder / f"{name}.h5"
-    if name == "emoji":
-        dataset, root = "emoji", None
-    else:
-        dataset, root = folder / f"{name}.csv", folder
-        if not dataset.exists():
-            _TABLES[name](folder)
-    extract(ExtractConfig(dataset=str(dataset), root=root, model="tiny-emoji", out=cache))
+    cache, source = folder / f"{name}.h5", source_of(name, folder=folder)
+    if name in _TABLES and not Path(source["dataset"]).exists():
+        _TABLES[name](folder)
+    extract(ExtractConfig(**source, model="tiny-emoji", out=cache))
     return cache
+
+
+def source_of(name: str, *, folder: Path) -> dict[str, Any]:
+    """The data set of a test bed, as settings of a config."""
+    if name == "emoji":
+        return {"dataset": "emoji"}
+    return {"dataset": str(folder / f"{name}.csv"), "root": folder}
 
 
 def _icons(folder: Path) -> None:
@@ -144,19 +147,13 @@ def _distinct(icons: Iterable[tuple[str, str, str]]) -> dict[str, str]:
 
 def _draw(job: tuple[Path, str, str]) -> str | None:
     """Render an icon on white; the sha256 of its pixels, None where there is nothing to be seen."""
-    import resvg_py
-
     folder, name, svg = job
     path = folder / _file(name)
     if not path.exists():
-        try:
-            content = resvg_py.svg_to_bytes(svg_string=svg, width=_SIDE, height=_SIDE, skip_system_fonts=True)
-            layer = Image.open(io.BytesIO(bytes(content))).convert("RGBA")
-        except (ValueError, OSError):
+        layer = _rendered(svg, width=_SIDE, height=_SIDE)
+        if layer is None:
             return None
-        square = Image.new("RGBA", layer.size, "white")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.alpha_composite(square, layer).convert("RGB").save(path)
+        _save_on_white(layer, path)
     with Image.open(path) as image:
         plain = all(low == high for low, high in image.getextrema())
         return None if plain else hashlib.sha256(image.tobytes()).hexdigest()
@@ -184,10 +181,9 @@ def _stamps(folder: Path) -> None:
     described = [(path, texts[path.with_suffix("")]) for path in drawings if texts.get(path.with_suffix(""))]
     first = {text: path for path, text in reversed(described)}
     ordered = sorted(first.items(), key=lambda item: _order(item[0]))
-    pairs = []
-    for place, (text, path) in enumerate(ordered):
-        split = ("test", "test", "val")[place % 10] if place % 10 < 3 else "train"
-        pairs.append(Pair(_on_white(path, folder=folder), text, split))
+    drawn = [(file, text) for text, path in ordered if (file := _on_white(path, folder=folder))]
+    splits = ("test", "test", "val", *["train"] * 7)
+    pairs = [Pair(file, text, splits[place % 10]) for place, (file, text) in enumerate(drawn)]
     _write(folder / "stamps.csv", pairs)
 
 
@@ -197,19 +193,33 @@ def _description(path: Path) -> str:
     return lines[0].strip() if lines else ""
 
 
-def _on_white(path: Path, *, folder: Path) -> str:
-    """The drawing as an RGB file, relative to the table."""
+def _on_white(path: Path, *, folder: Path) -> str | None:
+    """The drawing as an RGB file, relative to the table; None where it cannot be rendered."""
+    out = folder / "stamps" / "white" / f"{_order(str(path.relative_to(folder)))[:16]}.png"
+    if path.suffix == ".svg":
+        layer = _rendered(path.read_text("utf-8"), width=_STAMP)
+    else:
+        layer = Image.open(path).convert("RGBA")
+    if layer is None:
+        return None
+    _save_on_white(layer, out)
+    return str(out.relative_to(folder))
+
+
+def _rendered(svg: str, **size: int) -> Image.Image | None:
+    """An SVG as a picture; None where the renderer makes nothing of it."""
     import resvg_py
 
-    if path.suffix == ".svg":
-        layer = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=path.read_text("utf-8"), width=256))))
-    else:
-        layer = Image.open(path)
-    layer = layer.convert("RGBA")
-    out = folder / "stamps" / "white" / f"{_order(str(path.relative_to(folder)))[:16]}.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB").save(out)
-    return str(out.relative_to(folder))
+    try:
+        content = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, **size)
+        return Image.open(io.BytesIO(bytes(content))).convert("RGBA")
+    except (ValueError, OSError):
+        return None
+
+
+def _save_on_white(layer: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB").save(path)
 
 
 def _write(path: Path, pairs: list[Pair]) -> None:

@@ -1,8 +1,9 @@
 """The only importer of `clip`, OpenAI's own package: loader of weights, tokenizer, and the reference for our towers."""
 
-import importlib.metadata
 import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -47,10 +48,19 @@ def fetch_published(name: str, *, root: Path | None) -> tuple[Path, str]:
     return Path(path), url.split("/")[-2]
 
 
+@cache
 def library_version() -> str:
     """The distribution that provides `clip`, with its version."""
-    distributions = importlib.metadata.packages_distributions().get("clip", [])
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(distributions))) or "unknown"
+    # importlib.metadata.packages_distributions lists every file of every package, which takes more than a second.
+    owners = {f"{package.metadata['Name']} {package.version}" for package in distributions() if _provides_clip(package)}
+    return ", ".join(sorted(owners)) or "unknown"
+
+
+def _provides_clip(distribution: Distribution) -> bool:
+    packages = distribution.read_text("top_level.txt")
+    if packages is not None:
+        return "clip" in packages.split()
+    return "\nclip/__init__.py," in "\n" + (distribution.read_text("RECORD") or "")
 
 
 class ClipFirst:

@@ -6,7 +6,7 @@ from typing import Any
 
 from clipret.backbones import load_backbone
 from clipret.backbones.protocol import Backbone
-from clipret.errors import UsageError
+from clipret.errors import BackboneError, UsageError
 
 
 def load_matching(
@@ -29,11 +29,24 @@ def load_matching(
     Raises BackboneError as load_backbone, and UsageError when its weights differ, or its tokenizer, preprocessing or
     what else decides its features.
     """
-    backbone = load_backbone(name, device=device, precision=precision, download_root=download_root)
+    try:
+        backbone = load_backbone(name, device=device, precision=precision, download_root=download_root)
+    except BackboneError as error:
+        if name != model:
+            raise
+        raise BackboneError(
+            f"the encoder of {cache} cannot be loaded from where it was (if it is elsewhere now, name that with "
+            f"--model): {error}"
+        ) from error
+    before, now = inputs["weights_sha256"][:12], backbone.weights_sha256[:12]
+    if backbone.weights_sha256 != inputs["weights_sha256"] and name == model:
+        raise UsageError(
+            f"{name} was changed: its weights are {now} now, and {cache} was extracted with weights {before}; name the "
+            f"unchanged file with --model."
+        )
     if backbone.weights_sha256 != inputs["weights_sha256"]:
         raise UsageError(
-            f"--model is {name}, with weights {backbone.weights_sha256[:12]}; {cache} was extracted with {model}, "
-            f"weights {inputs['weights_sha256'][:12]}."
+            f"--model is {name}, with weights {now}; {cache} was extracted with {model}, weights {before}."
         )
     # The same weights compute other features by another config, tokenizer or preprocessing.
     for part, now in {"preprocessing": backbone.preprocessing, **backbone.details}.items():

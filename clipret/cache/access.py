@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from clipret.cache.raw import sync_folder, sync_path
 from clipret.errors import CacheError, CacheLockedError, ClipretError
+from clipret.machine.files import sync_folder, sync_path
 
 try:
     import fcntl

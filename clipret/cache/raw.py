@@ -175,21 +175,5 @@ def _read_some(descriptor: int, count: int, *, offset: int) -> bytes:
     return os.read(descriptor, count)
 
 
-def sync_path(path: Path) -> None:
-    """Sync the file at `path` to disk."""
-    with path.open("r+b") as file:
-        os.fsync(file)
-
-
-def sync_folder(path: Path) -> None:
-    """Sync the entries of a folder to disk; a no-op on Windows and network disks that do not support it."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _bytes_of(values: np.ndarray) -> memoryview:
     return memoryview(values.reshape(-1).view(np.uint8))

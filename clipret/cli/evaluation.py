@@ -6,9 +6,13 @@ from clipret.config import EvalConfig
 from clipret.reporting import SECTIONS
 from clipret.reporting.curve import without_curve
 from clipret.reporting.summaries import use_of_run
+from clipret.retrieval.scorings import SCORINGS
+
+_SCORINGS = ", ".join(f"{name} ({row.help})" for name, row in SCORINGS.items())
+_HELPS = {"scoring": f"Also measure with a correction for hubs, beside cosine: {_SCORINGS}."}
 
 
-@options.from_settings(EvalConfig)
+@options.from_settings(EvalConfig, helps=_HELPS)
 def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Json = False):
     """Stage 2: measure R@K, mAP@K, MRR and others, zero-shot (or closed-form) beside trained, with intervals.
 
@@ -19,6 +23,7 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     clipret eval --protocol coco-karpathy-5k,coco-karpathy-1k
     clipret eval --zero-shot --cache data/xm3600.h5 --language de,fr
     clipret eval --wise-ft 0,0.1,...,1 --split val
+    clipret eval --scoring nnn
     clipret eval --metrics R@1,nDCG@10,mAP@R --per-query ranks.parquet
     """
     config = EvalConfig(**values)
@@ -28,6 +33,8 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     lines = [f"run {report['run']}, cache {report['cache']['path']}"] if report["run"] else []
     lines += [f"every query is in {config.per_query}"] if config.per_query else []
     lines += [f"Note: {remark}." for remark in report.get("remarks", ())]
+    lines += ["Note: failures, reproduce, embed and export are by cosine."] if "scoring" in report else []
     lines += use_of_run(report)
     sheets = SECTIONS["eval"](without_curve(report), names=config.columns) + SECTIONS["wise-ft"](report)
+    sheets += SECTIONS["scoring"](report, names=config.columns)
     show(report, as_json=as_json, sheets=sheets, text=None if quiet else "\n".join(lines))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from clipret.config.checks import option_name
+from clipret.config.recipes import RECIPE_HELP
 from clipret.config.settings import Setting, settings_of, types_of
 from clipret.errors import UsageError
 
@@ -16,6 +17,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no rema
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
+
+Recipe = Annotated[str | None, typer.Option(help=RECIPE_HELP, show_default="none")]
 
 
 def from_settings(

@@ -35,6 +35,7 @@ def sweep(
     clipret sweep --cache data/emoji.h5 --loss margin,infonce --margin 0,0.1,0.2 --lr 1e-4,3e-4
     clipret sweep --cache data/emoji.h5 --grid sweep.yaml --random 50
     clipret sweep --cache data/emoji.h5 --seeds 0,5,7 --batch-size 16,32 --keep-heads 3
+    clipret sweep --cache data/emoji.h5 --loss margin,infonce --soup
     clipret sweep --resume runs/sweep-0001
     """
     quietly = quiet or as_json

@@ -10,6 +10,8 @@ import typer
 from clipret.cli import options
 from clipret.cli.running import results_only, run, show
 from clipret.config import TrainConfig, to_command
+from clipret.config.recipes import recipe_settings
+from clipret.config.training import in_use
 from clipret.config.unused import require_use
 from clipret.errors import UsageError
 from clipret.reporting.summaries import training_summary
@@ -24,6 +26,7 @@ def train(
         Path | None, typer.Option(help="Repeat a run: its config.json. Further options change settings of it.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run: its folder.")] = None,
+    recipe: options.Recipe = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ):
@@ -31,6 +34,7 @@ def train(
 
     \b
     clipret train --cache data/emoji.h5
+    clipret train --cache data/emoji.h5 --recipe strong
     clipret train --cache data/emoji.h5 --loss infonce --batch-size 256 --lr 3e-4 --warmup 20
     clipret train --cache data/emoji.h5 --head adapter --train image
     clipret train --cache data/emoji.h5 --init ridge --epochs 0
@@ -50,7 +54,12 @@ def train(
 
         changes = {name: values[name] for name in options.on_command_line(context) & set(values)}
         with results_only():
-            settings = _first(values) if config is None else repeated_config(config, changes=changes)
+            if config is None:
+                settings = _first(values | _of_recipe(recipe, changes))
+            elif recipe is None:
+                settings = repeated_config(config, changes=changes)
+            else:
+                raise UsageError("--recipe and --config both say what to begin with; leave one of them out.")
         require_use(settings, changes)
         result = run(stage, settings, quiet=quietly, on_interrupt=_how_to_resume(settings))
     show(
@@ -82,6 +91,14 @@ def _how_to_resume(settings: TrainConfig) -> Callable[[], str]:
         return f"{kept}go on with: clipret train --resume {shlex.quote(str(new[0]))}"
 
     return tell
+
+
+def _of_recipe(name: str | None, changes: dict) -> dict:
+    """The settings of a recipe beside those that were given: these, and what makes a difference beside them."""
+    if name is None:
+        return {}
+    merged = recipe_settings(name) | changes
+    return {name: value for name, value in merged.items() if name in changes or in_use(merged, name)}
 
 
 def _first(values: dict) -> TrainConfig:

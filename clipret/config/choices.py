@@ -30,6 +30,8 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 DECODINGS = ("exact", "fast")
 # The kinds of fast decoding on the CPU and on a GPU, as recorded in a cache.
 FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJPEG"}
+# How queries are compared with gallery items unless a scoring of retrieval.scorings is asked for.
+COSINE = "cosine"
 SIDES = ("both", "image", "text")
 INITS = ("clip", "random", "procrustes", "ridge", "cca")
 REDUCTIONS = ("balanced", "mean")

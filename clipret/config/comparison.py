@@ -29,7 +29,7 @@ class CompareConfig:
 
     runs: tuple[str, ...] = setting(
         help="Folders of runs, files that eval wrote, and the word zero-shot, or closed-form where encoders have no "
-        "projections; RUN@0.5 is its head of wise-ft 0.5.",
+        "projections; RUN@0.5 is its head of wise-ft 0.5, and RUN@nnn its head by the scoring nnn.",
         positional=True,
         metavar="RUN RUN ...",
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipret.config import shared
 from clipret.config.checks import within
-from clipret.config.choices import PROTOCOLS, SPLIT_PROTOCOLS
+from clipret.config.choices import COSINE, PROTOCOLS, SPLIT_PROTOCOLS
 from clipret.config.metric_names import METRICS, check_cuts, check_metrics, columns, cut_of
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
@@ -84,6 +84,7 @@ class EvalConfig:
         "Languages to measure, such as de,fr, of a cache that has several (xm3600, xtd10).",
         shown="each by itself, and their mean",
     )
+    scoring: str = setting(COSINE, "Also measure by another scoring, beside cosine.", swept=False)
     allow_leak: bool = setting(False, "Measure also on images that the head was trained on.")
     k: tuple[int, ...] = cuts_setting()
     metrics: tuple[str, ...] = setting(
@@ -118,6 +119,11 @@ class EvalConfig:
             raise UsageError(
                 f"--split {self.split} and --protocol {','.join(self.protocol)} contradict each other; "
                 f"every protocol but {' and '.join(SPLIT_PROTOCOLS)} has images of its own."
+            )
+        if self.scoring != COSINE and self.split == "train":
+            raise UsageError(
+                f"--scoring {self.scoring} and --split train contradict each other: train is the bank that the scoring "
+                f"is made from; give another split."
             )
         if self.resamples != 0 and not LEAST_RESAMPLES <= self.resamples <= MOST_RESAMPLES:
             raise UsageError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipret.config import shared
 from clipret.config.checks import MOST_SEED, check_count, one_of, option_name, shortened, within
+from clipret.config.recipes import RECIPE_HELP, RECIPES
 from clipret.config.settings import check, documented, setting, settings_of, types_of
 from clipret.config.training import TrainConfig
 from clipret.errors import UsageError
@@ -61,13 +62,14 @@ class SweepConfig:
     """Settings of a sweep: trainings of many configurations, each with several seeds.
 
     axes  setting of TrainConfig (SWEPT) -> the values to try, in all combinations: a value, several, or comma-separated
-          text; it overrides the grid
+          text; it overrides the grid, and both override the recipe
     """
 
     cache: Path = setting(help="Features to train on, by clipret extract.")
     name: str | None = setting(None, "Folder of the sweep below --runs-dir.", shown="sweep-0001, ...")
     runs_dir: Path = shared.runs_dir()
     axes: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str | None = setting(None, RECIPE_HELP, shown="none", panel=_SWEEP, choices=tuple(RECIPES))
     grid: Path | None = setting(None, "YAML file: settings and their values, or a list of such.", panel=_SWEEP)
     random: int | None = setting(
         None, "Train this many randomly drawn combinations.", shown="all", panel=_SWEEP, at_least=1, at_most=MOST_RUNS
@@ -78,6 +80,11 @@ class SweepConfig:
     seed: int = shared.seed("Decides which combinations --random draws.")
     keep_heads: int = setting(
         1, "Combinations, the best by validation, whose heads are kept.", panel=_SWEEP, at_least=1, at_most=1_000_000
+    )
+    soup: bool = setting(
+        False,
+        "Also average heads of the sweep, each taken only if val does not fall, and test the average.",
+        panel=_SWEEP,
     )
     test_all: bool = setting(False, "Measure all on the test split, not the best one only.", panel=_SWEEP)
     stack: int | None = setting(

@@ -12,7 +12,7 @@ from clipret.config.choices import RUNS_DIR
 from clipret.config.evaluation import EvalConfig, wise_ft_name
 from clipret.errors import CacheError, CacheMismatchError, LeakageError, RunError, UsageError
 from clipret.heads.base import Head
-from clipret.heads.files import load_head, load_trained_on
+from clipret.heads.files import load_head, load_trained_on, needs_projections
 from clipret.heads.interpolation import wise_ft
 from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
@@ -97,8 +97,8 @@ def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_
     A given cache is accepted whatever the run was trained on. Otherwise the run's cache is used, and its fingerprint
     must be unchanged.
 
-    Raises RunError when there is no run or its config cannot be read, and UsageError when a head belongs to no run and
-    no cache is given.
+    Raises RunError when there is no run or its config cannot be read, and when a head belongs to no run and no cache is
+    given UsageError, or HeadError where it is no head.
     """
     if zero_shot:
         return Source(cache)
@@ -106,6 +106,8 @@ def find_source(*, cache: Path | None, head: Path | None, zero_shot: bool, runs_
     if cache:
         return Source(cache, head, run)
     if run is None:
+        # Raises HeadError when it is no head at all.
+        needs_projections(head)
         raise UsageError(f"{head} is not in a run's folder, so its cache is not known; give it with --cache FILE.")
     trained_on = runs.read_config(run)["cache"]
     return Source(Path(trained_on["path"]), head, run, trained_on["fingerprint"])
@@ -182,7 +184,9 @@ def describe_trained(source: Source) -> Trained | None:
         what: f"{label(str(record['config'].get(what)))}@{code['sha256'][:12]}"
         for what, code in record.get("code", {}).items()
     }
-    config, trained_on = record["config"] | own, record["cache"]["fingerprint"]
+    # A soup is of several settings or seeds, and no other seed of any of them.
+    config = None if "soup" in record else record["config"] | own
+    trained_on = record["cache"]["fingerprint"]
     return Trained(str(source.head), sha256, str(source.run), config, trained_on, _is_finished(source.run))
 
 

@@ -1,13 +1,12 @@
 """Stage 2: features.h5 and a head -> metrics.json. No image, no CLIP, no GPU needed."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-
-import numpy as np
 
 from clipret import runs
 from clipret.cache import FeatureCache
 from clipret.config import METRICS, CompareConfig, EvalConfig
+from clipret.config.checks import one_of
+from clipret.config.choices import COSINE
 from clipret.evaluation.inputs import (
     Inputs,
     check_leakage,
@@ -19,7 +18,7 @@ from clipret.evaluation.inputs import (
 )
 from clipret.evaluation.languages import language_means
 from clipret.evaluation.per_query import check_per_query_path, per_query_table, write_per_query
-from clipret.heads.base import Head
+from clipret.evaluation.scoring import gains, interval, make_scorers, scoring_figures
 from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.metrics import RSUM
 from clipret.protocols.leakage import copies_of_training
@@ -28,10 +27,11 @@ from clipret.retrieval.gallery import rank_folds
 from clipret.retrieval.metrics import rsum
 from clipret.retrieval.ranks import Ranks
 from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, rankings_path, write_rankings
+from clipret.retrieval.scorers import Scorer
+from clipret.retrieval.scorings import SCORINGS
 from clipret.runs import check_place, written
-from clipret.statistics.flips import flip_tests
-from clipret.statistics.intervals import Evidence, all_columns, nested, tabulate
-from clipret.statistics.significance import INTERVALS, estimate, intervals_of
+from clipret.statistics.intervals import Evidence, all_columns, tabulate
+from clipret.statistics.significance import INTERVALS
 
 # Progress is shown for galleries of more scores than this: a quarter of COCO's 5,000 x 25,010.
 _LONG = 1 << 25
@@ -55,6 +55,8 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         intervals  None, or level, method, resamples, heads (as results, and "rsum", with [low, high] or None instead of
                    numbers: see significance.py) and gain, the same for trained less the baseline, None without a
                    trained head
+        scoring    of another scoring than cosine: the same heads by it, see scoring.scoring_figures. All of the above
+                   is by cosine
 
     Further protocols are in the list `also`, in the same form; each language of a multilingual cache is a protocol, and
     `languages` is what language_means returns for several; `remarks` on the head, if any. The result is written to
@@ -63,6 +65,7 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     Raises RunError, CacheError, HeadError, UsageError, or LeakageError when a gallery holds images that the head was
     trained on and config.allow_leak is not set.
     """
+    one_of("scoring", config.scoring, allowed=(COSINE, *SCORINGS))
     if config.out:
         check_place("out", config.out, suffixes=(".json",), own=runs.METRICS)
     if config.per_query:
@@ -73,13 +76,14 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     protocols = choose_protocols(cache, names=config.protocol, split=config.split, languages=config.language)
     # Checked for all protocols first, so that an error does not waste the time of a measurement.
     leaks = [check_leakage(cache, protocol, source=source, allowed=config.allow_leak) for protocol in protocols]
+    scorers = make_scorers(inputs, protocols, config=config, on_progress=on_progress)
     measured, ranked = [], []
     for protocol, leakage in zip(protocols, leaks, strict=True):
-        ranks = _rank(inputs, protocol, heads=heads, config=config, on_progress=on_progress)
+        ranks = _rank(inputs, protocol, scorers=scorers, config=config, on_progress=on_progress)
         description = describe_protocol(cache, protocol, precision=config.precision, k=config.cuts)
         ranked.append(ProtocolRankings(description, ranks, leakage))
         about = {"leakage": leakage, "copies": copies_of_training(cache, protocol)}
-        measured.append({"protocol": description, **about, **_figures(ranked[-1], config)})
+        measured.append({"protocol": description, **about, **_figures(ranked[-1], config, scorers=scorers)})
         on_progress(Progress("protocols", len(measured), len(protocols)))
     remarks = [remark for head in heads.values() for remark in head.remarks]
     report = {
@@ -101,14 +105,20 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
 
 
 def _rank(
-    inputs: Inputs, protocol: Protocol, *, heads: dict[str, Head], config: EvalConfig, on_progress: ProgressCallback
+    inputs: Inputs,
+    protocol: Protocol,
+    *,
+    scorers: dict[str, Scorer],
+    config: EvalConfig,
+    on_progress: ProgressCallback,
 ) -> dict[str, dict[str, tuple[Ranks, ...]]]:
     long = any(len(fold.image_rows) * len(fold.text_rows) > _LONG for fold in protocol.folds)
     return rank_folds(
         inputs.cache,
         protocol.folds,
-        heads=heads,
+        heads=inputs.heads,
         device=inputs.device,
+        scorers=scorers,
         on_progress=on_progress if long else silent,
         block=config.block,
         precision=config.precision,
@@ -116,38 +126,33 @@ def _rank(
     )
 
 
-def _figures(ranked: ProtocolRankings, config: EvalConfig) -> dict:
-    """results, rsum and intervals of metrics.json."""
+def _figures(ranked: ProtocolRankings, config: EvalConfig, *, scorers: dict[str, Scorer]) -> dict:
+    """results, rsum and intervals of metrics.json, and scoring if there is one."""
     tables = tabulate(list(ranked.heads.values()), k=config.cuts, families=METRICS)
     evidence = Evidence(tables, all_columns((*tables[0].names, RSUM)), k=config.k)
-    results = dict(zip(ranked.heads, evidence.figures(), strict=True))
+    figures = dict(zip(ranked.heads, evidence.figures(), strict=True))
+    scored = {scorer.name for scorer in scorers.values()}
+    results = {head: of_head for head, of_head in figures.items() if head not in scored}
+    names = list(ranked.heads)
     return {
         "results": results,
         "rsum": {head: rsum(directions, k=config.k) for head, directions in results.items()},
-        "intervals": _intervals(evidence, list(ranked.heads), config) if config.resamples else None,
+        "intervals": _intervals(evidence, names, heads=list(results), config=config) if config.resamples else None,
+        **({"scoring": scoring_figures(figures, evidence, scorers=scorers, config=config)} if scorers else {}),
     }
 
 
-def _intervals(evidence: Evidence, heads: list[str], config: EvalConfig) -> dict:
-    level = CompareConfig.level
-    estimates = {head: estimate(evidence, (place,), level=level) for place, head in enumerate(heads)}
+def _intervals(evidence: Evidence, names: list[str], *, heads: list[str], config: EvalConfig) -> dict:
+    gain = None
+    if "trained" in heads:
+        (gain,) = gains(evidence, [(names.index("trained"), 0)], config=config)
     return {
-        "level": level,
+        "level": CompareConfig.level,
         "method": INTERVALS,
         "resamples": config.resamples,
-        "heads": {head: nested(intervals_of(estimated), evidence.columns) for head, estimated in estimates.items()},
-        "gain": _gain(evidence, heads, config=config) if "trained" in heads else None,
+        "heads": {head: interval(evidence, names.index(head)) for head in heads},
+        "gain": gain,
     }
-
-
-def _gain(evidence: Evidence, heads: list[str], *, config: EvalConfig) -> dict:
-    # The gain has no interval for unbounded metrics, and flips of medians take longer than everything else.
-    places = np.flatnonzero(np.isfinite(evidence.limits))
-    bounded = replace(evidence, columns=tuple(evidence.columns[place] for place in places))
-    pair = heads.index("trained"), 0
-    (gain,) = flip_tests(bounded, [pair], flips=config.resamples, level=CompareConfig.level, seed=config.seed)
-    intervals = dict.fromkeys(evidence.columns) | dict(zip(bounded.columns, intervals_of(gain), strict=True))
-    return nested(intervals.values(), evidence.columns)
 
 
 def _per_query(cache: FeatureCache, measured: Iterable[tuple[Protocol, ProtocolRankings]]) -> Iterator:

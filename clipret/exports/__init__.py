@@ -42,7 +42,7 @@ class TargetRow(NamedTuple):
 
     module   imported when it is used
     help     what it writes, for --help
-    package  what has to be installed for it, as Python imports it, one or several; None: nothing
+    package  what has to be installed to write and to open it, as Python imports it, one or several; None: nothing
     extra    of clipret, that installs it
     """
 
@@ -55,12 +55,22 @@ class TargetRow(NamedTuple):
 # --to -> form of a trained head.
 TARGETS: dict[str, TargetRow] = {
     "clip": TargetRow("clipret.exports.targets.clip", help="a checkpoint for OpenAI's clip.load"),
-    "open_clip": TargetRow("clipret.exports.targets.open_clip", help="a folder for open_clip's local-dir:"),
-    "hf": TargetRow("clipret.exports.targets.hf", help="a folder for transformers and sentence-transformers"),
+    "open_clip": TargetRow(
+        "clipret.exports.targets.open_clip",
+        help="a folder for open_clip's local-dir:",
+        package="open_clip",
+        extra="open-clip",
+    ),
+    "hf": TargetRow(
+        "clipret.exports.targets.hf",
+        help="a folder for transformers and sentence-transformers",
+        package=("transformers", "tokenizers"),
+        extra="hf",
+    ),
     "sentence-transformers": TargetRow(
         "clipret.exports.targets.sentence_transformers",
         help="the same, with an adapter in modules of sentence-transformers",
-        package="sentence_transformers",
+        package=("sentence_transformers", "transformers", "tokenizers"),
         extra="hf",
     ),
     "onnx": TargetRow(

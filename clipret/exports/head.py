@@ -36,8 +36,8 @@ class LoadedHead:
                   device; floating-point numbers of any width, not normalised. A head that reads tokens takes
                   cache.read_tokens(side, rows).torch(), and gives a tensor
 
-        A row has the same bits whatever rows it is with. Raises UsageError for features of another shape or type, and
-        HeadError as the head does.
+        A row has the same bits whatever rows it is with. Raises UsageError for features of another shape or type, or
+        that are not finite, and HeadError as the head does.
         """
         return self._embedded("image", features)
 
@@ -64,13 +64,16 @@ class LoadedHead:
         if isinstance(features, TokenRows):
             device = next(iter(self.head.tensors.values())).device
             return embed(function, features, device=device).float()
-        if not isinstance(features, torch.Tensor):
+        if isinstance(features, torch.Tensor):
+            self.head.to(features.device)
+            with torch.no_grad():
+                blocks = [embed(function, block, device=block.device) for block in features.split(_BLOCK)]
+            embeddings = torch.cat(blocks).float()
+        else:
             device = next(iter(self.head.tensors.values())).device
-            return embed(function, features, device=device, block=_BLOCK).float().cpu().numpy()
-        self.head.to(features.device)
-        with torch.no_grad():
-            blocks = [embed(function, block, device=block.device) for block in features.split(_BLOCK)]
-        return torch.cat(blocks).float()
+            embeddings = embed(function, features, device=device, block=_BLOCK).float()
+        _require_finite(side, features, embeddings)
+        return embeddings if isinstance(features, torch.Tensor) else embeddings.cpu().numpy()
 
     def _require(self, side: str, features: Features) -> None:
         kind = self.head.inputs[side]
@@ -93,6 +96,19 @@ class LoadedHead:
                 f"{side} features are {is_what}; expected (rows, {width or 'width'}) of floating-point numbers, as a "
                 f"numpy array or a tensor, with one row or more."
             )
+
+
+def _require_finite(side: str, features: Features, embeddings: torch.Tensor) -> None:
+    """Raise UsageError where embeddings are not finite: their features are not, or are too large for the head."""
+    broken = torch.nonzero(~embeddings.isfinite().all(dim=1))[:, 0].tolist()
+    if broken:
+        values = torch.as_tensor(features[broken[0]])
+        reason = (
+            f"are too large for this head (up to {values.abs().max():.0e})"
+            if values.isfinite().all()
+            else "are not finite"
+        )
+        raise UsageError(f"{side} features of row {broken[0]} {reason}; expected features whose embeddings are finite.")
 
 
 def load_head(run: Path | str, *, cache: Path | str | None = None) -> LoadedHead:

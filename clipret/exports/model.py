@@ -43,10 +43,10 @@ class EmbeddingModel:
     ):
         """load: the encoder. batch_size: images or captions encoded at a time; None: as the cache's extraction had it.
 
-        Raises UsageError for a batch size below 1.
+        Raises UsageError for a batch size that is no whole number from 1 on.
         """
-        if batch_size is not None and batch_size < 1:
-            raise UsageError(f"batch_size is {batch_size}; expected 1 or more.")
+        if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+            raise UsageError(f"batch_size is {batch_size!r}; expected a whole number, 1 or more.")
         self.cache, self.head, self.device = cache, head, device
         self._load, self._batch_size, self._encoder = load, batch_size or cache.about["batch_size"], None
         self._width: int | None = None

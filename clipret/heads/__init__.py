@@ -6,6 +6,7 @@ of clipret.
 
 base           what every head has
 linear         CLIP's projections made trainable
+added          what the three below have in common
 adapter        a residual adapter behind CLIP's projections
 mlp            residual blocks before CLIP's projections
 gated          a gated linear unit beside CLIP's projections

@@ -3,7 +3,7 @@
 Shape suffixes are those of heads.base, and H the width of the adapter's bottleneck.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from clipret.heads.added import AddedHead, second_width
 from clipret.heads.base import (
-    PROJECTION_NAMES,
-    SIDES,
     Dense,
     Gradients,
     MetadataError,
@@ -22,8 +21,6 @@ from clipret.heads.base import (
     Tensors,
     Tower,
     normalise_columns,
-    sides_in,
-    sides_word,
     through_norm,
     uniform,
 )
@@ -34,7 +31,7 @@ from clipret.machine.products import Products
 _RELU = {"true": True, "false": False}
 
 
-class AdapterHead(LinearHead):
+class AdapterHead(AddedHead):
     """A residual bottleneck adapter behind CLIP's own projection, on either side or both.
 
         z = normalize(x W + b);  a = relu(z down);  o = relu(a up), or a up without relu
@@ -46,7 +43,7 @@ class AdapterHead(LinearHead):
     """
 
     kind = "adapter"
-    names = (*PROJECTION_NAMES, "image_down", "image_up", "text_down", "text_up")
+    parts, silent, frozen = ("down", "up"), ("up",), True
 
     def __init__(self, tensors: Mapping[str, torch.Tensor | np.ndarray], *, ratio: float, relu: bool = True):
         """tensors: as of a Head, with SIDE_down and SIDE_up of the sides that have an adapter.
@@ -63,54 +60,27 @@ class AdapterHead(LinearHead):
         return cls(tensors, ratio=settings["adapter_ratio"], relu=settings["adapter_relu"])
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
-        """As of a Head: CLIP's projections; down uniform within E^-0.5 either way, up 0, so that the head is CLIP's own
-        at first; with init random, up uniform within H^-0.5 either way. H is E // reduction, but at least 1."""
+    def draw(
+        cls, clip: Tensors, *, side: str, settings: Mapping[str, Any], generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor]:
+        """As of an AddedHead: down uniform within E^-0.5 either way, up within H^-0.5. H is E // reduction, but at
+        least 1."""
         width = clip["text_weight"].shape[1]
         bottleneck = max(1, width // settings["adapter_reduction"])
-        tensors = dict(clip)
-        for side in SIDES:
-            down, up = (
-                uniform((rows, columns), bound=rows**-0.5, generator=generator)
-                for rows, columns in ((width, bottleneck), (bottleneck, width))
-            )
-            if side in sides:
-                tensors |= {f"{side}_down": down, f"{side}_up": up if init == "random" else torch.zeros_like(up)}
-        return tensors
+        shapes = {"down": (width, bottleneck), "up": (bottleneck, width)}
+        return {part: uniform(shape, bound=shape[0] ** -0.5, generator=generator) for part, shape in shapes.items()}
 
     @classmethod
-    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """As of a Head."""
-        return f"{side}_down", f"{side}_up"
+    def part_shapes(cls, depth: int, width: int, *, actual: Callable[[str], tuple[int, ...]]) -> Shapes:
+        """As of an AddedHead; the bottleneck is as wide as that of the file's own `down`."""
+        bottleneck = second_width(actual("down"))
+        return {"down": (width, bottleneck), "up": (bottleneck, width)}
 
     @classmethod
-    def tower(
-        cls, tensors: Tensors, *, side: str, learns: bool, settings: Mapping[str, Any], products: Products
-    ) -> Tower:
-        """As of a Head."""
-        if not learns:
-            return Projection(tensors, side=side, learns=False, products=products)
+    def added_tower(cls, tensors: Tensors, *, side: str, settings: Mapping[str, Any], products: Products) -> Tower:
+        """As of an AddedHead."""
         ratio, relu = settings["adapter_ratio"], settings["adapter_relu"]
         return Adapter(tensors, side=side, ratio=ratio, relu=relu, products=products)
-
-    @classmethod
-    def shapes(cls, projections: Mapping[str, np.ndarray], *, actual: Shapes, metadata: Mapping[str, str]) -> Shapes:
-        """As of a Head; the bottleneck is as wide as that of the file's own `down`."""
-        shapes = super().shapes(projections, actual=actual, metadata=metadata)
-        width = shapes["text_weight"][1]
-        for side in sides_in(metadata):
-            down = actual.get(f"{side}_down", ())
-            bottleneck = down[1] if len(down) == 2 else 1
-            shapes |= {f"{side}_down": (width, bottleneck), f"{side}_up": (bottleneck, width)}
-        return shapes
 
     @classmethod
     def load(cls, tensors: Tensors, *, metadata: Mapping[str, str]) -> "AdapterHead":
@@ -128,25 +98,15 @@ class AdapterHead(LinearHead):
     @property
     def metadata(self) -> dict[str, str]:
         """As of a Head: ratio, relu and sides."""
-        return {
-            "ratio": repr(float(self.ratio)),
-            "relu": "true" if self.relu else "false",
-            "sides": sides_word(side for side in SIDES if getattr(self, f"{side}_down") is not None),
-        }
+        return {"ratio": repr(float(self.ratio)), "relu": "true" if self.relu else "false"} | super().metadata
 
     def like(self, tensors: Mapping[str, torch.Tensor | np.ndarray]) -> "AdapterHead":
         """As of a Head."""
         return AdapterHead(tensors, ratio=self.ratio, relu=self.relu)
 
-    def untrained(self, projections: Mapping[str, np.ndarray]) -> Tensors:
-        """As of a Head: `down` is the head's own, and `up` 0."""
-        added = {name: tensor for name, tensor in self.tensors.items() if name not in PROJECTION_NAMES}
-        start = {name: torch.zeros_like(tensor) if name.endswith("_up") else tensor for name, tensor in added.items()}
-        return super().untrained(projections) | start
-
     def layers(self, side: str) -> tuple[Dense | Normalise, ...]:
         """As of a Head. z passes a relu unchanged as relu(z) - relu(-z)."""
-        base, down, up = super().layers(side), getattr(self, f"{side}_down"), getattr(self, f"{side}_up")
+        base, down, up = LinearHead.layers(self, side), getattr(self, f"{side}_down"), getattr(self, f"{side}_up")
         if down is None:
             return base
         width = down.shape[0]

@@ -3,32 +3,21 @@
 Shape suffixes are those of heads.base, and H the width of the unit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from clipret.heads.base import (
-    PROJECTION_NAMES,
-    SIDES,
-    Gradients,
-    Head,
-    Shapes,
-    Tensors,
-    Tower,
-    sides_in,
-    sides_word,
-    uniform,
-)
-from clipret.heads.linear import LinearHead, Projection
+from clipret.heads.added import AddedHead, second_width
+from clipret.heads.base import Gradients, Shapes, Tensors, Tower, uniform
+from clipret.heads.linear import Projection
 from clipret.machine.products import Products
 
 _PARTS = ("gate", "value", "out")
 
 
-class GatedHead(LinearHead):
+class GatedHead(AddedHead):
     """CLIP's own projections, made trainable, and a gated linear unit beside them, on either side or both.
 
         embedding = normalize(x W + b + (silu(x gate) * (x value)) out)
@@ -38,72 +27,27 @@ class GatedHead(LinearHead):
     """
 
     kind = "gated"
-    names = (*PROJECTION_NAMES, *(f"{side}_{part}" for side in SIDES for part in _PARTS))
+    parts, silent = _PARTS, ("out",)
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
-        """As of a Head: gate and value uniform within D^-0.5 either way, out 0; random: the projection as of a linear
-        head, out uniform within H^-0.5 either way."""
-        width, tensors = settings["hidden"], {}
-        for side in SIDES:
-            depth, embedding = clip[f"{side}_weight"].shape
-            gate, value, out = (
-                uniform(shape, bound=shape[0] ** -0.5, generator=generator)
-                for shape in ((depth, width), (depth, width), (width, embedding))
-            )
-            if side in sides:
-                out = out if init == "random" else torch.zeros_like(out)
-                tensors |= {f"{side}_gate": gate, f"{side}_value": value, f"{side}_out": out}
-        return super().start(clip, init=init, sides=sides, settings=settings, generator=generator) | tensors
+    def draw(
+        cls, clip: Tensors, *, side: str, settings: Mapping[str, Any], generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor]:
+        """As of an AddedHead: gate and value uniform within D^-0.5 either way, out within H^-0.5."""
+        (depth, width), inner = clip[f"{side}_weight"].shape, settings["hidden"]
+        shapes = {"gate": (depth, inner), "value": (depth, inner), "out": (inner, width)}
+        return {part: uniform(shape, bound=shape[0] ** -0.5, generator=generator) for part, shape in shapes.items()}
 
     @classmethod
-    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """As of a Head."""
-        return *super().learning_names(side, settings=settings), *(f"{side}_{part}" for part in _PARTS)
+    def part_shapes(cls, depth: int, width: int, *, actual: Callable[[str], tuple[int, ...]]) -> Shapes:
+        """As of an AddedHead; the unit is as wide as that of the file's own `gate`."""
+        inner = second_width(actual("gate"))
+        return {"gate": (depth, inner), "value": (depth, inner), "out": (inner, width)}
 
     @classmethod
-    def tower(
-        cls, tensors: Tensors, *, side: str, learns: bool, settings: Mapping[str, Any], products: Products
-    ) -> Tower:
-        """As of a Head."""
-        if not learns:
-            return Projection(tensors, side=side, learns=False, products=products)
+    def added_tower(cls, tensors: Tensors, *, side: str, settings: Mapping[str, Any], products: Products) -> Tower:
+        """As of an AddedHead."""
         return GatedUnit(tensors, side=side, products=products)
-
-    @classmethod
-    def shapes(cls, projections: Mapping[str, np.ndarray], *, actual: Shapes, metadata: Mapping[str, str]) -> Shapes:
-        """As of a Head; the unit is as wide as that of the file's own `gate`."""
-        shapes = super().shapes(projections, actual=actual, metadata=metadata)
-        for side in sides_in(metadata):
-            depth, embedding = shapes[f"{side}_weight"]
-            gate = actual.get(f"{side}_gate", ())
-            width = gate[1] if len(gate) == 2 else 1
-            inner = (depth, width)
-            shapes |= {f"{side}_gate": inner, f"{side}_value": inner, f"{side}_out": (width, embedding)}
-        return shapes
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """As of a Head: sides."""
-        return {"sides": sides_word(side for side in SIDES if getattr(self, f"{side}_out") is not None)}
-
-    def untrained(self, projections: Mapping[str, np.ndarray]) -> Tensors:
-        """As of a Head: `gate` and `value` are the head's own, and `out` 0."""
-        added = {name: tensor for name, tensor in self.tensors.items() if name not in PROJECTION_NAMES}
-        start = {name: torch.zeros_like(tensor) if name.endswith("_out") else tensor for name, tensor in added.items()}
-        return super().untrained(projections) | start
-
-    def layers(self, side: str) -> None:
-        """As of a Head: no stack of plain layers multiplies two of them."""
-        return
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Head."""
@@ -156,4 +100,4 @@ class GatedUnit(Projection):
         return gradients
 
 
-HEAD: type[Head] = GatedHead
+HEAD = GatedHead

@@ -3,26 +3,15 @@
 Shape suffixes are those of heads.base, and H the width inside a block.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from clipret.heads.base import (
-    PROJECTION_NAMES,
-    SIDES,
-    Gradients,
-    Head,
-    Shapes,
-    Tensors,
-    Tower,
-    sides_in,
-    sides_word,
-    uniform,
-)
-from clipret.heads.linear import LinearHead, Projection
+from clipret.heads.added import AddedHead, second_width
+from clipret.heads.base import Gradients, Shapes, Tensors, Tower, uniform
+from clipret.heads.linear import Projection
 from clipret.machine.products import Products
 
 MOST_BLOCKS = 8
@@ -31,7 +20,7 @@ _PARTS = ("up", "shift", "down")
 _EPSILON = 1e-5
 
 
-class MLPHead(LinearHead):
+class MLPHead(AddedHead):
     """Residual blocks before CLIP's own projections, all of it trainable, on either side or both.
 
         x <- x + silu(norm(x) up + shift) down        for each block, norm a layer norm without parameters
@@ -42,76 +31,33 @@ class MLPHead(LinearHead):
     """
 
     kind = "mlp"
-    names = (
-        *PROJECTION_NAMES,
-        *(f"{side}_{part}_{block}" for side in SIDES for block in range(MOST_BLOCKS) for part in _PARTS),
-    )
+    parts = tuple(f"{part}_{block}" for block in range(MOST_BLOCKS) for part in _PARTS)
+    silent = tuple(f"down_{block}" for block in range(MOST_BLOCKS))
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
-        """As of a Head: up uniform within D^-0.5 either way, shift and down 0; random: the projection as of a linear
-        head, down uniform within H^-0.5 either way."""
-        width, tensors = settings["hidden"], {}
-        for side in SIDES:
-            depth = len(clip[f"{side}_weight"])
-            for block in range(settings["blocks"]):
-                up = uniform((depth, width), bound=depth**-0.5, generator=generator)
-                down = uniform((width, depth), bound=width**-0.5, generator=generator)
-                if side in sides:
-                    down = down if init == "random" else torch.zeros_like(down)
-                    values = {"up": up, "shift": torch.zeros(width), "down": down}
-                    tensors |= {f"{side}_{part}_{block}": values[part] for part in _PARTS}
-        return super().start(clip, init=init, sides=sides, settings=settings, generator=generator) | tensors
+    def draw(
+        cls, clip: Tensors, *, side: str, settings: Mapping[str, Any], generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor]:
+        """As of an AddedHead: up uniform within D^-0.5 either way, down within H^-0.5, shift 0."""
+        depth, width, drawn = len(clip[f"{side}_weight"]), settings["hidden"], {}
+        for block in range(settings["blocks"]):
+            up = uniform((depth, width), bound=depth**-0.5, generator=generator)
+            down = uniform((width, depth), bound=width**-0.5, generator=generator)
+            drawn |= {f"up_{block}": up, f"shift_{block}": torch.zeros(width), f"down_{block}": down}
+        return drawn
 
     @classmethod
-    def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """As of a Head."""
-        parts = (f"{side}_{part}_{block}" for block in range(MOST_BLOCKS) for part in _PARTS)
-        return *super().learning_names(side, settings=settings), *parts
-
-    @classmethod
-    def tower(
-        cls, tensors: Tensors, *, side: str, learns: bool, settings: Mapping[str, Any], products: Products
-    ) -> Tower:
-        """As of a Head."""
-        if not learns:
-            return Projection(tensors, side=side, learns=False, products=products)
-        return Blocks(tensors, side=side, products=products)
-
-    @classmethod
-    def shapes(cls, projections: Mapping[str, np.ndarray], *, actual: Shapes, metadata: Mapping[str, str]) -> Shapes:
-        """As of a Head; there are as many blocks, as wide, as in the file."""
-        shapes = super().shapes(projections, actual=actual, metadata=metadata)
-        for side in sides_in(metadata):
-            depth, count = shapes[f"{side}_weight"][0], max(1, _count(actual, side=side))
-            first = actual.get(f"{side}_up_0", ())
-            width = first[1] if len(first) == 2 else 1
-            for block in range(count):
-                parts = {"up": (depth, width), "shift": (width,), "down": (width, depth)}
-                shapes |= {f"{side}_{part}_{block}": parts[part] for part in _PARTS}
+    def part_shapes(cls, depth: int, width: int, *, actual: Callable[[str], tuple[int, ...]]) -> Shapes:
+        """As of an AddedHead; there are as many blocks, as wide, as in the file."""
+        inner, shapes = second_width(actual("up_0")), {}
+        for block in range(max(1, _count(actual))):
+            shapes |= {f"up_{block}": (depth, inner), f"shift_{block}": (inner,), f"down_{block}": (inner, depth)}
         return shapes
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """As of a Head: sides."""
-        return {"sides": sides_word(side for side in SIDES if getattr(self, f"{side}_up_0") is not None)}
-
-    def untrained(self, projections: Mapping[str, np.ndarray]) -> Tensors:
-        """As of a Head: `up` and `shift` are the head's own, and every `down` 0."""
-        added = {name: tensor for name, tensor in self.tensors.items() if name not in PROJECTION_NAMES}
-        start = {name: torch.zeros_like(tensor) if "_down_" in name else tensor for name, tensor in added.items()}
-        return super().untrained(projections) | start
-
-    def layers(self, side: str) -> None:
-        """As of a Head: other libraries have no layer norm between two plain layers."""
+    @classmethod
+    def added_tower(cls, tensors: Tensors, *, side: str, settings: Mapping[str, Any], products: Products) -> Tower:
+        """As of an AddedHead."""
+        return Blocks(tensors, side=side, products=products)
 
     def embed_images(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Head."""
@@ -139,7 +85,7 @@ class Blocks:
         """tensors: the projection's, and of each block up (S, H, D), shift (S, H) and down (S, D, H)."""
         self._tensors, self._side, self._products = tensors, side, products
         self._projection = Projection(tensors, side=side, learns=True, products=products)
-        self._count = _count(tensors, side=side)
+        self._count = _count(lambda part: f"{side}_{part}" in tensors)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """As of a Tower."""
@@ -177,9 +123,9 @@ class Blocks:
         return gradients
 
 
-def _count(tensors: Mapping[str, Any], *, side: str) -> int:
-    """How many blocks a side has."""
-    return next((block for block in range(MOST_BLOCKS) if f"{side}_up_{block}" not in tensors), MOST_BLOCKS)
+def _count(tensor: Callable[[str], Any]) -> int:
+    """How many blocks a side has, by its parts, as far as they are there."""
+    return next((block for block in range(MOST_BLOCKS) if not tensor(f"up_{block}")), MOST_BLOCKS)
 
 
-HEAD: type[Head] = MLPHead
+HEAD = MLPHead

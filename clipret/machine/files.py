@@ -1,4 +1,4 @@
-"""Reading files that a user names: regular files only, up to a size limit. Locks, and atomic replacement."""
+"""Reading files that a user names: regular files only, up to a size limit. Locks, syncing, and atomic replacement."""
 
 import contextlib
 import errno
@@ -94,6 +94,30 @@ def replaced(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def sync_path(path: Path) -> None:
+    """Sync the file at `path` to disk."""
+    with path.open("r+b") as file:
+        os.fsync(file)
+
+
+def sync_folder(path: Path) -> None:
+    """Sync the entries of a folder to disk; a no-op on Windows and network disks that do not support it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Sync a folder to disk, with all files and folders in it."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            sync_path(Path(folder, name))
+        sync_folder(Path(folder))
 
 
 def _too_large(path: Path | str, *, most: int) -> OSError:

@@ -71,6 +71,15 @@ def training_images(cache: FeatureCache, *, without_copies: bool) -> Protocol:
     return split_protocol(cache, split="train", without=rows[copies])
 
 
+def split_without(cache: FeatureCache, *, split: str, rows: np.ndarray) -> Protocol:
+    """A split without the images of these rows of the cache, and without images that share a key with one of them.
+
+    Raises UsageError when nothing is left.
+    """
+    own = usable_rows(cache, split=split)
+    return split_protocol(cache, split=split, without=own[np.isin(own, rows) | _shared(cache, own, rows)])
+
+
 def is_in_train(cache: FeatureCache, protocol: Protocol) -> bool:
     """Whether a protocol on another split than train has an image that, by its keys, is also in train."""
     return protocol.split != "train" and bool(

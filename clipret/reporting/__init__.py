@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "verify": later("caches:verification_sheets"),
     "eval": later("metrics:metrics_sheets"),
     "wise-ft": later("curve:curve_sheets"),
+    "scoring": later("scoring:scoring_sheets"),
     "failures": later("failures:failures_sheets"),
     "compare": later("comparison:comparison_sheets"),
     "compare-records": later("comparison:comparison_records"),

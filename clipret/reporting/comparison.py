@@ -114,7 +114,9 @@ def _test_notes(result: dict) -> list[str]:
     repeated = [group for group in result["groups"] if group["spread"]]
     if repeated:
         notes.append("p with several seeds: two-sided, Student's t over images and seeds")
-    if repeated and any(group["label"] not in BASELINES for group in result["groups"] if not group["spread"]):
+    if repeated and any(
+        group["label"].partition("@")[0] not in BASELINES for group in result["groups"] if not group["spread"]
+    ):
         notes.append("one run against several seeds: it is assumed to vary over seeds as they do")
     if any(map(is_unbounded, result["metrics"])):
         notes.append("a gain in ranks has no interval")

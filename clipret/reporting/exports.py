@@ -71,7 +71,8 @@ def _own_preprocessing(verified: list[dict]) -> list[str]:
     counts = {}
     for way in verified:
         if own := way.get("preprocessing"):
-            counts.setdefault((own["differ"], way["images"], f"{own['largest']:.1g}"), []).append(way["way"])
+            largest = f"{own['largest']:.1g}" if own["differ"] else ""
+            counts.setdefault((own["differ"], way["images"], largest), []).append(way["way"])
     # Ways of opening that agree, as they do unless they are of several libraries, need no names.
     return [
         f"By {_whose(names, len(counts))}, {differ} of {images} image files give other "

@@ -29,22 +29,33 @@ def metrics_sheets(report: dict, *, names: tuple[str, ...]) -> tuple[Sheet, ...]
 
 def _sheet(measured: dict, *, names: tuple[str, ...]) -> Sheet:
     protocol, cache = measured["protocol"], measured["cache"]
-    heads = list(measured["results"])
+    title = f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}"
+    better = "trained" if "trained" in measured["results"] else None
+    return figures_sheet(title, measured, names=names, better=better, notes=_notes(measured, names))
+
+
+def figures_sheet(title: str, measured: dict, *, names: tuple[str, ...], better: str | None, notes: list[str]) -> Sheet:
+    """Metrics down and heads across, each figure with its interval.
+
+    measured  results, rsum and intervals, as metrics.json has them
+    better    the head whose gain over the first one is shown, and in intervals; None: no gain
+    """
     blocks = []
     for direction in SIDES:
         rows = [
-            (f"  {heading_of(name)}", *_cells(measured, name, direction=direction)) for name in names if name != RSUM
+            (f"  {heading_of(name)}", *_cells(measured, name, direction=direction, better=better))
+            for name in names
+            if name != RSUM
         ]
         blocks.append(((heading_cell(direction),), *rows))
     if RSUM in names:
-        blocks.append(((heading_cell(RSUM), *_cells(measured, RSUM)),))
-    columns = (LABEL, *map(Column, [*heads, "gain"] if "trained" in heads else heads))
-    title = f"{cache['dataset']} {protocol['split']}, {cache['model']}, protocol {protocol['name']}"
+        blocks.append(((heading_cell(RSUM), *_cells(measured, RSUM, better=better)),))
+    columns = (LABEL, *map(Column, [*measured["results"], *(["gain"] if better else [])]))
     beside = len(columns) - 1 <= _MOST_BESIDE
-    return Sheet(title, columns, tuple(blocks), tuple(_notes(measured, names)), beside=beside)
+    return Sheet(title, columns, tuple(blocks), tuple(notes), beside=beside)
 
 
-def _cells(measured: dict, name: str, *, direction: str | None = None) -> list[Cell]:
+def _cells(measured: dict, name: str, *, direction: str | None = None, better: str | None) -> list[Cell]:
     """A metric of every head, and its gain.
 
     direction  None: of both, as rsum is
@@ -61,9 +72,9 @@ def _cells(measured: dict, name: str, *, direction: str | None = None) -> list[C
         return figure(name, value, sign=sign, interval=f"[{ends}]" if ends else "")
 
     cells = [cell(value, intervals["heads"].get(head)) for head, value in values.items()]
-    if "trained" in values:
-        baseline = next(iter(values.values()))
-        cells.append(cell(values["trained"] - baseline, intervals["gain"], sign=True))
+    if better:
+        first = next(iter(values.values()))
+        cells.append(cell(values[better] - first, intervals["gain"], sign=True))
     return cells
 
 

@@ -10,13 +10,16 @@ from clipret.reporting.figures import figure
 from clipret.reporting.sheets import LABEL, Cell, Column, Sheet
 
 _MOST_ROWS = 20
+# Of the runs whose heads are in a soup.
+_MOST_NAMES = 10
 _CUTS = ("R@1", "R@5", "R@10")
 
 
 def sweep_sheets(result: dict) -> tuple[Sheet, ...]:
     """What sweep returned: the leaderboard, then the test figures if there are any."""
     figures = (_test_sheet(result),) if result["chosen"]["test"] else ()
-    return (_leaderboard(result), *figures)
+    soup = (_soup_sheet(result),) if "soup" in result else ()
+    return (_leaderboard(result), *figures, *soup)
 
 
 def sweep_summary(result: dict) -> str:
@@ -27,6 +30,8 @@ def sweep_summary(result: dict) -> str:
     seeds = zip(winner["runs"], winner["seeds"], strict=True)
     best = next(run for run, seed in seeds if str(seed) not in winner["failed"])
     lines.append(f"To train the best again: {winner['command']}")
+    if "soup" in result and result["soup"]["test"]:
+        lines.append(f"Is the soup better? clipret compare {shlex.join([result['soup']['run'], best])}")
     lines.append(f"Next: clipret eval --head {shlex.quote(best)}")
     return "\n".join(lines)
 
@@ -103,6 +108,48 @@ def _test_sheet(result: dict) -> Sheet:
     blocks.append((row(RSUM, RSUM, before[RSUM], after[RSUM]),))
     columns = (LABEL, *map(Column, (name, "chosen", "gain")))
     return Sheet(f"{protocol['split']}, protocol {protocol['name']}", columns, tuple(blocks), tuple(notes))
+
+
+def _soup_sheet(result: dict) -> Sheet:
+    """The soup beside the baseline, by validation and, where there are test figures, by those."""
+    soup, (name, baseline) = result["soup"], baseline_of(result)
+    rows = [_soup_row("val rsum", RSUM, baseline["val_rsum"], soup["val_rsum"])]
+    title, tested = "soup", []
+    if soup["test"]:
+        protocol, before, after = result["protocol"], baseline["test"], soup["test"]
+        title = f"soup, {protocol['split']}, protocol {protocol['name']}"
+        tested = [
+            tuple(_soup_row(f"{side} {cut}", cut, before[side][cut]["mean"], after[side][cut]["mean"]) for cut in _CUTS)
+            for side in DIRECTIONS
+        ]
+        tested.append((_soup_row(RSUM, RSUM, before[RSUM]["mean"], after[RSUM]["mean"]),))
+    columns = (LABEL, *map(Column, (name, "soup", "gain")))
+    return Sheet(title, columns, (tuple(rows), *tested), tuple(_soup_notes(soup)))
+
+
+def _soup_row(label: str, metric: str, before: float, after: float) -> tuple[Cell | str, ...]:
+    return (label, figure(metric, before), figure(metric, after), figure(metric, after - before, sign=True))
+
+
+def _soup_notes(soup: dict) -> list[str]:
+    best, others = soup["runs"][0], len(soup["runs"]) - 1
+    lines = [
+        f"the average of {_counted(others + 1, 'head')} of {soup['heads']:,}, accepted on val: rsum of the best alone "
+        f"{soup['best_val_rsum']:.3f}, of the soup {soup['val_rsum']:.3f}"
+        if others
+        else f"no average with another head was as good on val: the soup is the head of {best}"
+    ]
+    if "start" in soup["unlike"]:
+        lines.append(
+            f"{_counted(soup['unlike']['start'], 'head')} not averaged: they started from other weights than {best} "
+            f"(--init, or a random start by seed)"
+        )
+    if "kind" in soup["unlike"]:
+        lines.append(
+            f"{_counted(soup['unlike']['kind'], 'head')} not averaged: of another kind or other settings of the head "
+            f"than {best}"
+        )
+    return [*lines, f"its heads: {', '.join(soup['runs'][:_MOST_NAMES])}{', ...' if others >= _MOST_NAMES else ''}"]
 
 
 def _spread(metric: str, figures: dict) -> Cell:

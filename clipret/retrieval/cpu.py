@@ -60,17 +60,19 @@ def count_on_cpu(
     block: int,
     top: int,
     on_progress: ProgressCallback,
+    added: float = 0.0,
 ) -> dict[str, tuple]:
     """Direction -> the number of non-matching items below each pair's edge (P,), and the best items (rows, T) or None.
 
-    Parameters as in engine.rank.
+    Parameters as in engine.rank, and `added` as in ties.slack.
     """
     # Here, for numba takes 60 MiB: what only makes embeddings does without.
     from clipret.retrieval import kernels
 
     sides = {"t2i": (texts.numpy(), images.numpy()), "i2t": (images.numpy(), texts.numpy())}
+    bounds = {"width": images.shape[1], "added": added}
     edges = {
-        direction: Edges.of(kernels.dots(*sides[direction], pairs.queries, pairs.items), width=images.shape[1])
+        direction: Edges.of(kernels.dots(*sides[direction], pairs.queries, pairs.items), **bounds)
         for direction, pairs in positives.items()
     }
     work = _Work({"image": images, "text": texts}, positives, edges, top)

@@ -72,11 +72,12 @@ def count_by_torch(
     block: int,
     top: int,
     on_progress: ProgressCallback,
+    added: float = 0.0,
 ) -> dict[str, tuple]:
     """As cpu.count_on_cpu, with `block` images at a time against all captions."""
     embeddings = {"t2i": (texts, images), "i2t": (images, texts)}
     edges = {
-        direction: Edges.of(_dots(*embeddings[direction], pairs=pairs), width=images.shape[1])
+        direction: Edges.of(_dots(*embeddings[direction], pairs=pairs), width=images.shape[1], added=added)
         for direction, pairs in positives.items()
     }
     device = images.device

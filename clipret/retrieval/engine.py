@@ -7,6 +7,7 @@ this takes 2NME operations for the product and about P/N + 1 comparisons per sco
 Shape suffixes: N images, M captions, E embedding width, P matching pairs, Q queries, T best items kept.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +58,7 @@ def rank(
     block: int = EvalConfig.block,
     top: int = 0,
     precision: str = EvalConfig.precision,
+    corrections: Mapping[str, torch.Tensor] | None = None,
     on_progress: ProgressCallback = silent,
 ) -> dict[str, Ranks]:
     """Exact ranks of all matching items, images for captions (t2i) and captions for images (i2t).
@@ -68,6 +70,8 @@ def rank(
     top               items of each query kept for Ranks.top; 0: none. Scores within float32 rounding of each other may
                       be in either order
     precision         fp32; tf32 or bf16: embeddings are first rounded to that, and then ranked just as exactly
+    corrections       None: scores are cosines. Else t2i, i2t -> (N,), (M,) what is subtracted from the cosines of each
+                      image, and of each caption; less their middle, which changes no rank, and as float32
     on_progress       called after each tile, phase "ranking", counting images
 
     An item's rank is 1 + the number of other items that are not below it: ties count against us (ties.py defines them).
@@ -77,9 +81,11 @@ def rank(
 
     Ranks are those of float64 scores under that rule, for any block, device and number of threads.
     """
-    images, texts = (_rounded(side, precision).contiguous() for side in (image_embeddings, text_embeddings))
+    images, texts = (rounded(side, precision).contiguous() for side in (image_embeddings, text_embeddings))
     count = count_on_cpu if images.device.type == "cpu" else count_by_torch
     settings = {"block": block, "top": top, "on_progress": on_progress}
+    if corrections:
+        images, texts, settings["added"] = _corrected(images, texts, corrections)
     counted = count(images, texts, positives={"t2i": matches.t2i, "i2t": matches.i2t}, **settings)
     by_direction = {}
     for direction, (positives, gallery) in {"t2i": (matches.t2i, images), "i2t": (matches.i2t, texts)}.items():
@@ -89,7 +95,32 @@ def rank(
     return by_direction
 
 
-def _rounded(embeddings: torch.Tensor, precision: str) -> torch.Tensor:
+def _corrected(
+    images: torch.Tensor, texts: torch.Tensor, corrections: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Embeddings whose products are the corrected scores of both directions at once, and a bound on what is added.
+
+    The product of an image and a caption is their cosine less the corrections of both. In each direction that of the
+    query is the same for all items, and changes no rank.
+    """
+    of_images, of_texts = (_centred(corrections[direction]) for direction in DIRECTIONS)
+    one_image, one_text = (torch.ones_like(column) for column in (of_images, of_texts))
+    added = sum(float(column.abs().nan_to_num().amax()) for column in (of_images, of_texts))
+    return (
+        torch.cat([images, -of_images, one_image], dim=1),
+        torch.cat([texts, one_text, -of_texts], dim=1),
+        added,
+    )
+
+
+def _centred(correction: torch.Tensor) -> torch.Tensor:
+    """(G,) -> (G, 1) float32, less the middle of the finite ones: small numbers lose less when they are rounded."""
+    finite = correction[correction.isfinite()]
+    middle = (finite.amin() + finite.amax()) / 2 if len(finite) else 0.0
+    return (correction.double() - middle).float()[:, None]
+
+
+def rounded(embeddings: torch.Tensor, precision: str) -> torch.Tensor:
     """Embeddings rounded to the precision, as float32. Products of two numbers of at most 11 bits are exact."""
     if precision == "bf16":
         return embeddings.bfloat16().float()

@@ -4,6 +4,8 @@ import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from clipret.retrieval.engine import Matches, rank
 from clipret.retrieval.inputs import Rows, block_rows, embed_block, read_rows
 from clipret.retrieval.metrics import summarise
 from clipret.retrieval.ranks import Ranks
+
+if TYPE_CHECKING:
+    from clipret.retrieval.scorers import Scorer
 
 # Features of a small gallery are kept as float32 on the device. Those of a larger one are read, copied to the device
 # and converted a block at a time.
@@ -181,6 +186,11 @@ class Gallery:
 
         Raises HeadError as require_unit does.
         """
+        settings = {"block": block, "top": top, "precision": precision, "on_progress": on_progress}
+        return self.rank_embeddings(self.embed(head, device=device), **settings)
+
+    def embed(self, head: nn.Module, *, device: str) -> dict[str, torch.Tensor]:
+        """image, text -> (N, E), (M, E): the head's embeddings. Raises HeadError as require_unit does."""
         rows = self._rows(head, device=device)
         embeddings = {
             "image": embed(head.embed_images, rows["image"], device=device),
@@ -188,15 +198,11 @@ class Gallery:
         }
         for side, features in rows.items():
             require_unit(head, side, embeddings[side], features=features, rows=self.rows[side])
-        ranks = rank(
-            embeddings["image"],
-            embeddings["text"],
-            matches=self._pairs,
-            block=block,
-            top=top,
-            precision=precision,
-            on_progress=on_progress,
-        )
+        return embeddings
+
+    def rank_embeddings(self, embeddings: Mapping[str, torch.Tensor], **settings) -> dict[str, Ranks]:
+        """As rank, of what `embed` returns; settings as in engine.rank."""
+        ranks = rank(embeddings["image"], embeddings["text"], matches=self._pairs, **settings)
         images = {"t2i": self.caption_images[ranks["t2i"].asking], "i2t": ranks["i2t"].asking}
         return {direction: replace(ranks[direction], images=images[direction]) for direction in DIRECTIONS}
 
@@ -238,18 +244,21 @@ def rank_folds(
     *,
     heads: Mapping[str, nn.Module],
     device: str,
+    scorers: "Mapping[str, Scorer]" = MappingProxyType({}),
     on_progress: ProgressCallback = silent,
     **settings,
 ) -> dict[str, dict[str, tuple[Ranks, ...]]]:
     """Name of head -> direction -> Ranks of each fold. The features of one fold are in memory at a time.
 
+    scorers      name of head -> what also ranks it by another scoring; these ranks follow, as in its `name`
     settings     block, top and precision, as in engine.rank
     on_progress  called with phase "ranking"; counts images of all folds, once per head
 
     Raises CacheError when a feature is not finite, HeadError as require_unit does.
     """
     heads = {name: head.to(device) for name, head in heads.items()}
-    ranks = {name: {direction: [] for direction in DIRECTIONS} for name in heads}
+    names = [*heads, *(scorer.name for scorer in scorers.values())]
+    ranks = {name: {direction: [] for direction in DIRECTIONS} for name in names}
     done, total = 0, len(heads) * sum(len(fold.image_rows) for fold in folds)
     for fold in folds:
         gallery = Gallery.read(cache, fold)
@@ -258,9 +267,13 @@ def rank_folds(
             def report(progress: Progress, before: int = done) -> None:
                 on_progress(Progress("ranking", before + progress.done, total))
 
-            of_fold = gallery.rank(head, device=device, on_progress=report, **settings)
-            for direction in DIRECTIONS:
-                ranks[name][direction].append(of_fold[direction])
+            embeddings = gallery.embed(head, device=device)
+            ranked = {name: gallery.rank_embeddings(embeddings, on_progress=report, **settings)}
+            if name in scorers:
+                ranked[scorers[name].name] = scorers[name].rank(gallery, embeddings, cosine=ranked[name], **settings)
+            for of_name, of_fold in ranked.items():
+                for direction in DIRECTIONS:
+                    ranks[of_name][direction].append(of_fold[direction])
             done += len(fold.image_rows)
     return {
         name: {direction: tuple(of_folds) for direction, of_folds in directions.items()}

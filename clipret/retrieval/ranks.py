@@ -3,7 +3,7 @@
 Shape suffixes: Q queries, P matching pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,12 @@ class Ranks:
     def asking(self) -> np.ndarray:
         """(Q,) rows of the queries in the embeddings of their side."""
         return np.arange(self.queries) if self.rows is None else self.rows
+
+    def replaced(self, other: "Ranks", *, where: np.ndarray) -> "Ranks":
+        """These ranks, but for the queries where (Q,) is True the other ones, which are of the same matching items."""
+        ranks = np.where(np.repeat(where, self.positives), other.ranks, self.ranks)
+        top = None if self.top is None else np.where(where[:, None], other.top, self.top)
+        return replace(self, ranks=ranks, top=top)
 
     @property
     def positives(self) -> np.ndarray:

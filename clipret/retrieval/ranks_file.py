@@ -23,6 +23,7 @@ from clipret.machine.files import read_file
 from clipret.machine.records import AtLeast, Each, Maybe, RecordError, parse_record, record_text
 from clipret.machine.tensors import TensorFile, TensorsError, open_tensors, write_safetensors
 from clipret.retrieval.ranks import Ranks
+from clipret.retrieval.scorings import SCORINGS, scored_name
 
 FORMAT = 2
 _TRAINED = "trained"
@@ -68,7 +69,8 @@ class ProtocolRankings:
     """The ranks of one protocol.
 
     protocol  as in metrics.json, with `digest`: equal digests mean the same queries, items and matches
-    heads     name of head (zero-shot or closed-form, trained ...) -> direction -> Ranks of each fold, with their images
+    heads     name of head (zero-shot or closed-form, trained ...) -> direction -> Ranks of each fold, with images.
+              By another scoring than cosine its name is that of scorings.scored_name: trained nnn
     leakage   as in metrics.json; None for the baseline only
     """
 
@@ -84,7 +86,7 @@ class Trained:
     head         path of its file at that time
     sha256       of that file
     run          path of the run's folder at that time; None: the head belonged to no run
-    config       the run's settings (fields of TrainConfig); None without a run
+    config       the run's settings (fields of TrainConfig); None without a run, and of a soup
     fingerprint  of the cache that the run was trained on; None without a run
     finished     whether the run was complete; None without a run
     """
@@ -219,7 +221,8 @@ def _require_structure(about: dict, file: TensorFile) -> None:
 def _require_heads(heads: list[str], *, trained: bool, first: list[str]) -> None:
     baseline = next((name for name in BASELINES if name in heads), ZERO_SHOT)
     expected = {baseline, *([_TRAINED] if trained else [])}
-    others = {head for head in heads if not (trained and head.startswith(WISE_FT))}
+    scored = {scored_name(head, scoring) for head in heads for scoring in SCORINGS}
+    others = {head for head in heads if head not in scored and not (trained and head.startswith(WISE_FT))}
     if others != expected or len(set(heads)) < len(heads) or heads != first:
         raise RecordError(
             f"heads is {shortened(', '.join(heads) or 'none')}; expected {' and '.join(sorted(expected))}, the same "

@@ -21,13 +21,15 @@ _UNIT_ROUNDOFF = 2.0**-24
 _NORMS = 1.01
 
 
-def slack(width: int) -> float:
+def slack(width: int, *, added: float = 0.0) -> float:
     """A bound on the error of the float32 product of two unit vectors of that width, for any order of summation.
+
+    added  bound on the magnitudes of further terms of the product, which the width counts: those of corrections
 
     Higham, Accuracy and Stability of Numerical Algorithms, 2002, (3.5): width * unit roundoff * the sum of the terms'
     magnitudes, which is at most the product of the norms. Two more roundoffs are for the edges, stored in float32.
     """
-    return (_NORMS * width + 2) * _UNIT_ROUNDOFF
+    return ((_NORMS + added) * width + 2 * (1 + added)) * _UNIT_ROUNDOFF
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Edges:
         return self.low[pairs], self.high[pairs], self.edges[pairs]
 
     @classmethod
-    def of(cls, scores: np.ndarray, *, width: int) -> "Edges":
-        """From the float64 scores of the matching pairs, which are overwritten; width: of the embeddings."""
-        edges = np.subtract(scores, TIE_TOLERANCE, out=scores)
-        return cls(edges, (edges - slack(width)).astype(np.float32), (edges + slack(width)).astype(np.float32))
+    def of(cls, scores: np.ndarray, *, width: int, added: float = 0.0) -> "Edges":
+        """From the float64 scores of the matching pairs, which are overwritten; width and added: as slack has them."""
+        edges, most = np.subtract(scores, TIE_TOLERANCE, out=scores), slack(width, added=added)
+        return cls(edges, (edges - most).astype(np.float32), (edges + most).astype(np.float32))

@@ -11,6 +11,7 @@ import yaml
 
 from clipret.config import TrainConfig
 from clipret.config.checks import option_name
+from clipret.config.recipes import recipe_settings
 from clipret.config.sweeps import SWEPT, Axes, Range, SweepConfig, read_axes
 from clipret.config.training import USED_WITH, in_use
 from clipret.errors import UsageError
@@ -35,8 +36,9 @@ def configurations(config: SweepConfig) -> list[TrainConfig]:
 
     Raises UsageError.
     """
-    grid = _read_grid(config)
-    _refuse_useless(grid)
+    given = _read_grid(config)
+    grid = [_of_recipe(config.recipe) | axes for axes in given]
+    _refuse_useless(grid, given=given)
     count = sum(math.prod(len(values) for values in axes.values() if not isinstance(values, Range)) for axes in grid)
     ranged = [name for axes in grid for name, values in axes.items() if isinstance(values, Range)]
     if config.random is None and ranged:
@@ -138,10 +140,14 @@ def _load(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _refuse_useless(grid: list[Axes]) -> None:
-    """Raise UsageError for a setting that no combination uses: it was given by mistake."""
+def _of_recipe(name: str | None) -> Axes:
+    return {} if name is None else {setting: (value,) for setting, value in recipe_settings(name).items()}
+
+
+def _refuse_useless(grid: list[Axes], *, given: list[Axes]) -> None:
+    """Raise UsageError for a given setting, not of the recipe, that no combination uses: that is a mistake."""
     for name, (decider, values) in USED_WITH.items():
-        having = [axes for axes in grid if name in axes]
+        having = [axes for axes, own in zip(grid, given, strict=True) if name in own]
         if having and not any(_may_use(axes, decider, values=values) for axes in having):
             words = " or ".join("none" if value is None else str(value) for value in values)
             raise UsageError(

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Sweep:
 
     def save(self) -> None:
         """Write sweep.json. Raises RunError when it cannot be written."""
-        self._write(STATE, lambda path: runs.write_json(path, self.content()))
+        self.write(STATE, lambda path: runs.write_json(path, self.content()))
 
     def content(self) -> dict[str, Any]:
         """The content of sweep.json."""
@@ -95,7 +96,7 @@ class Sweep:
         lines = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         lines.writeheader()
         lines.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
-        self._write(TABLE, lambda path: _write_text(path, text.getvalue()))
+        self.write(TABLE, lambda path: _write_text(path, text.getvalue()))
 
     def _row(self, config: TrainConfig, result: dict, *, place: int, spread: dict) -> dict[str, Any]:
         error = self.failed.get(config.name, "")
@@ -114,7 +115,7 @@ class Sweep:
         name = re.sub(r"[^\w.+-]", "_", "-".join(words))[:_LONGEST_NAME].rstrip("-")
         return f"{name}-seed{seed}"
 
-    def _write(self, name: str, write) -> None:
+    def write(self, name: str, write: Callable[[Path], None]) -> None:
         try:
             write(self.path / name)
         except OSError as error:

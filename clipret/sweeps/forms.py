@@ -21,6 +21,15 @@ _ENTRY = {
     "test": (_FIGURES, None),
 }
 _BASELINE = {"val_rsum": float, "test": (_FIGURES, None)}
+_SOUP = {
+    "run": str,
+    "runs": [str],
+    "heads": AtLeast(1),
+    "unlike": Each(AtLeast(1)),
+    "val_rsum": float,
+    "best_val_rsum": float,
+    "test": (_FIGURES, None),
+}
 _RESULT = {
     "sweep": str,
     "cache": str,
@@ -32,6 +41,7 @@ _RESULT = {
     "chosen": {**_ENTRY, "command": str},
     "zero_shot": Maybe(_BASELINE),
     "closed_form": Maybe(_BASELINE),
+    "soup": Maybe(_SOUP),
     "protocol": ({"name": str, "split": str}, None),
     "test_all": bool,
     "remarks": [str],
@@ -65,10 +75,17 @@ def require_agreement(sweep) -> None:
         raise RecordError("result.varied or result.fixed are not the settings of it")
     if len(result["chosen"]["failed"]) >= len(result["chosen"]["seeds"]):
         raise RecordError("result.chosen is a configuration of which every run failed")
+    _require_figures(result)
+    if "soup" in result and (not result["soup"]["runs"] or not set(result["soup"]["runs"]) <= names):
+        raise RecordError("result.soup has no runs, or others than those of it")
+
+
+def _require_figures(result: dict) -> None:
     if not has_baseline(result):
         raise RecordError("result has neither zero_shot nor closed_form")
-    if result["chosen"]["test"] and not (baseline_of(result)[1]["test"] and result["protocol"]):
-        raise RecordError("result.chosen has test figures, and its baseline or result.protocol none")
+    for part in ("chosen", "soup"):
+        if result.get(part, {}).get("test") and not (baseline_of(result)[1]["test"] and result["protocol"]):
+            raise RecordError(f"result.{part} has test figures, and its baseline or result.protocol none")
 
 
 def _require_entry(entry: dict, sweep) -> None:

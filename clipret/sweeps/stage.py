@@ -23,6 +23,7 @@ from clipret.retrieval.baseline import baseline_name
 from clipret.sweeps.combining import configurations
 from clipret.sweeps.folder import Sweep, begin, make_folder, read_sweep, require_runs
 from clipret.sweeps.ranking import leaderboard, measured_figures, remarks, spreads
+from clipret.sweeps.soup import make_soup
 from clipret.training import autograd, train_many
 
 _SAVE_EVERY_SECONDS = 1.0
@@ -36,7 +37,7 @@ def sweep(
 ) -> dict:
     """Train every configuration with every seed, rank them by validation and measure the best on the test split.
 
-    on_progress  called with phase "epochs", of all runs together, then with phase "test"
+    on_progress  called with phase "epochs", of all runs together, then with phase "soup", if there is one, and "test"
     on_begin     called with the sweep's folder as soon as resume_sweep could resume it
 
     Configurations are ranked by their mean validation rsum over the seeds. The test split is measured after that, and
@@ -47,7 +48,8 @@ def sweep(
     as returned by ranking.leaderboard, with test as returned by ranking.measured_figures, or None), chosen (the first,
     and the command that trains it), zero_shot or, of encoders that were
     never aligned, closed_form (val_rsum, and test in the same form), protocol of the test results,
-    test_all, remarks and seconds. sweep.json holds the same.
+    test_all, remarks and seconds, and with config.soup: soup, as soup.make_soup returns it, with test as that of a
+    configuration. sweep.json holds the same.
 
     Raises UsageError, CacheError, RunError, LeakageError when test images are also in train, or TrainingError when no
     run could be trained.
@@ -193,6 +195,7 @@ def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_p
     key = name.replace("-", "_")
     baseline = {"val_rsum": first[f"{key}_val_rsum"], "test": None}
     protocol = None
+    soup = make_soup(begun, results, cache=cache, on_progress=on_progress) if begun.config.soup else None
     try:
         make_protocol(cache, default_protocol(cache))
     except UsageError as error:
@@ -202,6 +205,9 @@ def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_p
         reports = _measure(begun, measured, results=results, on_progress=on_progress)
         baseline["test"] = measured_figures(reports[:1], head=name)
         protocol = reports[0]["protocol"]
+        if soup:
+            report = evaluate(EvalConfig(head=Path(soup["run"]), device=begun.config.device))
+            soup["test"] = measured_figures([report], head="trained")
     best = begun.configurations[entries[0]["number"] - 1]
     shared = [name for name in SWEPT if name not in begun.varied and _is_in_use(begun.configurations, name)]
     return {
@@ -214,6 +220,7 @@ def _result(begun: Sweep, results: dict[str, dict], *, cache: FeatureCache, on_p
         "configurations": entries,
         "chosen": {**entries[0], "command": to_command("train", replace(best, seed=begun.config.seeds[0]))},
         key: baseline,
+        **({"soup": soup} if soup else {}),
         "protocol": protocol,
         "test_all": begun.config.test_all,
         "remarks": remarked,

@@ -23,6 +23,7 @@ def resume(run: Path | str, *, on_progress: ProgressCallback = silent) -> dict:
     """
     path = runs.named(run)
     record = runs.read_config(path)
+    runs.require_training(record, path)
     settings = {**record["config"], **_own_code(record, folder=path), "name": path.name, "runs_dir": path.parent}
     config = _read_config(path / runs.CONFIG, settings)
     _require_cache(config.cache, record, path=path)
@@ -42,6 +43,7 @@ def repeated_config(path: Path | str, *, changes: dict | None = None) -> TrainCo
     path, changes = Path(path), changes or {}
     path = path / runs.CONFIG if path.is_dir() else path
     record = runs.read_settings(path)
+    runs.require_training(record, path.parent)
     own = _own_code(record, folder=path.parent, among=set(autograd.OWN) - set(changes))
     config = _read_config(path, {**record["config"], **own, "name": None, **changes})
     if "cache" not in changes:

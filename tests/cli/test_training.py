@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from clipret import TrainConfig, recipe_settings
 from tests.conftest import contents, write_cache
 
 TRAIN = ("train", "--cache", "made.h5", "--epochs", 3, "--lr", 1e-2, "--batch-size", 8)
@@ -132,3 +133,45 @@ def test_the_next_command_measures_the_run_that_was_trained(run, tmp_path):
     assert run("train", "--resume", "runs/0001-margin-linear")[1].splitlines()[-1] == (
         "Next: clipret eval --head runs/0001-margin-linear"
     )
+
+
+def settings_of_run(out):
+    return json.loads(Path(json.loads(out)["run"], "config.json").read_text())["config"]
+
+
+def test_a_recipe_is_plain_settings_that_other_options_change(run, tmp_path):
+    write_cache(tmp_path / "made.h5")
+    small = ("--cache", "made.h5", "--epochs", 1, "--batch-size", 8, "--json")
+    status, out, _ = run("train", *small, "--recipe", "strong", "--hidden", 5)
+    assert status == 0
+    settings = settings_of_run(out)
+    expected = recipe_settings("strong") | {"epochs": 1, "batch_size": 8, "hidden": 5}
+    assert {name: settings[name] for name in expected} == expected
+    assert "recipe" not in settings
+    # What makes no difference beside what was asked for instead falls away.
+    status, out, err = run("train", *small, "--recipe", "strong", "--head", "linear", "--loss", "margin")
+    assert (status, "is for --" in err) == (0, False)
+    settings = settings_of_run(out)
+    assert (settings["head"], settings["loss"], settings["lr"]) == ("linear", "margin", recipe_settings("strong")["lr"])
+    assert TrainConfig(**settings).hidden == TrainConfig.hidden
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--cache", "made.h5", "--recipe", "weak"), "--recipe is 'weak'; expected one of: strong."),
+        (
+            ("--config", "runs/first", "--recipe", "strong"),
+            "--recipe and --config both say what to begin with; leave one of them out.",
+        ),
+        (
+            ("--cache", "made.h5", "--recipe", "strong", "--margin", "0.2"),
+            "--margin is for --loss margin and triplet; the loss is infonce.",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_one_line(run, tmp_path, options, expected):
+    write_cache(tmp_path / "made.h5")
+    status, out, err = run("train", *options)
+    assert (status, out) == (2, "")
+    assert err.strip() == f"error: {expected}"

@@ -100,6 +100,19 @@ def test_features_of_another_shape_or_type_are_refused(run_of, features, message
         load_head(run_of()).embed_images(features)
 
 
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_features_without_finite_embeddings_are_refused_with_their_row(run_of, as_tensor):
+    head, features = load_head(run_of()), np.ones((20_000, 24), np.float32)
+    features[[17_000, 19_000], 5] = np.nan, np.inf
+    given = torch.from_numpy(features) if as_tensor else features
+    with pytest.raises(UsageError, match=r"^image features of row 17000 are not finite; expected features whose"):
+        head.embed_images(given)
+    features[17_000] = 3e38
+    features[19_000] = 0
+    with pytest.raises(UsageError, match=r"^image features of row 17000 are too large for this head \(up to 3e\+38\)"):
+        head.embed_images(given)
+
+
 def test_what_is_no_head_is_refused(run_of, tmp_path):
     with pytest.raises(RunError, match="there is no head"):
         load_head(tmp_path / "nowhere")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clipret import ExtractConfig, FeatureCache, VerifyConfig, extract, verify
+from clipret.backbones import matching
 from clipret.cache import open_writer
 from clipret.errors import CacheError, CacheFormatError, UsageError
 from clipret.extraction import verification
@@ -195,7 +196,7 @@ def test_a_cache_of_another_precision_is_encoded_again_in_that_precision(cache, 
     opened = FeatureCache(cache)
     opened.inputs["precision"] = "bfloat16"
     asked = []
-    monkeypatch.setattr(verification, "load_backbone", lambda name, **values: asked.append(values) or stop())
+    monkeypatch.setattr(matching, "load_backbone", lambda name, **values: asked.append(values) or stop())
 
     def stop():
         raise CacheError("enough")
@@ -224,6 +225,7 @@ def test_the_command_line_shows_a_table_and_exits_1_when_it_is_damaged(run, tmp_
 
 def test_verifying_needs_no_clip_unless_something_is_encoded_again(cache, monkeypatch):
     monkeypatch.setattr(verification, "load_backbone", None)
+    monkeypatch.setattr(verification, "load_matching", None)
     assert verify(VerifyConfig(cache))["sound"]
 
 

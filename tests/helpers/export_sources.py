@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -13,6 +14,7 @@ from clipret.exports.targets.target import Source, unit
 from clipret.heads.adapter import AdapterHead
 from clipret.heads.base import SIDES, Head
 from clipret.heads.linear import LinearHead
+from tests.helpers.exported import open_here
 
 CAPTIONS = [
     "a red bus",
@@ -100,17 +102,25 @@ def written(target: str, source: Source, folder: Path) -> Path:
 
 
 def verified(target: str, source: Source, folder: Path, **settings) -> list[dict]:
-    """Write, open in a fresh process, compare: what verify returns. Raises ExportError.
+    """Write, open, compare: what verify returns. Raises ExportError.
 
     folder    an empty one, which gets more
-    settings  of sample_of
+    settings  of verification and sample_of
     """
     place = written(target, source, folder / "exported")
     return verification(target, source, place, scratch=folder / "scratch", **settings)
 
 
-def verification(target: str, source: Source, folder: Path, *, scratch: Path, **settings) -> list[dict]:
-    """What verify returns for a folder that is written. Raises ExportError."""
-    return verify(
-        load_target(target), target, folder=folder, sample=sample_of(source, scratch, **settings), scratch=scratch
-    )
+def verification(
+    target: str, source: Source, folder: Path, *, scratch: Path, fresh: bool = False, **settings
+) -> list[dict]:
+    """What verify returns for a folder that is written. Raises ExportError.
+
+    fresh  open it in a process of its own, as clipret does, which takes seconds
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not fresh:
+            open_here(patch)
+        return verify(
+            load_target(target), target, folder=folder, sample=sample_of(source, scratch, **settings), scratch=scratch
+        )

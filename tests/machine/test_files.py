@@ -105,3 +105,18 @@ def test_on_windows_a_file_is_read_as_it_is(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(os, "set_blocking", refuse, raising=False)
     assert read_file(tmp_path / "file", most=100) == b"content"
+
+
+def test_a_tree_is_synced_with_all_files_and_folders(tmp_path, monkeypatch):
+    for name in ("a", "one/b", "one/two/c"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor):
+        synced.append(os.fstat(getattr(descriptor, "fileno", lambda: descriptor)()).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    files.sync_tree(tmp_path)
+    assert sorted(synced) == sorted(path.stat().st_ino for path in (tmp_path, *tmp_path.rglob("*")))

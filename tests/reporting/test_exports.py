@@ -48,6 +48,12 @@ def test_preprocessing_that_is_the_same_is_said_too():
     assert lines[4] == "By the library's own preprocessing alone, 0 of 16 image files give other embeddings."
 
 
+def test_preprocessing_that_is_the_same_is_said_once_whatever_the_rounding():
+    ways = [{**WAY, "preprocessing": {"differ": 0, "largest": largest}} for largest in (5e-5, 2e-7)]
+    lines = [line for line in export_summary(RESULT | {"verified": ways}).splitlines() if "preprocessing" in line]
+    assert lines == ["By the library's own preprocessing alone, 0 of 16 image files give other embeddings."]
+
+
 def test_libraries_whose_preprocessing_differs_are_named():
     other = {**WAY, "way": "other", "preprocessing": {"differ": 0, "largest": 0.0}}
     lines = export_summary({**RESULT, "verified": [WAY, other]}).splitlines()

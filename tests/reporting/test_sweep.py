@@ -124,6 +124,40 @@ def test_the_summary_says_where_things_are_and_how_to_go_on(result):
     ]
 
 
+def soup(**changes):
+    names = ["0004-x-seed1", "0001-x-seed0"]
+    made = {"run": "runs/sweep-0001/soup", "runs": names, "heads": 6, "unlike": {}, "test": figures(0.55)}
+    return {**made, "val_rsum": 4.6, "best_val_rsum": 4.55, **changes}
+
+
+def test_the_soup_stands_beside_the_baseline_with_its_heads_and_a_way_to_compare_it(result):
+    lines = drawn({**result, "soup": soup(unlike={"start": 3, "kind": 1})})
+    assert "soup, test, protocol split" in lines
+    place = lines.index("soup, test, protocol split")
+    assert "val rsum 4.100 4.600 +0.500" in lines[place:]
+    assert "t2i R@1 40.0 55.0 +15.0" in lines[place:]
+    assert "rsum 2.400 3.300 +0.900" in lines[place:]
+    said = " ".join(lines)
+    assert "the average of 2 heads of 6, accepted on val: rsum of the best alone 4.550, of the soup 4.600" in said
+    assert (
+        "3 heads not averaged: they started from other weights than 0004-x-seed1 (--init, or a random start by seed)"
+    ) in said
+    assert "1 head not averaged: of another kind or other settings of the head than 0004-x-seed1" in said
+    assert "its heads: 0004-x-seed1, 0001-x-seed0" in said
+    summary = sweep_summary({**result, "soup": soup()}).splitlines()
+    assert summary[-2] == ("Is the soup better? clipret compare runs/sweep-0001/soup runs/sweep-0001/0003-x-seed0")
+
+
+def test_a_soup_of_one_head_and_one_without_test_figures_say_so(result):
+    result = {**result, "chosen": {**result["chosen"], "test": None}}
+    alone = soup(runs=["0004-x-seed1"], val_rsum=4.55, test=None)
+    lines = drawn({**result, "soup": alone})
+    assert "soup" in lines
+    assert "no average with another head was as good on val: the soup is the head of 0004-x-seed1" in " ".join(lines)
+    assert not any("R@1 40.0" in line for line in lines)
+    assert not any("compare" in line for line in sweep_summary({**result, "soup": alone}).splitlines())
+
+
 WORDS = ["--epochs", "2", "--batch-size", "8", "--lr", "1e-3,1e-2", "--seeds", "2"]
 
 

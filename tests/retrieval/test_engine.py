@@ -384,3 +384,89 @@ def test_a_nan_of_any_bits_stays_one_at_every_precision(precision):
     images[2] = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     ranked = rank_captions(images, torch.eye(5), caption_images=np.arange(5), precision=precision)
     assert ranked["t2i"].ranks.tolist() == [2, 2, 5, 2, 2]
+
+
+def corrections_of(generator, images, captions, *, exact):
+    """For both directions: multiples of 1/4, so that ties stay ties, or any numbers, far from zero."""
+    counts = {"t2i": images, "i2t": captions}
+    if exact:
+        return {name: torch.tensor(generator.integers(-2, 3, size=count) / 4) for name, count in counts.items()}
+    return {name: torch.tensor(7 + generator.normal(size=count)) for name, count in counts.items()}
+
+
+def check_corrected(images, texts, pairs, corrections, **settings):
+    """Ranks equal the naive ones of corrected scores in float64, in both directions; returns ranks and scores."""
+    owners = np.zeros(len(texts), dtype=np.int64)
+    matches = Matches.of(owners, images=len(images), matches=pairs)
+    ranked = rank(images, texts, matches=matches, corrections=corrections, **settings)
+    cosines = (texts.double() @ images.double().T).numpy()
+    scores = {"t2i": cosines - corrections["t2i"].numpy(), "i2t": cosines.T - corrections["i2t"].numpy()}
+    for direction, matrix in scores.items():
+        asking = np.unique(pairs[direction][0])
+        positives = [pairs[direction][1][pairs[direction][0] == query].tolist() for query in asking]
+        np.testing.assert_array_equal(ranked[direction].ranks, naive_ranks(matrix[asking], positives))
+    return ranked, scores
+
+
+@pytest.mark.usefixtures("counting")
+@pytest.mark.parametrize("block", [1, 7, 512])
+@pytest.mark.parametrize("vectors", [tied_unit_vectors, random_unit_vectors])
+@pytest.mark.parametrize("seed", range(6))
+def test_corrected_ranks_equal_a_naive_sort_of_corrected_scores(seed, vectors, block):
+    generator = np.random.default_rng(seed)
+    images, captions = (int(count) for count in generator.integers(1, 60, size=2))
+    pairs = random_matches(generator, images, captions, most=5)
+    corrections = corrections_of(generator, images, captions, exact=vectors is tied_unit_vectors)
+    sides = vectors(generator, images), vectors(generator, captions)
+    ranked, scores = check_corrected(*sides, pairs, corrections, block=block, top=4)
+    for direction, matrix in scores.items():
+        expected = np.argsort(-matrix, axis=1, kind="stable")[:, :4][ranked[direction].rows]
+        np.testing.assert_array_equal(ranked[direction].top, expected)
+
+
+@pytest.mark.usefixtures("counting")
+@pytest.mark.parametrize(("distance", "expected"), [(5e-7, 2), (9e-7, 2), (1.1e-6, 1), (1.6e-6, 1)])
+def test_ties_of_corrected_scores_are_decided_in_float64(distance, expected):
+    """Two captions of equal cosine, of which the second is corrected by a little more."""
+    image, texts = at_distance(0)
+    corrections = {"t2i": torch.zeros(1), "i2t": torch.tensor([0.0, distance], dtype=torch.float64)}
+    pairs = {"t2i": (np.array([0, 1]), np.array([0, 0])), "i2t": (np.array([0]), np.array([0]))}
+    ranked, _ = check_corrected(image, texts, pairs, corrections)
+    assert ranked["i2t"].ranks == [expected]
+
+
+@pytest.mark.usefixtures("counting")
+def test_a_constant_correction_changes_no_rank():
+    generator = np.random.default_rng(0)
+    owners = uneven_captions(generator, 30)
+    images, texts = close_unit_vectors(generator, 30), close_unit_vectors(generator, len(owners))
+    constant = {"t2i": torch.full((30,), 40.0), "i2t": torch.full((len(owners),), -0.3)}
+    plain, corrected = (
+        rank_captions(images, texts, caption_images=owners, corrections=corrections, block=7)
+        for corrections in (None, constant)
+    )
+    for direction in plain:
+        np.testing.assert_array_equal(plain[direction].ranks, corrected[direction].ranks)
+
+
+@pytest.mark.usefixtures("counting")
+def test_a_correction_that_is_not_a_number_never_scores_well():
+    corrections = {"t2i": torch.tensor([0.0, torch.nan, 0.0]), "i2t": torch.zeros(3)}
+    ranked = rank_captions(torch.eye(3), torch.eye(3), caption_images=np.arange(3), corrections=corrections)
+    assert ranked["t2i"].ranks.tolist() == [2, 3, 2]
+
+
+@pytest.mark.parametrize("kind", ["normal", "constant", "signs", "whole numbers"])
+@pytest.mark.parametrize("most", [0.5, 20.0])
+def test_corrected_products_in_float32_are_off_by_less_than_the_slack(kind, most):
+    generator = np.random.default_rng(0)
+    images, texts = (alike(generator, kind, rows=rows, width=512) for rows in (64, 256))
+    corrections = {
+        direction: torch.tensor(generator.uniform(-most, most, size=count))
+        for direction, count in (("t2i", 64), ("i2t", 256))
+    }
+    left, right, added = engine._corrected(images, texts, corrections)
+    assert most < added <= 2 * most
+    product = cpu.Products("cpu")(left[None], right.T[None])[0]
+    error = (product.double() - left.double() @ right.double().T).abs().max()
+    assert 0 < error < slack(514, added=added)

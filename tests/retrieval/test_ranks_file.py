@@ -67,6 +67,24 @@ def test_what_is_written_is_read_again(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["ranks.safetensors"]
 
 
+@pytest.mark.parametrize("scoring", ["nnn", "dis", "csls"])
+def test_ranks_by_another_scoring_are_stored_beside_those_by_cosine(tmp_path, scoring):
+    plain, path = ("zero-shot", "wise-ft 0.5", "trained"), tmp_path / "ranks.safetensors"
+    rankings = make_rankings(heads=(*plain, *(f"{head} {scoring}" for head in plain)))
+    write_rankings(path, rankings)
+    (protocol, _), (written, _) = read_rankings(path).protocols, rankings.protocols
+    assert list(protocol.heads) == list(written.heads)
+    for head, directions in written.heads.items():
+        np.testing.assert_array_equal(protocol.heads[head]["i2t"][0].ranks, directions["i2t"][0].ranks)
+
+
+@pytest.mark.parametrize("heads", [("zero-shot nnn", "trained"), ("zero-shot", "trained", "trained mine")])
+def test_ranks_of_unknown_heads_are_refused(tmp_path, heads):
+    write_rankings(tmp_path / "ranks.safetensors", make_rankings(heads=heads))
+    with pytest.raises(RunError, match="expected trained and zero-shot, the same for every protocol"):
+        read_rankings(tmp_path / "ranks.safetensors")
+
+
 def test_ranks_are_stored_next_to_their_metrics(tmp_path):
     assert rankings_path(tmp_path / "metrics.json") == tmp_path / "ranks.safetensors"
     assert rankings_path(tmp_path / "mine.json") == tmp_path / "mine.ranks.safetensors"

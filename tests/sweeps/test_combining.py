@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from clipret.config import TrainConfig
+from clipret.config.recipes import recipe_settings
 from clipret.config.sweeps import SWEPT, SweepConfig
 from clipret.errors import UsageError
 from clipret.sweeps.combining import configurations, varied
@@ -258,3 +259,19 @@ def test_more_combinations_than_exist_cannot_be_drawn(axes, count):
     assert refusal(axes=axes, random=7) == (
         f"--random is 7, but there are only {count} different combinations; draw fewer, or train all."
     )
+
+
+def test_a_recipe_holds_where_nothing_else_is_said(grid):
+    strong = recipe_settings("strong")
+    path = grid("- lr: [1e-5]\n- head: [linear]\n")
+    first, second = configurations(SweepConfig("made.h5", recipe="strong", grid=path, axes={"epochs": "3"}))
+    assert {name: getattr(first, name) for name in strong} == strong | {"lr": 1e-5}
+    assert (second.head, second.loss, second.lr) == ("linear", strong["loss"], strong["lr"])
+    assert (first.epochs, second.epochs) == (3, 3)
+    # A setting that is of use beside the recipe alone.
+    (config,) = configurations(SweepConfig("made.h5", recipe="strong", axes={"hidden": "7"}))
+    assert config.hidden == 7
+    with pytest.raises(UsageError, match=r"^--margin is of no use to any combination: it is for --loss margin or"):
+        configurations(SweepConfig("made.h5", recipe="strong", axes={"margin": "0.1"}))
+    with pytest.raises(UsageError, match=r"^--recipe is 'weak'; expected one of: strong"):
+        SweepConfig("made.h5", recipe="weak")

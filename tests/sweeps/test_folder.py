@@ -26,7 +26,7 @@ def config(cache_path, tmp_path, monkeypatch):
 @pytest.fixture
 def complete(config):
     """A complete sweep of four runs; its sweep.json and the content."""
-    sweep(config(keep_heads=4))
+    sweep(config(keep_heads=4, soup=True))
     path = Path("runs/sweep-0001/sweep.json")
     return path, json.loads(path.read_text())
 
@@ -69,7 +69,7 @@ def test_a_sweep_that_was_moved_keeps_and_deletes_its_own_heads(complete):
         other.mkdir(parents=True)
         (other / "head.safetensors").write_text("another's")
     resume_sweep(moved)
-    assert len(list(moved.glob("*/head.safetensors"))) == 1
+    assert len(list(moved.glob("*-seed0/head.safetensors"))) == 1
     assert len(list(Path("runs/sweep-0001").glob("*/head.safetensors"))) == 4
 
 
@@ -114,6 +114,11 @@ WRONG = [
         None,
         "result.chosen has test figures, and its baseline or result.protocol none",
     ),
+    (["result", "soup", "runs"], [], "result.soup has no runs, or others than those of it"),
+    (["result", "soup", "runs"], ["../../x"], "result.soup has no runs, or others than those of it"),
+    (["result", "soup", "heads"], 0, "result.soup.heads is 0; expected 1 or more"),
+    (["result", "soup", "unlike"], {"start": "3"}, "result.soup.unlike.start is '3'; expected a whole number"),
+    (["config", "soup"], "yes", "--soup is yes; expected true or false"),
     (["result", "zero_shot", "val_rsum"], None, "result.zero_shot.val_rsum is null; expected a number"),
     (["result", "chosen", "command"], 1, "result.chosen.command is 1; expected text"),
     (["result", "remarks"], "x", "result.remarks is 'x'; expected a list"),
@@ -133,7 +138,7 @@ def test_a_sweep_that_cannot_be_resumed_is_reported_with_the_field(complete):
         )
     path.write_text(json.dumps(content))
     assert resume_sweep(path.parent) == content["result"]
-    assert len(list(path.parent.glob("*/head.safetensors"))) == 4
+    assert len(list(path.parent.glob("*-seed0/head.safetensors"))) == 4
     path.unlink()
     system.make_pipe(path)
     assert refusal(resume_sweep, path.parent) == (

@@ -2,17 +2,20 @@
 
 import re
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 
 from clipret import runs
 from clipret.config import TrainConfig
+from clipret.config.choices import COSINE
 from clipret.config.comparison import BASELINES, ZERO_SHOT
 from clipret.config.evaluation import WISE_FT, wise_ft_name
 from clipret.config.training import in_use
 from clipret.errors import RunError, UsageError
+from clipret.retrieval.ranks import Ranks
 from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
+from clipret.retrieval.scorings import SCORINGS, scored_name
 
 # Settings that affect neither the head nor its results.
 _APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
@@ -26,11 +29,12 @@ class Contender:
 
     word      as the user gave it
     ranks     the file of its ranks
-    head      its name there: trained, wise-ft ALPHA, or one of BASELINES
+    head      its name: trained, wise-ft ALPHA, or one of BASELINES
     rankings  what that file holds
     settings  of its training (TrainConfig's), without seed and places, and wise-ft, its ALPHA; None: a baseline, or the
               head was in no run's folder
     seed      of its training; None where settings are
+    scoring   cosine, or one of SCORINGS
     """
 
     word: str
@@ -39,10 +43,15 @@ class Contender:
     rankings: Rankings
     settings: dict | None = None
     seed: int | None = None
+    scoring: str = COSINE
 
     def ranked(self, protocol: str) -> ProtocolRankings:
-        """The ranks by the protocol of that name."""
+        """All ranks of its file by the protocol of that name."""
         return next(ranked for ranked in self.rankings.protocols if ranked.protocol["name"] == protocol)
+
+    def ranks_by(self, protocol: str) -> dict[str, tuple[Ranks, ...]]:
+        """Its own: direction -> Ranks of each fold."""
+        return self.ranked(protocol).heads[scored_name(self.head, self.scoring)]
 
     @property
     def baseline(self) -> str:
@@ -53,22 +62,25 @@ class Contender:
     def command(self) -> str:
         """The command that evaluates it."""
         trained = None if self.head in BASELINES else self.rankings.trained
+        more = ("--scoring", self.scoring) if self.scoring != COSINE else ()
         if trained is None:
-            return _eval_command("--zero-shot", "--cache", self.rankings.cache["path"])
-        alpha = self.head.removeprefix(WISE_FT) if self.head.startswith(WISE_FT) else None
-        return _eval_command("--head", trained.run or trained.head, *(("--wise-ft", alpha) if alpha else ()))
+            return _eval_command("--zero-shot", "--cache", self.rankings.cache["path"], *more)
+        if self.head.startswith(WISE_FT):
+            more = ("--wise-ft", self.head.removeprefix(WISE_FT), *more)
+        return _eval_command("--head", trained.run or trained.head, *more)
 
 
 def read_contenders(words: tuple[str, ...]) -> list[Contender]:
     """The heads of these arguments. Raises RunError for one that is no evaluated run, UsageError for duplicates."""
-    read = {word: _read(word) for word in dict.fromkeys(words) if word not in BASELINES}
+    parts = {word: _scored(word) for word in words}
+    read = {word: _read(word, *of_word) for word, of_word in parts.items() if of_word[0] not in BASELINES}
     first = next(iter(read.values()), None)
     contenders = []
     for word in words:
-        if word not in BASELINES:
+        if word in read:
             contenders.append(read[word])
         elif first is not None:
-            contenders.append(_baseline(word, first))
+            contenders.append(_baseline(word, *parts[word], beside=first))
         else:
             raise UsageError(f"only `{word}` was given; name at least one run to compare it with.")
     for earlier, later in combinations(contenders, 2):
@@ -118,19 +130,20 @@ def _same_queries(first: Contender, second: Contender, *, protocol: str) -> bool
     """Whether the ranks are of queries of the same images, over galleries of the same size."""
 
     def queries(contender: Contender) -> list[tuple]:
-        directions = contender.ranked(protocol).heads[contender.head].values()
+        directions = contender.ranks_by(protocol).values()
         return [(ranks.gallery, ranks.images.tolist()) for folds in directions for ranks in folds]
 
     return queries(first) == queries(second)
 
 
-def _read(word: str) -> Contender:
-    place, alpha = _split(word)
+def _read(word: str, head_word: str, scoring: str) -> Contender:
+    place, alpha = _split(head_word)
     ranks = _ranks_of(place)
     try:
         rankings = read_rankings(ranks)
     except FileNotFoundError:
-        raise RunError(f"{place} was not measured; measure it with: {_eval_command('--head', place)}") from None
+        more = ("--scoring", scoring) if scoring != COSINE else ()
+        raise RunError(f"{place} was not measured; measure it with: {_eval_command('--head', place, *more)}") from None
     trained = rankings.trained
     measured = rankings.protocols[0].heads
     head = "trained" if trained else next(iter(measured))
@@ -144,22 +157,34 @@ def _read(word: str) -> Contender:
             )
             raise RunError(f"{place} was not measured as {head}; measure it with: {how}")
     if trained is None or trained.config is None:
-        return Contender(word, ranks, head, rankings)
+        return _require_scored(Contender(word, ranks, head, rankings, scoring=scoring))
     defaults = {field.name: field.default for field in fields(TrainConfig)}
     # A setting that does not apply, such as a margin with InfoNCE, is not compared.
     used = {name: value for name, value in trained.config.items() if in_use(trained.config, name)}
     settings = {name: used.get(name, default) for name, default in defaults.items() if name not in _APART}
-    settings["wise-ft"] = alpha
-    return Contender(word, ranks, head, rankings, settings, trained.config.get("seed", TrainConfig.seed))
+    settings |= {"wise-ft": alpha, "scoring": scoring}
+    seed = trained.config.get("seed", TrainConfig.seed)
+    return _require_scored(Contender(word, ranks, head, rankings, settings, seed, scoring))
 
 
-def _baseline(word: str, beside: Contender) -> Contender:
+def _baseline(word: str, head: str, scoring: str, *, beside: Contender) -> Contender:
     """The baseline that was measured beside a head. Raises UsageError when it is another than the word says."""
     name = beside.baseline
-    if name != word:
-        why = "its encoders have no projections of their own" if word == ZERO_SHOT else "its encoder has projections"
-        raise UsageError(f"{beside.word} has no {word} beside it: {why}; compare it with {name}.")
-    return Contender(word, beside.ranks, name, beside.rankings)
+    if name != head:
+        why = "its encoders have no projections of their own" if head == ZERO_SHOT else "its encoder has projections"
+        raise UsageError(f"{beside.word} has no {head} beside it: {why}; compare it with {name}.")
+    return _require_scored(Contender(word, beside.ranks, name, beside.rankings, scoring=scoring), beside=beside)
+
+
+def _require_scored(contender: Contender, *, beside: Contender | None = None) -> Contender:
+    """The contender. Raises RunError if it was not measured by its scoring.
+
+    beside  the head whose file its ranks are in, if that is another
+    """
+    if scored_name(contender.head, contender.scoring) not in contender.rankings.protocols[0].heads:
+        command = replace(beside or contender, scoring=contender.scoring).command
+        raise RunError(f"{contender.word}: it was measured by cosine only; measure it with: {command}")
+    return contender
 
 
 def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
@@ -172,6 +197,12 @@ def _require_as_measured(word: str, ranks: Path, trained: Trained) -> None:
             f"{word} was trained further after it was measured; measure it again with: "
             f"{_eval_command('--head', str(ranks.parent))}"
         )
+
+
+def _scored(word: str) -> tuple[str, str]:
+    """HEAD@SCORING -> head and scoring; any other argument -> that argument and cosine."""
+    head, _, scoring = word.rpartition("@")
+    return (head, scoring) if head and scoring in SCORINGS and not Path(word).exists() else (word, COSINE)
 
 
 def _split(word: str) -> tuple[str, float | None]:
@@ -233,7 +264,8 @@ def _report(path: Path) -> dict:
 def _refuse_same(earlier: Contender, later: Contender) -> None:
     if earlier.word == later.word:
         raise UsageError(f"{earlier.word} was given twice; give it once.")
-    if (earlier.ranks.resolve(), earlier.head) == (later.ranks.resolve(), later.head):
+    places = [(head.ranks.resolve(), head.head, head.scoring) for head in (earlier, later)]
+    if places[0] == places[1]:
         raise UsageError(f"{earlier.word} and {later.word} are the same head; give one of them.")
 
 

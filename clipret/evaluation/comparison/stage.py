@@ -6,6 +6,7 @@ from math import ceil, isnan
 import numpy as np
 
 from clipret.config import DIRECTIONS
+from clipret.config.choices import COSINE
 from clipret.config.comparison import A_BETTER, B_BETTER, BASELINES, MOST_FLIPS, NO_TEST, NOT_SHOWN, CompareConfig
 from clipret.errors import UsageError
 from clipret.evaluation.comparison.contenders import Contender, choose_protocol, read_contenders
@@ -47,7 +48,7 @@ def compare(config: CompareConfig, *, on_progress: ProgressCallback = silent) ->
     protocol = choose_protocol(contenders, config.protocol)
     groups = make_groups(contenders)
     every = [contender for group in groups for contender in group.members]
-    ranked = [contender.ranked(protocol).heads[contender.head] for contender in every]
+    ranked = [contender.ranks_by(protocol) for contender in every]
     tables = tabulate(ranked, k=config.cuts, families=config.families)
     evidence, heads = Evidence(tables, all_columns(config.columns), k=config.k), _places(groups)
     described = [_describe(group, places, evidence, config) for group, places in zip(groups, heads, strict=True)]
@@ -153,7 +154,7 @@ def _verdict(metric: str, difference: float, p_holm: float, *, alpha: float) -> 
 
 
 def _remarks(every: list[Contender], protocol: dict) -> list[str]:
-    remarks = []
+    remarks = _scoring_remarks(every)
     for contender in every:
         trained = contender.rankings.trained
         if contender.head not in BASELINES and trained.finished is False:
@@ -168,3 +169,16 @@ def _remarks(every: list[Contender], protocol: dict) -> list[str]:
     if protocol["remarks"]:
         remarks.append(f"not comparable with published figures: {'; '.join(protocol['remarks'])}")
     return remarks
+
+
+def _scoring_remarks(every: list[Contender]) -> list[str]:
+    """Which heads are measured by another scoring than cosine; none where none is."""
+    by_scoring: dict[str, list[str]] = {}
+    for contender in every:
+        by_scoring.setdefault(contender.scoring, []).append(contender.word)
+    if list(by_scoring) == [COSINE]:
+        return []
+    if len(by_scoring) == 1:
+        return [f"all by {every[0].scoring}, which no figure by cosine is comparable with"]
+    parts = [f"{', '.join(words)} by {scoring}" for scoring, words in by_scoring.items()]
+    return [f"scored in different ways: {'; '.join(parts)}"]

@@ -99,11 +99,13 @@ def is_openai(cache: FeatureCache) -> bool:
 
 
 def run_of(source: Source) -> Run | None:
-    """The run of a head; None without a head. Raises RunError when the head belongs to no run."""
+    """The run of a head; None without a head. Raises RunError when the head belongs to no run, or is a soup."""
     if source.head is None:
         return None
     folder = source.head.parent
-    return Run(folder, source.head, runs.read_config(folder)["config"])
+    record = runs.read_config(folder)
+    runs.require_training(record, folder)
+    return Run(folder, source.head, record["config"])
 
 
 def match_rows(cache: FeatureCache, *, model: PublishedModel, run: Run | None) -> tuple[list[Match], list[Unmatched]]:

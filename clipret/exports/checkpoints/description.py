@@ -22,6 +22,7 @@ FORMAT = 1
 # Settings of a training that say where it was done, and nothing of what came of it.
 _PLACES = ("cache", "name", "runs_dir", "log", "features", "memory_limit", "device")
 _RESULTS = ("kept_epoch", "epochs", "steps", "train_images", "val_rsum")
+_RESULTS_OF_SOUP = ("train_images", "val_rsum")
 
 
 def describe(config: ExportConfig, opened: Opened, *, figures: list[dict] | None) -> dict:
@@ -88,12 +89,15 @@ def _training(opened: Opened) -> dict | None:
     run = opened.places.run
     if run is None:
         return None
-    settings = runs.read_config(run)["config"]
-    result = runs.read_result(run) or {}
+    record = runs.read_config(run)
+    settings, result = record["config"], runs.read_result(run) or {}
+    if soup := record.get("soup"):
+        settings = {name: value for name, value in settings.items() if name not in (*soup["differing"], "seed")}
+        settings["soup"] = f"average of {len(soup['runs'])} heads of a sweep: {', '.join(soup['runs'])}"
     return {
         "settings": {name: _shown(value) for name, value in settings.items() if name not in _PLACES},
         "finished": bool(result),
-        **{name: result[name] for name in _RESULTS if name in result},
+        **{name: result[name] for name in (_RESULTS_OF_SOUP if soup else _RESULTS) if name in result},
     }
 
 
@@ -105,8 +109,9 @@ def _commands(config: ExportConfig, opened: Opened, *, figures: list[dict] | Non
     """What made it, step by step, as far as that is known."""
     run, commands = opened.places.run, {"extract": opened.cache.about["command"]}
     if run:
-        settings = runs.read_config(run)["config"]
-        commands["train"] = command_of("train", TrainConfig, settings=settings)
+        record = runs.read_config(run)
+        if "soup" not in record:
+            commands["train"] = command_of("train", TrainConfig, settings=record["config"])
         commands["eval"] = shlex.join(["clipret", "eval", "--head", str(run), *_protocols(figures or [])])
     commands["export"] = to_command("export", config)
     return {name: _portable(command) for name, command in commands.items()}

@@ -1,9 +1,13 @@
 """A trained head -> another library's folder: the function behind `clipret export`."""
 
 import importlib
+import os
+import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import Timeout
@@ -20,7 +24,7 @@ from clipret.exports.checkpoints.verification import take_sample, verify
 from clipret.exports.packages import require_package
 from clipret.exports.targets.target import Target
 from clipret.machine.escaping import without_folders
-from clipret.machine.files import UNFINISHED, locked
+from clipret.machine.files import UNFINISHED, locked, sync_folder, sync_tree
 from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.runs import write_json
 
@@ -56,6 +60,8 @@ def export(config: ExportConfig, *, on_progress: ProgressCallback = silent) -> d
     _require_place(config, opened, target)
     try:
         with locked(config.out.with_name(f"{config.out.name}.lock")):
+            # Another process may have written it since.
+            _require_free(config.out)
             about = _write(config, opened, target, step=step)
     except Timeout:
         raise ExportError(f"another process is writing {config.out}; wait for it, or give another --out.") from None
@@ -76,14 +82,20 @@ def load_target(name: str) -> Target:
 def _check_out(out: Path) -> None:
     if out.name in ("", ".."):
         raise UsageError(f"--out is '{out}', which has no name of its own; expected a new folder.")
+    _require_free(out)
+    if not out.parent.is_dir():
+        raise UsageError(f"--out is '{out}', but there is no folder {out.parent}; make it first.")
+
+
+def _require_free(out: Path) -> None:
+    """Raise ExportError unless there is nothing at `out`, or an empty folder."""
     try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        # No folder can take the place of a link, not even of one that leads nowhere.
+        taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
     except OSError as error:
         raise ExportError(f"cannot write {out}: {error.strerror}.") from None
     if taken:
         raise ExportError(f"{out} is there already; give another --out, or delete it.")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out is '{out}', but there is no folder {out.parent}; make it first.")
 
 
 def _require_place(config: ExportConfig, opened: Opened, target: Target) -> None:
@@ -118,7 +130,9 @@ def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dic
     try:
         with tempfile.TemporaryDirectory(prefix="clipret-export-") as scratch:
             step("write")
-            target.write(opened.source, unfinished)
+            with _disk_errors():
+                target.write(opened.source, unfinished)
+            _let_others_read(unfinished)
             step("verify")
             sample = take_sample(opened, root=config.root, scratch=Path(scratch))
             verified = verify(target, config.to, folder=unfinished, sample=sample, scratch=Path(scratch))
@@ -130,22 +144,61 @@ def _write(config: ExportConfig, opened: Opened, target: Target, *, step) -> dic
         }
         card = card_text(about, target, figures=figures)
         (unfinished / CARD).write_text(card, encoding="utf-8", newline="\n")
-        about["files"] = {
-            path.name: path.stat().st_size for path in sorted(unfinished.iterdir()) if path.name != RECORD
-        }
+        files = sorted(path for path in unfinished.rglob("*") if path.is_file() and path.name != RECORD)
+        about["files"] = {path.relative_to(unfinished).as_posix(): path.stat().st_size for path in files}
         write_json(unfinished / RECORD, about)
+        sync_tree(unfinished)
         if config.out.exists():
             config.out.rmdir()
         unfinished.rename(config.out)
+        sync_folder(config.out.parent)
     finally:
         _clear(unfinished)
     return about
 
 
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn what other libraries raise when the disk is full, or fails otherwise, into OSError."""
+    try:
+        yield
+    except (OSError, ClipretError):
+        raise
+    except Exception as error:
+        # torch's own words are of positions; the reason is behind them.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        # Libraries in Rust, as safetensors and tokenizers, have errors of their own.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _let_others_read(folder: Path) -> None:
+    """Give files the mode of new ones: safetensors makes some that only their owner can read."""
+    mode = (folder / RECORD).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def _clear(unfinished: Path) -> None:
     """Remove what a stopped export left. Raises ExportError when it is another's."""
-    if not unfinished.exists():
+    if not (unfinished.exists() or unfinished.is_symlink()):
         return
-    if not (unfinished / RECORD).is_file():
+    if unfinished.is_symlink() or not unfinished.is_dir() or not _is_ours(unfinished):
         raise ExportError(f"{unfinished} is there, and not from clipret export; move it away, or give another --out.")
-    shutil.rmtree(unfinished)
+    for path in unfinished.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != RECORD:
+            path.unlink()
+    # Last, so that a process killed in between leaves a folder that is known for its own.
+    (unfinished / RECORD).unlink(missing_ok=True)
+    unfinished.rmdir()
+
+
+def _is_ours(unfinished: Path) -> bool:
+    """Whether a folder has the record of an export, or, of one that was stopped at once, nothing yet."""
+    return (unfinished / RECORD).is_file() or not any(unfinished.iterdir())

@@ -25,6 +25,7 @@ from clipret.exports import TARGETS
 from clipret.exports.checkpoints.source import Opened
 from clipret.exports.targets.target import Target, Way, unit
 from clipret.heads.base import Head
+from clipret.images import reason_of
 from clipret.images.files import read_file
 from clipret.images.reading import opened
 from clipret.retrieval.inputs import Rows, read_rows
@@ -80,7 +81,7 @@ def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> S
                 pixels = encoder.crop(image)
         except Exception as error:
             # PIL's plug-ins raise nearly anything at a broken file.
-            missing = missing or f"{name}: {error}"
+            missing = missing or f"{name}: {reason_of(error)}"
             continue
         files.append(scratch / f"{place}{Path(name).suffix}")
         files[-1].write_bytes(content)
@@ -190,6 +191,11 @@ def ask(
     }
     command = [sys.executable, "-m", "clipret.exports.checkpoints.opening", str(request), str(result)]
     process = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, errors="replace")
+    if process.returncode < 0:
+        raise ExportError(
+            f"{way} cannot open what was written: its process was ended by signal {-process.returncode}, as the system "
+            f"does where memory runs out. Nothing was written."
+        )
     if process.returncode:
         lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
         raise ExportError(f"{way} cannot open what was written: {lines[-1][:_LONGEST]}. Nothing was written.")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipret.machine.files import UNFINISHED
+from clipret.machine.files import UNFINISHED, sync_folder
 from clipret.machine.records import AtLeast, Each, RecordError, read_record, record_text
 
 FORMAT = 1
@@ -43,24 +43,10 @@ def sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def sync_path(path: Path) -> None:
-    """Wait until a file that another library wrote is on the disk."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def rename(path: Path, *, to: Path) -> None:
     """Rename a file, whatever is there, and wait until the folder is on the disk."""
     path.replace(to)
-    if os.name != "nt":
-        descriptor = os.open(to.parent, os.O_RDONLY)
-        try:
-            sync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_folder(to.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:

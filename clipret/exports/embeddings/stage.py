@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from clipret.errors import ExportError, UsageError
 from clipret.evaluation.inputs import find_source
 from clipret.exports import EMBEDDING_FORMATS, INDEXES
 from clipret.exports.embeddings.computing import embedding_blocks, embedding_width
-from clipret.exports.embeddings.outputs import Outputs, rename, sync_path, unfinished
+from clipret.exports.embeddings.outputs import Outputs, rename, unfinished
 from clipret.exports.embeddings.record import (
     FORMAT,
     forget_progress,
@@ -32,7 +32,7 @@ from clipret.heads.base import Head
 from clipret.heads.files import load_head
 from clipret.heads.linear import LinearHead
 from clipret.machine.devices import choose_device
-from clipret.machine.files import locked
+from clipret.machine.files import locked, sync_path
 from clipret.machine.progress import Progress, ProgressCallback, silent
 from clipret.retrieval.baseline import baseline_name, baseline_projections
 from clipret.retrieval.inputs import require_inputs
@@ -210,15 +210,31 @@ def _write_indexes(job: Job, about: dict, on_progress: ProgressCallback) -> bool
         if path.exists():
             raise ExportError(f"{path} is there, and not from clipret embed; give another --out, or delete it.")
         if count:
-            spans = [span for span in job.selection.spans() if span.side == side]
-            blocks = _reported(job.blocks(spans), f"index of {PLURALS[side]}", total=count, report=on_progress)
-            write_index(unfinished(path), blocks, width=job.writer.shape.width, dtype=job.config.dtype)
-            sync_path(unfinished(path))
+            _write_index(job, path, side=side, write=write_index, on_progress=on_progress)
             about["indexes"][path.name] = unfinished(path).stat().st_size
             write_about(job.config.out, about)
             rename(unfinished(path), to=path)
             written = True
     return written
+
+
+def _write_index(job: Job, path: Path, *, side: str, write: Callable, on_progress: ProgressCallback) -> None:
+    """Write the index of a side under its unfinished name. Raises ExportError."""
+    spans, shape = [span for span in job.selection.spans() if span.side == side], job.writer.shape
+    phase = f"index of {PLURALS[side]}"
+    blocks = _reported(job.blocks(spans), phase, total=shape.counts[side], report=on_progress)
+    try:
+        write(unfinished(path), blocks, width=shape.width, dtype=shape.dtype)
+        sync_path(unfinished(path))
+    except BaseException as error:
+        unfinished(path).unlink(missing_ok=True)
+        # What these libraries raise whatever goes wrong, where the disk is full too.
+        if isinstance(error, RuntimeError):
+            raise ExportError(
+                f"cannot write {path}: {' '.join(str(error).split())}; the embeddings themselves are complete. Once "
+                f"that is fixed, start the same command again."
+            ) from error
+        raise
 
 
 def _reported(blocks, phase: str, *, total: int, report: ProgressCallback):

@@ -14,12 +14,8 @@ FILE = "clip.pt"
 
 def write(source: Source, folder: Path) -> None:
     """clip.pt, of float32."""
-    try:
-        with (folder / FILE).open("wb") as file:
-            torch.save(folded_weights(source), file)
-    except RuntimeError as error:
-        # torch's own words for a disk that is full are of positions; the reason is behind them.
-        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    with (folder / FILE).open("wb") as file:
+        torch.save(folded_weights(source), file)
 
 
 def _loaded(folder: Path, texts: list[str], images: list[Path]) -> tuple[np.ndarray, np.ndarray]:

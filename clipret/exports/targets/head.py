@@ -14,14 +14,14 @@ from clipret.runs import HEAD
 
 READER = "head_reader.py"
 # The kinds of heads and types of tensors that it reads.
-_KINDS, _TYPES = ("linear", "adapter"), ("F16", "F32", "F64")
+_KINDS, _TYPES = ("linear", "adapter", "gated", "mlp"), ("F16", "F32", "F64")
 
 
 def refusal(source: Source) -> str | None:
     """Why numpy cannot read the head; None: it can."""
     kind = source.head.kind
     if kind not in _KINDS:
-        return f"its reader in numpy is for heads of kind {' and '.join(_KINDS)}, and this is of kind {kind}"
+        return f"its reader in numpy is for heads of kind {' or '.join(_KINDS)}, and this is of kind {kind}"
     types = {dtype for name, dtype in open_tensors(source.head_file).dtypes.items() if name in source.head.tensors}
     if types - {*_TYPES}:
         return f"its tensors are {', '.join(sorted(types))}, which numpy does not have"

@@ -17,14 +17,26 @@ def read_head(path):
         tensors[name] = np.frombuffer(data[first:last], types[entry["dtype"]]).reshape(entry["shape"])
 
     def embed(features, side):
-        rows = unit(features @ tensors[f"{side}_weight"] + tensors.get(f"{side}_bias", 0))
-        if f"{side}_down" in tensors:
-            added = np.maximum(rows @ tensors[f"{side}_down"], 0) @ tensors[f"{side}_up"]
+        own = {name.removeprefix(f"{side}_"): tensor for name, tensor in tensors.items()}
+        rows, block = np.asarray(features, np.float32), 0
+        while f"up_{block}" in own:
+            normed = rows - rows.mean(axis=1, keepdims=True)
+            normed /= np.sqrt((normed**2).mean(axis=1, keepdims=True) + 1e-5)
+            rows = rows + silu(normed @ own[f"up_{block}"] + own[f"shift_{block}"]) @ own[f"down_{block}"]
+            block += 1
+        gated = silu(rows @ own["gate"]) * (rows @ own["value"]) @ own["out"] if "gate" in own else 0
+        rows = unit(rows @ own["weight"] + own.get("bias", 0) + gated)
+        if "down" in own:
+            added = np.maximum(rows @ own["down"], 0) @ own["up"]
             added, ratio = np.maximum(added, 0) if about["relu"] == "true" else added, float(about["ratio"])
             rows = unit(ratio * added + (1 - ratio) * rows)
         return rows
 
     return embed
+
+
+def silu(x):
+    return x * np.exp(-np.logaddexp(0, -x))
 
 
 def unit(rows):

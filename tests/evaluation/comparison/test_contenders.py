@@ -117,6 +117,84 @@ def test_a_folder_whose_name_has_an_at_sign_is_itself():
     assert (contenders.head, contenders.settings["wise-ft"]) == ("trained", None)
 
 
+def make_scored(folder, **config):
+    """A run that was measured by nnn too, with a head of wise-ft."""
+    between = {"wise-ft 0.5": head(2), "zero-shot nnn": head(3), "wise-ft 0.5 nnn": head(4), "trained nnn": head(5)}
+    return write_run(Path(folder), head(1), head(0), between=between, config=config)
+
+
+def test_a_head_by_another_scoring_is_named_by_it_and_has_the_ranks_of_it():
+    make_scored("runs/a")
+    words = ("runs/a@nnn", "runs/a", "runs/a@0.5@nnn", "zero-shot@nnn", "zero-shot")
+    contenders = read_contenders(words)
+    assert [(contender.word, contender.head, contender.scoring) for contender in contenders] == [
+        ("runs/a@nnn", "trained", "nnn"),
+        ("runs/a", "trained", "cosine"),
+        ("runs/a@0.5@nnn", "wise-ft 0.5", "nnn"),
+        ("zero-shot@nnn", "zero-shot", "nnn"),
+        ("zero-shot", "zero-shot", "cosine"),
+    ]
+    for contender, seed in zip(contenders, (5, 1, 4, 3, 0), strict=True):
+        for direction, folds in contender.ranks_by("split").items():
+            np.testing.assert_array_equal(folds[0].ranks, head(seed)[direction][0].ranks)
+    assert [contender.command for contender in contenders] == [
+        "clipret eval --head runs/a --scoring nnn",
+        "clipret eval --head runs/a",
+        "clipret eval --head runs/a --wise-ft 0.5 --scoring nnn",
+        "clipret eval --zero-shot --cache c.h5 --scoring nnn",
+        "clipret eval --zero-shot --cache c.h5",
+    ]
+
+
+def test_heads_by_different_scorings_are_no_seeds_of_one_another():
+    make_scored("runs/a")
+    make_scored("runs/b", seed=1)
+    groups = make_groups(read_contenders(("runs/a", "runs/b@nnn", "runs/a@nnn", "zero-shot@nnn")))
+    assert [(group.label, [contender.word for contender in group.members]) for group in groups] == [
+        ("scoring=cosine", ["runs/a"]),
+        ("scoring=nnn", ["runs/b@nnn", "runs/a@nnn"]),
+        ("zero-shot@nnn", ["zero-shot@nnn"]),
+    ]
+    with pytest.raises(
+        UsageError, match=r"^runs/a@nnn and runs/a/metrics.json@nnn are the same head; give one of them"
+    ):
+        read_contenders(("runs/a@nnn", "runs/a/metrics.json@nnn"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("runs/a@dis",),
+            "runs/a@dis: it was measured by cosine only; measure it with: clipret eval --head runs/a --scoring dis",
+        ),
+        (
+            ("runs/a", "zero-shot@nnn"),
+            "zero-shot@nnn: it was measured by cosine only; measure it with: clipret eval --head runs/a --scoring nnn",
+        ),
+        (
+            ("runs/new@nnn",),
+            "runs/new was not measured; measure it with: clipret eval --head runs/new --scoring nnn",
+        ),
+        (("runs/a@mine",), "there is no runs/a@mine; expected a run's folder, a file that clipret eval wrote, "),
+    ],
+)
+def test_a_head_that_was_not_measured_by_a_scoring_is_asked_for(words, message):
+    make_run("runs/a")
+    new = make_run("runs/new")
+    Path(new, "ranks.safetensors").unlink()
+    Path(new, "head.safetensors").write_bytes(b"")
+    with pytest.raises(RunError) as caught:
+        read_contenders(words)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_folder_whose_name_ends_as_a_scoring_is_itself():
+    make_run("runs/a@nnn")
+    (contender,) = read_contenders(("runs/a@nnn",))
+    assert (contender.head, contender.scoring) == ("trained", "cosine")
+
+
 def test_settings_that_an_older_run_did_not_know_are_their_defaults():
     make_run("runs/a", seed=1)
     rankings = read_rankings(Path("runs/a/ranks.safetensors"))

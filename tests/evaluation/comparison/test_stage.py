@@ -345,3 +345,28 @@ def test_metrics_are_written_out():
 )
 def test_the_format_is_that_of_the_suffix_unless_it_is_given(out, asked, format):
     assert CompareConfig(runs=("a", "b"), out=out, format=asked).format == format
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("runs/a", "runs/b"), []),
+        (("runs/a@nnn", "runs/b@nnn"), ["all by nnn, which no figure by cosine is comparable with"]),
+        (
+            ("runs/a@nnn", "runs/a", "runs/b"),
+            ["scored in different ways: runs/a@nnn by nnn; runs/a, runs/b by cosine"],
+        ),
+        (("zero-shot@nnn", "runs/a"), ["scored in different ways: zero-shot@nnn by nnn; runs/a by cosine"]),
+    ],
+)
+def test_figures_of_different_scorings_are_never_compared_silently(words, said):
+    for name, seed in (("runs/a", 1), ("runs/b", 2)):
+        between = {"zero-shot nnn": head(seed + 10), "trained nnn": good(seed)}
+        write_run(Path(name), head(seed), head(0), between=between, config={"lr": seed * 1e-4})
+    result = compared(*words, metrics=("R@1",))
+    assert [remark for remark in result["remarks"] if "cosine" in remark] == said
+    expected = {"runs/a": head(1), "runs/b": head(2), "runs/a@nnn": good(1), "runs/b@nnn": good(2)}
+    expected["zero-shot@nnn"] = head(11)
+    for group in result["groups"]:
+        ranks = expected[group["name"]]["t2i"][0]
+        assert group["values"]["t2i"]["R@1"] == pytest.approx(np.mean(ranks.first == 1))

@@ -134,8 +134,10 @@ def test_exactly_the_tolerance_passes_and_more_does_not(flickr, publish):
 
 def test_a_protocol_is_measured_once_however_many_rows_are_of_it(flickr, publish, monkeypatch):
     row, calls, reports = changed(ROWS[FLICKR], MEASURED), [], []
-    rank = measurement.Gallery.rank
-    monkeypatch.setattr(measurement.Gallery, "rank", lambda *words, **named: calls.append(1) or rank(*words, **named))
+    rank = measurement.Gallery.rank_embeddings
+    monkeypatch.setattr(
+        measurement.Gallery, "rank_embeddings", lambda *words, **named: calls.append(1) or rank(*words, **named)
+    )
     mean = {direction: {"nDCG@10": 1.0, "R@1": MEASURED[direction]["R@1"]} for direction in MEASURED}
     publish(row, changed(row, mean, source=ROWS["reference ViT-B/32 zero-shot, coco-val2017"].source))
     report = reproduce(ReproduceConfig(cache=flickr), on_progress=reports.append)

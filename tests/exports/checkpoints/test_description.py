@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from clipret import EvalConfig, TrainConfig, evaluate, train
+from clipret import EvalConfig, SweepConfig, TrainConfig, evaluate, sweep, train
 from clipret.cache import FeatureCache
+from clipret.exports.checkpoints.card.text import card_text
 from clipret.heads.files import load_scalars
 from clipret.retrieval.ranks_file import head_digest
 from tests.conftest import contents, write_cache
-from tests.helpers.exported_runs import record_of
+from tests.helpers.exported_runs import HEAD_ONLY, record_of
 
 
 @pytest.fixture
@@ -70,3 +71,23 @@ def test_no_path_of_this_machine_is_in_it(run, tmp_path):
 def test_the_command_of_the_figures_is_the_one_that_gave_them(run, changes, options):
     evaluate(EvalConfig(head=run, resamples=0, **changes))
     assert record_of(run)["commands"]["eval"] == f"clipret eval --head 0001-sigmoid-linear{options}"
+
+
+def test_a_soup_is_described_as_one_without_settings_in_which_its_heads_differ(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = {"loss": "infonce", "lr": "1e-3,2e-3", "epochs": 2, "batch_size": 8}
+    result = sweep(SweepConfig(cache=write_cache(tmp_path / "made.h5"), axes=axes, seeds=2, device="cpu", soup=True))
+    run, soup = Path(result["soup"]["run"]), result["soup"]
+    # As if all four had been accepted.
+    content = json.loads((run / "config.json").read_text())
+    content["soup"] |= {"runs": ["a", "b"], "differing": ["lr", "name", "seed"]}
+    (run / "config.json").write_text(json.dumps(content))
+    record = record_of(run)
+    training = record["training"]
+    assert training["settings"]["soup"] == "average of 2 heads of a sweep: a, b"
+    assert training["settings"]["loss"] == "infonce"
+    assert not {"lr", "seed"} & training["settings"].keys()
+    assert (training["finished"], training["val_rsum"]) == (True, soup["val_rsum"])
+    assert not {"epochs", "kept_epoch", "steps"} & (training.keys() - {"settings"})
+    assert list(record["commands"]) == ["extract", "eval", "export"]
+    assert "average of 2 heads of a sweep: a, b" in card_text(record, HEAD_ONLY, figures=None)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from clipret.config import ExportConfig
-from clipret.errors import ExportError, UsageError
+from clipret.errors import BackboneError, ExportError, UsageError
 from clipret.exports import TARGETS, TargetRow
 from clipret.exports.checkpoints import stage
 from clipret.exports.targets import clip as target_clip
@@ -30,7 +34,7 @@ def exported(config: ExportConfig, **changes) -> dict:
 
 
 def refused(config: ExportConfig, **changes) -> str:
-    with pytest.raises((ExportError, UsageError)) as caught:
+    with pytest.raises((BackboneError, ExportError, UsageError)) as caught:
         exported(config, **changes)
     message = str(caught.value)
     assert "\n" not in message
@@ -96,6 +100,32 @@ def test_what_is_there_is_not_written_over(here, config):
     file.write_text("mine")
     assert refused(config, out=file) == f"{file} is there already; give another --out, or delete it."
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("to", ["nowhere", "empty", "file"])
+def test_a_link_is_refused_before_any_work(config, tmp_path, monkeypatch, to):
+    """A folder cannot take its place."""
+    monkeypatch.setattr(stage, "open_source", None)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    config.out.symlink_to(tmp_path / to)
+    assert refused(config) == f"{config.out} is there already; give another --out, or delete it."
+    assert config.out.is_symlink()
+
+
+def test_what_another_process_wrote_meanwhile_is_left_before_any_work(config, monkeypatch):
+    """The lock was free again by then."""
+    opening = stage.open_source
+
+    def opened(*arguments, **options):
+        config.out.mkdir()
+        (config.out / "theirs").write_text("theirs")
+        return opening(*arguments, **options)
+
+    monkeypatch.setattr(stage, "open_source", opened)
+    monkeypatch.setattr(stage, "_write", None)
+    assert refused(config) == f"{config.out} is there already; give another --out, or delete it."
+    assert left(config.out) == ["theirs"]
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
@@ -173,6 +203,89 @@ def test_a_folder_of_another_that_bears_the_unfinished_name_is_left_alone(here, 
     assert not config.out.exists()
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_folder_and_bears_the_unfinished_name_is_left_alone(here, config, tmp_path, kind):
+    part, theirs = tmp_path / "out.part", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "clipret_export.json").write_text("{}")
+    part.symlink_to(theirs) if kind == "link" else part.write_text("mine")
+    assert refused(config) == f"{part} is there, and not from clipret export; move it away, or give another --out."
+    assert left(tmp_path) == ["out.part", "theirs"]
+    assert left(theirs) == ["clipret_export.json"]
+
+
+def test_an_export_that_was_killed_at_once_is_begun_again(here, config, tmp_path):
+    """Before its first file was there."""
+    config.out.with_name("out.part").mkdir()
+    exported(config)
+    assert left(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("steps", range(3))
+def test_one_that_is_killed_while_it_clears_is_cleared_by_the_next(tmp_path, monkeypatch, steps):
+    part, unlink, done = tmp_path / "out.part", Path.unlink, []
+    for name in ("a", "clipret_export.json", "folder/file", "z"):
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        (part / name).write_text("half")
+
+    def stopping(path, **options):
+        if len(done) == steps:
+            raise KeyboardInterrupt
+        done.append(path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            stage._clear(part)
+    assert part.exists()
+    stage._clear(part)
+    assert not part.exists()
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(here, config, tmp_path, monkeypatch):
+    synced, opened = [], {}
+    fsync, rename = os.fsync, Path.rename
+
+    def noted(descriptor):
+        descriptor = getattr(descriptor, "fileno", lambda: descriptor)()
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(path, to):
+        opened.update({file.name: file.stat().st_ino for file in (path, *path.iterdir())})
+        assert set(opened.values()) <= set(synced)
+        synced.clear()
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", renamed)
+    exported(config)
+    assert opened.keys() == {"out.part", "README.md", "clip.pt", "clipret_export.json"}
+    assert tmp_path.stat().st_ino in synced
+
+
+def test_a_file_that_cannot_be_synced_leaves_nothing(here, config, tmp_path, monkeypatch):
+    def failing(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    assert refused(config).startswith(f"cannot write {config.out}: Input/output error. Nothing of it is kept;")
+    assert left(tmp_path) == []
+
+
+def test_files_in_folders_are_listed_with_their_own_sizes(here, config, monkeypatch):
+    def with_folder(source, folder):
+        target_clip.write(source, folder)
+        (folder / "1_Module").mkdir()
+        (folder / "1_Module" / "config.json").write_text("{}")
+
+    with_write(monkeypatch, with_folder)
+    files = exported(config)["files"]
+    assert sorted(files) == ["1_Module/config.json", "README.md", "clip.pt"]
+    assert files["1_Module/config.json"] == 2
+
+
 def test_what_a_stopped_export_left_is_cleared(here, config, tmp_path):
     part = config.out.with_name("out.part")
     part.mkdir()
@@ -239,6 +352,49 @@ def test_a_disk_that_fills_up_below_torch_is_the_same_line(config, tmp_path, mon
     assert left(tmp_path) == []
 
 
+RUST = {
+    "safetensors": lambda folder: save_file({"a": torch.zeros(9)}, folder / "full" / "a.safetensors"),
+    "tokenizers": lambda folder: Tokenizer(BPE()).save(str(folder / "full" / "tokenizer.json")),
+}
+
+
+@pytest.mark.parametrize("library", RUST)
+def test_a_disk_that_fails_below_a_library_in_rust_is_the_same_line(config, tmp_path, monkeypatch, library):
+    """Here, in a folder that is not there; a full disk reads alike, with another number."""
+    with_write(monkeypatch, lambda source, folder: RUST[library](folder))
+    assert refused(config).startswith(f"cannot write {config.out}: No such file or directory. Nothing of it is kept;")
+    assert left(tmp_path) == []
+
+
+def test_what_is_no_fault_of_the_disk_stays_what_it_is(config, tmp_path, monkeypatch):
+    def faulty(source, folder):
+        raise RuntimeError("a bug")
+
+    with_write(monkeypatch, faulty)
+    with pytest.raises(RuntimeError, match=r"^a bug$"):
+        exported(config)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="of modes")
+def test_others_may_read_what_is_exported(here, config, monkeypatch):
+    def write(source, folder):
+        target_clip.write(source, folder)
+        (folder / "1_Module").mkdir()
+        save_file({"a": torch.zeros(9)}, folder / "1_Module" / "a.safetensors")
+        assert (folder / "1_Module" / "a.safetensors").stat().st_mode & 0o777 == 0o600
+
+    with_write(monkeypatch, write)
+    before = os.umask(0o026)
+    try:
+        exported(config)
+    finally:
+        os.umask(before)
+    files = [path for path in config.out.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
 def test_other_embeddings_leave_nothing(here, config, tmp_path, monkeypatch):
     def transposed(source, folder):
         weights = target_clip.folded_weights(source)
@@ -288,6 +444,24 @@ def test_an_encoder_that_moved_is_given_with_model(here, config, vit_cache, tmp_
     assert exported(config, model=str(moved))["verified"][0]["opened"]
 
 
+def test_an_encoder_that_is_not_where_it_was_is_asked_for(here, config, vit_cache, tmp_path):
+    path, kept = vit_cache.with_name("vit.pt"), tmp_path / "kept.pt"
+    path.rename(kept)
+    try:
+        message = refused(config)
+        assert message.startswith(
+            f"the encoder of {vit_cache} cannot be loaded from where it was (if it is elsewhere now, name that with "
+            f"--model): unknown model '{path}'"
+        )
+        weights = torch.load(kept, weights_only=True)
+        torch.save(weights | {"ln_final.bias": weights["ln_final.bias"] + 1}, path)
+        message = refused(config)
+        assert message.startswith(f"{path} was changed: its weights are ")
+        assert message.endswith("; name the unchanged file with --model.")
+    finally:
+        kept.replace(path)
+
+
 def test_other_weights_are_refused_by_their_sha256(config, vit_cache, tmp_path):
     weights = torch.load(vit_cache.with_name("vit.pt"), weights_only=True)
     weights["ln_final.bias"] = weights["ln_final.bias"] + 1
@@ -301,7 +475,7 @@ def test_other_weights_are_refused_by_their_sha256(config, vit_cache, tmp_path):
 def test_images_that_are_not_at_hand_are_left_out_and_named(here, config, tmp_path):
     result = exported(config, root=tmp_path)
     assert {(way["texts"], way["images"]) for way in result["verified"]} == {(12, 0)}
-    assert result["images_missing"].startswith("0.png: ")
+    assert result["images_missing"] == "0.png: file not found"
 
 
 def test_a_cache_of_imported_features_has_no_encoder(config, tmp_path):

@@ -190,6 +190,13 @@ def test_a_way_whose_package_is_missing_is_not_opened(opened, tmp_path):
     ]
 
 
+def test_a_process_that_the_system_ended_is_said_to_be(opened, tmp_path, monkeypatch):
+    answer = subprocess.CompletedProcess([], -9, stdout="", stderr="UserWarning: something else\n")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: answer)
+    with pytest.raises(ExportError, match=r"was ended by signal 9, as the system does where memory runs out\. Nothing"):
+        verified(opened, tmp_path)
+
+
 def test_what_cannot_be_opened_fails_with_the_last_line_of_its_error(opened, tmp_path, monkeypatch):
     answer = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nOSError: it is no checkpoint\n")
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: answer)

@@ -26,7 +26,8 @@ def whole(tmp_path, cache, ending, *, folder="whole") -> dict[str, bytes]:
     return contents_of(tmp_path / folder)
 
 
-@pytest.mark.parametrize("torn", [False, pytest.param(True, marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("ending", EMBEDDING_FORMATS)
 def test_killed_at_any_step_it_comes_to_the_same_bytes(tmp_path, small, ending, torn):
     expected = whole(tmp_path, small, ending)

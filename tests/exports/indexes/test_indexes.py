@@ -1,13 +1,15 @@
 """Indexes, read back by their own libraries, where these are installed."""
 
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from clipret import EmbedConfig, embed
 from clipret.errors import ExportError, UsageError
-from clipret.exports import INDEXES
+from clipret.exports import INDEXES, IndexRow
 from clipret.exports.embeddings import stage
 
 
@@ -60,3 +62,24 @@ def test_a_library_that_is_missing_is_named_before_any_work(tmp_path, cache_path
         embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index=kind))
     assert str(caught.value) == f"--index {kind} needs the package {kind}; run: pip install 'clipret[{kind}]'"
     assert not list(tmp_path.glob("emb*"))
+
+
+def test_a_library_that_cannot_write_is_one_line_and_leaves_no_half_index(tmp_path, cache_path, monkeypatch):
+    """As faiss and usearch say that the disk is full."""
+
+    def write_index(path, blocks, **settings):
+        path.write_bytes(b"half" * len(list(blocks)))
+        raise RuntimeError("Error in write_index:\n  No space left on device")
+
+    monkeypatch.setitem(sys.modules, "made_index", SimpleNamespace(write_index=write_index))
+    monkeypatch.setitem(INDEXES, "made", IndexRow("made_index", package="json", extra="made"))
+    config = EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index="made")
+    with pytest.raises(ExportError) as caught:
+        embed(config)
+    assert str(caught.value) == (
+        f"cannot write {tmp_path}/emb.images.made: Error in write_index: No space left on device; the embeddings "
+        f"themselves are complete. Once that is fixed, start the same command again."
+    )
+    assert not list(tmp_path.glob("*.part"))
+    sys.modules["made_index"].write_index = lambda path, blocks, **settings: path.write_bytes(b"whole")
+    assert set(embed(config)["indexes"]) == {"emb.images.made", "emb.texts.made"}

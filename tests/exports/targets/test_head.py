@@ -46,6 +46,11 @@ HEADS = {
     "adapter without its last relu": {"kind": "adapter", "relu": False, "ratio": 0.2},
     "adapter of texts alone": {"kind": "adapter", "sides": ("text",)},
     "adapter, ratio 1": {"kind": "adapter", "ratio": 1.0},
+    "gated": {"kind": "gated"},
+    "gated images alone": {"kind": "gated", "sides": ("image",)},
+    "mlp": {"kind": "mlp"},
+    "mlp of texts alone, one block": {"kind": "mlp", "sides": ("text",), "blocks": 1},
+    "mlp, eight blocks": {"kind": "mlp", "blocks": 8},
 }
 
 
@@ -67,6 +72,15 @@ def test_rows_without_a_length_are_no_division_by_zero(tmp_path, cache_path, her
     exported(cache_path, saved(random_head(cache_path), cache_path))
     embed = reader_of(tmp_path / "out")
     assert embed(np.zeros((2, 24), np.float32), "image").tolist() == np.zeros((2, 12)).tolist()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["gated", "mlp"])
+def test_large_features_do_not_overflow(tmp_path, cache_path, here, kind):
+    exported(cache_path, saved(random_head(cache_path, kind=kind), cache_path))
+    embed = reader_of(tmp_path / "out")
+    for features in (np.full((2, 24), 500, np.float16), np.eye(2, 24) * 1e4, -np.eye(2, 24) * 1e4):
+        np.testing.assert_allclose(np.linalg.norm(embed(features, "image"), axis=1), 1, rtol=1e-6)
 
 
 def test_the_file_is_the_run_s_byte_for_byte(tmp_path, cache_path, here):
@@ -92,18 +106,23 @@ def test_it_is_verified_in_a_process_of_its_own(tmp_path, cache_path):
 
 
 WRONG = {
-    "the ratio": ('float(about["ratio"])', "0.5"),
-    "the relu": ('np.maximum(rows @ tensors[f"{side}_down"], 0)', '(rows @ tensors[f"{side}_down"])'),
-    "the sides": ('tensors[f"{side}_up"]', 'tensors["text_up"]'),
+    "the ratio": ("adapter", 'float(about["ratio"])', "0.5"),
+    "the relu": ("adapter", 'np.maximum(rows @ own["down"], 0)', '(rows @ own["down"])'),
+    "the sides": ("adapter", 'own["up"]', 'tensors["text_up"]'),
+    "the gate": ("gated", 'silu(rows @ own["gate"])', '(rows @ own["gate"])'),
+    "the norm": ("mlp", "normed /=", "_ ="),
+    "the shift": ("mlp", 'own[f"shift_{block}"]', "0"),
+    "the number of blocks": ("mlp", "block += 1", "break"),
 }
 
 
 @pytest.mark.parametrize("fault", WRONG)
 def test_a_reader_with_a_fault_fails(tmp_path, cache_path, here, monkeypatch, fault):
     source = Path(head_reader.__file__).read_text()
-    assert WRONG[fault][0] in source
-    monkeypatch.setattr(target_head.inspect, "getsource", lambda module: source.replace(*WRONG[fault]))
-    head = saved(random_head(cache_path, kind="adapter"), cache_path)
+    kind, right, wrong = WRONG[fault]
+    assert right in source
+    monkeypatch.setattr(target_head.inspect, "getsource", lambda module: source.replace(right, wrong))
+    head = saved(random_head(cache_path, kind=kind), cache_path)
     with pytest.raises(ExportError, match="numpy gives other embeddings than clipret: they differ by"):
         exported(cache_path, head)
     assert not (tmp_path / "out").exists()
@@ -116,8 +135,8 @@ def test_an_own_head_is_refused_with_the_targets_that_can(tmp_path, cache_path):
     with pytest.raises(ExportError) as caught:
         exported(cache_path, run)
     assert str(caught.value).startswith(
-        f"{run} cannot be exported to head: its reader in numpy is for heads of kind linear and adapter, and this is "
-        f"of kind own; the other targets need its encoder, which is not at hand."
+        f"{run} cannot be exported to head: its reader in numpy is for heads of kind linear or adapter or gated or "
+        f"mlp, and this is of kind own; the other targets need its encoder, which is not at hand."
     )
 
 
@@ -142,7 +161,7 @@ def test_halves_are_read(tmp_path, cache_path, here):
 
 def test_the_reader_is_short_and_needs_numpy_alone():
     lines = [line for line in Path(head_reader.__file__).read_text().splitlines() if line.strip()]
-    assert len(lines) <= 24
+    assert len(lines) <= 34
     assert [line for line in lines if line.startswith(("import", "from"))] == [
         "import json",
         "from pathlib import Path",

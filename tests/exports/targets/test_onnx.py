@@ -206,8 +206,7 @@ def test_a_head_of_one_s_own_is_in_the_graphs(tmp_path, monkeypatch):
 
 @pytest.mark.ci
 def test_recall_from_the_graphs_and_the_files_is_that_of_eval(tmp_path, monkeypatch):
-    """By numpy, of the emoji's test split: captions and PNG files alone."""
-    open_here(monkeypatch)
+    """By numpy, of the emoji's test split: captions and PNG files alone; verified in a process of its own."""
     monkeypatch.chdir(tmp_path)
     extract(ExtractConfig(dataset="emoji", model="tiny-emoji", out="emoji.h5", workers=0, device="cpu"))
     run = Path(train(TrainConfig(cache="emoji.h5", epochs=2))["run"])

@@ -10,8 +10,10 @@ from clipret import ExportConfig, export
 from clipret.cli.exports import target_help
 from clipret.errors import ExportError, UsageError
 from clipret.exports import TARGETS, TargetRow
+from clipret.exports.checkpoints.stage import load_target
 from clipret.heads.files import load_scalars
 from tests.helpers import tensors_target
+from tests.helpers.export_sources import linear_head, source_of, verified
 from tests.helpers.exported_runs import extracted_run
 
 
@@ -63,3 +65,22 @@ def test_what_it_writes_wrong_is_found(run, tmp_path, monkeypatch):
 def test_a_target_that_no_row_knows_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="--to is 'tensors'"):
         export(ExportConfig(run=tmp_path, to="tensors", out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_opens_a_folder_first_is_asked_for_before_it_is_written(name):
+    """Otherwise a folder would bear its name that nothing opened; the core has torch, clip and numpy."""
+    first, *_ = load_target(name).ways.values()
+    needed = TARGETS[name].package or ()
+    assert first.needs in {"clip", "numpy", *((needed,) if isinstance(needed, str) else needed)}
+    assert bool(TARGETS[name].extra) is bool(needed)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("target", ["hf", "open_clip", "sentence-transformers"])
+def test_a_process_of_its_own_opens_the_folder(encoder, tmp_path, target):
+    """The other tests of these targets open it in theirs."""
+    backbone = encoder("clip:transformer")
+    for result in verified(target, source_of(backbone, linear_head(backbone)), tmp_path, fresh=True):
+        assert result["opened"]
+        assert result["difference"] < 1e-6

@@ -53,7 +53,7 @@ def card_text(record: dict, target: Target, *, figures: list[dict] | None) -> st
         _training(record),
         _figures(record, shown, stale=stale),
         _use(record, target),
-        _verification(record),
+        _verification(record, target),
         _limits(record),
         _licences(record),
         _making(record),
@@ -67,7 +67,7 @@ def _title(record: dict) -> list[str]:
     loss = _settings(record).get("loss")
     trained = f"trained with the loss {loss} on" if loss else "trained on"
     text = (
-        f"{encoder['model']} with a {head['kind']} head {trained} the features that this encoder has of "
+        f"{encoder['model']} with a head of kind {head['kind']}, {trained} the features that this encoder has of "
         f"{data['dataset']}, for the retrieval of images by text and of texts by image. The encoder itself was not "
         f"trained: only what turns its features into embeddings was."
     )
@@ -147,7 +147,10 @@ def _use(record: dict, target: Target) -> list[str]:
     name, way = next(iter(target.ways.items()))
     lines = ["## How to use it", ""]
     if not target.encoder:
-        return [*lines, *code(_opened(way), language="python")]
+        text = (
+            f"In this folder, with `features` as the encoder gives them to its projection ({record['head']['widths']}):"
+        )
+        return [*lines, text, "", *code(_opened(way), language="python")]
     lines += bullets(preparation_words(record["images"], record["captions"]))
     lines += [f"In this folder, with a picture of yours, by {markdown_text(name)}:", ""]
     whole = f"{preparation_code(record['images'], record['captions'])}\n{_opened(way)}\n{_COSINES}"
@@ -162,14 +165,22 @@ def _opened(way: Way) -> str:
     return way.code.replace("{folder}", ".")
 
 
-def _verification(record: dict) -> list[str]:
+def _verification(record: dict, target: Target) -> list[str]:
     rows = [["opened by", "captions", "images", "largest difference", "by its own preprocessing"]]
     rows += [_verified(way) for way in record["verified"]]
+    what = "captions and images of the data set" if target.encoder else "the cached features of captions and images"
     text = (
-        "In a fresh process this folder was opened, and embedded captions and images of the data set. The difference "
-        "is the largest of any value of two embeddings of norm 1, this folder's and clipret's, of the same pixels. The "
-        "last column is of the image files as they are, without what is said above to be done first."
+        f"In a fresh process this folder was opened, and embedded {what}. The difference is the largest of any value "
+        f"of two embeddings of norm 1, this folder's and clipret's"
     )
+    if target.encoder:
+        text += (
+            ", of the same pixels. The last column is of the image files as they are, without what is said above to be "
+            "done first."
+        )
+    else:
+        # Features are not prepared.
+        rows, text = [row[:-1] for row in rows], f"{text}."
     notes = [f"{way['way']}: {way['remark']}." for way in record["verified"] if way["remark"]]
     notes += [f"{remark[:1].upper()}{remark[1:]}." for remark in record["remarks"]]
     if record["images_missing"]:

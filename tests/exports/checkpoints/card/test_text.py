@@ -80,10 +80,21 @@ def test_a_head_without_its_run_says_so(run, cache_path, tmp_path):
 
 
 def test_a_head_alone_is_used_by_its_own_lines(run):
-    text = section(card_text(record_of(run), HEAD_ONLY, figures=None), "How to use it")
-    assert text == (
-        '```python\nimport made\n\nimages, texts = made.load("./made.bin").embed(pictures, captions)\n```\n\n'
+    card = card_text(record_of(run), HEAD_ONLY, figures=None)
+    assert section(card, "How to use it") == (
+        "In this folder, with `features` as the encoder gives them to its projection (image 24, text 16, embedding 12):"
+        '\n\n```python\nimport made\n\nimages, texts = made.load("./made.bin").embed(pictures, captions)\n```\n\n'
     )
+    text = section(card, "Verification")
+    assert "embedded the cached features of captions and images." in text
+    assert "| made | 32 | 16 | 4.7e-05 |\n" in text
+    assert "preprocessing" not in text
+
+
+def test_a_head_s_kind_reads_as_it_is_called(run):
+    record = record_of(run)
+    record["head"] |= {"kind": "adapter"}
+    assert "with a head of kind adapter, trained with the loss sigmoid on" in card_text(record, WHOLE, figures=None)
 
 
 HOSTILE = "<img src=x> | [a](b) ``` *c* \x1b[2J \u202e\n# d"
@@ -125,7 +136,8 @@ def test_what_is_exported_has_a_card_whose_lines_run_as_they_stand(whole_run, tm
     assert record == {name: value for name, value in result.items() if name not in ("out", "seconds")}
     for text in (card, json.dumps(record)):
         assert str(whole_run.parent.parent.parent) not in text
-    assert set(record["files"]) == {path.name for path in config.out.iterdir()} - {"clipret_export.json"}
+    files = {path.relative_to(config.out).as_posix() for path in config.out.rglob("*") if path.is_file()}
+    assert set(record["files"]) == files - {"clipret_export.json"}
 
     # Square: transformers' crop is a pixel off where what it cuts off is odd.
     with Image.open(whole_run.parent.parent / "photos/3.png") as picture:
