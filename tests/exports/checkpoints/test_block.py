@@ -116,5 +116,5 @@ def test_embeddings_are_those_of_the_tokens(runs, tmp_path):
 
 def test_the_head_alone_has_no_form_that_others_read(runs, tmp_path):
     run, _ = runs("transformer", "lora")
-    with pytest.raises(ExportError, match="its reader in numpy is for heads of kind .*, and this is of kind block"):
+    with pytest.raises(ExportError, match=r"its reader in numpy is for heads of kind .*, and this is of kind block"):
         export(ExportConfig(run=run, to="head", out=tmp_path / "out"))
