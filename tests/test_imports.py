@@ -269,6 +269,7 @@ def test_the_public_names_are_these():
         "load_head",
         "merge",
         "open_run",
+        "recipe_settings",
         "reproduce",
         "resume",
         "sweep",
