@@ -68,7 +68,7 @@ def head_of(run, cache) -> BlockHead:
         ({"tune": "lora", "rank": 3}, {"inner_weight_in", "down_weight_out"}),
         ({"tune": "all", "train": "image"}, {"inner_weight"}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_what_is_asked_for_learns_and_nothing_else(settings, cache, changes, moving):
     result = train(settings(keep="last", **changes))
