@@ -95,10 +95,7 @@ class Backbone(Protocol):
 
     @property
     def last_blocks(self) -> Mapping[str, LastBlock] | None:
-        """image, text -> the last block, for encoders whose tokens can be kept; None: they cannot.
-
-        An encoder that has them takes `tokens` in encode_image and encode_text, and has `finish`, as OpenAIClip does.
-        """
+        """image, text -> the last block, of a TokenBackbone; None: tokens cannot be kept."""
 
     def tokenize(self, captions: list[str]) -> tuple[list[np.ndarray], np.ndarray]:
         """Ids of every caption, truncated to context_length, and (B,) int64 token counts before truncation."""
@@ -122,3 +119,16 @@ class Backbone(Protocol):
         inputs    pixels or token ids, as for encode_image and encode_text
         features  what encode_image or encode_text returned for them
         """
+
+
+class TokenBackbone(Backbone, Protocol):
+    """A frozen encoder whose tokens can be kept. T tokens of width W go into the last block."""
+
+    def encode_image(self, pixels: torch.Tensor, *, tokens: bool = False) -> torch.Tensor:
+        """As of a Backbone; with tokens (B, D + T W), the features and behind them the tokens."""
+
+    def encode_text(self, ids: torch.Tensor, *, tokens: bool = False) -> torch.Tensor:
+        """As of a Backbone; with tokens (B, D + L W), as of encode_image."""
+
+    def finish(self, side: str, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, T, W) tokens -> (B, D), the features that the last block makes of them."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from clipret.backbones.protocol import Backbone
+from clipret.backbones.protocol import Backbone, TokenBackbone
 from clipret.cache.taps import Tap, store_tokens
 from clipret.config import ExtractConfig
 from clipret.errors import BackboneError, UsageError
@@ -32,7 +32,7 @@ def require_tap(config: ExtractConfig, backbone: Backbone, *, rank: Rank) -> Non
         raise UsageError(f"--tap is {config.tap}, which one process extracts; run it without torchrun.")
 
 
-def plan_taps(config: ExtractConfig, backbone: Backbone, *, texts: Sequence[str]) -> dict[str, Tap]:
+def plan_taps(config: ExtractConfig, backbone: TokenBackbone, *, texts: Sequence[str]) -> dict[str, Tap]:
     """side -> how its tokens will be stored. Captions are tokenized for it, as they are of different lengths.
 
     texts  all captions, with their prompt
@@ -55,7 +55,7 @@ def sizes_of(taps: Mapping[str, Tap], *, counts: Mapping[str, int]) -> dict[str,
 
 
 def measured_loss(
-    backbone: Backbone, taps: dict[str, Tap], *, reader: ImageReader, texts: Sequence[str]
+    backbone: TokenBackbone, taps: dict[str, Tap], *, reader: ImageReader, texts: Sequence[str]
 ) -> dict[str, dict]:
     """side -> rows (how many), and the mean and minimum of the cosine between the features of stored and exact tokens.
 
@@ -76,7 +76,7 @@ def measured_loss(
     return losses
 
 
-def _image_pairs(backbone: Backbone, reader: ImageReader, tap: Tap) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _image_pairs(backbone: TokenBackbone, reader: ImageReader, tap: Tap) -> list[tuple[torch.Tensor, torch.Tensor]]:
     rows = np.arange(min(len(reader.files), 4 * _MEASURED))
     pixels, problems, *_ = reader.read(rows)
     readable = [place for place in range(len(rows)) if place not in problems][:_MEASURED]
@@ -85,7 +85,7 @@ def _image_pairs(backbone: Backbone, reader: ImageReader, tap: Tap) -> list[tupl
     return [_pair(backbone, "image", backbone.encode_image(pixels[readable], tokens=True), tap)]
 
 
-def _text_pairs(backbone: Backbone, texts: Sequence[str], tap: Tap) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _text_pairs(backbone: TokenBackbone, texts: Sequence[str], tap: Tap) -> list[tuple[torch.Tensor, torch.Tensor]]:
     tokens, _ = backbone.tokenize(list(texts[:_MEASURED]))
     tokens = [ids[: _end(ids)] for ids in tokens]
     pairs = []
@@ -95,7 +95,7 @@ def _text_pairs(backbone: Backbone, texts: Sequence[str], tap: Tap) -> list[tupl
     return pairs
 
 
-def _pair(backbone: Backbone, side: str, encoded: torch.Tensor, tap: Tap) -> tuple[torch.Tensor, torch.Tensor]:
+def _pair(backbone: TokenBackbone, side: str, encoded: torch.Tensor, tap: Tap) -> tuple[torch.Tensor, torch.Tensor]:
     """Features, and features of the same tokens once stored."""
     width = backbone.widths[side]
     tokens = encoded[:, width:].reshape(len(encoded), -1, tap.width)
@@ -112,7 +112,7 @@ def _parts(texts: Sequence[str]) -> list[list[str]]:
     return [list(texts[start : start + _TOKENIZED_AT_ONCE]) for start in range(0, len(texts), _TOKENIZED_AT_ONCE)]
 
 
-def _lengths(backbone: Backbone, texts: list[str]) -> np.ndarray:
+def _lengths(backbone: TokenBackbone, texts: list[str]) -> np.ndarray:
     return np.array([_end(ids) for ids in backbone.tokenize(texts)[0]], dtype=np.int64)
 
 

@@ -13,7 +13,7 @@ import pytest
 from clipret import backbones, extraction
 from clipret.backbones import FAMILIES, Family, family_of, load_backbone, load_tokenizer, model_help
 from clipret.backbones.openai import OpenAIClip
-from clipret.backbones.protocol import Backbone
+from clipret.backbones.protocol import Backbone, TokenBackbone
 from clipret.cache import FeatureCache
 from clipret.config import ExtractConfig, VerifyConfig
 from clipret.errors import BackboneError
@@ -24,6 +24,7 @@ from clipret.images import padding
 from tests.helpers.pixel_family import PixelEncoder
 
 PROTOCOL = {name for name in vars(Backbone) if not name.startswith("_")}
+OF_TOKENS = {name for name in vars(TokenBackbone) if not name.startswith("_")}
 
 
 @pytest.fixture
@@ -50,14 +51,15 @@ def test_the_table_loads_no_library():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("kind", [OpenAIClip, PixelEncoder])
-def test_an_encoder_has_all_that_the_protocol_names(kind):
+@pytest.mark.parametrize(("kind", "protocol"), [(OpenAIClip, TokenBackbone), (PixelEncoder, Backbone)])
+def test_an_encoder_has_all_that_the_protocol_names(kind, protocol):
     has = set(dir(kind)) | set(kind.__dataclass_fields__)
-    assert has >= PROTOCOL
-    for name in PROTOCOL:
-        if callable(getattr(Backbone, name)):
+    names = PROTOCOL | (OF_TOKENS if protocol is TokenBackbone else set())
+    assert has >= names
+    for name in names:
+        if callable(getattr(protocol, name)):
             assert list(inspect.signature(getattr(kind, name)).parameters) == list(
-                inspect.signature(getattr(Backbone, name)).parameters
+                inspect.signature(getattr(protocol, name)).parameters
             )
 
 
@@ -67,7 +69,7 @@ def test_extraction_uses_what_the_protocol_names_and_nothing_else():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[-1].strip("_") == "backbone":
                 used.add(node.attr)
-    assert used == PROTOCOL
+    assert used == PROTOCOL | OF_TOKENS
 
 
 def test_one_file_and_one_row_are_enough_for_all_of_stage_one(pixels, coco_root, tmp_path):

@@ -89,7 +89,7 @@ def test_a_row_whose_tokens_are_torn_is_to_do_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("torn", [False, True])
 def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(tmp_path, monkeypatch, torn, dtype):
     monkeypatch.setattr(writing, "_SYNC_SECONDS", 0)

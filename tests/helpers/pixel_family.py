@@ -39,6 +39,10 @@ class PixelEncoder:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
+    def last_blocks(self):
+        return None
+
+    @property
     def widths(self) -> dict[str, int]:
         return {"image": _WIDTH, "text": _WIDTH}
 
