@@ -126,8 +126,15 @@ def whole_run(tmp_path_factory):
     return extracted_run(folder, model=folder / "small.pt")
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("to", [name for name in TARGETS if load_target(name).encoder])
+# Each opens the folder in two processes: CI has one of them.
+@pytest.mark.parametrize(
+    "to",
+    [
+        pytest.param(name, marks=pytest.mark.ci if name == "open_clip" else pytest.mark.slow)
+        for name in TARGETS
+        if load_target(name).encoder
+    ],
+)
 def test_what_is_exported_has_a_card_whose_lines_run_as_they_stand(whole_run, tmp_path, to):
     config = ExportConfig(run=whole_run, to=to, out=tmp_path / "exported")
     result = export(config)
