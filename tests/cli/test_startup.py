@@ -47,3 +47,49 @@ def test_commands_that_need_no_torch_do_not_import_it(tmp_path, monkeypatch, wor
             write_run(Path("runs", name), head, heads[0], config={"loss": loss})
     done = subprocess.run([sys.executable, "-c", CHECK, absent, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+ENDING = """
+import atexit, sys, threading
+if sys.argv.pop(1) == "torch":
+    import torch
+from clipret.__main__ import run
+event = threading.Event()
+def late():
+    event.wait()
+    print("thread")
+if sys.argv.pop(1) == "thread":
+    threading.Thread(target=late).start()
+atexit.register(event.set)
+atexit.register(print, "at exit")
+threading.Timer(1, event.set).start() if threading.active_count() > 1 else None
+run()
+"""
+
+
+@pytest.mark.parametrize("library", ["none", "torch"])
+@pytest.mark.parametrize(
+    ("words", "status", "said"), [(("--version",), 0, "."), (("info", "absent.h5"), 1, ""), (("no-command",), 2, "")]
+)
+def test_the_process_ends_with_the_status_and_what_was_registered_for_its_end(library, words, status, said):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ENDING, library, "no", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status
+    assert said in done.stdout
+    assert done.stdout.endswith("at exit\n")
+    assert bool(status) == bool(done.stderr)
+
+
+def test_the_end_of_the_process_waits_for_its_threads():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ENDING, "torch", "thread", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()[1:]) == ["at exit", "thread"]
