@@ -21,6 +21,7 @@ from clipret import (
     train,
 )
 from clipret.errors import ExportError, UsageError
+from clipret.retrieval import inputs as head_inputs
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +106,17 @@ def test_a_head_that_reads_tokens_refuses_features(runs):
     )
 
 
-def test_embeddings_are_those_of_the_tokens(runs, tmp_path):
+def test_embeddings_are_those_of_the_tokens(runs, tmp_path, monkeypatch):
     run, path = runs("transformer", "lora")
     embed(EmbedConfig(path, head=run, out=tmp_path / "emb.npy"))
+    with monkeypatch.context() as patch:
+        # One image at a time, and a few captions.
+        patch.setattr(head_inputs, "_BLOCK_BYTES", 4 << 10)
+        embed(EmbedConfig(path, head=run, out=tmp_path / "again.npy"))
+        again = clipret.load_head(run).embed_texts(FeatureCache(path).read_tokens("text", np.arange(30)).torch())
+    for side in ("images", "texts"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"emb.{side}.npy"), np.load(tmp_path / f"again.{side}.npy"))
+    np.testing.assert_array_equal(again, np.load(tmp_path / "emb.texts.npy")[:30])
     cache, head = FeatureCache(path), clipret.load_head(run)
     written = np.load(tmp_path / "emb.images.npy")
     expected = head.embed_images(cache.read_tokens("image", cache.rows("image")).torch()).numpy()
