@@ -157,14 +157,25 @@ def test_a_cache_without_tokens_says_how_to_get_them(config):
     )
 
 
-def test_merging_refuses_tokens(config, tmp_path):
-    extract(config())
-    with pytest.raises(CacheError) as caught:
-        merge(MergeConfig(caches=(config().out, config().out), out=tmp_path / "both.h5"))
-    assert str(caught.value) == (
-        f"{config().out} has tokens of a last block (--tap), which merge does not carry; extract the data sets without "
-        f"--tap, or together as one data set."
-    )
+def test_a_merged_cache_has_the_embeddings_of_its_parts(config, coco_root, tmp_path):
+    """The same pictures under two names: the second cache's, with other files and captions."""
+    extract(config("transformer", dtype="float32"))
+    other = tmp_path / "other"
+    other.mkdir()
+    lines = ["image,caption"]
+    for number, path in enumerate(sorted((coco_root / "train2017").iterdir())[:9]):
+        (other / f"{number}.jpg").write_bytes(path.read_bytes() + bytes([number]))
+        lines += [f"{number}.jpg,picture {'very ' * number}{number}", f"{number}.jpg,another {number}"]
+    (other / "table.csv").write_text("\n".join(lines) + "\n")
+    settings = {"dataset": str(other / "table.csv"), "root": other, "out": tmp_path / "other.h5", "background": "clip"}
+    extract(config("transformer", dtype="float32", **settings))
+    paths = (config().out, tmp_path / "other.h5")
+    merge(MergeConfig(caches=paths, out=tmp_path / "both.h5"))
+    both, parts = embeddings(FeatureCache(tmp_path / "both.h5")), [embeddings(FeatureCache(path)) for path in paths]
+    for side, (features, tokens) in both.items():
+        assert torch.equal(tokens, torch.cat([part[side][1] for part in parts]))
+        assert torch.cosine_similarity(features, tokens).min() > 0.99999
+    assert verify(VerifyConfig(cache=tmp_path / "both.h5"))["sound"]
 
 
 def test_other_families_are_refused_before_anything_is_written(config, tmp_path):
