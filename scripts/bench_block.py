@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
+from clipret.machine.products import keep_freed_memory
 from clipret.protocols.protocol import split_protocol
 from clipret.training.autograd import AutogradRun, first_state
 from clipret.training.batches import plan_epoch
@@ -97,7 +98,7 @@ class Epochs:
 
     def floor(self) -> Callable[[], None]:
         """Reading the same tokens from memory as float32, and the products of one query a row, forward and back."""
-        multiply = {side: Products(self._cache, side) for side in WIDTHS}
+        multiply = {side: Products(self._cache, side, batch=self._batch) for side in WIDTHS}
 
         def epoch() -> None:
             for _, loaded in self._loaded(self._config("all"), "device"):
@@ -127,26 +128,33 @@ class Epochs:
 
 
 class Products:
-    """The products of a step on one side: query, output, MLP, projection; of the heads q K, scores, mixture and V."""
+    """The products of a step on one side: query, projection; of the heads q K, scores, mixture and V.
 
-    def __init__(self, cache: FeatureCache, side: str):
+    Of a transformer's block the output of its attention and the MLP too.
+    """
+
+    def __init__(self, cache: FeatureCache, side: str, *, batch: int):
         block, embedding = cache.blocks[side], cache.projections[f"{side}/weight"].shape[1]
-        width = block.width
-        sizes = [(1, 1), (1, 1), (4, 1), (1, 4)]
-        self._matrices = [torch.randn(outputs * width, inputs * width) for outputs, inputs in sizes]
-        self._matrices.append(torch.randn(embedding, width))
-        self._key = torch.randn(block.heads, width // block.heads, width)
+        width, heads = block.width, block.heads
+        inner = [
+            block.weights[part].shape for part in ("outer_weight", "up_weight", "down_weight") if part in block.weights
+        ]
+        sizes = [(width, width), *inner, (embedding, width)]
+        self._layers = [
+            (torch.randn(outputs, inputs), torch.randn(batch, inputs), torch.randn(batch, outputs))
+            for outputs, inputs in sizes
+        ]
+        self._key = torch.randn(heads, width // heads, width)
+        self._small = torch.randn(heads, batch, width // heads)
 
     @torch.no_grad()
     def __call__(self, tokens: torch.Tensor) -> None:
         """Each thrice, for both gradients; those of tokens (B, L, W) twice, as tokens have no gradient."""
-        batch, key = len(tokens), self._key
-        for weight in self._matrices:
-            x, gradient = torch.randn(batch, weight.shape[1]), torch.randn(batch, weight.shape[0])
-            functional.linear(x, weight)
-            gradient @ weight
-            gradient.t() @ x
-        small = torch.randn(len(key), batch, key.shape[1])
+        batch, key, small = len(tokens), self._key, self._small[:, : len(tokens)]
+        for weight, x, gradient in self._layers:
+            functional.linear(x[:batch], weight)
+            gradient[:batch] @ weight
+            gradient[:batch].t() @ x[:batch]
         wide = small @ key
         for _ in range(2):
             wide @ key.transpose(1, 2)
@@ -179,6 +187,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", help="of the random tokens")
     parser.add_argument("--rounds", type=int, default=3)
     words = parser.parse_args()
+    keep_freed_memory()
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as name:
         folder, common = Path(name), {"batch": words.batch, "steps": words.steps}

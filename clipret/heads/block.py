@@ -208,13 +208,17 @@ class BlockHead(LinearHead):
         Biases of keys shift all scores of a query equally, which softmax ignores; so does `shift` there.
         """
         count = int(getattr(self, f"{side}_block_{HEADS}"))
-        weight, bias, width = self._plain(side, "inner_weight"), self._plain(side, "inner_bias"), tokens.shape[2]
-        key, value = weight[width:].unflatten(0, (2, count, -1))
-        asked = functional.linear(asking, weight[:width], bias[:width])
+        width = tokens.shape[2]
+        # Split, and not cut by slices: the gradient of each slice would be as large as the whole, and mostly zeros.
+        query, rest = self._plain(side, "inner_weight").split((width, 2 * width))
+        query_bias, _, value_bias = self._plain(side, "inner_bias").chunk(3)
+        key, value = rest.unflatten(0, (2, count, -1))
+        asked = functional.linear(asking, query, query_bias)
         first, last = self._low_rank(side, "inner_weight")
         if first is not None:
-            asked = asked + functional.linear(functional.linear(asking, first), last[:width])
-            key_last, value_last = last[width:].unflatten(0, (2, count, -1))
+            query_last, rest_last = last.split((width, 2 * width))
+            asked = asked + functional.linear(functional.linear(asking, first), query_last)
+            key_last, value_last = rest_last.unflatten(0, (2, count, -1))
         # (H, B, d) x (H, d, W): one product a head, over all rows.
         asked = (asked.unflatten(1, (count, -1)) * (width // count) ** -0.5).transpose(0, 1)
         mapped = asked @ key if first is None else asked @ key + asked @ key_last @ first
@@ -227,7 +231,7 @@ class BlockHead(LinearHead):
         values = mixed @ value.transpose(1, 2)
         if first is not None:
             values = values + mixed @ first.t() @ value_last.transpose(1, 2)
-        return values.transpose(0, 1).flatten(1) + bias[2 * width :]
+        return values.transpose(0, 1).flatten(1) + value_bias
 
     def _normed(self, side: str, x: torch.Tensor, *, norm: str) -> torch.Tensor:
         weight, bias = self._plain(side, f"{norm}_weight"), self._plain(side, f"{norm}_bias")

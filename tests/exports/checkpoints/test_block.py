@@ -29,6 +29,8 @@ from clipret.retrieval import inputs as head_inputs
 from clipret.retrieval.baseline import baseline_projections
 from tests.helpers.backbone_models import SIZES, real_clip
 from tests.helpers.exported import extracted
+from tests.helpers.hf_models import write_model
+from tests.helpers.open_clip_models import ARCHITECTURES, write_open_clip
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,30 @@ def test_an_exported_block_computes_from_pixels_what_the_cache_has(runs, tmp_pat
         last = "visual.attnpool." if family == "resnet" else "visual.transformer.resblocks.1."
         assert any(name.startswith(last) for name in changed)
         assert not any(name.startswith(("visual.conv1", "visual.layer", "token_embedding")) for name in changed)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("name", "tune", "to"),
+    [
+        ("open_clip:openai-vit", "all", "open_clip"),
+        ("open_clip:openai-resnet", "lora", "open_clip"),
+        ("hf:openai", "norms", "hf"),
+    ],
+)
+def test_a_block_of_another_librarys_encoder_is_folded_back_into_it(tmp_path, name, tune, to):
+    family, _, kind = name.partition(":")
+    model = f"hf:{write_model(tmp_path / kind, kind)}" if family == "hf" else None
+    model = model or f"open_clip:local-dir:{write_open_clip(tmp_path / kind, ARCHITECTURES[kind])}"
+    cache = extracted(tmp_path, model=model, tap="both")
+    config = TrainConfig(
+        cache, runs_dir=tmp_path / "runs", head="block", tune=tune, epochs=4, lr=1e-3, batch_size=3, keep="last"
+    )
+    about = export(ExportConfig(run=train(config)["run"], to=to, out=tmp_path / "out"))
+    assert max(about["cached"]["difference"].values()) < 5e-3
+    opened = [way for way in about["verified"] if way["opened"]]
+    assert opened
+    assert all(way["difference"] <= way["tolerance"] for way in opened)
 
 
 @pytest.fixture(scope="module")
