@@ -118,7 +118,7 @@ def test_two_million_pairs_train_an_epoch_in_flat_memory(tmp_path):
 
 @pytest.mark.ci
 def test_ten_times_the_tokens_train_and_are_measured_in_the_same_memory(tmp_path):
-    """Of the larger cache 160 MiB of tokens are stored, half of them in val; as float32 they would be twice that."""
+    """Of the larger cache 176 MiB of tokens are stored, half of them in val; as float32 they would be twice that."""
     peaks = {}
     for pairs in (4_000, 40_000):
         path = write_tokens(tmp_path / f"{pairs}.h5", pairs=pairs)
