@@ -193,9 +193,9 @@ def main() -> None:
 
 
 def grid_of(name: str) -> list[Setting]:
-    """What is tried on a test bed: what a learning rate brings on few pairs says little of many, so both are short."""
+    """What is tried on a test bed. Of icons it is one setting, for time: an lr of 3e-4 was behind after every epoch."""
     if name.startswith("icons"):
-        return [Setting("infonce", lr, epochs=10, batch_size=256) for lr in (3e-4, 1e-3)]
+        return [Setting("infonce", 1e-3, epochs=10, batch_size=256)]
     rates = [("infonce", 1e-4), ("infonce", 3e-4), ("infonce", 1e-3), ("margin", 3e-4)]
     return [Setting(loss, lr, epochs=20, batch_size=64) for loss, lr in rates]
 

@@ -62,8 +62,8 @@ ROWS = {
     "strong": Row("`--recipe strong`: gated, InfoNCE", _STRONG),
     "soup": Row("soup of `strong` at three learning rates", _STRONG, rates=(1e-4, 3e-4, 1e-3)),
     "block": Row(
-        "`--head block --loss infonce --batch-size 256 --lr 3e-4 --warmup 20 --epochs 10`",
-        {"head": "block", "loss": "infonce", "batch_size": 256, "lr": 3e-4, "warmup": 20, "epochs": 10},
+        "`--head block --loss infonce --batch-size 256 --lr 1e-3 --warmup 20`",
+        {"head": "block", "loss": "infonce", "batch_size": 256, "lr": 1e-3, "warmup": 20},
         tap=True,
     ),
 }
