@@ -12,7 +12,7 @@ BIN := .venv/bin
 BENCHMARKS := $(patsubst scripts/bench_%.py,bench-%,$(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs extract train eval bench $(BENCHMARKS) testbeds coverage clean
+.PHONY: help demo test lint format docs extract train eval bench $(BENCHMARKS) testbeds results coverage clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ $(BENCHMARKS): bench-%: .venv/test
 testbeds: .venv/test ## Make the data sets on which recipes are judged, in build/testbeds
 	$(BIN)/python -m pip install --quiet -e '.[testbeds]'
 	$(BIN)/python scripts/testbeds.py $(ARGS)
+
+results: .venv/test ## Train, fine-tune and measure on the test beds: the tables of docs/training.md
+	$(BIN)/python -m pip install --quiet -e '.[testbeds]'
+	$(BIN)/python scripts/results.py $(ARGS)
 
 coverage: .venv/test ## Simulate how often intervals and tests are right: docs/statistics.md
 	$(BIN)/python scripts/simulate_coverage.py $(ARGS)

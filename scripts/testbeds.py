@@ -84,12 +84,12 @@ def main() -> None:
         print(f"{name}: {path}")
 
 
-def make(name: str, *, folder: Path) -> Path:
-    """The cache of a test bed, made or completed."""
-    cache, source = folder / f"{name}.h5", source_of(name, folder=folder)
+def make(name: str, *, folder: Path, tap: str = "none") -> Path:
+    """The cache of a test bed, made or completed; with a tap it is another one."""
+    cache, source = folder / f"{name}{'' if tap == 'none' else '-tap'}.h5", source_of(name, folder=folder)
     if name in _TABLES and not Path(source["dataset"]).exists():
         _TABLES[name](folder)
-    extract(ExtractConfig(**source, model="tiny-emoji", out=cache))
+    extract(ExtractConfig(**source, model="tiny-emoji", out=cache, tap=tap))
     return cache
 
 
