@@ -23,6 +23,7 @@ from clipret.heads.base import (
     TOKENS,
     Head,
     Shapes,
+    Start,
     Tensors,
     clip_tensors,
     sides_in,
@@ -59,25 +60,17 @@ class BlockHead(LinearHead):
     )
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
+    def start(cls, clip: Tensors, wanted: Start) -> Tensors:
         """As of a Head; with LoRA, _in is uniform within inputs^-0.5 either way, and _out 0."""
-        other = tuple(f"{side}_block_" for side in SIDES if side not in sides)
+        other = tuple(f"{side}_block_" for side in SIDES if side not in wanted.sides)
         tensors = {name: tensor for name, tensor in clip.items() if not (other and name.startswith(other))}
-        for side in sides if settings["tune"] == "lora" else ():
+        for side in wanted.sides if wanted.settings["tune"] == "lora" else ():
             for part in _MATRICES:
                 if (weight := tensors.get(f"{side}_block_{part}")) is not None:
                     outputs, inputs = weight.shape
-                    rank = min(settings["rank"], outputs, inputs)
+                    rank, bound = min(wanted.settings["rank"], outputs, inputs), inputs**-0.5
                     tensors[f"{side}_block_{part}_in"] = uniform(
-                        (rank, inputs), bound=inputs**-0.5, generator=generator
+                        (rank, inputs), bound=bound, generator=wanted.generator
                     )
                     tensors[f"{side}_block_{part}_out"] = torch.zeros(outputs, rank)
         return tensors
