@@ -45,6 +45,10 @@ def _heads_with(name: str) -> tuple[str, ...]:
     return tuple(head for head, row in HEADS.items() if name in row.settings)
 
 
+# A block has tokens instead, and what one of the user's own does is not known.
+_HEADS_OF_FEATURES = tuple(head for head, row in HEADS.items() if not row.alone)
+
+
 def _of_heads(name: str) -> str:
     return f"Of {' and '.join(_heads_with(name))}"
 
@@ -180,6 +184,15 @@ class TrainConfig:
         at_most=1000,
         used_with=("loss", _losses_with("temperature")),
         may_differ=is_none,
+    )
+    keep_neighbours: float = setting(
+        0.0,
+        "Weight of a term beside the loss: items of a batch that are alike by their features stay so.",
+        panel=_LOSS,
+        at_least=0,
+        at_most=1_000,
+        used_with=("head", _HEADS_OF_FEATURES),
+        may_differ=bool,
     )
     hard_negatives: int = setting(
         0,

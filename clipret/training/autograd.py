@@ -22,6 +22,7 @@ from clipret.machine.own_code import OwnCode, open_code
 from clipret.machine.products import Products
 from clipret.retrieval.baseline import baseline_projections
 from clipret.retrieval.inputs import example_rows, require_inputs
+from clipret.training.neighbours import keep_neighbours
 from clipret.training.objective import Matching, Objective, bound_scalars, learned_scalars
 from clipret.training.stack import State
 from clipret.training.starting import build_head, head_settings, initial_tensors, inputs_of, learning_sides
@@ -171,8 +172,10 @@ class AutogradRun:
         with torch.enable_grad(), torch.random.fork_rng(devices=devices):
             # Seeded by the step's number, so that a resumed run draws the same random numbers.
             torch.manual_seed(int(np.random.SeedSequence([config.seed, self._steps]).generate_state(1, np.uint64)[0]))
-            similarities = self._similarities(features)
-            value = self._value(similarities, matches, margins=margins)
+            embeddings = self._embeddings(features)
+            value = self._value(embeddings["text"] @ embeddings["image"].T, matches, margins=margins)
+            if config.keep_neighbours:
+                value = value + self._kept(embeddings, features)
             self._optimiser.zero_grad()
             if self._codes:
                 _call_backward(value, self._codes)
@@ -200,7 +203,7 @@ class AutogradRun:
                 if name.startswith(_PLAIN):
                     self._state[f"average/{name}"].lerp_(self._state[name], 1 - config.ema)
 
-    def _similarities(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _embeddings(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         texts, images = self._head.embed_texts(features["text"][0]), self._head.embed_images(features["image"][0])
         if texts.shape[1] != images.shape[1]:
             raise TrainingError(
@@ -212,7 +215,18 @@ class AutogradRun:
                 f"{self._codes['head']} returned embeddings without a gradient; expected torch operations on its "
                 f"parameters."
             )
-        return texts.float() @ images.float().T
+        return {"image": images.float(), "text": texts.float()}
+
+    def _kept(self, embeddings: dict[str, torch.Tensor], features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The term that keeps neighbours, of the sides that learn, as a scalar with a gradient."""
+        (config,), total = self.configs, torch.zeros((), device=self._device)
+        weights, products = torch.tensor([config.keep_neighbours], device=self._device), Products(self._device)
+        for side in learning_sides(config):
+            columns = embeddings[side].detach().T[None]
+            kept = keep_neighbours(columns, features[side], weights=weights, products=products)
+            linear = (embeddings[side] * kept.gradient[0].T).sum()
+            total = total + kept.value[0] + (linear - linear.detach())
+        return total
 
     def _value(
         self, similarities: torch.Tensor, matches: torch.Tensor, *, margins: torch.Tensor | None

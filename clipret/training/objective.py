@@ -5,7 +5,7 @@ Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding widt
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,12 @@ class Pull:
     along_texts: torch.Tensor
     along_images: torch.Tensor
     learned: dict[str, torch.Tensor]
+
+    def with_side(self, side: str, *, value: torch.Tensor, gradient: torch.Tensor, along: torch.Tensor) -> "Pull":
+        """With another term, of the embeddings of one side, added to it."""
+        name = "images" if side == "image" else "texts"
+        sums = {name: getattr(self, name) + gradient, f"along_{name}": getattr(self, f"along_{name}") + along}
+        return replace(self, value=self.value + value, **sums)
 
 
 def learned_scalars(config: TrainConfig, *, logit_scale: float) -> dict[str, float]:

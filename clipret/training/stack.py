@@ -16,7 +16,8 @@ from clipret.heads import HEADS, load_head_kind
 from clipret.heads.base import SIDES, Gradients, Tower, learning_names
 from clipret.machine.products import Products
 from clipret.machine.torch_private import Coefficients, choose_adamw
-from clipret.training.objective import Matching, Objective, bound_scalars, fixed_scalars, learned_scalars
+from clipret.training.neighbours import keep_neighbours
+from clipret.training.objective import Matching, Objective, Pull, bound_scalars, fixed_scalars, learned_scalars
 from clipret.training.starting import head_settings, learning_sides
 
 State = dict[str, torch.Tensor]
@@ -25,7 +26,7 @@ _SCALAR = "scalar/"
 # Settings that the AdamW update does not use. Runs that differ only in these share one fused call.
 _PACELESS = (
     *("name", "runs_dir", "log", "keep", "patience", "seed", "init", "ridge"),
-    *("margin", "temperature", "clip_norm", "ema"),
+    *("margin", "temperature", "keep_neighbours", "clip_norm", "ema"),
 )
 
 
@@ -103,6 +104,8 @@ class Stack:
         self._learning = [name.removeprefix("first/") for name in self._all if name.startswith("first/")]
         self._objective = Objective(configs, products=products, device=device)
         weights = {name[7:]: values for name, values in self._all.items() if name.startswith("weight/")}
+        keeping = [config.keep_neighbours for config in configs]
+        self._keeping = torch.tensor(keeping, device=device) if any(keeping) else None
         self._images, self._texts = (self._tower(weights, side=side) for side in SIDES)
         self._scalars = {name[7:]: values for name, values in self._all.items() if name.startswith("scalar/")}
         self._prepare()
@@ -146,6 +149,8 @@ class Stack:
         """
         images, texts = self._images.forward(features["image"]), self._texts.forward(features["text"])
         pull = self._objective.pull(texts, images, matching=matching, margins=margins, learned=self._scalars)
+        if self._keeping is not None:
+            pull = self._with_neighbours(pull, images=images, texts=texts, features=features)
         gradients = {
             **self._images.backward(pull.images, along=pull.along_images),
             **self._texts.backward(pull.texts, along=pull.along_texts),
@@ -154,6 +159,14 @@ class Stack:
         gradients |= {f"scalar/{name}": values.unbind() for name, values in pull.learned.items()}
         self._update(gradients, rates=rates)
         return pull.value
+
+    def _with_neighbours(self, pull: Pull, *, images: torch.Tensor, texts: torch.Tensor, features: State) -> Pull:
+        """The loss with the term that keeps neighbours, of the sides that learn."""
+        settings = {"weights": self._keeping, "products": self._products}
+        for side in learning_sides(self.configs[0]):
+            kept = keep_neighbours(images if side == "image" else texts, features[side], **settings)
+            pull = pull.with_side(side, value=kept.value, gradient=kept.gradient, along=kept.along)
+        return pull
 
     def _tower(self, weights: State, *, side: str) -> Tower:
         config = self.configs[0]

@@ -94,7 +94,11 @@ def test_a_linear_head_written_anew_is_trained_as_ours_is(settings, tmp_path, ch
         torch.testing.assert_close(theirs[f"module.{name}"], ours[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, OURS[-1]], ids=["linear", "adapter"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, OURS[-1], {"keep_neighbours": 0.5}, {"keep_neighbours": 0.5, "train": "image"}],
+    ids=["linear", "adapter", "neighbours", "neighbours of one side"],
+)
 def test_a_loss_written_anew_trains_our_heads_as_ours_does(settings, tmp_path, changes):
     word = own.write(tmp_path, loss=OUR_MARGIN)["loss"]
     runs = [train(settings(keep="last", **more, **changes))["run"] for more in ({}, {"loss": word})]

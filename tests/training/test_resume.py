@@ -47,6 +47,7 @@ KINDS = [
     {"loss": "sigmoid", "captions_per_step": "all", "patience": 3},
     {"loss": "infonce", "temperature": 0.07},
     {"margin": "0.5:0.1", "steps": 33, "clip_norm": 0.1},
+    {"loss": "infonce", "keep_neighbours": 0.3},
 ]
 
 

@@ -19,6 +19,7 @@ from clipret.training.pairs import Pairs
 from clipret.training.stack import Stack, first_state, head_tensors, shape_of
 from clipret.training.starting import build_head, initial_tensors, learning_sides
 from tests.conftest import contents, write_cache
+from tests.training.test_neighbours import plain_term
 
 
 def learning(config, tensors):
@@ -92,6 +93,8 @@ class Setting:
             similarities = embeddings["text"] @ embeddings["image"].T
             positives = batch.matching(slice(None), device="cpu")[0]
             loss = autograd_loss(config, similarities, positives, scalars)
+            for side in learning_sides(config) if config.keep_neighbours else ():
+                loss = loss + config.keep_neighbours * plain_term(embeddings[side], features[side][0])
             optimiser.zero_grad()
             loss.backward()
             if config.clip_norm is not None:
@@ -150,6 +153,8 @@ KINDS = [
     {"train": "image"},
     {"clip_norm": 0.05},
     {"clip_norm": 0.05, "loss": "infonce"},
+    {"keep_neighbours": 0.5},
+    {"keep_neighbours": 0.5, "head": "adapter", "train": "text"},
 ]
 
 
@@ -208,7 +213,7 @@ def test_the_average_follows_the_head_by_its_decay(setting):
     torch.testing.assert_close(head.image_weight, average.T)
 
 
-@pytest.mark.parametrize("changes", [*KINDS[:4], {"margin": "0.4:0.1"}, {"margin": "auto"}], ids=named)
+@pytest.mark.parametrize("changes", [*KINDS[:4], KINDS[-1], {"margin": "0.4:0.1"}, {"margin": "auto"}], ids=named)
 def test_steps_from_fixed_places_are_the_same_steps(setting, changes):
     """Stands for a CUDA graph: replays a step by calling it again."""
     configs = [setting.config(**changes, seed=seed) for seed in range(2)]
@@ -243,6 +248,7 @@ def test_runs_are_of_one_shape_when_only_their_numbers_differ():
         {"batch_size": 5},
         {"margin": "auto"},
         {"ema": 0.9},
+        {"keep_neighbours": 0.1},
         {"steps": 10},
     ]
     assert all(shape_of(TrainConfig("x.h5", **changes)) == base for changes in same)

@@ -297,6 +297,7 @@ def test_where_features_live_changes_no_bit(settings, placement):
         {"init": "ridge"},
         {"precision": "bf16"},
         {"clip_norm": 0.1},
+        {"keep_neighbours": 0.3},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
 )
