@@ -24,7 +24,7 @@ from clipret.errors import ExportError
 from clipret.exports import TARGETS
 from clipret.exports.checkpoints.source import Opened
 from clipret.exports.targets.target import Target, Way, unit
-from clipret.heads.base import Head
+from clipret.heads.base import TOKENS, Head
 from clipret.images import reason_of
 from clipret.images.files import read_file
 from clipret.images.reading import opened
@@ -96,7 +96,7 @@ def take_sample(opened_source: Opened, *, root: Path | None, scratch: Path) -> S
     inputs = head.inputs
     stored = _through(head, {side: read_rows(cache, side, rows[side], kind=inputs[side]) for side in expected})
     cached = {side: _difference(stored[side], expected[side]) for side in expected}
-    _require_cached(cache, cached)
+    _require_cached(cache, cached, inputs=inputs)
     return Sample(captions, files, cropped, expected, cached, missing, rows, backbone=encoder.backbone)
 
 
@@ -213,10 +213,12 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0.0))
 
 
-def _require_cached(cache: FeatureCache, differences: Mapping[str, float]) -> None:
-    precision = max((cache.inputs["precision"], cache.dtype.name), key=lambda name: name != "float32")
-    tolerance = _CACHED.get(precision, 1e-1)
+def _require_cached(cache: FeatureCache, differences: Mapping[str, float], *, inputs: Mapping[str, str]) -> None:
+    """inputs: image, text -> what the head reads of the cache."""
     for side, difference in differences.items():
+        stored = cache.taps[side].dtype if inputs[side] == TOKENS else cache.dtype.name
+        # bfloat16 and int8 are the coarsest.
+        tolerance = max(_CACHED.get(name, 1e-1) for name in (cache.inputs["precision"], stored))
         if not difference <= tolerance:
             raise ExportError(
                 f"the {side} features of {cache.path} are not what its encoder gives for these files and captions: "

@@ -79,6 +79,16 @@ def test_an_exported_block_computes_from_pixels_what_the_cache_has(runs, tmp_pat
         assert not any(name.startswith(("visual.conv1", "visual.layer", "token_embedding")) for name in changed)
 
 
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("int8", marks=pytest.mark.ci)])
+def test_tokens_may_be_as_far_from_the_encoders_as_their_type_says(checkpoints, tmp_path, dtype):
+    """Though the features of the same cache are float32."""
+    cache = extracted(tmp_path, model=checkpoints["transformer"], tap="both", tap_dtype=dtype)
+    config = TrainConfig(cache, runs_dir=tmp_path / "runs", head="block", epochs=1, lr=1e-3, keep="last")
+    about = export(ExportConfig(run=train(config)["run"], to="open_clip", out=tmp_path / "out"))
+    furthest = max(about["cached"]["difference"].values())
+    assert 5e-5 < furthest < (5e-2 if dtype == "int8" else 5e-3)
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "tune", "to"),
