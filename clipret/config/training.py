@@ -103,6 +103,12 @@ class TrainConfig:
         used_with=("init", ("ridge",)),
         may_differ=True,
     )
+    bias: bool = setting(
+        False,
+        f"{_of_heads('bias')}: a projection that learns has a bias, 0 at the start, also where the encoder's has none.",
+        panel=_HEAD,
+        used_with=("head", _heads_with("bias")),
+    )
     adapter_reduction: int = setting(
         4,
         "The embedding is this many times as wide as the bottleneck.",

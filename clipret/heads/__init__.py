@@ -41,10 +41,10 @@ class HeadRow(NamedTuple):
 _ALL_INITS = ("clip", "random", "procrustes", "ridge", "cca")
 
 HEADS: dict[str, HeadRow] = {
-    "linear": HeadRow("clipret.heads.linear", inits=_ALL_INITS),
+    "linear": HeadRow("clipret.heads.linear", settings=("bias",), inits=_ALL_INITS),
     "adapter": HeadRow("clipret.heads.adapter", settings=("adapter_reduction", "adapter_ratio", "adapter_relu")),
-    "mlp": HeadRow("clipret.heads.mlp", settings=("hidden", "blocks"), inits=_ALL_INITS),
-    "gated": HeadRow("clipret.heads.gated", settings=("hidden",), inits=_ALL_INITS),
+    "mlp": HeadRow("clipret.heads.mlp", settings=("bias", "hidden", "blocks"), inits=_ALL_INITS),
+    "gated": HeadRow("clipret.heads.gated", settings=("bias", "hidden"), inits=_ALL_INITS),
     "block": HeadRow("clipret.heads.block", settings=("tune", "rank"), inits=("clip",), alone=True),
 }
 

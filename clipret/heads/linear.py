@@ -32,7 +32,13 @@ class LinearHead(Head):
 
     @classmethod
     def start(cls, clip: Tensors, wanted: Start) -> Tensors:
-        """As of a Head. random: weights normal with standard deviation D^-0.5, as CLIP's own began; bias 0."""
+        """As of a Head. random: weights normal with standard deviation D^-0.5, as CLIP's own began; bias 0.
+
+        With the setting `bias`, a side that learns has a bias of 0 where CLIP has none.
+        """
+        if wanted.settings.get("bias", False):
+            width = clip["text_weight"].shape[1]
+            clip = {f"{side}_bias": torch.zeros(width) for side in wanted.sides} | clip
         if wanted.init == "clip":
             return clip
         # Both sides are drawn whichever learns, so that a side starts the same with or without the other.

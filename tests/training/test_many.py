@@ -50,6 +50,7 @@ def test_many_runs_are_trained_as_each_would_be_alone(settings):
         {"margin": "auto:0.8"},
         {"ema": 0.9, "clip_norm": 0.01},
         {"keep_neighbours": 0.5},
+        {"head": "gated", "hidden": 8, "bias": True},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
 )

@@ -175,6 +175,30 @@ def test_steps_are_those_of_autograd_and_torchs_adamw(setting, changes):
         torch.testing.assert_close(ours[name], values, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train": "text", "loss": "infonce"},
+        {"keep_neighbours": 0.5, "init": "random"},
+    ],
+    ids=named,
+)
+def test_biases_that_the_encoder_does_not_have_learn_as_by_autograd(tmp_path, changes):
+    setting = Setting(write_cache(tmp_path / "plain.h5", contents()))
+    config = setting.config(bias=True, **changes)
+    stack = setting.stack(config)
+    losses = setting.run(stack, steps=7)[:, 0]
+    expected, tensors = setting.by_autograd(config, steps=7)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    ours = head_tensors(stack.state(0))
+    biases = {f"{side}_bias" for side in learning_sides(config)}
+    assert {name for name in ours if name.endswith("_bias")} == biases
+    for name, values in tensors.items():
+        torch.testing.assert_close(ours[name], values, rtol=1e-3, atol=2e-5)
+    assert all(ours[name].abs().min() > 0 for name in biases)
+
+
 @pytest.mark.parametrize("changes", [*KINDS, {"ema": 0.8}, {"margin": "0.4:0.1"}, {"margin": "auto"}], ids=named)
 def test_each_run_of_a_stack_is_what_it_is_alone(setting, changes):
     configs = [
@@ -249,6 +273,7 @@ def test_runs_are_of_one_shape_when_only_their_numbers_differ():
         {"margin": "auto"},
         {"ema": 0.9},
         {"keep_neighbours": 0.1},
+        {"bias": True},
         {"steps": 10},
     ]
     assert all(shape_of(TrainConfig("x.h5", **changes)) == base for changes in same)
@@ -268,7 +293,7 @@ def test_what_runs_trained_together_must_have_in_common():
     rules = settings_of(TrainConfig)
     assert {name for name, rule in rules.items() if not rule.may_differ} == {
         *("cache", "drop_cross_split_duplicates", "head", "train"),
-        *("adapter_reduction", "adapter_ratio", "adapter_relu", "hidden", "blocks", "tune", "rank"),
+        *("bias", "adapter_reduction", "adapter_ratio", "adapter_relu", "hidden", "blocks", "tune", "rank"),
         *("loss", "reduction", "violation", "hard_negatives", "steps", "batch_size", "captions_per_step", "precision"),
         *("features", "memory_limit", "device"),
     }

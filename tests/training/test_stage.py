@@ -298,6 +298,7 @@ def test_where_features_live_changes_no_bit(settings, placement):
         {"precision": "bf16"},
         {"clip_norm": 0.1},
         {"keep_neighbours": 0.3},
+        {"bias": True},
     ],
     ids=lambda changes: " ".join(map(str, changes.values())),
 )

@@ -194,6 +194,36 @@ def test_a_random_start_has_clips_own_spread_and_no_bias(tmp_path):
         assert torch.equal(tensors[f"{side}_bias"], torch.zeros(300))
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp", "gated"])
+@pytest.mark.parametrize("train", ["both", "image", "text"])
+def test_a_bias_is_zero_at_the_start_and_zero_shot_stays_to_the_bit(tmp_path, head, train):
+    cache = FeatureCache(write_cache(tmp_path / "plain.h5", contents()))
+    config = TrainConfig(cache=cache.path, head=head, train=train, bias=True)
+    tensors = initial_tensors(config, cache)
+    sides = ("image", "text") if train == "both" else (train,)
+    assert {name for name in tensors if name.endswith("_bias")} == {f"{side}_bias" for side in sides}
+    assert all(torch.equal(tensors[f"{side}_bias"], torch.zeros(12)) for side in sides)
+    ours, zero_shot = build_head(config, tensors), LinearHead(cache.projections)
+    for method, features in (("embed_images", cache.image_features), ("embed_texts", cache.text_features)):
+        rows = torch.tensor(features[:]).float()
+        assert torch.equal(getattr(ours, method)(rows), getattr(zero_shot, method)(rows))
+
+
+def test_an_encoders_own_bias_is_what_a_bias_starts_at(tmp_path):
+    cache = FeatureCache(write_cache(tmp_path / "biased.h5", contents(bias=True)))
+    plain, biased = (started(cache, bias=bias) for bias in (False, True))
+    assert plain.keys() == biased.keys()
+    assert all(torch.equal(plain[name], biased[name]) for name in plain)
+
+
+def test_a_bias_changes_nothing_of_what_is_drawn_at_random(tmp_path):
+    cache = FeatureCache(write_cache(tmp_path / "plain.h5", contents()))
+    for changes in ({}, {"head": "gated"}):
+        plain, biased = (started(cache, init="random", bias=bias, **changes) for bias in (False, True))
+        assert biased.keys() - plain.keys() == {"image_bias", "text_bias"}
+        assert all(torch.equal(plain[name], biased[name]) for name in plain)
+
+
 @pytest.mark.parametrize("settings", [{"init": "random"}, {"head": "adapter"}, {"head": "adapter", "init": "random"}])
 def test_the_seed_decides_every_bit_of_what_is_drawn_and_a_side_is_the_same_alone(cache, settings):
     both, again, other = (started(cache, seed=seed, **settings) for seed in (3, 3, 4))

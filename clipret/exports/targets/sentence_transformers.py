@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from clipret.backbones.hf_files import LOCAL
@@ -14,7 +15,7 @@ from clipret.errors import UsageError
 from clipret.exports.targets import hf
 from clipret.exports.targets.target import Source, Target, Way
 from clipret.exports.targets.texts import cleaned
-from clipret.heads.base import SIDES, Dense, Head, Normalise
+from clipret.heads.base import SIDES, Dense, Normalise
 from clipret.heads.linear import LinearHead
 from clipret.runs import write_json
 
@@ -25,7 +26,7 @@ _MODULES = "sentence_transformers.sentence_transformer.modules"
 
 def refusal(source: Source) -> str | None:
     """Why there is no such folder of the head; None: there is."""
-    if _parts(source.head) is None:
+    if _parts(source) is None:
         return f"a head of kind {source.head.kind} does not begin with a projection, or is no chain of dense layers"
     return hf.refusal(_front(source))
 
@@ -40,7 +41,7 @@ def write(source: Source, folder: Path) -> None:
         ) from None
     hf.write(_front(source), folder)
     with quiet():
-        routes = {side: [_module(layer) for layer in layers] for side, (_, *layers) in _parts(source.head).items()}
+        routes = {side: [_module(layer) for layer in layers] for side, (_, *layers) in _parts(source).items()}
         plain = all(isinstance(module, Normalize) for modules in routes.values() for module in modules)
         # The router knows by its modality whether an input is an image or a text.
         last = Normalize() if plain else Router(routes, allow_empty_key=False)
@@ -65,18 +66,26 @@ def _name_modules(path: Path) -> None:
     write_json(path, content)
 
 
-def _parts(head: Head) -> dict[str, Layers] | None:
-    """image, text -> the layers of a head, the first of which is a projection; None: it has no such layers."""
-    layers = {side: head.layers(side) for side in SIDES}
+def _parts(source: Source) -> dict[str, Layers] | None:
+    """image, text -> the layers of a head, the first of which is a projection; None: it has no such layers.
+
+    A bias that the encoder's own projection does not have is a layer of its own: the encoder has no place for it.
+    """
+    layers = {side: source.head.layers(side) for side in SIDES}
     if any(not part or not isinstance(part[0], Dense) or part[0].relu for part in layers.values()):
         return None
+    own = source.backbone.projections()
+    for side, (first, *others) in layers.items():
+        if first.bias is not None and f"{side}/bias" not in own:
+            eye = torch.eye(first.weight.shape[1])
+            layers[side] = (Dense(first.weight), Dense(eye, first.bias.detach()), *others)
     return layers
 
 
 def _front(source: Source) -> Source:
     """The same with a head that is no more than the projections."""
     tensors = {}
-    for side, (dense, *_) in _parts(source.head).items():
+    for side, (dense, *_) in _parts(source).items():
         tensors[f"{side}_weight"] = dense.weight
         if dense.bias is not None:
             tensors[f"{side}_bias"] = dense.bias

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from clipret import FeatureCache, TrainConfig, train
 from clipret.config import ExportConfig
@@ -81,6 +82,19 @@ def test_large_features_do_not_overflow(tmp_path, cache_path, here, kind):
     embed = reader_of(tmp_path / "out")
     for features in (np.full((2, 24), 500, np.float16), np.eye(2, 24) * 1e4, -np.eye(2, 24) * 1e4):
         np.testing.assert_allclose(np.linalg.norm(embed(features, "image"), axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["linear", "gated", "mlp"])
+def test_a_bias_that_was_trained_is_read(tmp_path, cache_path, here, kind):
+    config = TrainConfig(cache=cache_path, head=kind, bias=True, lr=0.01, epochs=2, keep="last", runs_dir=tmp_path)
+    run = Path(train(config)["run"])
+    export(ExportConfig(run=run, to="head", out=tmp_path / "out"))
+    embed = reader_of(tmp_path / "out")
+    for side in ("image", "text"):
+        features = np.asarray(getattr(FeatureCache(cache_path), f"{side}_features"), dtype=np.float32)
+        expected = embedded(cache_path, run / "head.safetensors", side)
+        np.testing.assert_allclose(embed(features, side), expected, atol=1e-6, rtol=0)
+    assert load_file(run / "head.safetensors")["text_bias"].abs().min() > 0
 
 
 def test_the_file_is_the_run_s_byte_for_byte(tmp_path, cache_path, here):
