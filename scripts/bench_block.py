@@ -1,23 +1,28 @@
-"""An epoch of the last block's training beside its reading and its products: make bench-block
+"""The last block: extraction with its tokens beside one without, and an epoch of its training: make bench-block
 
-The cache has the sizes of ViT-B/32: 50 tokens an image, 12 a caption, of three captions an image.
+Extraction is of tiny-emoji. Epochs are of the cache that it leaves, and of a random one with the sizes of ViT-B/32: 50
+tokens an image, 12 a caption. There are three captions of each image.
 """
 
 import argparse
+import itertools
+import json
+import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark import compare
+from bench_check import WORDS
+from bench_extract import ASSETS, CORES, extract_all, in_child, photograph
+from benchmark import compare, random_cache
 from torch.nn import functional
 
-from clipret.cache import CacheContents, FeatureCache, open_writer
-from clipret.cache.layout import NOTES
-from clipret.cache.taps import Tap, block_notes, store_tokens
+from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
-from clipret.machine.last_blocks import LastBlock, shapes_of
+from clipret.machine.products import keep_freed_memory
 from clipret.protocols.protocol import split_protocol
 from clipret.training.autograd import AutogradRun, first_state
 from clipret.training.batches import plan_epoch
@@ -25,147 +30,152 @@ from clipret.training.features import Features
 from clipret.training.pairs import Pairs
 from clipret.training.starting import inputs_of
 
-WIDTHS, TOKENS, EMBEDDING, CAPTIONS = {"image": 768, "text": 512}, {"image": 50, "text": 12}, 512, 3
-HEADS = {"image": 12, "text": 8}
+CAPTIONS = 3
+# Of ViT-B/32.
+WIDTHS, TOKENS, EMBEDDING = {"image": 768, "text": 512}, {"image": 50, "text": 12}, 512
+# So many photographs differ; the others are the same with some bytes behind their end.
+DISTINCT = 64
 
 
-def make_cache(path: Path, *, images: int, dtype: str) -> FeatureCache:
-    """Random tokens, all images in train."""
+def write_pairs(folder: Path, *, images: int) -> Path:
+    """A table of JPEGs of 640x480, all in train, with three captions of 8 words on average for each."""
     generator = np.random.default_rng(0)
-    captions = CAPTIONS * images
-    taps = {
-        "image": Tap(WIDTHS["image"], dtype, positions=TOKENS["image"]),
-        "text": Tap(WIDTHS["text"], dtype, starts=np.arange(captions + 1) * TOKENS["text"]),
-    }
-    blocks = {
-        side: LastBlock(
-            "transformer", HEADS[side], TOKENS[side] if side == "image" else None, _weights(generator, side)
-        )
-        for side in WIDTHS
-    }
-    projections = {f"{side}/weight": generator.normal(size=(width, EMBEDDING)) / 30 for side, width in WIDTHS.items()}
-    contents = CacheContents(
-        image_ids=[str(row) for row in range(images)],
-        image_files=[f"{row}.jpg" for row in range(images)],
-        image_splits=np.zeros(images, np.uint8),
-        captions=[str(row) for row in range(captions)],
-        caption_ids=[str(row) for row in range(captions)],
-        caption_images=np.repeat(np.arange(images), CAPTIONS),
-        projections=projections | {"logit_scale": 4.6},
-        dtype="float16",
-        notes=NOTES,
-        taps=taps,
-        blocks=blocks,
-        inputs={
-            "weights_sha256": "0" * 64,
-            "dataset": "made",
-            "precision": "float32",
-            "preprocessing": "none",
-            "decode": "exact",
-            "background": "clip",
-            "caption_clean": "none",
-            "prompt": "{}",
-            "dtype": "float16",
+    photographs = [photograph(generator) for _ in range(min(images, DISTINCT))]
+    texts = set()
+    while len(texts) < CAPTIONS * images:
+        texts.add(" ".join(generator.choice(WORDS, size=max(4, int(generator.normal(8, 2))))))
+    path, captions = folder / "pairs.jsonl", iter(sorted(texts))
+    with path.open("w") as table:
+        for number, content in zip(range(images), itertools.cycle(photographs)):
+            name = f"{number:06d}.jpg"
+            (folder / name).write_bytes(content + number.to_bytes(4, "big"))
+            for caption in itertools.islice(captions, CAPTIONS):
+                table.write(json.dumps({"image": name, "caption": caption, "split": "train"}) + "\n")
+    return path
+
+
+def bench_extraction(dataset: Path, *, images: int, rounds: int) -> None:
+    """The whole of `clipret extract`, with the tokens and without."""
+    model = str(ASSETS / "tiny-emoji.pt")
+    extracted = partial(extract_all, dataset, model)
+    compare(
+        "block-extraction",
+        work=f"{images:,} JPEGs of 640x480 and {CAPTIONS * images:,} captions, tiny-emoji, {CORES} cores",
+        floor="features alone",
+        ways={
+            "features alone": lambda: in_child(extracted),
+            "clipret, tokens as int8": lambda: in_child(partial(extracted, tap="block", tap_dtype="int8")),
+            "clipret": lambda: in_child(partial(extracted, tap="block")),
         },
-        about={
-            "model": "random",
-            "library": "none",
-            "batch_size": 1,
-            "context_length": 77,
-            "split_rule": "none",
-            "remarks": [],
-            "command": "none",
-            "created": "now",
-            "blocks": block_notes(blocks),
-        },
+        rounds=rounds,
+        warm_up=False,
     )
-    with open_writer(path, contents) as writer:
-        for side, count in (("image", images), ("text", captions)):
-            for start in range(0, count, 1024):
-                rows = np.arange(start, min(start + 1024, count))
-                tokens = generator.standard_normal((len(rows), TOKENS[side], WIDTHS[side]), dtype=np.float32)
-                values = {
-                    "features": tokens[:, 0].astype(np.float16),
-                    "tap": store_tokens(tokens, lengths=np.full(len(rows), TOKENS[side]), dtype=dtype),
-                }
-                if side == "image":
-                    writer.write_images(rows, problems={}, **values)
-                else:
-                    writer.write_texts(rows, tokens=np.full(len(rows), TOKENS[side]), **values)
-    return FeatureCache(path)
 
 
-def _weights(generator: np.random.Generator, side: str) -> dict[str, np.ndarray]:
-    weights = {}
-    for part, shape in shapes_of("transformer", width=WIDTHS[side]).items():
-        drawn = generator.normal(scale=0.02, size=shape)
-        weights[part] = (drawn + (part.startswith("norm") and part.endswith("weight"))).astype(np.float32)
-    return weights
+class Epochs:
+    """Epochs of training a block on one cache, or their first steps."""
+
+    def __init__(self, cache: FeatureCache, *, batch: int, steps: int | None):
+        self._cache, self._batch, self._steps = cache, batch, steps
+        self._pairs = Pairs.of(cache, split_protocol(cache, split="train").folds[0])
+        self._features = {place: self._read(place) for place in ("device", "disk")}
+
+    def training(self, *, tune: str, place: str) -> Callable[[], None]:
+        """As clipret train has it: plan, fetch, step."""
+        config, cache = self._config(tune), self._cache
+        run = AutogradRun(config, first_state(config, {}, cache=cache), codes={}, cache=cache, device="cpu")
+
+        def epoch() -> None:
+            for batch, loaded in self._loaded(config, place):
+                run.step(
+                    loaded,
+                    matching=lambda rows, batch=batch: batch.matching(rows, device="cpu"),
+                    rates=[config.lr],
+                    margins=run.margins([0.0]),
+                )
+
+        return epoch
+
+    def floor(self) -> Callable[[], None]:
+        """Reading the same tokens from memory as float32, and the products of one query a row, forward and back."""
+        multiply = {side: Products(self._cache, side, batch=self._batch) for side in WIDTHS}
+
+        def epoch() -> None:
+            for _, loaded in self._loaded(self._config("all"), "device"):
+                for side, (rows,) in loaded.items():
+                    multiply[side](rows.padded()[0])
+
+        return epoch
+
+    @property
+    def work(self) -> str:
+        """In words."""
+        steps = self._steps or -(-len(self._pairs) // self._batch)
+        size = self._features["device"].size / 2**20
+        return f"{steps:,} steps of {self._batch}, {len(self._pairs):,} images, {size:,.0f} MiB of tokens"
+
+    def _loaded(self, config: TrainConfig, place: str):
+        batches = plan_epoch(self._pairs, [config], epoch=1)[: self._steps]
+        loaded = self._features[place].batches([batch.places for batch in batches])
+        return zip(batches, loaded, strict=True)
+
+    def _config(self, tune: str) -> TrainConfig:
+        return TrainConfig(cache=self._cache.path, batch_size=self._batch, head="block", tune=tune, lr=1e-6)
+
+    def _read(self, place: str) -> Features:
+        inputs = inputs_of(self._config("all"))
+        return Features(self._cache, self._pairs, placement=place, device="cpu", memory_limit=None, inputs=inputs)
 
 
-def training(cache: FeatureCache, *, batch: int, tune: str, place: str, steps: int | None) -> Callable[[], None]:
-    """An epoch, or its first steps, as clipret train has it: plan, fetch, step."""
-    config = TrainConfig(cache=cache.path, batch_size=batch, head="block", tune=tune, lr=1e-6)
-    pairs = Pairs.of(cache, split_protocol(cache, split="train").folds[0])
-    features = Features(cache, pairs, placement=place, device="cpu", memory_limit=None, inputs=inputs_of(config))
-    run = AutogradRun(config, first_state(config, {}, cache=cache), codes={}, cache=cache, device="cpu")
+class Products:
+    """The products of a step on one side: query, projection; of the heads q K, scores, mixture and V.
 
-    def epoch() -> None:
-        batches = plan_epoch(pairs, [config], epoch=1)[:steps]
-        for number, loaded in enumerate(features.batches([batch.places for batch in batches])):
-            batch = batches[number]
-            run.step(
-                loaded,
-                matching=lambda rows, batch=batch: batch.matching(rows, device="cpu"),
-                rates=[config.lr],
-                margins=run.margins([0.0]),
-            )
+    Of a transformer's block the output of its attention and the MLP too.
+    """
 
-    return epoch
+    def __init__(self, cache: FeatureCache, side: str, *, batch: int):
+        block, embedding = cache.blocks[side], cache.projections[f"{side}/weight"].shape[1]
+        width, heads = block.width, block.heads
+        inner = [
+            block.weights[part].shape for part in ("outer_weight", "up_weight", "down_weight") if part in block.weights
+        ]
+        sizes = [(width, width), *inner, (embedding, width)]
+        self._layers = [
+            (torch.randn(outputs, inputs), torch.randn(batch, inputs), torch.randn(batch, outputs))
+            for outputs, inputs in sizes
+        ]
+        self._key = torch.randn(heads, width // heads, width)
+        self._small = torch.randn(heads, batch, width // heads)
 
-
-def floor(cache: FeatureCache, *, batch: int, place: str, steps: int | None) -> Callable[[], None]:
-    """Reading the tokens of the same epoch as float32, and the products of one query a row, forward and back."""
-    config = TrainConfig(cache=cache.path, batch_size=batch, head="block")
-    pairs = Pairs.of(cache, split_protocol(cache, split="train").folds[0])
-    features = Features(cache, pairs, placement=place, device="cpu", memory_limit=None, inputs=inputs_of(config))
-
-    def epoch() -> None:
-        batches = plan_epoch(pairs, [config], epoch=1)[:steps]
-        for loaded in features.batches([batch.places for batch in batches]):
-            for side, (rows,) in loaded.items():
-                products(side, rows.padded()[0])
-
-    return epoch
-
-
-_MATRICES = {
-    side: [torch.randn(outputs * width, inputs * width) for outputs, inputs in ((1, 1), (1, 1), (4, 1), (1, 4))]
-    + [torch.randn(EMBEDDING, width)]
-    for side, width in WIDTHS.items()
-}
+    @torch.no_grad()
+    def __call__(self, tokens: torch.Tensor) -> None:
+        """Each thrice, for both gradients; those of tokens (B, L, W) twice, as tokens have no gradient."""
+        batch, key, small = len(tokens), self._key, self._small[:, : len(tokens)]
+        for weight, x, gradient in self._layers:
+            functional.linear(x[:batch], weight)
+            gradient[:batch] @ weight
+            gradient[:batch].t() @ x[:batch]
+        wide = small @ key
+        for _ in range(2):
+            wide @ key.transpose(1, 2)
+            small.transpose(1, 2) @ wide
+        small @ key
+        asked = wide.transpose(0, 1)
+        for _ in range(2):
+            scores = asked @ tokens.transpose(1, 2)
+            scores @ tokens
 
 
-@torch.no_grad()
-def products(side: str, tokens: torch.Tensor) -> None:
-    """Query, output, MLP and projection; of the heads q K, scores, mixture and V: each thrice, for both gradients."""
-    count, batch = HEADS[side], len(tokens)
-    for weight in _MATRICES[side]:
-        x, gradient = torch.randn(batch, weight.shape[1]), torch.randn(batch, weight.shape[0])
-        functional.linear(x, weight)
-        gradient @ weight
-        gradient.t() @ x
-    narrow = WIDTHS[side] // count
-    key, small = torch.randn(count, narrow, WIDTHS[side]), torch.randn(count, batch, narrow)
-    wide = small @ key
-    for _ in range(2):
-        wide @ key.transpose(1, 2)
-        small.transpose(1, 2) @ wide
-    small @ key
-    asked = wide.transpose(0, 1)
-    for _ in range(2):
-        scores = asked @ tokens.transpose(1, 2)
-        scores @ tokens
+def bench_epoch(name: str, epochs: Epochs, *, rounds: int) -> None:
+    """Training beside reading and products."""
+    ways = {
+        "clipret": epochs.training(tune="all", place="device"),
+        "clipret, from disk": epochs.training(tune="all", place="disk"),
+        "clipret, lora": epochs.training(tune="lora", place="device"),
+        "clipret, norms": epochs.training(tune="norms", place="device"),
+        "reading and products": epochs.floor(),
+    }
+    compare(name, work=epochs.work, floor="reading and products", ways=ways, rounds=rounds, warm_up=False)
 
 
 def main() -> None:
@@ -173,28 +183,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, help="the first steps of the epoch alone")
-    parser.add_argument("--dtype", default="float16")
+    parser.add_argument("--steps", type=int, help="the first steps of each epoch alone")
+    parser.add_argument("--dtype", default="float16", help="of the random tokens")
     parser.add_argument("--rounds", type=int, default=3)
     words = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        cache = make_cache(Path(folder) / "block.h5", images=words.images, dtype=words.dtype)
-        common = {"batch": words.batch, "steps": words.steps}
-        steps = words.steps or -(-words.images // words.batch)
-        compare(
-            "block",
-            work=f"{steps} steps of {words.batch}, {words.images:,} images, {CAPTIONS * words.images:,} captions",
-            floor="reading and products",
-            ways={
-                "clipret": training(cache, tune="all", place="device", **common),
-                "clipret, from disk": training(cache, tune="all", place="disk", **common),
-                "clipret, lora": training(cache, tune="lora", place="device", **common),
-                "clipret, norms": training(cache, tune="norms", place="device", **common),
-                "reading and products": floor(cache, place="device", **common),
-            },
-            rounds=words.rounds,
-            warm_up=False,
-        )
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as name:
+        folder, common = Path(name), {"batch": words.batch, "steps": words.steps}
+        data = folder / "data"
+        data.mkdir()
+        # Processes that are forked with threads already running would wait for threads that they do not have.
+        torch.set_num_threads(1)
+        bench_extraction(write_pairs(data, images=words.images), images=words.images, rounds=words.rounds)
+        torch.set_num_threads(threads)
+        shutil.move(data / "bench.h5", folder / "tiny-emoji.h5")
+        shutil.rmtree(data)
+        bench_epoch("block", Epochs(FeatureCache(folder / "tiny-emoji.h5"), **common), rounds=words.rounds)
+        sizes = {"captions": CAPTIONS, "widths": WIDTHS, "embedding": EMBEDDING, "tokens": TOKENS}
+        cache = random_cache(folder / "random.h5", images=words.images, **sizes, tap_dtype=words.dtype)
+        bench_epoch("block-vit-b-32", Epochs(cache, **common), rounds=words.rounds)
 
 
 if __name__ == "__main__":

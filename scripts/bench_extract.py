@@ -134,12 +134,12 @@ def on_every_core(work: Callable[[int], None]) -> Seconds:
     return Seconds(time.perf_counter() - started)
 
 
-def extract_all(dataset: Path, model: str) -> None:
+def extract_all(dataset: Path, model: str, **settings) -> None:
     """The whole of extract(): reading annotations, loading the model, comparing with clip, encoding, writing."""
     out = dataset.with_name("bench.h5")
     for path in (out, Path(f"{out}.lock")):
         path.unlink(missing_ok=True)
-    extract(ExtractConfig(dataset=str(dataset), model=model, out=out, device="cpu", max_problems=0))
+    extract(ExtractConfig(dataset=str(dataset), model=model, out=out, device="cpu", max_problems=0, **settings))
 
 
 def loop_over_images(names: list[Path], model: str, *, batch: int = 32) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from benchmark import compare
+from benchmark import compare, random_cache
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from clipret.backbones import load_backbone
-from clipret.cache import CacheContents, FeatureCache, open_writer
+from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.heads.linear import LinearHead
 from clipret.machine.products import Products, keep_freed_memory
@@ -31,58 +31,11 @@ from clipret.training.pairs import Pairs
 from clipret.training.stack import Stack, first_state
 from clipret.training.starting import initial_tensors
 
+# Of ViT-B/32.
 IMAGE_WIDTH, TEXT_WIDTH, EMBEDDING = 768, 512, 512
+WIDTHS = {"image": IMAGE_WIDTH, "text": TEXT_WIDTH}
 CAPTIONS = 5
 MARGIN = TrainConfig.margin
-
-
-def make_cache(path: Path, *, images: int, splits: np.ndarray | None = None) -> FeatureCache:
-    """A cache of ViT-B/32's widths with random features and five captions an image, all in train unless told."""
-    generator = np.random.default_rng(0)
-    widths = {"image": IMAGE_WIDTH, "text": TEXT_WIDTH}
-    contents = CacheContents(
-        image_ids=[str(row) for row in range(images)],
-        image_files=[f"{row}.jpg" for row in range(images)],
-        image_splits=np.zeros(images, np.uint8) if splits is None else splits,
-        captions=[str(row) for row in range(CAPTIONS * images)],
-        caption_ids=[str(row) for row in range(CAPTIONS * images)],
-        caption_images=np.repeat(np.arange(images), CAPTIONS),
-        projections={
-            **{f"{side}/weight": generator.normal(size=(width, EMBEDDING)) / 30 for side, width in widths.items()},
-            "logit_scale": 4.6,
-        },
-        dtype="float16",
-        inputs={
-            "weights_sha256": "0" * 64,
-            "dataset": "made",
-            "precision": "float32",
-            "preprocessing": "none",
-            "decode": "exact",
-            "background": "clip",
-            "caption_clean": "none",
-            "prompt": "{}",
-            "dtype": "float16",
-        },
-        about={
-            "model": "random",
-            "library": "none",
-            "batch_size": 1,
-            "context_length": 77,
-            "split_rule": "none",
-            "remarks": [],
-            "command": "none",
-            "created": "now",
-        },
-    )
-    with open_writer(path, contents) as writer:
-        for start in range(0, images, 8192):
-            rows = np.arange(start, min(start + 8192, images))
-            features = generator.standard_normal((len(rows), IMAGE_WIDTH), dtype=np.float32).astype(np.float16)
-            writer.write_images(rows, features=features, problems={})
-            rows = np.arange(CAPTIONS * rows[0], CAPTIONS * (rows[-1] + 1))
-            features = generator.standard_normal((len(rows), TEXT_WIDTH), dtype=np.float32).astype(np.float16)
-            writer.write_texts(rows, features=features, tokens=np.full(len(rows), 12))
-    return FeatureCache(path)
 
 
 def ours(cache: FeatureCache, *, batch: int) -> Callable[[], None]:
@@ -189,7 +142,7 @@ def re_encoding(folder: Path) -> Callable[[int], None]:
 
 def bench_epoch(folder: Path, *, images: int, batch: int, rounds: int) -> None:
     """One epoch by every way; those that are slow do a part of it, which the rate is computed from."""
-    cache = make_cache(folder / "bench.h5", images=images)
+    cache = random_cache(folder / "bench.h5", images=images, captions=CAPTIONS, widths=WIDTHS, embedding=EMBEDDING)
     steps = -(-images // batch)
     features = torch.tensor(cache.image_features[:]).float(), torch.tensor(cache.text_features[:]).float()
     loader = DataLoader(Rows(cache.path, images=min(images, 20 * batch)), batch_size=batch, shuffle=True)

@@ -12,6 +12,7 @@ from clipret.cache.layout import CacheContents
 from clipret.cache.parts import Part
 from clipret.cache.raw import Place, RawFile, Segment
 from clipret.cache.reading import FeatureCache
+from clipret.cache.taps import StoredTokens, write_tokens
 
 CHUNK = 4096
 
@@ -23,12 +24,14 @@ def assemble(
     blocks: Iterable[tuple[str, range, Rows]],
     micro_batch: dict[str, int],
     parts: list[Part] | None = None,
+    tokens: Iterable[tuple[str, range, StoredTokens]] = (),
 ) -> None:
     """Build the cache at `path`. An existing file is replaced only once the new one is complete and synced to disk.
 
     blocks       (side, rows, stored rows); together they cover every row of both sides
     micro_batch  as FeatureCache.micro_batch
     parts        leave the features in the shards of these parts; None: copy them into the cache
+    tokens       (side, rows, their tokens); together they cover every row of the sides that have taps
 
     Raises CacheError when the disk is too full or the cache cannot be written. Nothing is left behind then.
     """
@@ -54,6 +57,9 @@ def assemble(
                     raw.write(f"{side}/{name}", places, values=values)
                 raw.write(f"{side}/checksum", places, values=stored.checksums)
                 raw.write(f"{side}/state", places, values=stored.states)
+            for side, rows, of_rows in tokens:
+                places = np.arange(rows.start, rows.stop)
+                write_tokens(raw, side, tap=contents.taps[side], rows=places, tokens=of_rows)
             for side, size in micro_batch.items():
                 raw.write(f"{side}/micro_batch", np.arange(2), values=np.array([size, size]))
         finally:

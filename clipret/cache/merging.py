@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from clipret.annotations import concatenate
 from clipret.cache import SIDES, CacheContents, FeatureCache, assemble, cache_blocks, locked, require_same, smallest
 from clipret.cache.image_keys import content_keys
+from clipret.cache.tap_merging import merged_losses, merged_taps, tap_differences, token_blocks
 from clipret.config import SPLITS, MergeConfig, to_command
 from clipret.errors import CacheError, CacheMismatchError
 from clipret.machine.progress import Progress, ProgressCallback, silent
@@ -22,12 +23,14 @@ _SHOWN = 5
 def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Merge complete caches of different images whose features were made with the same settings.
 
-    on_progress  called every few thousand rows, with phase "image rows", then "text rows"
+    on_progress  called every few thousand rows, with phase "image rows", then "text rows"; of caches with tokens then
+                 with "tokens of image rows", "tokens of text rows"
 
-    Rows keep the order of the caches. Features, reasons and checksums are copied, after the checksums are compared.
+    Rows keep the order of the caches. Features, tokens, reasons and checksums are copied, after the checksums are
+    compared.
     `about` lists each cache and how it was made under merged_from. Caption ids are kept, so they must be unique among
-    caches of the same data set; caches of different data sets may share ids. Everything but the features is held in
-    memory.
+    caches of the same data set; caches of different data sets may share ids. Everything but features and tokens is held
+    in memory.
 
     Two images are the same if the bytes of their files are equal. An image that two caches hold in the same split is
     kept twice, with a remark.
@@ -44,12 +47,6 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
     if config.out.resolve() in {path.resolve() for path in config.caches}:
         raise CacheError(f"{config.out} is one of the caches to merge; give another --out.")
     caches = [FeatureCache(path) for path in config.caches]
-    for cache in caches:
-        if cache.taps:
-            raise CacheError(
-                f"{cache.path} has tokens of a last block (--tap), which merge does not carry; extract the data sets "
-                f"without --tap, or together as one data set."
-            )
     for other in caches[1:]:
         _require_alike(caches[0], other)
     _require_different(caches)
@@ -61,8 +58,10 @@ def merge(config: MergeConfig, *, on_progress: ProgressCallback = silent) -> dic
             require_same(config.out, stored=existing.inputs, asked=contents.inputs)
         else:
             micro_batch = {side: smallest(cache.micro_batch[side] for cache in caches) for side in SIDES}
-            blocks = _blocks(caches, on_progress=on_progress)
-            assemble(config.out, contents, blocks=blocks, micro_batch=micro_batch)
+            blocks = _pieces(caches, SIDES, read=cache_blocks, what="{} rows", on_progress=on_progress)
+            words = {"read": token_blocks, "what": "tokens of {} rows", "on_progress": on_progress}
+            tokens = _pieces(caches, tuple(contents.taps), **words)
+            assemble(config.out, contents, blocks=blocks, micro_batch=micro_batch, tokens=tokens)
     return {
         "cache": str(config.out),
         "fingerprint": contents.fingerprint,
@@ -87,6 +86,8 @@ def _require_alike(first: FeatureCache, other: FeatureCache) -> None:
     )
     if not same_heads:
         differences.append("the encoder's projections")
+    # Of caches that say the same of their tokens.
+    differences = differences or tap_differences(first, other)
     if differences:
         raise CacheMismatchError(
             f"{first.path} and {other.path} were not made in the same way ({'; '.join(differences)}); extract one of "
@@ -188,6 +189,8 @@ def _contents(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[
         inputs={name: value for name, value in (first.inputs | own).items() if name != "columns_sha256"},
         about=_about(config, caches, remarks=remarks),
         notes=first.notes,
+        taps=merged_taps(caches),
+        blocks=first.blocks,
     )
 
 
@@ -197,23 +200,35 @@ def _about(config: MergeConfig, caches: list[FeatureCache], *, remarks: list[str
     def different(name: str) -> list[str]:
         return list(dict.fromkeys(str(cache.about[name]) for cache in caches if name in cache.about))
 
-    return caches[0].about | {
-        "batch_size": min(cache.about["batch_size"] for cache in caches),
-        "root": ", ".join(different("root")),
-        "split_rule": "; ".join(different("split_rule")),
-        "remarks": list(dict.fromkeys([*(remark for cache in caches for remark in cache.about["remarks"]), *remarks])),
-        "command": to_command("merge", config),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "merged_from": [{"path": str(cache.path), "fingerprint": cache.fingerprint} for cache in caches],
-    }
+    tap_loss = {"tap_loss": merged_losses(caches)} if caches[0].taps else {}
+    return (
+        caches[0].about
+        | tap_loss
+        | {
+            "batch_size": min(cache.about["batch_size"] for cache in caches),
+            "root": ", ".join(different("root")),
+            "split_rule": "; ".join(different("split_rule")),
+            "remarks": list(
+                dict.fromkeys([*(remark for cache in caches for remark in cache.about["remarks"]), *remarks])
+            ),
+            "command": to_command("merge", config),
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "merged_from": [{"path": str(cache.path), "fingerprint": cache.fingerprint} for cache in caches],
+        }
+    )
 
 
-def _blocks(caches: list[FeatureCache], *, on_progress: ProgressCallback) -> Iterator:
-    """The rows of all caches in order, as cache.assemble takes them."""
-    for side in SIDES:
+def _pieces(
+    caches: list[FeatureCache], sides: tuple[str, ...], *, read: Callable, what: str, on_progress: ProgressCallback
+) -> Iterator:
+    """The rows of all caches in order, or their tokens, as cache.assemble takes them.
+
+    read  (cache, side) -> rows, and what they have, in pieces
+    """
+    for side in sides:
         start, total = 0, sum(len(cache.checksums[side]) for cache in caches)
         for cache in caches:
-            for rows, stored in cache_blocks(cache, side):
+            for rows, stored in read(cache, side):
                 yield side, range(start + rows.start, start + rows.stop), stored
-                on_progress(Progress(f"{side} rows", start + rows.stop, total))
+                on_progress(Progress(what.format(side), start + rows.stop, total))
             start += len(cache.checksums[side])

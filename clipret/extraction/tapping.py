@@ -87,7 +87,7 @@ def _image_pairs(backbone: TokenBackbone, reader: ImageReader, tap: Tap) -> list
 
 def _text_pairs(backbone: TokenBackbone, texts: Sequence[str], tap: Tap) -> list[tuple[torch.Tensor, torch.Tensor]]:
     tokens, _ = backbone.tokenize(list(texts[:_MEASURED]))
-    tokens = [ids[: _end(ids)] for ids in tokens]
+    tokens = [ids[: end_of(ids)] for ids in tokens]
     pairs = []
     for places in batches_of_a_length([len(ids) for ids in tokens], batch_size=len(tokens)):
         ids = backbone.pad([tokens[place] for place in places])
@@ -113,9 +113,9 @@ def _parts(texts: Sequence[str]) -> list[list[str]]:
 
 
 def _lengths(backbone: TokenBackbone, texts: list[str]) -> np.ndarray:
-    return np.array([_end(ids) for ids in backbone.tokenize(texts)[0]], dtype=np.int64)
+    return np.array([end_of(ids) for ids in backbone.tokenize(texts)[0]], dtype=np.int64)
 
 
-def _end(ids: np.ndarray) -> int:
+def end_of(ids: np.ndarray) -> int:
     """How many tokens a caption has up to and with that of its end, the highest of all."""
     return int(np.argmax(ids)) + 1

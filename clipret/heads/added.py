@@ -13,6 +13,7 @@ from clipret.heads.base import (
     PROJECTION_NAMES,
     SIDES,
     Shapes,
+    Start,
     Tensors,
     Tower,
     sides_in,
@@ -59,27 +60,20 @@ class AddedHead(LinearHead):
         raise NotImplementedError
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
+    def start(cls, clip: Tensors, wanted: Start) -> Tensors:
         """As of a Head: what is added at random, but its silent parts 0; random: those at random too, and projections
         that learn as of a linear head."""
         added = {}
         for side in SIDES:
             # Both sides are drawn whichever learns, so that a side starts the same with or without the other.
-            for part, tensor in cls.draw(clip, side=side, settings=settings, generator=generator).items():
-                if side in sides:
-                    silent = part in cls.silent and init != "random"
+            drawn = cls.draw(clip, side=side, settings=wanted.settings, generator=wanted.generator)
+            for part, tensor in drawn.items():
+                if side in wanted.sides:
+                    silent = part in cls.silent and wanted.init != "random"
                     added[f"{side}_{part}"] = torch.zeros_like(tensor) if silent else tensor
         if cls.frozen:
             return clip | added
-        return super().start(clip, init=init, sides=sides, settings=settings, generator=generator) | added
+        return super().start(clip, wanted) | added
 
     @classmethod
     def learning_names(cls, side: str, *, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Shape suffixes: S runs of a stack, B rows, D feature width, E embedding width.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -30,6 +31,22 @@ class MetadataError(ValueError):
     def __init__(self, name: str, *, expected: str):
         super().__init__(name)
         self.name, self.expected = name, expected
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a head begins as, beside the encoder's projections.
+
+    init       one of the inits of the kind's row
+    sides      those that learn
+    settings   those that the kind's row names
+    generator  of random numbers
+    """
+
+    init: str
+    sides: tuple[str, ...]
+    settings: Mapping[str, Any]
+    generator: torch.Generator
 
 
 class Dense(NamedTuple):
@@ -95,20 +112,10 @@ class Head(nn.Module):
         return cls(tensors)
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
+    def start(cls, clip: Tensors, wanted: Start) -> Tensors:
         """All tensors of a head before its first step, where that is no solution in closed form.
 
-        clip   the cache's projections by the head's names, float32; what does not learn stays as they are
-        init   one of the inits of the kind's row
-        sides  those that learn
+        clip  the cache's projections by the head's names, float32; what does not learn stays as they are
         """
         raise NotImplementedError
 

@@ -23,6 +23,7 @@ from clipret.heads.base import (
     TOKENS,
     Head,
     Shapes,
+    Start,
     Tensors,
     clip_tensors,
     sides_in,
@@ -59,25 +60,17 @@ class BlockHead(LinearHead):
     )
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
+    def start(cls, clip: Tensors, wanted: Start) -> Tensors:
         """As of a Head; with LoRA, _in is uniform within inputs^-0.5 either way, and _out 0."""
-        other = tuple(f"{side}_block_" for side in SIDES if side not in sides)
+        other = tuple(f"{side}_block_" for side in SIDES if side not in wanted.sides)
         tensors = {name: tensor for name, tensor in clip.items() if not (other and name.startswith(other))}
-        for side in sides if settings["tune"] == "lora" else ():
+        for side in wanted.sides if wanted.settings["tune"] == "lora" else ():
             for part in _MATRICES:
                 if (weight := tensors.get(f"{side}_block_{part}")) is not None:
                     outputs, inputs = weight.shape
-                    rank = min(settings["rank"], outputs, inputs)
+                    rank, bound = min(wanted.settings["rank"], outputs, inputs), inputs**-0.5
                     tensors[f"{side}_block_{part}_in"] = uniform(
-                        (rank, inputs), bound=inputs**-0.5, generator=generator
+                        (rank, inputs), bound=bound, generator=wanted.generator
                     )
                     tensors[f"{side}_block_{part}_out"] = torch.zeros(outputs, rank)
         return tensors
@@ -208,13 +201,17 @@ class BlockHead(LinearHead):
         Biases of keys shift all scores of a query equally, which softmax ignores; so does `shift` there.
         """
         count = int(getattr(self, f"{side}_block_{HEADS}"))
-        weight, bias, width = self._plain(side, "inner_weight"), self._plain(side, "inner_bias"), tokens.shape[2]
-        key, value = weight[width:].unflatten(0, (2, count, -1))
-        asked = functional.linear(asking, weight[:width], bias[:width])
+        width = tokens.shape[2]
+        # Split, and not cut by slices: the gradient of each slice would be as large as the whole, and mostly zeros.
+        query, rest = self._plain(side, "inner_weight").split((width, 2 * width))
+        query_bias, _, value_bias = self._plain(side, "inner_bias").chunk(3)
+        key, value = rest.unflatten(0, (2, count, -1))
+        asked = functional.linear(asking, query, query_bias)
         first, last = self._low_rank(side, "inner_weight")
         if first is not None:
-            asked = asked + functional.linear(functional.linear(asking, first), last[:width])
-            key_last, value_last = last[width:].unflatten(0, (2, count, -1))
+            query_last, rest_last = last.split((width, 2 * width))
+            asked = asked + functional.linear(functional.linear(asking, first), query_last)
+            key_last, value_last = rest_last.unflatten(0, (2, count, -1))
         # (H, B, d) x (H, d, W): one product a head, over all rows.
         asked = (asked.unflatten(1, (count, -1)) * (width // count) ** -0.5).transpose(0, 1)
         mapped = asked @ key if first is None else asked @ key + asked @ key_last @ first
@@ -227,7 +224,7 @@ class BlockHead(LinearHead):
         values = mixed @ value.transpose(1, 2)
         if first is not None:
             values = values + mixed @ first.t() @ value_last.transpose(1, 2)
-        return values.transpose(0, 1).flatten(1) + bias[2 * width :]
+        return values.transpose(0, 1).flatten(1) + value_bias
 
     def _normed(self, side: str, x: torch.Tensor, *, norm: str) -> torch.Tensor:
         weight, bias = self._plain(side, f"{norm}_weight"), self._plain(side, f"{norm}_bias")

@@ -14,6 +14,7 @@ from clipret.heads.base import (
     Head,
     Normalise,
     Shapes,
+    Start,
     Tensors,
     normalise_columns,
     through_norm,
@@ -30,32 +31,25 @@ class LinearHead(Head):
     kind = "linear"
 
     @classmethod
-    def start(
-        cls,
-        clip: Tensors,
-        *,
-        init: str,
-        sides: tuple[str, ...],
-        settings: Mapping[str, Any],
-        generator: torch.Generator,
-    ) -> Tensors:
+    def start(cls, clip: Tensors, wanted: Start) -> Tensors:
         """As of a Head. random: weights normal with standard deviation D^-0.5, as CLIP's own began; bias 0.
 
         With the setting `bias`, a side that learns has a bias of 0 where CLIP has none.
         """
-        if settings.get("bias", False):
+        if wanted.settings.get("bias", False):
             width = clip["text_weight"].shape[1]
-            clip = {f"{side}_bias": torch.zeros(width) for side in sides} | clip
-        if init == "clip":
+            clip = {f"{side}_bias": torch.zeros(width) for side in wanted.sides} | clip
+        if wanted.init == "clip":
             return clip
         # Both sides are drawn whichever learns, so that a side starts the same with or without the other.
         drawn = {}
         for side in SIDES:
             weight = clip[f"{side}_weight"]
-            drawn[f"{side}_weight"] = torch.randn(weight.shape, generator=generator) * weight.shape[0] ** -0.5
+            drawn[f"{side}_weight"] = torch.randn(weight.shape, generator=wanted.generator) * weight.shape[0] ** -0.5
             if f"{side}_bias" in clip:
                 drawn[f"{side}_bias"] = torch.zeros_like(clip[f"{side}_bias"])
-        return {name: drawn[name] if name.partition("_")[0] in sides else tensor for name, tensor in clip.items()}
+        learning = {name for name in clip if name.partition("_")[0] in wanted.sides}
+        return {name: drawn[name] if name in learning else tensor for name, tensor in clip.items()}
 
     @classmethod
     def shapes(cls, projections: Mapping[str, np.ndarray], *, actual: Shapes, metadata: Mapping[str, str]) -> Shapes:

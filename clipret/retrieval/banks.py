@@ -46,7 +46,7 @@ class Bank:
         rows, function = self.rows[side], head.embed_images if side == "image" else head.embed_texts
         for start in range(0, len(rows), _ROWS):
             some = rows[start : start + _ROWS]
-            features = StoredRows(self.cache, side, rows=some)
+            features = StoredRows(self.cache, side, rows=some, kind=head.inputs[side])
             embeddings = embed(function, features, device=device)
             require_unit(head, side, embeddings, features=features, rows=some)
             yield rounded(embeddings, precision)

@@ -20,7 +20,7 @@ from clipret.machine.token_rows import TokenRows
 from clipret.metrics import validation_metrics
 from clipret.protocols.protocol import Fold, split_protocol
 from clipret.retrieval.engine import Matches, rank
-from clipret.retrieval.inputs import Rows, block_rows, embed_block, read_rows
+from clipret.retrieval.inputs import Rows, block_of, block_rows, embed_block, read_rows
 from clipret.retrieval.metrics import summarise
 from clipret.retrieval.ranks import Ranks
 
@@ -74,10 +74,10 @@ def embed(
 
     Returns (B, E) float32 on the device.
     """
-    if isinstance(features, torch.Tensor | TokenRows):
+    if isinstance(features, torch.Tensor):
         return embed_block(function, features.to(device))
     embeddings = None
-    block = block or getattr(features, "block", _BLOCK)
+    block = block or _block_of(features)
     for start in range(0, len(features), block):
         embedded = embed_block(function, _as_rows(features[start : start + block]).to(device))
         if embeddings is None:
@@ -85,6 +85,11 @@ def embed(
             embeddings = embedded.new_empty((len(features), embedded.shape[1]))
         embeddings[start : start + len(embedded)] = embedded
     return embeddings
+
+
+def _block_of(features: Features) -> int:
+    """How many of these rows to compute with at a time."""
+    return block_of(features, most=_BLOCK) if isinstance(features, TokenRows) else getattr(features, "block", _BLOCK)
 
 
 def _as_rows(values: np.ndarray | Rows) -> Rows:
@@ -114,7 +119,7 @@ def require_unit(head: nn.Module, side: str, embeddings: torch.Tensor, *, featur
         return
     exact = copy.deepcopy(head).double()
     function = exact.embed_images if side == "image" else exact.embed_texts
-    size = getattr(features, "block", _BLOCK)
+    size = _block_of(features)
     for start in range(0, len(embeddings), size):
         places = torch.nonzero(lost[start : start + size])[:, 0].cpu()
         if len(places):

@@ -57,8 +57,16 @@ def block_rows(cache: FeatureCache, side: str, *, kind: str, most: int) -> int:
     if kind == FEATURES:
         return most
     tap, count = cache.taps[side], len(cache.checksums[side])
-    longest = int(tap.lengths(np.arange(count)).max(initial=1))
-    return max(1, min(most, _BLOCK_BYTES // (4 * tap.width * longest)))
+    return _fitting(most, width=tap.width, longest=int(tap.lengths(np.arange(count)).max(initial=1)))
+
+
+def block_of(rows: TokenRows, *, most: int) -> int:
+    """As block_rows, of rows that are in memory as they are stored."""
+    return _fitting(most, width=rows.width, longest=int(rows.lengths.max()) if len(rows) else 1)
+
+
+def _fitting(most: int, *, width: int, longest: int) -> int:
+    return max(1, min(most, _BLOCK_BYTES // (4 * width * longest)))
 
 
 def embed_block(function: Callable[[Rows], torch.Tensor], rows: Rows) -> torch.Tensor:

@@ -10,7 +10,7 @@ from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file
 from clipret.heads import HEADS, load_head_kind
-from clipret.heads.base import FEATURES, SIDES, Head, Tensors, clip_tensors
+from clipret.heads.base import FEATURES, SIDES, Head, Start, Tensors, clip_tensors
 from clipret.heads.linear import LinearHead
 from clipret.retrieval.baseline import baseline_projections, correlated_projections
 from clipret.retrieval.closed_form import Ridge, fit_procrustes, fit_ridge
@@ -45,13 +45,13 @@ def initial_tensors(config: TrainConfig, cache: FeatureCache) -> Tensors:
     solved = config.init in _SOLVERS
     kind = load_head_kind(config.head)
     clip = _solution(config, cache) if solved else clip_tensors(baseline_projections(cache), names=kind.names)
-    return kind.start(
-        {name: tensor.clone() for name, tensor in clip.items()},
+    wanted = Start(
         init="clip" if solved else config.init,
         sides=learning_sides(config),
         settings=head_settings(config),
         generator=torch.Generator().manual_seed(config.seed),
     )
+    return kind.start({name: tensor.clone() for name, tensor in clip.items()}, wanted)
 
 
 def build_head(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) -> Head:

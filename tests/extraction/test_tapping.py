@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from clipret import ExtractConfig, FeatureCache, MergeConfig, VerifyConfig, extract, merge, verify
+from clipret.cache import PENDING
 from clipret.cache.inspection import inspect_cache
 from clipret.cache.taps import block_arrays
 from clipret.errors import BackboneError, CacheError, CacheMismatchError
@@ -16,6 +17,7 @@ from clipret.retrieval.inputs import embed_block, read_rows
 from tests.conftest import StopAfter
 from tests.helpers.caches import arrays
 from tests.helpers.child_extraction import kill_extraction
+from tests.helpers.hf_models import write_model
 from tests.helpers.open_clip_models import ARCHITECTURES, write_open_clip
 
 
@@ -157,23 +159,114 @@ def test_a_cache_without_tokens_says_how_to_get_them(config):
     )
 
 
-def test_merging_refuses_tokens(config, tmp_path):
-    extract(config())
-    with pytest.raises(CacheError) as caught:
-        merge(MergeConfig(caches=(config().out, config().out), out=tmp_path / "both.h5"))
-    assert str(caught.value) == (
-        f"{config().out} has tokens of a last block (--tap), which merge does not carry; extract the data sets without "
-        f"--tap, or together as one data set."
-    )
+def test_a_merged_cache_has_the_embeddings_of_its_parts(config, coco_root, tmp_path):
+    """The same pictures under two names: the second cache's, with other files and captions."""
+    extract(config("transformer", dtype="float32"))
+    other = tmp_path / "other"
+    other.mkdir()
+    lines = ["image,caption"]
+    for number, path in enumerate(sorted((coco_root / "train2017").iterdir())[:9]):
+        (other / f"{number}.jpg").write_bytes(path.read_bytes() + bytes([number]))
+        lines += [f"{number}.jpg,picture {'very ' * number}{number}", f"{number}.jpg,another {number}"]
+    (other / "table.csv").write_text("\n".join(lines) + "\n")
+    settings = {"dataset": str(other / "table.csv"), "root": other, "out": tmp_path / "other.h5", "background": "clip"}
+    extract(config("transformer", dtype="float32", **settings))
+    paths = (config().out, tmp_path / "other.h5")
+    merge(MergeConfig(caches=paths, out=tmp_path / "both.h5"))
+    both, parts = embeddings(FeatureCache(tmp_path / "both.h5")), [embeddings(FeatureCache(path)) for path in paths]
+    for side, (features, tokens) in both.items():
+        assert torch.equal(tokens, torch.cat([part[side][1] for part in parts]))
+        assert torch.cosine_similarity(features, tokens).min() > 0.99999
+    assert verify(VerifyConfig(cache=tmp_path / "both.h5"))["sound"]
 
 
-def test_other_families_are_refused_before_anything_is_written(config, tmp_path):
-    folder = write_open_clip(tmp_path / "vit", ARCHITECTURES["vit"])
-    model = f"open_clip:local-dir:{folder}"
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory, pair_models):
+    """open_clip:ARCHITECTURE, hf:KIND or pair -> what --model takes, written when it is first asked for."""
+    root, names = tmp_path_factory.mktemp("families"), {}
+
+    def write(name):
+        family, _, kind = name.partition(":")
+        if name not in names and family == "open_clip":
+            names[name] = f"open_clip:local-dir:{write_open_clip(root / kind, ARCHITECTURES[kind])}"
+        elif name not in names:
+            names[name] = pair_models.pair() if family == "pair" else f"hf:{write_model(root / f'hf-{kind}', kind)}"
+        return names[name]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "open_clip:openai-vit",
+        *(pytest.param(n, marks=pytest.mark.ci) for n in ("open_clip:openai-resnet", "hf:openai")),
+    ],
+)
+def test_openais_architecture_of_other_libraries_has_tokens_too(config, model_of, tmp_path, name):
+    model = model_of(name)
+    extract(config(model=model, dtype="float32", tap="none", out=tmp_path / "plain.h5"))
+    extract(config(model=model, dtype="float32"))
+    cache, plain = FeatureCache(config().out), FeatureCache(tmp_path / "plain.h5")
+    assert set(cache.taps) == {"image", "text"}
+    assert cache.blocks["image"].form == ("pool" if name.endswith("resnet") else "transformer")
+    for side, (features, tokens) in embeddings(cache).items():
+        assert torch.cosine_similarity(features, tokens).min() > 0.99999
+        np.testing.assert_array_equal(cache.features(side), plain.features(side))
+        centred = features - features.mean(dim=0)
+        assert torch.linalg.vector_norm(centred, dim=1).min() > 1e-3, "rows differ"
+    assert verify(VerifyConfig(cache=config().out, sample=10))["sound"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "open_clip:vit",
+        "hf:clip",
+        "pair",
+        *(
+            pytest.param(name, marks=pytest.mark.ci)
+            for name in ("open_clip:resnet", "open_clip:siglip", "open_clip:convnext", "open_clip:coca", "hf:siglip")
+        ),
+    ],
+)
+def test_other_encoders_are_refused_before_anything_is_written(config, model_of, name):
+    model = model_of(name)
     with pytest.raises(BackboneError) as caught:
         extract(config(model=model))
     assert str(caught.value) == (
-        f"--tap is block, but the tokens inside {model} (family open_clip) cannot be kept; expected a model of "
-        f"OpenAI's architecture, or --tap none."
+        f"--tap is block, but the tokens inside {model} (family {name.partition(':')[0]}) cannot be kept; expected a "
+        f"model of OpenAI's architecture, or --tap none."
     )
     assert not config().out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "dtype"), [("transformer", "float16"), ("resnet", "int8")])
+def test_twenty_kills_at_random_moments_lose_nothing(config, family, dtype, children, tmp_path):
+    """Of one extraction, row by row; what is whole after a kill is not encoded again."""
+    extract(config(family, tap_dtype=dtype, batch_size=1, out=tmp_path / "whole.h5"))
+    settings = config(family, tap_dtype=dtype, batch_size=1)
+    generator, before = np.random.default_rng(0), 0
+    for kill in range(20):
+        moment = {"batches": int(generator.integers(1, 9)), "delay": generator.uniform(0, 0.03)}
+        kill_extraction(settings, children, **moment, pause=0.01)
+        whole = whole_rows(settings.out)
+        assert whole["image"] + whole["text"] >= before, f"kill {kill}"
+        before = whole["image"] + whole["text"]
+    assert not FeatureCache(settings.out, allow_incomplete=True).complete
+    left = extract(settings)
+    assert left["extracted_images"] == 80 - whole["image"]
+    assert arrays(settings.out) == arrays(tmp_path / "whole.h5")
+
+
+def whole_rows(path) -> dict[str, int]:
+    """image, text -> how many rows are all there, tokens included, marked done or not."""
+    cache, counts = FeatureCache(path, allow_incomplete=True), {}
+    for side in ("image", "text"):
+        rows = np.arange(len(cache.checksums[side]))
+        stored, tokens = cache.stored(side, rows), cache.stored_tokens(side, rows)
+        whole = ~stored.mismatches() & (stored.checksums != 0) & (tokens.sums() == stored.notes["tap_sum"])
+        assert whole[stored.states != PENDING].all(), "what is marked done is whole"
+        counts[side] = int(whole.sum())
+    return counts

@@ -11,7 +11,7 @@ from clipret import ExtractConfig, FeatureCache, VerifyConfig, extract, verify
 from clipret.backbones import matching
 from clipret.cache import open_writer
 from clipret.errors import CacheError, CacheFormatError, UsageError
-from clipret.extraction import verification
+from clipret.extraction import sampling
 from tests.conftest import contents, write_cache, write_coco
 from tests.helpers.hf_models import edit_json
 
@@ -167,9 +167,9 @@ def test_a_changed_image_and_a_missing_one_are_told_apart(extracted, root, check
 
 def test_images_that_a_gpu_decoded_are_compared_more_widely_and_captions_are_not(cache):
     opened = FeatureCache(cache)
-    assert (verification._tolerance(opened, "image"), verification._tolerance(opened, "text")) == (2e-2, 2e-2)
+    assert (sampling._tolerance(opened, "image"), sampling._tolerance(opened, "text")) == (2e-2, 2e-2)
     opened.inputs["decode"] = "fast, by nvJPEG"
-    assert (verification._tolerance(opened, "image"), verification._tolerance(opened, "text")) == (0.2, 2e-2)
+    assert (sampling._tolerance(opened, "image"), sampling._tolerance(opened, "text")) == (0.2, 2e-2)
 
 
 def test_another_model_is_refused(cache, checkpoints):
@@ -202,7 +202,7 @@ def test_a_cache_of_another_precision_is_encoded_again_in_that_precision(cache, 
         raise CacheError("enough")
 
     with pytest.raises(CacheError, match="enough"):
-        verification._backbone_of(opened, VerifyConfig(cache, sample=1, device="cpu"))
+        sampling._backbone_of(opened, VerifyConfig(cache, sample=1, device="cpu"))
     assert asked[0]["precision"] == "bf16"
 
 
@@ -224,8 +224,8 @@ def test_the_command_line_shows_a_table_and_exits_1_when_it_is_damaged(run, tmp_
 
 
 def test_verifying_needs_no_clip_unless_something_is_encoded_again(cache, monkeypatch):
-    monkeypatch.setattr(verification, "load_backbone", None)
-    monkeypatch.setattr(verification, "load_matching", None)
+    monkeypatch.setattr(sampling, "load_backbone", None)
+    monkeypatch.setattr(sampling, "load_matching", None)
     assert verify(VerifyConfig(cache))["sound"]
 
 

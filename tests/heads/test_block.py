@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipret.errors import HeadError
-from clipret.heads.base import FEATURES, TOKENS, clip_tensors, learning_names
+from clipret.heads.base import FEATURES, TOKENS, Start, clip_tensors, learning_names
 from clipret.heads.block import BlockHead
 from clipret.heads.files import load_head, load_head_alone, save_head
 from clipret.heads.interpolation import wise_ft
@@ -48,7 +48,7 @@ def started(form: str = "transformer", *, tune: str = "all", rank: int = 2, side
     clip = clip_tensors(projections(form), names=BlockHead.names)
     settings = {"tune": tune, "rank": rank}
     generator = torch.Generator().manual_seed(3)
-    return BlockHead(BlockHead.start(clip, init="clip", sides=sides, settings=settings, generator=generator))
+    return BlockHead(BlockHead.start(clip, Start("clip", sides, settings, generator)))
 
 
 def naive(head: dict[str, torch.Tensor], side: str, rows: TokenRows) -> torch.Tensor:

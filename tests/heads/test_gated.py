@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from clipret.heads.base import Start
 from clipret.heads.gated import GatedHead, GatedUnit
 from clipret.heads.linear import LinearHead
 from clipret.machine.products import Products
@@ -22,7 +23,7 @@ def projections():
 def started(projections, *, init="clip", sides=("image", "text"), hidden=5):
     clip = LinearHead(projections).tensors
     generator = torch.Generator().manual_seed(3)
-    tensors = GatedHead.start(clip, init=init, sides=sides, settings={"hidden": hidden}, generator=generator)
+    tensors = GatedHead.start(clip, Start(init, sides, {"hidden": hidden}, generator))
     return GatedHead(tensors)
 
 

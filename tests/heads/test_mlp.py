@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from clipret.heads.base import Start
 from clipret.heads.linear import LinearHead
 from clipret.heads.mlp import Blocks, MLPHead
 from clipret.machine.products import Products
@@ -21,7 +22,7 @@ def started(projections, *, init="clip", sides=("image", "text"), blocks=2):
     clip = LinearHead(projections).tensors
     settings = {"hidden": 5, "blocks": blocks}
     generator = torch.Generator().manual_seed(3)
-    return MLPHead(MLPHead.start(clip, init=init, sides=sides, settings=settings, generator=generator))
+    return MLPHead(MLPHead.start(clip, Start(init, sides, settings, generator)))
 
 
 def naive(row, tensors, *, side, blocks):

@@ -1,12 +1,17 @@
-"""Train an epoch of a cache from its file, and print what memory it took: child_training_memory.py CACHE RUNS LIMIT"""
+"""Train an epoch of a cache from its file, and print what memory it took.
+
+child_training_memory.py CACHE RUNS LIMIT [HEAD]
+"""
 
 import json
+import resource
 import sys
 from pathlib import Path
 
 import torch
 
 from clipret import TrainConfig, train
+from clipret.retrieval import inputs
 from clipret.training import loop
 
 
@@ -29,9 +34,10 @@ def mapped(path: Path) -> int:
 
 
 def main() -> None:
-    cache, runs, limit = sys.argv[1:]
+    cache, runs, limit, *head = sys.argv[1:]
     path = Path(cache).resolve()
     loop._REPORT_EVERY_SECONDS = 0.2
+    inputs._BLOCK_BYTES = 4 << 20
     torch.set_num_threads(1)
     own, of_the_file = [], []
 
@@ -39,9 +45,11 @@ def main() -> None:
         own.append(held())
         of_the_file.append(mapped(path))
 
-    config = TrainConfig(cache, runs_dir=runs, epochs=1, batch_size=1024, memory_limit=float(limit))
+    settings = {"runs_dir": runs, "epochs": 1, "batch_size": 1024, "memory_limit": float(limit)}
+    config = TrainConfig(cache, **settings, head=head[0] if head else TrainConfig.head)
     result = train(config, on_progress=watch)
-    sys.stdout.write(json.dumps({**result, "own": own, "mapped": of_the_file}))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.stdout.write(json.dumps({**result, "own": own, "mapped": of_the_file, "peak": peak}))
 
 
 if __name__ == "__main__":

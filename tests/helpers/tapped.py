@@ -69,13 +69,19 @@ def features_of(made: CacheContents, side: str, rows: np.ndarray) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in parts], dtype=np.float32)
 
 
-def fill(writer, made: CacheContents, *, batch: int = 16, copies: dict[int, int] | None = None) -> None:
-    """Write what is to do; copies: image row -> the row that it is copied from."""
+def fill(
+    writer, made: CacheContents, *, batch: int = 16, copies: dict[int, int] | None = None, name: str = "tapped"
+) -> None:
+    """Write what is to do.
+
+    copies  image row -> the row that it is copied from
+    name    of the images' files, for their digests
+    """
     copies = copies or {}
     rows = np.setdiff1d(writer.pending("image"), list(copies))
     for start in range(0, len(rows), batch):
         chosen = rows[start : start + batch]
-        digests = digests_of(f"tapped {row}" for row in chosen.tolist())
+        digests = digests_of(f"{name} {row}" for row in chosen.tolist())
         problems = {place: "broken" for place, row in enumerate(chosen.tolist()) if row == 3}
         writer.write_images(
             chosen,

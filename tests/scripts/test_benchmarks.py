@@ -19,7 +19,12 @@ from tests.helpers import REPOSITORY
             ["eval"],
         ),
         ("train", ["--images", "64", "--batch-size", "16"], "clipret", ["train"]),
-        ("block", ["--images", "40", "--batch", "20"], "clipret", ["block"]),
+        (
+            "block",
+            ["--images", "40", "--batch", "20"],
+            "clipret",
+            ["block-extraction", "block", "block-vit-b-32"],
+        ),
         ("import", ["--rows", "3000", "--width", "8"], "clipret", ["import", "import-table"]),
         ("embed", ["--rows", "3000", "--width", "8", "--embedding", "4"], "clipret", ["embed", "embed-parquet"]),
         ("check", ["--share", "0.0005"], "clipret check", ["check"]),

@@ -27,6 +27,7 @@ from clipret.evaluation.comparison.stage import compare
 from clipret.heads.base import clip_tensors
 from clipret.heads.block import BlockHead
 from clipret.heads.files import load_head
+from clipret.retrieval import inputs
 from clipret.retrieval.baseline import baseline_projections
 from clipret.retrieval.inputs import read_rows
 from clipret.training import train_many
@@ -188,6 +189,29 @@ def test_eval_failures_compare_and_wise_ft_read_the_tokens(settings, cache):
         assert list(results) == ["zero-shot", "wise-ft 0", "wise-ft 0.5", "wise-ft 1", "trained"]
         assert len(find_failures(FailuresConfig(head=run))["directions"]["t2i"]["worst"])
     assert compare(CompareConfig(runs=tuple(runs), permutations=100))
+
+
+def test_a_scoring_reads_the_tokens_of_its_bank(settings, cache):
+    run = train(settings(tune="lora"))["run"]
+    report = evaluate(EvalConfig(head=run, resamples=0, scoring="nnn"))
+    assert report["scoring"]["results"]["trained"] != report["results"]["trained"]
+    assert report["scoring"]["bank"]["images"] == len(FeatureCache(cache).rows("image", split="train"))
+
+
+def test_a_gallery_read_a_few_rows_at_a_time_has_the_same_ranks(settings, cache, monkeypatch):
+    run = train(settings(tune="lora"))["run"]
+    whole = evaluate(EvalConfig(head=run, resamples=0, scoring="dis"))
+    # An image's tokens and more: four rows of captions, or one image.
+    monkeypatch.setattr(inputs, "_BLOCK_BYTES", 4 * 16 * 5)
+    reads, read = [], FeatureCache.read_tokens
+
+    def counted(self, side, rows):
+        reads.append(len(rows))
+        return read(self, side, rows)
+
+    monkeypatch.setattr(FeatureCache, "read_tokens", counted)
+    assert evaluate(EvalConfig(head=run, resamples=0, scoring="dis")) == whole
+    assert max(reads) == 1
 
 
 def test_a_loss_of_the_users_own_trains_a_block(settings, tmp_path):

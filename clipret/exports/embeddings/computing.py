@@ -8,8 +8,8 @@ import torch
 
 from clipret.cache import FeatureCache
 from clipret.exports.embeddings.rows import Span
-from clipret.heads.base import Head
-from clipret.retrieval.gallery import embed, require_unit
+from clipret.heads.base import TOKENS, Head
+from clipret.retrieval.gallery import StoredRows, embed, require_unit
 from clipret.retrieval.inputs import example_rows, read_rows
 
 
@@ -27,15 +27,22 @@ def embedding_blocks(
 
         def ahead(number: int):
             span = spans[number] if number < len(spans) else None
-            return span and pool.submit(read_rows, cache, span.side, span.rows, kind=head.inputs[span.side])
+            return span and pool.submit(_rows_of, cache, span, kind=head.inputs[span.side])
 
         reading = ahead(0)
         for number, span in enumerate(spans):
-            features = reading.result().float()
+            features = reading.result()
             reading = ahead(number + 1)
             embeddings = embed(functions[span.side], features, device=device)
             require_unit(head, span.side, embeddings, features=features, rows=span.rows)
             yield embeddings.to(getattr(torch, dtype)).cpu().numpy()
+
+
+def _rows_of(cache: FeatureCache, span: Span, *, kind: str) -> torch.Tensor | StoredRows:
+    """Features in memory; tokens, of which a span may have gigabytes, are read as they are computed with."""
+    if kind == TOKENS:
+        return StoredRows(cache, span.side, rows=span.rows, kind=kind)
+    return read_rows(cache, span.side, span.rows, kind=kind).float()
 
 
 def embedding_width(head: Head, cache: FeatureCache, *, side: str) -> int:
