@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from benchmark import compare, random_cache
+from benchmark import compare, random_cache, run_process
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,16 +38,16 @@ CAPTIONS = 5
 MARGIN = TrainConfig.margin
 
 
-def ours(cache: FeatureCache, *, batch: int) -> Callable[[], None]:
-    """An epoch as clipret train has it: plan, fetch, step."""
-    config = TrainConfig(cache=cache.path, batch_size=batch)
+def ours(cache: FeatureCache, *, batch: int, loss: str = "margin", most_steps: int | None = None) -> Callable[[], None]:
+    """An epoch as clipret train has it, or its first steps: plan, fetch, step."""
+    config = TrainConfig(cache=cache.path, batch_size=batch, loss=loss)
     pairs = Pairs.of(cache, split_protocol(cache, split="train").folds[0])
     features = Features(cache, pairs, placement="device", device="cpu", memory_limit=None)
     state = first_state(config, initial_tensors(config, cache), logit_scale=4.6)
     stack = Stack([config], [state], products=Products("cpu"), device="cpu")
 
     def epoch() -> None:
-        batches = plan_epoch(pairs, [config], epoch=1)
+        batches = plan_epoch(pairs, [config], epoch=1)[:most_steps]
         for number, loaded in enumerate(features.batches([batch.places for batch in batches])):
             batch = batches[number]
             stack.step(
@@ -76,6 +76,28 @@ def products_alone(*, batch: int, steps: int, torch_only: bool = False) -> None:
         multiply(columns, square)
         multiply(columns, images)
         multiply(columns, texts)
+
+
+def products_in_blocks(cache: FeatureCache, *, batch: int, rows: int = 4096) -> Callable[[], None]:
+    """The seven products of one step of a large batch, without ever holding the whole matrix of similarities."""
+    multiply, widths = Products("cpu"), {side: cache.projections[f"{side}/weight"].shape for side in ("image", "text")}
+    features = {side: torch.randn(1, batch, depth) for side, (depth, _) in widths.items()}
+    weights = {side: torch.randn(1, width, depth) for side, (depth, width) in widths.items()}
+    texts, images = (torch.randn(1, widths["text"][1], batch) for _ in range(2))
+    spans = [slice(start, min(start + rows, batch)) for start in range(0, batch, rows)]
+    as_rows, parts = texts.transpose(1, 2).contiguous(), [texts[:, :, span].contiguous() for span in spans]
+
+    def step() -> None:
+        for side in ("image", "text"):
+            multiply(weights[side], features[side].transpose(1, 2))
+        for span, part in zip(spans, parts, strict=True):
+            square = multiply(as_rows[:, span], images)
+            multiply(images, square.transpose(1, 2))
+            multiply(part, square)
+        for side in ("image", "text"):
+            multiply(texts, features[side])
+
+    return step
 
 
 class Rows(Dataset):
@@ -200,6 +222,26 @@ def bench_sweep(cache: Path, folder: Path, *, batch: int, epochs: int, rounds: i
     )
 
 
+def bench_large(path: Path, *, batch: int, rounds: int) -> None:
+    """A step of a large batch of a cache, by two losses, beside its products; and the memory that it takes."""
+    cache, floor, losses = FeatureCache(path), "products alone, in blocks", ("margin", "infonce")
+    images = len(Pairs.of(cache, split_protocol(cache, split="train").folds[0]))
+    # Batches are of nearly equal size.
+    actual = -(-images // -(-images // batch))
+    alone = [str(Path(__file__)), "--large", str(path), "--batch-size", str(batch), "--alone"]
+    compare(
+        f"train-{batch}",
+        work=f"one step, batch {actual:,}, of the {images:,} pairs of {path.name}",
+        floor=floor,
+        ways={
+            floor: products_in_blocks(cache, batch=actual),
+            **{f"clipret, {loss}": ours(cache, batch=batch, loss=loss, most_steps=1) for loss in losses},
+        },
+        rounds=rounds,
+        peaks={f"clipret, {loss}": run_process([*alone, loss]) for loss in losses},
+    )
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -207,9 +249,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sweep", type=Path, help="a cache to measure sweeps on, such as data/emoji.h5")
+    parser.add_argument("--large", type=Path, help="a cache to measure one step of a large batch on")
+    parser.add_argument("--alone", help="with --large: only take that step, by this loss")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     keep_freed_memory()
+    if arguments.alone:
+        ours(FeatureCache(arguments.large), batch=arguments.batch_size, loss=arguments.alone, most_steps=1)()
+        return
+    if arguments.large:
+        bench_large(arguments.large, batch=arguments.batch_size, rounds=arguments.rounds)
+        return
     with tempfile.TemporaryDirectory() as folder:
         if arguments.sweep:
             for batch in (32, 256):

@@ -4,7 +4,7 @@ Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding widt
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,11 @@ from clipret.losses.quantiles import negative_quantile
 from clipret.losses.values import LARGEST_LOG_SCALE, LossValue
 from clipret.machine.products import Products
 
-# A block of similarities holds as many captions as fit in this; about four matrices of that size exist at a time.
+# Similarities of a batch that take more than this are computed in blocks of rows, ...
 _BLOCK_BYTES = 256 << 20
+# ... each of as many captions as fit in this: a block that stays in the processor's cache goes through the loss's dozen
+# operations several times as fast. About four matrices of that size exist at a time.
+_PIECE_BYTES = 24 << 20
 # Settings of a loss that are not just passed on to it; LossRow describes them.
 _MARGIN, _TEMPERATURE = "margin", "temperature"
 # Prefix of a scalar that is the logarithm of a parameter.
@@ -106,35 +109,63 @@ class Objective:
         learned   the scalars' values (S,)
         """
         rows, count = texts.transpose(1, 2).contiguous(), texts.shape[2]
-        block = max(1, _BLOCK_BYTES // (4 * len(texts) * images.shape[2]))
+        row_bytes = 4 * len(texts) * images.shape[2]
+        most = max(1, _BLOCK_BYTES // row_bytes)
+        whole = most >= count
+        block = count if whole else max(1, min(most, _PIECE_BYTES // row_bytes))
         spans = [slice(start, min(start + block, count)) for start in range(0, count, block)]
-        whole = len(spans) == 1
-        survey, parts = None, []
+        survey = None
         if self._margins is not None and margins is None:
-            margins = self._quantiles(self._products(rows[:, spans[0]], images), matching(spans[0]))
+            margins = self._quantiles(self._products(rows[:, :most], images), matching(slice(0, min(most, count))))
         parameters = self._parameters(margins, learned)
         for take in () if whole else self._loss.passes:
             for span in spans:
-                similarities = self._products(rows[:, span], images)
+                if self._loss.survey_of_mask:
+                    # Only the shape counts: the product is not worth its time.
+                    shape = len(texts), span.stop - span.start, images.shape[2]
+                    similarities = images.new_zeros(1).expand(shape)
+                else:
+                    similarities = self._products(rows[:, span], images)
                 survey = take(similarities, matching(span), previous=survey, **parameters)
-        for span in spans:
-            similarities = self._products(rows[:, span], images)
-            mask = matching(span)
-            if whole:
-                survey = self._kept(mask, similarities)
-            value, gradient, by_parameter = self._loss.function(similarities, mask, survey=survey, **parameters)
-            weighted = similarities.mul_(gradient)
-            parts.append(
-                Pull(
-                    value,
-                    self._products(images, gradient.transpose(1, 2)),
-                    self._products(texts[:, :, span], gradient),
-                    weighted.sum(2)[:, None],
-                    weighted.sum(1)[:, None],
-                    _by_scalar(by_parameter, learned),
-                )
+        parts = (
+            self._part(
+                self._products(rows[:, span], images),
+                matching(span),
+                survey=survey,
+                parameters=parameters,
+                whole=whole,
+                embeddings=(texts[:, :, span].contiguous(), images),
+                learned=learned,
             )
-        return parts[0] if whole else _joined(parts)
+            for span in spans
+        )
+        return next(parts) if whole else _joined(parts)
+
+    def _part(
+        self,
+        similarities: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        survey: Any,
+        parameters: dict[str, Any],
+        whole: bool,
+        embeddings: tuple[torch.Tensor, torch.Tensor],
+        learned: dict[str, torch.Tensor],
+    ) -> Pull:
+        """The share of a block of rows, or of the whole matrix, in the loss; similarities are overwritten."""
+        texts, images = embeddings
+        if whole:
+            survey = self._kept(mask, similarities)
+        value, gradient, by_parameter = self._loss.function(similarities, mask, survey=survey, **parameters)
+        weighted = similarities.mul_(gradient)
+        return Pull(
+            value,
+            self._products(images, gradient.transpose(1, 2)),
+            self._products(texts, gradient),
+            weighted.sum(2)[:, None],
+            weighted.sum(1)[:, None],
+            _by_scalar(by_parameter, learned),
+        )
 
     def value(
         self,
@@ -189,12 +220,16 @@ def bound_scalars(learned: dict[str, torch.Tensor]) -> None:
         learned["log_scale"].clamp_(max=LARGEST_LOG_SCALE)
 
 
-def _joined(parts: list[Pull]) -> Pull:
-    return Pull(
-        value=sum(part.value for part in parts),
-        texts=torch.cat([part.texts for part in parts], dim=2),
-        images=sum(part.images for part in parts),
-        along_texts=torch.cat([part.along_texts for part in parts], dim=2),
-        along_images=sum(part.along_images for part in parts),
-        learned={name: sum(part.learned[name] for part in parts) for name in parts[0].learned},
-    )
+def _joined(parts: Iterator[Pull]) -> Pull:
+    """Of blocks of rows, one after the other: no two blocks' gradients of the images exist for long."""
+    first = next(parts)
+    value, images, along_images, learned = first.value, first.images, first.along_images, dict(first.learned)
+    texts, along_texts = [first.texts], [first.along_texts]
+    for part in parts:
+        value = value + part.value
+        images += part.images
+        along_images += part.along_images
+        learned = {name: values + part.learned[name] for name, values in learned.items()}
+        texts.append(part.texts)
+        along_texts.append(part.along_texts)
+    return Pull(value, torch.cat(texts, dim=2), images, torch.cat(along_texts, dim=2), along_images, learned)

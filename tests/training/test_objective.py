@@ -49,10 +49,11 @@ KINDS = [
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: " ".join(map(str, config.values())))
-@pytest.mark.parametrize("rows", [1, 2, 4])
-def test_a_loss_in_blocks_is_the_loss(config, rows, monkeypatch):
+@pytest.mark.parametrize(("rows", "piece"), [(1, 1), (2, 2), (4, 4), (8, 3)])
+def test_a_loss_in_blocks_is_the_loss(config, rows, piece, monkeypatch):
     whole = pull(config)
     monkeypatch.setattr(objective, "_BLOCK_BYTES", rows * 4 * RUNS * IMAGES)
+    monkeypatch.setattr(objective, "_PIECE_BYTES", piece * 4 * RUNS * IMAGES)
     blocks = pull(config)
     for name in ("value", "texts", "images", "along_texts", "along_images"):
         torch.testing.assert_close(getattr(blocks, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
