@@ -15,8 +15,9 @@ from clipret.machine.products import Products
 
 # Small enough for the nearest few of a batch to count most.
 TEMPERATURE = 0.07
-# A block of similarities holds as many items as fit in this; about six matrices of that size exist at a time.
-_BLOCK_BYTES = 256 << 20
+# A block of similarities holds as many items as fit in this, to stay in the processor's cache; about six matrices of
+# that size exist at a time.
+_BLOCK_BYTES = 24 << 20
 # Below all similarities: an item is no neighbour of itself.
 _APART = -1e30
 
