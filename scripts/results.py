@@ -205,7 +205,7 @@ def _heads_table(measured: list[Measured]) -> str:
         share = ""
         if members not in (places[0], places[-1]):
             ends = share_of_gain(evidence, heads=members, zero=places[0], whole=places[-1])
-            share = "none" if np.isnan(ends[0]) else "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * end for end in ends))
+            share = "none" if np.isnan(ends[0]) else "{} [{}, {}]".format(*(round(100 * end) for end in ends))
         seconds = "" if one.seconds is None else f"{one.seconds:,.1f}"
         lines.append(f"| {one.label} | {rsum} | {recalls} | {share} | {seconds} |")
     return "\n".join(lines)
