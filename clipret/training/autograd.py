@@ -14,6 +14,7 @@ import torch
 from clipret.cache import FeatureCache
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file
+from clipret.config.training import in_use
 from clipret.errors import HeadError, TrainingError, UsageError
 from clipret.heads import load_head_kind
 from clipret.heads.base import SIDES, Head, learning_names
@@ -174,7 +175,8 @@ class AutogradRun:
             torch.manual_seed(int(np.random.SeedSequence([config.seed, self._steps]).generate_state(1, np.uint64)[0]))
             embeddings = self._embeddings(features)
             value = self._value(embeddings["text"] @ embeddings["image"].T, matches, margins=margins)
-            if config.keep_neighbours:
+            # From Python it may be set beside a head that has no use for it.
+            if config.keep_neighbours and in_use(vars(config), "keep_neighbours"):
                 value = value + self._kept(embeddings, features)
             self._optimiser.zero_grad()
             if self._codes:

@@ -108,6 +108,13 @@ def test_a_loss_written_anew_trains_our_heads_as_ours_does(settings, tmp_path, c
         torch.testing.assert_close(theirs[name].float(), tensor.float(), rtol=1e-4, atol=1e-5)
 
 
+def test_neighbours_by_features_make_no_difference_to_a_head_of_ones_own(settings, tmp_path):
+    word = own.write(tmp_path, head=PLAIN_HEAD)["head"]
+    runs = [train(settings(keep="last", head=word, keep_neighbours=weight))["run"] for weight in (0.0, 0.5)]
+    plain, kept = (load_file(f"{run}/head.safetensors") for run in runs)
+    assert all(torch.equal(kept[name], plain[name]) for name in plain)
+
+
 def test_a_run_keeps_the_code_and_its_sha256_and_its_best_epoch(settings, words, tmp_path):
     result = train(settings(**words))
     run = Path(result["run"])

@@ -146,6 +146,12 @@ def test_an_interrupted_training_resumes_bit_for_bit(settings, changes):
         shutil.rmtree(result["run"])
 
 
+def test_neighbours_by_features_make_no_difference_to_a_block_and_a_remark_says_so(settings):
+    plain, result = train(settings(name="plain")), train(settings(name="kept", keep_neighbours=0.5))
+    assert files(result["run"])[:2] == files(plain["run"])[:2]
+    assert any("--keep-neighbours is for --head linear" in remark for remark in result["remarks"])
+
+
 def test_features_on_disk_in_memory_and_on_the_device_train_the_same(settings):
     runs = [train(settings(features=place, name=place))["run"] for place in ("device", "host", "disk")]
     first = files(runs[0])
