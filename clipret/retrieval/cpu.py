@@ -116,7 +116,7 @@ def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[
         finally:
             idle.append(counts)
 
-    with _one_thread_each(threads) as pool:
+    with one_thread_each(threads) as pool:
         for done, future in enumerate(as_completed([pool.submit(take, tile) for tile in tiles]), start=1):
             future.result()
             on_done(done)
@@ -124,7 +124,7 @@ def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[
 
 
 @contextmanager
-def _one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+def one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool in whose threads torch uses one thread each; on an error, tasks that have not started are cancelled."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))

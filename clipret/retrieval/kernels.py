@@ -147,7 +147,7 @@ def count_columns(tile, queries, items, starts, matching, edges, below):
 
 
 @compiled
-def _insert(score, item, scores, items):
+def insert(score, item, scores, items):
     """Insert an item into the sorted best items if it is good enough. Higher scores first; ties: lower row first."""
     last = scores.size - 1
     # NaN counts as the highest score, so that broken embeddings do not look good.
@@ -173,6 +173,6 @@ def keep_best(tile, row_items, column_items, row_best, column_best):
         for column in range(tile.shape[1]):
             score = tile[row, column]
             if not score < row_best[0][row, -1]:
-                _insert(score, column_items[column], row_best[0][row], row_best[1][row])
+                insert(score, column_items[column], row_best[0][row], row_best[1][row])
             if not score < column_best[0][column, -1]:
-                _insert(score, row_items[row], column_best[0][column], column_best[1][column])
+                insert(score, row_items[row], column_best[0][column], column_best[1][column])
