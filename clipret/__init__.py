@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Imported when first used: stage 2 must not load CLIP, and `clipret --help` must not load torch.
 _WHERE = {
     "CheckConfig": "config",
+    "Client": "service.client",
     "ClipretError": "errors",
     "CompareConfig": "config",
     "DatasetConfig": "config",
@@ -24,6 +25,8 @@ _WHERE = {
     "ImportConfig": "config",
     "MergeConfig": "config",
     "ReproduceConfig": "config",
+    "SearchConfig": "config",
+    "ServeConfig": "config",
     "SweepConfig": "config",
     "TrainConfig": "config",
     "VerifyConfig": "config",
@@ -42,6 +45,8 @@ _WHERE = {
     "recipe_settings": "config.recipes",
     "reproduce": "evaluation.reproduction.stage",
     "resume": "training",
+    "search": "service.stage",
+    "serve": "service.server",
     "sweep": "sweeps",
     "train": "training",
     "verify": "extraction.verification",

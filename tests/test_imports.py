@@ -15,7 +15,7 @@ PACKAGE = Path(clipret.__file__).parent
 PATHS = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 # What the package's front doors may import is not held against them: they are where everything is found from.
 FRONT_DOORS = ("__init__.py", "__main__.py")
-MOST_NAMES = 24
+MOST_NAMES = 25
 
 # Where the functions of the stages are, each from a config to the path or the dict that it made.
 STAGES = (
@@ -29,18 +29,19 @@ STAGES = (
     "exports/checkpoints/*",
     "exports/embeddings/*",
     "extraction/*",
+    "service/*",
     "sweeps/*",
     "training/*",
 )
-# The one stage that is made of others.
-MADE_OF = {"sweeps/*": ("training/*", "evaluation/stage.py")}
+# Stages that are made of others.
+MADE_OF = {"service/*": ("exports/embeddings/*",), "sweeps/*": ("training/*", "evaluation/stage.py")}
 STAGE_ONE = ("backbones/*", "datasets/*", "extraction/*", "images/*")
 # Stage 3 encodes what is new: with the encoders of stage 1, and other libraries', which open what was exported.
 ENCODERS = ("exports/encoder.py", "exports/model.py", "exports/checkpoints/*", "exports/targets/*")
 STAGE_ONE_LIBRARIES = {"clip", "open_clip", "PIL", "sentence_transformers", "timm", "torchvision", "transformers"}
 ONLY_IMPORTER = {
     "clip": ("backbones/clip_package.py",),
-    "faiss": ("exports/indexes/faiss.py",),
+    "faiss": ("exports/indexes/faiss*.py",),
     "h5py": ("cache/*",),
     "huggingface_hub": ("backbones/hub.py",),
     "onnx": ("exports/targets/onnx*",),

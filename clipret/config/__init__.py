@@ -25,6 +25,7 @@ from clipret.config.imports import FEATURE_KINDS, FeaturesConfig, ImportConfig
 from clipret.config.margins import Margin
 from clipret.config.metric_names import DIRECTIONS, METRICS
 from clipret.config.reproduction import ReproduceConfig
+from clipret.config.service import SearchConfig, ServeConfig
 from clipret.config.sweeps import SweepConfig
 from clipret.config.training import TrainConfig
 
@@ -54,6 +55,8 @@ __all__ = [
     "Margin",
     "MergeConfig",
     "ReproduceConfig",
+    "SearchConfig",
+    "ServeConfig",
     "SweepConfig",
     "TrainConfig",
     "VerifyConfig",

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 SPLITS = ("train", "val", "test", "restval")
+# What stands for every split, where a split can be left out.
+ALL_SPLITS = "all"
 BACKGROUNDS = ("clip", "white")
 CAPTION_CLEANINGS = ("none", "lower", "strip-punctuation")
 # Protocols for any split of any cache.

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipret.config import shared
-from clipret.config.choices import DTYPES, SPLITS
+from clipret.config.choices import ALL_SPLITS, DTYPES, SPLITS
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
-
-ALL_SPLITS = "all"
 
 
 @documented
@@ -30,6 +28,7 @@ class EmbedConfig:
         None,
         "Also write an index of the images' and one of the captions' embeddings.",
     )
+    replace: bool = setting(False, "Discard embeddings of another cache, head, split or type that are there.")
     device: str = shared.device()
 
     def __post_init__(self):

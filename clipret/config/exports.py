@@ -16,12 +16,8 @@ class ExportConfig:
     to: str = setting(help="The form to write.", swept=False)
     out: Path = setting(help="Folder to write.", option=("--out", "-o"), utf8=True)
     cache: Path | None = setting(None, "Cache that the head belongs to.", shown="the run's", utf8=True)
-    model: str | None = setting(
-        None, "Where the encoder is now: the same weights under another name.", shown="as the cache names it"
-    )
-    root: Path | None = setting(
-        None, "Folder that holds the images, some of which are compared.", shown="where they were"
-    )
+    model: str | None = shared.encoder_place()
+    root: Path | None = shared.images_root("Folder that holds the images, some of which are compared.")
     download_root: Path | None = shared.download_root()
 
     def __post_init__(self):

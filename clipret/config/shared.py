@@ -1,7 +1,7 @@
 """Settings that several configs have."""
 
 from clipret.config.checks import MOST_SEED
-from clipret.config.choices import DEVICES, PROTOCOLS, RUNS_DIR, SEED, SPLITS, TRAIN_PRECISIONS
+from clipret.config.choices import ALL_SPLITS, DEVICES, DTYPES, PROTOCOLS, RUNS_DIR, SEED, SPLITS, TRAIN_PRECISIONS
 from clipret.config.settings import setting
 
 _BLOCK = 512
@@ -69,3 +69,37 @@ def download_root():
 def one_protocol(shown: str):
     """The name of one protocol; shown: the default as --help shows it."""
     return setting(None, f"One of {', '.join(PROTOCOLS)}.", shown=shown, choices=PROTOCOLS)
+
+
+def gallery_split():
+    """The split that is searched."""
+    return setting(
+        ALL_SPLITS,
+        f"Images of which split are searched, and their captions: {ALL_SPLITS}, or one of {', '.join(SPLITS)}.",
+        choices=(ALL_SPLITS, *SPLITS),
+        swept=False,
+    )
+
+
+def kept_dtype():
+    """The type of the embeddings that a search keeps."""
+    return setting("float32", "Type of the kept embeddings: float32 or float16, half the size.", choices=DTYPES)
+
+
+def kept_in():
+    """The folder of the embeddings that a search keeps."""
+    return setting(
+        None, "Folder that keeps the embeddings of the gallery.", shown="the run's; of zero-shot the cache's"
+    )
+
+
+def images_root(what: str):
+    """The folder of the images; what: its help text."""
+    return setting(None, what, shown="where they were")
+
+
+def encoder_place():
+    """The encoder, where the cache's name of it is no longer right."""
+    return setting(
+        None, "Where the encoder is now: the same weights under another name.", shown="as the cache names it"
+    )

@@ -1,26 +1,19 @@
 """Per-query results in a table file, for pandas, DuckDB or a spreadsheet."""
 
-import csv
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clipret.cache import FeatureCache
-from clipret.errors import UsageError
-from clipret.machine.escaping import csv_cell, visible_json
-from clipret.machine.files import replaced
+from clipret.machine.row_tables import TABLE_SUFFIXES, require_tables, write_tables
 from clipret.protocols.protocol import Fold
 from clipret.retrieval.ranks import Ranks
 from clipret.runs import check_place, written
 
 if TYPE_CHECKING:
     import pyarrow
-
-_ROW_GROUP = 65_536
-_SUFFIXES = (".parquet", ".csv")
 
 
 def check_per_query_path(path: Path) -> None:
@@ -29,11 +22,8 @@ def check_per_query_path(path: Path) -> None:
     Raises UsageError when the suffix is neither .parquet nor .csv, when the folder does not exist, and when pyarrow is
     not installed.
     """
-    check_place("per-query", path, suffixes=_SUFFIXES)
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise UsageError("--per-query needs the package `pyarrow`; run: pip install 'clipret[parquet]'") from None
+    check_place("per-query", path, suffixes=TABLE_SUFFIXES)
+    require_tables("--per-query")
 
 
 def per_query_table(
@@ -91,48 +81,8 @@ def write_per_query(path: Path, tables: Iterable["pyarrow.Table"]) -> None:
     without tables, and RunError when the file cannot be written; an existing file is then left unchanged.
     """
     check_per_query_path(path)
-    write = _write_parquet if path.suffix == ".parquet" else _write_csv
-    with written(path, option="per-query"), replaced(path) as unfinished:
-        write(unfinished, iter(tables))
-
-
-def _write_parquet(path: Path, tables: Iterator["pyarrow.Table"]) -> None:
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
-
-    table = _first(tables)
-    # When a file has several row groups, Arrow's reader supports lists of plain strings only.
-    place = table.schema.get_field_index("top_ids")
-    schema = table.schema.set(place, pa.field("top_ids", pa.list_(pa.string())))
-    with ParquetWriter(path, schema) as writer:
-        while table is not None:
-            for batch in table.to_batches(max_chunksize=_ROW_GROUP):
-                writer.write_table(pa.Table.from_batches([batch]).cast(schema))
-            table = next(tables, None)
-
-
-def _write_csv(path: Path, tables: Iterator["pyarrow.Table"]) -> None:
-    table = _first(tables)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table.column_names)
-        while table is not None:
-            for batch in table.to_batches(max_chunksize=_ROW_GROUP):
-                columns = [column.to_pylist() for column in batch.columns]
-                writer.writerows([_cell(value) for value in row] for row in zip(*columns, strict=True))
-            table = next(tables, None)
-
-
-def _first(tables: Iterator["pyarrow.Table"]) -> "pyarrow.Table":
-    table = next(tables, None)
-    if table is None:
-        raise ValueError("there is no table to write")
-    return table
-
-
-def _cell(value) -> object:
-    # A list must stay valid JSON, which has no escape \x9b.
-    return visible_json(json.dumps(value, ensure_ascii=False)) if isinstance(value, list) else csv_cell(value)
+    with written(path, option="per-query"):
+        write_tables(path, tables)
 
 
 def _repeat(word: str, count: int) -> "pyarrow.DictionaryArray":

@@ -94,4 +94,5 @@ EMBEDDING_FORMATS: dict[str, FormatRow] = {
 INDEXES: dict[str, IndexRow] = {
     "usearch": IndexRow("clipret.exports.indexes.usearch", package="usearch", extra="usearch"),
     "faiss": IndexRow("clipret.exports.indexes.faiss", package="faiss", extra="faiss"),
+    "faiss-hnsw": IndexRow("clipret.exports.indexes.faiss_hnsw", package="faiss", extra="faiss"),
 }

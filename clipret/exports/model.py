@@ -1,6 +1,7 @@
 """Encoder and head as one: images and captions -> embeddings, with the values that extraction and eval have."""
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -157,7 +158,8 @@ def open_run(
     HeadError, UsageError for cuda without a GPU or a head of untrusted code, and ExportError for imported features.
     """
     places = find_source(cache=cache and Path(cache), head=Path(run), zero_shot=False, runs_dir=Path())
-    return _opened(places, model=model, device=device, batch_size=batch_size, download_root=download_root)
+    settings = {"model": model, "device": device, "batch_size": batch_size, "download_root": download_root}
+    return open_models([places], **settings)[0]
 
 
 def zero_shot(
@@ -173,35 +175,44 @@ def zero_shot(
     Settings are those of open_run, as are the errors.
     """
     places = Source(Path(cache))
-    return _opened(places, model=model, device=device, batch_size=batch_size, download_root=download_root)
+    settings = {"model": model, "device": device, "batch_size": batch_size, "download_root": download_root}
+    return open_models([places], **settings)[0]
 
 
-def _opened(
-    places: Source,
+def open_models(
+    places: Sequence[Source],
     *,
-    model: Path | str | None,
-    device: str,
-    batch_size: int | None,
-    download_root: Path | str | None,
-) -> EmbeddingModel:
+    model: Path | str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    download_root: Path | str | None = None,
+) -> list[EmbeddingModel]:
+    """A model for each source, all of one cache, that share its encoder. Settings and errors are those of open_run."""
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device is {device!r}; expected auto, cpu or cuda.")
     device = choose_device(device)
-    cache, head = open_head(places)
-    require_encoder(cache)
-    trained = head.head
+    opened = [open_head(place) for place in places]
+    require_encoder(opened[0][0])
 
-    def load() -> CacheEncoder:
-        encoder = encoder_of(
-            cache,
+    @functools.cache
+    def encoder() -> CacheEncoder:
+        return encoder_of(
+            opened[0][0],
             model=model and str(model),
             device=device,
             download_root=download_root and Path(download_root),
         )
-        return encoder.with_blocks_of(trained)
 
-    head = LoadedHead(trained.behind_blocks(), path=head.path)
-    return EmbeddingModel(cache, head, load=load, device=device, batch_size=batch_size)
+    return [
+        EmbeddingModel(
+            cache,
+            LoadedHead(head.head.behind_blocks(), path=head.path),
+            load=lambda trained=head.head: encoder().with_blocks_of(trained),
+            device=device,
+            batch_size=batch_size,
+        )
+        for cache, head in opened
+    ]
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -13,12 +13,14 @@ class Cell:
     form      how the number is written, as by format(): ",", ".1f", "+.3f"; CSV has the number itself
     interval  of the number: shown smaller, beside or below it
     emphasis  "", "bold", or "red" for what is wrong
+    link      address that a terminal opens on a click, such as file:///photos/cat.jpg; other forms leave it out
     """
 
     value: Value = ""
     form: str = ""
     interval: str = ""
     emphasis: str = ""
+    link: str = ""
 
     @property
     def text(self) -> str:

@@ -16,7 +16,7 @@ from clipret.machine.instructions import HALVES
 from clipret.machine.products import Products
 from clipret.retrieval import scan_kernels
 from clipret.retrieval.cpu import one_thread_each
-from clipret.retrieval.ties import slack
+from clipret.retrieval.ties import TIE_TOLERANCE, slack
 
 # More queries than these are multiplied, not scanned.
 _FEW = 4
@@ -138,17 +138,35 @@ def _settled(
     finder: _Finder, query: np.ndarray, scores: np.ndarray, rows: np.ndarray, *, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (k,) float64 and rows (k,) of one query, from its candidates (T,)."""
-    exact = _exact(finder.items, rows, query)
+    exact = exact_scores(finder.items, rows, query)
     order = np.lexsort((rows, -exact))[:k]
     # An item that was not kept scores at most what the last candidate does; float32 may be off by this much, twice.
     doubt = 2 * slack(finder.items.shape[1])
     if len(rows) < finder.count and exact[order[-1]] - scores[-1] < doubt:
         rows = finder.numbers(np.flatnonzero(finder.all_scores(query) >= exact[order[-1]] - doubt))
-        exact = _exact(finder.items, rows, query)
+        exact = exact_scores(finder.items, rows, query)
         order = np.lexsort((rows, -exact))[:k]
     return exact[order], rows[order]
 
 
-def _exact(items: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+def exact_scores(items: np.ndarray, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
     """(n,) float64 scores; numpy adds each row's numbers in the same order, so that equal items have equal scores."""
     return (items[rows].astype(np.float64) * query.astype(np.float64)).sum(axis=1)
+
+
+def place_of(query: np.ndarray, items: np.ndarray, *, item: int, rows: np.ndarray | None = None) -> int:
+    """The rank of one item for a query, from 1; ties count against it, as in eval.
+
+    query  (E,) float32
+    item   row of items
+    rows   as of `nearest`, with the item among them
+    """
+    searched = _ALL if rows is None else np.ascontiguousarray(rows, dtype=np.int64)
+    count = len(items) if rows is None else len(searched)
+    finder = _Finder(items, searched, count, kept=1)
+    edge = float(exact_scores(items, np.array([item]), query)[0]) - TIE_TOLERANCE
+    scores, doubt = finder.all_scores(np.ascontiguousarray(query, dtype=np.float32)), slack(items.shape[1])
+    above = int(np.sum(scores >= edge + doubt))
+    unsure = finder.numbers(np.flatnonzero((scores < edge + doubt) & (scores > edge - doubt)))
+    # The item itself is above its own edge.
+    return above + int(np.sum(exact_scores(items, unsure, query) >= edge))

@@ -117,7 +117,7 @@ def test_parquet_is_read_back_as_it_was(cache, tmp_path):
 
 
 def test_row_groups_are_bounded(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipret.evaluation.per_query._ROW_GROUP", 7)
+    monkeypatch.setattr("clipret.machine.row_tables._ROW_GROUP", 7)
     write_per_query(tmp_path / "out.parquet", [table(cache, "test", "t2i")])
     file = parquet.ParquetFile(tmp_path / "out.parquet")
     sizes = [file.metadata.row_group(place).num_rows for place in range(file.num_row_groups)]
@@ -136,7 +136,7 @@ def test_pandas_reads_it(cache, tmp_path):
 
 
 def test_csv_is_read_back_as_it_was(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipret.evaluation.per_query._ROW_GROUP", 7)
+    monkeypatch.setattr("clipret.machine.row_tables._ROW_GROUP", 7)
     write_per_query(tmp_path / "out.csv", all_tables(cache))
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

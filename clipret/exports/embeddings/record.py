@@ -96,6 +96,26 @@ def require_place(out: Path, paths: tuple[Path, ...], *, identity: Mapping[str, 
     return None
 
 
+def discard_others(out: Path, *, identity: Mapping[str, str]) -> None:
+    """Delete embeddings of another cache, head, split or type, with their record, finished or not; else nothing.
+
+    The record goes last: what is left of a deletion that was cut short is deleted by the next. Raises ExportError when
+    the record is not one.
+    """
+    about, progress = read_about(out), read_progress(out)
+    if about is not None and _changed(about["identity"], identity):
+        for name in (*about["files"], *about["indexes"]):
+            # Only names, whatever a record says.
+            (out.parent / Path(name).name).unlink(missing_ok=True)
+        record_path(out).unlink()
+    if progress is not None and _changed(progress["identity"], identity):
+        for name in progress["sizes"]:
+            path = out.parent / Path(name).name
+            for part in (unfinished(path), path) if progress["whole"] else (unfinished(path),):
+                part.unlink(missing_ok=True)
+        progress_path(out).unlink()
+
+
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     words = [word for name, word in _DECIDES.items() if before.get(name) != now[name]]
     return " and ".join(words)

@@ -14,7 +14,7 @@ import numpy as np
 from clipret.cache import DONE, SIDES, FeatureCache
 from clipret.cache.columns import TextColumns
 from clipret.config import SPLITS
-from clipret.config.embeddings import ALL_SPLITS
+from clipret.config.choices import ALL_SPLITS
 from clipret.errors import UsageError
 
 # Small beside what torch itself takes. Larger ones take more memory; `make bench-embed` has shown them faster.

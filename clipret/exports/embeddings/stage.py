@@ -19,6 +19,7 @@ from clipret.exports.embeddings.computing import embedding_blocks, embedding_wid
 from clipret.exports.embeddings.outputs import Outputs, rename, unfinished
 from clipret.exports.embeddings.record import (
     FORMAT,
+    discard_others,
     forget_progress,
     head_identity,
     record_path,
@@ -91,6 +92,8 @@ def embed(config: EmbedConfig, *, on_progress: ProgressCallback = silent) -> dic
     job = _open_job(config, kind=importlib.import_module(row.module).WRITER)
     try:
         with locked(config.out.with_name(f"{config.out.name}.lock")):
+            if config.replace:
+                discard_others(config.out, identity=job.identity)
             about = require_place(config.out, job.writer.all_paths, identity=job.identity)
             written = about is None
             about = about or _write(job, on_progress)

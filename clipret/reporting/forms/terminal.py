@@ -110,6 +110,8 @@ def _drawn(cell: Cell, column: Column, *, beside: bool) -> Text:
     if column.width:
         lines = [_cut(line, column.width) for line in lines]
     text = Text("\n".join(lines), style=cell.emphasis)
+    if cell.link:
+        text.stylize(f"link {cell.link}")
     if not cell.interval:
         return text
     return Text.assemble(text, " " if beside else "\n", (cell.interval, "dim"))
