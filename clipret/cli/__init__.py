@@ -45,6 +45,7 @@ for command in (
     failures.failures,
     reproduction.reproduce,
     service.search,
+    service.serve,
     exports.embed,
     exports.export,
     trust.trust,
