@@ -1,7 +1,8 @@
 """Marks of people, kept in a table that `--dataset` reads: which picture is right for which words.
 
-What is right is in marks.csv, what is wrong in marks.wrong.csv beside it, both with columns image, caption, split and
-id. An image stays in its split, so that marks on test images are never trained on.
+What is right is in marks.csv, what is wrong in marks.wrong.csv beside it, both with columns image, caption and split.
+An image stays in its split, so that marks on test images are never trained on. Ids are left out, and so are the files:
+a cache of marks can be merged with that of a data set whose ids are others.
 """
 
 import csv
@@ -10,12 +11,13 @@ import threading
 from pathlib import Path
 
 from clipret.cache import FeatureCache
-from clipret.config import COLUMNS, SPLITS
+from clipret.config import SPLITS
 from clipret.errors import UsageError
 from clipret.machine.escaping import csv_cell
 from clipret.machine.files import read_file, replaced
 from clipret.runs import reason
 
+COLUMNS = ("image", "caption", "split")
 MOST_MARKS = 100_000
 MOST_LETTERS = 500
 _MOST_BYTES = 1 << 28
@@ -73,7 +75,7 @@ class Marks:
         cache = self._cache
         if not 0 <= image < len(cache.image_states):
             raise UsageError(f"there is no image row {image}.")
-        return cache.image_files[image], caption, SPLITS[cache.image_splits[image]], cache.image_ids[image]
+        return cache.image_files[image], caption, SPLITS[cache.image_splits[image]]
 
 
 def _read(path: Path) -> dict[tuple[str, ...], None]:
