@@ -12,6 +12,8 @@ let newest = 0;
 async function call(path, settings = {}) {
   const answer = await fetch(path, settings);
   if (answer.status === 401) {
+    // Until it is read, the connection is not free.
+    await answer.text();
     await login();
     return call(path, settings);
   }
@@ -34,6 +36,7 @@ function login() {
         headers: { "content-type": "application/json" },
         body: JSON.stringify({ token: at("token").value }),
       });
+      await answer.text();
       at("token").value = "";
       at("login-error").textContent = answer.ok ? "" : "That is not the token.";
       if (answer.ok) {

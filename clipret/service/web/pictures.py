@@ -27,6 +27,8 @@ def require_picture(content: bytes) -> None:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 width, height = image.size
+    except Image.DecompressionBombError:
+        raise RefusalError(413, f"the picture has too many pixels; expected at most {MOST_PIXELS:,}") from None
     # PIL's plug-ins raise nearly anything at a broken file.
     except Exception:
         raise RefusalError(400, f"this is no picture; expected one of {', '.join(_FORMATS)}") from None
