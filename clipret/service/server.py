@@ -55,7 +55,9 @@ class Service:
     def stop(self) -> None:
         """End `run`, from any thread."""
         if self._stop is not None:
-            self._stop()
+            # It may just have ended.
+            with contextlib.suppress(RuntimeError):
+                self._stop()
 
     async def _run(self, log: Callable[[str], None], on_ready: Callable[[], None]) -> None:
         import uvicorn

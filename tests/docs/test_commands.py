@@ -87,6 +87,8 @@ def prepare(words: list[str]) -> list[str]:
         rows = [f"{number}.png,a thing,train" for number in range(3)]
         Path("shop.csv").write_text("\n".join([f"{names},split", *rows]) + "\n")
         Path("data/shop.h5").unlink(missing_ok=True)
+    if "--queries" in words:
+        Path("queries.txt").write_text("a cat\na house\n")
     if words[0] == "import":
         ready_made()
     if words[0] == "merge":
@@ -117,7 +119,9 @@ def unshared(shown: str, printed: str) -> list[str]:
 @pytest.mark.ci
 @pytest.mark.usefixtures("own_data")
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
-def test_the_commands_of_the_page_run_and_print_what_it_shows(page, capsys):
+def test_the_commands_of_the_page_run_and_print_what_it_shows(page, capsys, monkeypatch):
+    # Services are started, and answer nobody.
+    monkeypatch.setattr("clipret.service.server.Service.run", lambda self, log, on_ready: on_ready())
     printed = {}
     for words in runnable(page):
         assert cli.main(prepare(words)) == 0, (words, capsys.readouterr().err)

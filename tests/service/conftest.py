@@ -1,6 +1,5 @@
-"""A small data set of drawings, extracted and trained on once, and services of it on the loopback interface."""
+"""Services of a small data set on the loopback interface."""
 
-import csv
 import http.client
 import json
 import threading
@@ -9,47 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clipret import Client, DatasetConfig, ExtractConfig, ServeConfig, TrainConfig, extract, train
-from clipret.datasets.emoji import load_emoji
+from clipret import Client, ServeConfig
 from clipret.service.server import open_service
-
-# Of a caption that means harm, in pages and in terminals.
-HARMFUL = '<script>document.title="taken"</script> & "quotes" \x1b[31mred'
-IMAGES = 160
-
-
-class Searchable:
-    """A cache of drawings with a run.
-
-    cache   path
-    run     its folder
-    root    folder of the drawings
-    """
-
-    def __init__(self, cache: Path, run: Path, root: Path):
-        self.cache, self.run, self.root = cache, run, root
-
-
-@pytest.fixture(scope="session")
-def searchable(tmp_path_factory) -> Searchable:
-    folder = tmp_path_factory.mktemp("searchable")
-    emoji = load_emoji(DatasetConfig(dataset="emoji"))
-    splits = ("train", "train", "val", "test")
-    with (folder / "drawings.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("image", "caption", "split", "id"))
-        for caption, image in zip(emoji.captions, emoji.caption_images.tolist(), strict=True):
-            if image % 12 == 0 and image < 12 * IMAGES:
-                writer.writerow((emoji.image_files[image], caption, splits[image // 12 % 4], emoji.image_ids[image]))
-        writer.writerow((emoji.image_files[0], HARMFUL, splits[0], emoji.image_ids[0]))
-    out = folder / "drawings.h5"
-    extract(
-        ExtractConfig(
-            dataset=str(folder / "drawings.csv"), root=emoji.root, model="tiny-emoji", out=out, workers=0, device="cpu"
-        )
-    )
-    run = train(TrainConfig(cache=out, epochs=3, lr=1e-3, runs_dir=folder / "runs"))["run"]
-    return Searchable(out, Path(run), Path(emoji.root))
+from tests.helpers.searchable import Searchable
 
 
 class Served:

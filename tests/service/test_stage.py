@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipret import EvalConfig, FeatureCache, SearchConfig, evaluate, open_run, search, zero_shot
 from clipret.errors import DatasetError, ExportError, UsageError
-from tests.service.conftest import HARMFUL
+from tests.helpers.searchable import HARMFUL
 
 
 @pytest.fixture

@@ -32,6 +32,9 @@ _HEADERS = {
 }
 
 
+FAULT = RefusalError(500, "the service could not answer; its terminal says why")
+
+
 @dataclass(frozen=True)
 class Rules:
     """Who may ask.
@@ -98,7 +101,7 @@ class Access:
         # A fault of ours must not end the service.
         except Exception as error:
             self._log(f"{scope['method']} {scope['path']}: {type(error).__name__}: {error}")
-            response = refused(RefusalError(500, "the service could not answer; its terminal says why"))
+            response = refused(FAULT)
         if not started:
             await response(scope, receive, sending)
 

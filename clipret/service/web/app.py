@@ -18,7 +18,7 @@ from clipret.config import SPLITS
 from clipret.errors import DatasetError, UsageError
 from clipret.machine.records import AtLeast
 from clipret.service.web import pictures
-from clipret.service.web.access import COOKIE, Access, OneLine, Rules, refused, same_token
+from clipret.service.web.access import COOKIE, FAULT, Access, OneLine, Rules, refused, same_token
 from clipret.service.web.asking import read_json, read_search, read_texts
 from clipret.service.web.batching import Batcher
 from clipret.service.web.counting import Counts
@@ -50,6 +50,8 @@ def make_app(state: State, *, rules: Rules, log: Callable[[str], None]) -> Acces
     app = Starlette(
         routes=routes.table(),
         exception_handlers={
+            # Raised again once it is answered, for the log.
+            Exception: lambda request, error: refused(FAULT),
             RefusalError: lambda request, error: refused(error),
             HTTPException: lambda request, error: refused(RefusalError(error.status_code, str(error.detail).lower())),
         },

@@ -11,7 +11,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from tests.service.conftest import HARMFUL, serving
+from tests.helpers.searchable import HARMFUL
+from tests.service.conftest import serving
 
 SEARCH = "/v1/search"
 

@@ -8,7 +8,8 @@ import pytest
 
 from clipret import FeatureCache
 from tests.helpers import REPOSITORY
-from tests.service.conftest import HARMFUL, serving
+from tests.helpers.searchable import HARMFUL
+from tests.service.conftest import serving
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # CI has to have it; elsewhere these are left out.
