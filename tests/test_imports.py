@@ -24,17 +24,24 @@ STAGES = (
     "datasets/downloads/stage.py",
     "evaluation/comparison/*",
     "evaluation/failures.py",
+    "evaluation/findings/*",
     "evaluation/reproduction/*",
     "evaluation/stage.py",
     "exports/checkpoints/*",
     "exports/embeddings/*",
     "extraction/*",
+    "reporting/pages/*",
     "service/*",
     "sweeps/*",
     "training/*",
 )
 # Stages that are made of others.
-MADE_OF = {"service/*": ("exports/embeddings/*",), "sweeps/*": ("training/*", "evaluation/stage.py")}
+MADE_OF = {
+    "evaluation/findings/*": ("evaluation/stage.py", "evaluation/failures.py"),
+    "reporting/pages/*": ("evaluation/findings/*",),
+    "service/*": ("exports/embeddings/*",),
+    "sweeps/*": ("training/*", "evaluation/stage.py"),
+}
 STAGE_ONE = ("backbones/*", "datasets/*", "extraction/*", "images/*")
 # Stage 3 encodes what is new: with the encoders of stage 1, and other libraries', which open what was exported.
 ENCODERS = (
@@ -42,6 +49,7 @@ ENCODERS = (
     "exports/model.py",
     "exports/checkpoints/*",
     "exports/targets/*",
+    "reporting/pages/pictures.py",
     "service/web/pictures.py",
 )
 STAGE_ONE_LIBRARIES = {"clip", "open_clip", "PIL", "sentence_transformers", "timm", "torchvision", "transformers"}
@@ -264,6 +272,7 @@ def test_the_public_names_are_these():
         "FeaturesConfig",
         "ImportConfig",
         "MergeConfig",
+        "ReportConfig",
         "ReproduceConfig",
         "SearchConfig",
         "ServeConfig",
@@ -283,6 +292,7 @@ def test_the_public_names_are_these():
         "merge",
         "open_run",
         "recipe_settings",
+        "report",
         "reproduce",
         "resume",
         "search",

@@ -15,6 +15,7 @@ from clipret.cli import (
     failures,
     faults,
     models,
+    reports,
     reproduction,
     service,
     sweeps,
@@ -43,6 +44,7 @@ app.command("eval")(evaluation.evaluate)
 for command in (
     comparison.compare,
     failures.failures,
+    reports.report,
     reproduction.reproduce,
     service.search,
     service.serve,

@@ -24,6 +24,7 @@ from clipret.config.failures import FailuresConfig
 from clipret.config.imports import FEATURE_KINDS, FeaturesConfig, ImportConfig
 from clipret.config.margins import Margin
 from clipret.config.metric_names import DIRECTIONS, METRICS
+from clipret.config.reports import ReportConfig
 from clipret.config.reproduction import ReproduceConfig
 from clipret.config.service import SearchConfig, ServeConfig
 from clipret.config.sweeps import SweepConfig
@@ -54,6 +55,7 @@ __all__ = [
     "ImportConfig",
     "Margin",
     "MergeConfig",
+    "ReportConfig",
     "ReproduceConfig",
     "SearchConfig",
     "ServeConfig",

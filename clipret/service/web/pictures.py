@@ -7,17 +7,16 @@ import warnings
 from collections import OrderedDict
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from clipret.cache import FeatureCache
-from clipret.images import on_white, read_file
+from clipret.images import draw_thumbnail, read_file
 from clipret.service.web.limits import MOST_PIXELS, RefusalError
 
 SIZES = (64, 128, 256, 512, 1024)
 # Of those that PIL reads: what browsers show.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _KEPT_BYTES = 32 << 20
-_QUALITY = 85
 
 
 def require_picture(content: bytes) -> None:
@@ -82,19 +81,9 @@ class Thumbnails:
     @staticmethod
     def _drawn(content: bytes, *, size: int) -> bytes:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(content)) as image:
-                    if image.width * image.height > MOST_PIXELS:
-                        raise ValueError("too many pixels")
-                    image.draft("RGB", (size, size))
-                    small = on_white(ImageOps.exif_transpose(image)).convert("RGB")
-                    small.thumbnail((size, size), Image.Resampling.BICUBIC)
-                    drawn = io.BytesIO()
-                    small.save(drawn, "JPEG", quality=_QUALITY)
+            return draw_thumbnail(content, size=size)
         except Exception:
             raise RefusalError(404, "the file of this image cannot be shown") from None
-        return drawn.getvalue()
 
 
 def tag_of(content: bytes) -> str:
