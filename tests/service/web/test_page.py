@@ -1,34 +1,24 @@
 """The page in a real browser: what people do with it, by mouse and by keyboard alone, and what it must not do."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from clipret import FeatureCache
 from tests.helpers import REPOSITORY
+from tests.helpers.browsing import browsing, needs_browser, serious_faults
 from tests.helpers.searchable import HARMFUL
 from tests.service.conftest import serving
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# CI has to have it; elsewhere these are left out.
-pytestmark = [
-    pytest.mark.ci,
-    pytest.mark.skipif(BROWSER is None and not os.environ.get("CI"), reason="there is no chromium"),
-]
+pytestmark = [pytest.mark.ci, needs_browser]
 WIDTHS = (360, 1440)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        # Root, as CI is, has no sandbox.
-        chromium = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with browsing() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -252,22 +242,16 @@ def test_what_went_wrong_is_said(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_fits_and_has_no_serious_fault_of_accessibility(opened, width, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
-    def serious(page):
-        violations = Axe().run(page).response["violations"]
-        return [(one["id"], one["nodes"][0]["html"]) for one in violations if one["impact"] in ("serious", "critical")]
-
     page = opened("?q=a+red+heart", width=width, scheme=scheme)
     settle(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert serious(page) == []
+    assert serious_faults(page) == []
     page.locator(".hit .picture").first.click()
     page.wait_for_selector("#view[open]")
-    assert serious(page) == []
+    assert serious_faults(page) == []
     page.click("#captions")
     page.wait_for_selector(".hits.captions .hit")
-    assert serious(page) == []
+    assert serious_faults(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

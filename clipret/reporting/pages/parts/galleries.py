@@ -23,8 +23,8 @@ def _render(found: dict, pictures: Pictures) -> str:
         counted = galleries["unlabelled_count"]
         if counted:
             said = (
-                f"{counted:,} answers at rank 1 are wrong only because nothing says that they match: the caption is the "
-                f"same, or the image all but equal. If they counted, R@1 of this gallery would be "
+                f"{counted:,} answers at rank 1 are wrong only because nothing says that they match: the caption is "
+                f"the same, or the image all but equal. If they counted, R@1 of this gallery would be "
                 f"{galleries['r1_counted']:.1%} instead of {galleries['r1']:.1%}."
             )
             parts.append(element("p", text(said)))
