@@ -25,6 +25,7 @@ STAGES = (
     "evaluation/comparison/*",
     "evaluation/failures.py",
     "evaluation/findings/*",
+    "evaluation/looking/*",
     "evaluation/reproduction/*",
     "evaluation/stage.py",
     "exports/checkpoints/*",
@@ -38,7 +39,7 @@ STAGES = (
 # Stages that are made of others.
 MADE_OF = {
     "evaluation/findings/*": ("evaluation/stage.py", "evaluation/failures.py"),
-    "reporting/pages/*": ("evaluation/findings/*",),
+    "reporting/pages/*": ("evaluation/findings/*", "evaluation/looking/*"),
     "service/*": ("exports/embeddings/*",),
     "sweeps/*": ("training/*", "evaluation/stage.py"),
 }
@@ -271,6 +272,7 @@ def test_the_public_names_are_these():
         "FeatureCache",
         "FeaturesConfig",
         "ImportConfig",
+        "LookConfig",
         "MergeConfig",
         "ReportConfig",
         "ReproduceConfig",
@@ -289,6 +291,7 @@ def test_the_public_names_are_these():
         "find_failures",
         "import_features",
         "load_head",
+        "look",
         "merge",
         "open_run",
         "recipe_settings",

@@ -35,6 +35,7 @@ app.command("import")(caches.import_features)
 for command in (
     caches.info,
     caches.verify,
+    reports.look,
     caches.merge,
     training.train,
     sweeps.sweep,

@@ -127,3 +127,13 @@ def report_summary(result: dict) -> str:
     if result["pictures_left_out"]:
         pictures += f", of {result['pictures_left_out']:,} more the file's name (--root says where images are)"
     return f"{result['out']}: {size}, {pictures}, in {result['seconds']:.1f} s. Open it in a browser."
+
+
+def look_summary(result: dict) -> str:
+    """What look returned, in words."""
+    counts = result["leak_counts"]
+    found = ", ".join(f"{count:,} by {kind}" for kind, count in counts.items())
+    return (
+        f"{result['out']}: {result['bytes'] / 1e6:.1f} MB, in {result['seconds']:.1f} s. Open it in a browser.\n"
+        f"Pairs of different splits that are the same, or nearly: {found}."
+    )

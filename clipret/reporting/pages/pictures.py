@@ -23,7 +23,7 @@ class Pictures:
 
     def of(self, item: dict) -> str:
         """The picture of an item with `file` and perhaps `caption`; the file's name where there is none."""
-        address = self._address(item["file"])
+        address = self.address(item["file"])
         if address is None:
             self.left_out += 1
             return element("span", text(item["file"]), kind="file")
@@ -31,7 +31,8 @@ class Pictures:
         name = item.get("caption") or item["file"]
         return f'<img src="{address}" alt="{text(name)}">'
 
-    def _address(self, file: str) -> str | None:
+    def address(self, file: str) -> str | None:
+        """The picture as an address that holds it; None: it cannot be read, or there is no room."""
         if file not in self._drawn:
             self._drawn[file] = self._draw(file)
         address = self._drawn[file]

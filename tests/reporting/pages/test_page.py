@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from clipret import ReportConfig, report
+from clipret import LookConfig, ReportConfig, look, report
 from tests.helpers import REPOSITORY
 from tests.helpers.browsing import browsing, needs_browser, serious_faults
 
@@ -20,39 +20,41 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(searchable, tmp_path_factory):
+def folder(searchable, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     run = shutil.copytree(searchable.run, folder / "run")
     report(ReportConfig(runs=(run,), out=folder / "report.html"))
-    return f"file://{folder}/report.html"
+    look(LookConfig(cache=searchable.cache, out=folder / "look.html"))
+    return folder
 
 
 @pytest.fixture
-def opened(browser, address):
-    """Opens the report; in the end nothing was complained of, and nobody was asked for anything."""
+def opened(browser, folder):
+    """Opens a page; in the end nothing was complained of, and nobody was asked for anything."""
     contexts, faults, requests = [], [], []
 
-    def call(*, width, scheme):
+    def call(name="report", *, width, scheme):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda said: faults.append(said.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
-        page.goto(address)
+        page.goto(f"file://{folder}/{name}.html")
         return page
 
     yield call
     for context in contexts:
         context.close()
     assert faults == []
-    assert all(url == address or url.startswith("data:image/jpeg;base64,") for url in requests)
+    assert all(url.startswith((f"file://{folder}/", "data:image/jpeg;base64,")) for url in requests)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 800, 1440])
-def test_it_fits_and_has_no_serious_fault_of_accessibility(opened, width, scheme):
-    page = opened(width=width, scheme=scheme)
+@pytest.mark.parametrize("name", ["report", "look"])
+def test_it_fits_and_has_no_serious_fault_of_accessibility(opened, name, width, scheme):
+    page = opened(name, width=width, scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for summary in page.locator("summary").all():
         if summary.locator("..").get_attribute("open") is None:
@@ -86,6 +88,8 @@ def test_the_pictures_of_the_manual(opened, tmp_path):
     folder = REPOSITORY / "docs/pictures" if os.environ.get("CLIPRET_PICTURES") else tmp_path
     page.locator(".charts").nth(1).screenshot(path=folder / "report-recall.png")
     page.locator("article.query").first.screenshot(path=folder / "report-queries.png")
-    for name in ("report-recall", "report-queries"):
-        assert (folder / f"{name}.png").stat().st_size > 10_000
+    page = opened("look", width=800, scheme="light")
+    page.locator("article.query").first.screenshot(path=folder / "look-leaks.png")
+    for name in ("report-recall", "report-queries", "look-leaks"):
+        assert (folder / f"{name}.png").stat().st_size > 3_000
         assert (REPOSITORY / f"docs/pictures/{name}.png").exists()
