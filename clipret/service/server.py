@@ -52,6 +52,10 @@ class Service:
         """
         asyncio.run(self._run(log, on_ready))
 
+    def close(self) -> None:
+        """Give the port back, of a service that was never run."""
+        self._port.close()
+
     def stop(self) -> None:
         """End `run`, from any thread."""
         if self._stop is not None:

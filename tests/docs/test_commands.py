@@ -121,7 +121,7 @@ def unshared(shown: str, printed: str) -> list[str]:
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
 def test_the_commands_of_the_page_run_and_print_what_it_shows(page, capsys, monkeypatch):
     # Services are started, and answer nobody.
-    monkeypatch.setattr("clipret.service.server.Service.run", lambda self, log, on_ready: on_ready())
+    monkeypatch.setattr("clipret.service.server.Service.run", lambda self, log, on_ready: (on_ready(), self.close()))
     printed = {}
     for words in runnable(page):
         assert cli.main(prepare(words)) == 0, (words, capsys.readouterr().err)
