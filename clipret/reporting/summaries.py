@@ -112,7 +112,7 @@ def use_of_run(report: dict) -> list[str]:
     run, cache = shlex.quote(report["run"]), shlex.quote(report["cache"]["path"])
     return [
         f"Next: clipret serve {cache} --head {run}  (type words, see pictures, in a browser)",
-        f"      clipret search {cache} \"two dogs\" --head {run}  (the same in the terminal)",
+        f'      clipret search {cache} "two dogs" --head {run}  (the same in the terminal)',
         f"      clipret export {run} --to FORM --out FOLDER  (for another library; --help lists the forms)",
         f"      clipret embed {cache} --head {run} --out emb.npy  (for a vector database)",
         f"      clipret.open_run({report['run']!r})  (in Python)",
