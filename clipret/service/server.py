@@ -49,6 +49,8 @@ class Service:
 
         log       called with a line for every error of ours
         on_ready  called once it answers
+
+        Raises UsageError when another process listens on the port by now.
         """
         asyncio.run(self._run(log, on_ready))
 
@@ -97,6 +99,11 @@ class Service:
             # In another thread, or on Windows, there are no such handlers.
             with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
                 loop.add_signal_handler(number, stop)
+        try:
+            self._port.listen(_BACKLOG)
+        # Another process may have bound it as well, and listened first.
+        except OSError as error:
+            raise _not_listening(config, error) from None
         await server.serve(sockets=[self._port])
 
 
@@ -161,7 +168,9 @@ def _taken(config: ServeConfig) -> socket.socket:
             port.close()
             raise
     except OSError as error:
-        raise UsageError(
-            f"cannot listen on {config.host} port {config.port}: {reason(error)}; give another --port."
-        ) from None
+        raise _not_listening(config, error) from None
     return port
+
+
+def _not_listening(config: ServeConfig, error: OSError) -> UsageError:
+    return UsageError(f"cannot listen on {config.host} port {config.port}: {reason(error)}; give another --port.")

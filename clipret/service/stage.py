@@ -46,18 +46,20 @@ def search(config: SearchConfig, *, on_progress: ProgressCallback = silent) -> d
     Raises UsageError for a query that cannot be read, DatasetError for a picture, and as open_run and embed do.
     """
     started = time.monotonic()
-    texts = _read_queries(config)
+    lines = _read_queries(config)
+    texts = lines and list(lines.values())
     if config.index:
         one_of("index", config.index, allowed=tuple(INDEXES))
         require_package(INDEXES[config.index].package, extra=INDEXES[config.index].extra, option="--index")
-    queries = [_parsed(text) for text in texts] if texts is not None else [_query_of(config)]
+    queries = [_query_of(config)] if lines is None else list(_of_lines(config, lines, _parsed))
     opened = open_searcher(config, [config.head], split=config.split, index=config.index, on_progress=on_progress)
     searcher, abouts = opened
     (name, about), side = next(iter(abouts.items())), FOUND[config.find]
     approximate = None
     if config.index:
         approximate = Approximate.opened(searcher, name, side, kind=config.index, about=about)
-    least, threshold = config.least, config.least and {"value": config.least}
+    least = config.least
+    threshold = None if least is None else {"value": least}
     if config.min_score == "auto":
         threshold = calibrate(searcher, name, side=side, precision=config.precision, k=config.k)
         least = threshold["value"]
@@ -87,12 +89,14 @@ def search(config: SearchConfig, *, on_progress: ProgressCallback = silent) -> d
         asked = {"text": config.query, "image": config.image and str(config.image)}
         result |= {"query": asked, "root": str(descriptions.root), "hits": descriptions.hits(hits, side=side)}
     else:
-        counted = _write(config, texts, queries, find=find, describe=descriptions, side=side, on_progress=on_progress)
+        asked = dict(zip(lines, queries, strict=True))
+        counted = _write(config, texts, asked, find=find, describe=descriptions, side=side, on_progress=on_progress)
         result |= {"queries": len(queries), "hits": counted, "out": str(config.out)}
     return result | {"seconds": time.monotonic() - started}
 
 
-def _read_queries(config: SearchConfig) -> list[str] | None:
+def _read_queries(config: SearchConfig) -> dict[int, str] | None:
+    """Number of line, from 1 -> query; lines without words are left out."""
     if config.queries is None:
         return None
     check_place("out", config.out, suffixes=TABLE_SUFFIXES)
@@ -101,10 +105,21 @@ def _read_queries(config: SearchConfig) -> list[str] | None:
         text = read_file(config.queries, most=_MOST_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--queries {config.queries} cannot be read: {reason(error)}.") from None
-    lines = [line.strip() for line in text.splitlines()]
-    if not any(lines):
+    # Captions may have what str.splitlines also takes for the end of a line, such as U+2028.
+    lines = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
+    queries = {number: line.strip() for number, line in lines if line.strip()}
+    if not queries:
         raise UsageError(f"--queries {config.queries} has no queries; expected one a line.")
-    return [line for line in lines if line]
+    return queries
+
+
+def _of_lines(config: SearchConfig, lines: dict, function) -> Iterator:
+    """What the function makes of each line; its errors name the line."""
+    for number, line in lines.items():
+        try:
+            yield function(line)
+        except UsageError as error:
+            raise UsageError(f"--queries {config.queries}, line {number}: {error}") from None
 
 
 def _parsed(text: str) -> Query:
@@ -118,7 +133,8 @@ def _picture(word: str) -> Path | None:
         return None
     try:
         require_file(path)
-    except OSError as error:
+    # ValueError of a zero byte.
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"'{word}' in the query ends as a picture does, but {reason(error)}; double quotes make it words."
         ) from None
@@ -135,20 +151,25 @@ def _query_of(config: SearchConfig) -> Query:
 def _write(
     config: SearchConfig,
     texts: list[str],
-    queries: list[Query],
+    queries: dict[int, Query],
     *,
     find,
     describe: Descriptions,
     side: str,
     on_progress: ProgressCallback,
 ) -> int:
-    """Write the hits of all queries; returns their number."""
-    counted = 0
+    """Write the hits of all queries, by their lines; returns the number of hits."""
+    counted, numbered = 0, list(queries.items())
 
     def tables() -> Iterator:
         nonlocal counted
         for start in range(0, len(queries), _AT_ONCE):
-            found = find(queries[start : start + _AT_ONCE])
+            some = dict(numbered[start : start + _AT_ONCE])
+            try:
+                found = find(list(some.values()))
+            except UsageError:
+                # Which of them it is, is found one by one.
+                found = list(_of_lines(config, some, lambda query: find([query])[0]))
             numbers = np.repeat(np.arange(start, start + len(found)), [len(hits.rows) for hits in found])
             rows = [hit for hits in found for hit in describe.hits(hits, side=side)]
             counted += len(rows)

@@ -177,3 +177,23 @@ def test_killed_and_started_again_it_uses_what_was_kept(searchable, tmp_path):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
         hits.append(json.loads(done.stdout)["hits"])
     assert hits[0] == hits[1] == hits[2]
+
+
+def test_a_port_that_another_took_meanwhile_is_named(searchable, tmp_path):
+    settings = {"cache": searchable.cache, "device": "cpu", "marks": tmp_path / "marks.csv"}
+    first = open_service(ServeConfig(port=0, **settings))
+    port = first._port.getsockname()[1]
+    second = open_service(ServeConfig(port=port, **settings))
+    ready = threading.Event()
+    thread = threading.Thread(target=first.run, kwargs={"on_ready": ready.set})
+    thread.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(UsageError) as caught:
+            second.run()
+        assert str(caught.value) == (
+            f"cannot listen on 127.0.0.1 port {port}: Address already in use; give another --port."
+        )
+    finally:
+        first.stop()
+        thread.join(30)

@@ -164,3 +164,34 @@ def test_damaged_embeddings_are_named_not_searched(searchable, tmp_path):
 
 def test_the_result_is_json(ask):
     json.dumps(ask("sun"), allow_nan=False)
+
+
+def test_a_score_of_zero_is_a_score(ask):
+    result = ask("sun", k=1000, min_score="0")
+    assert result["min_score"] == {"value": 0.0}
+    assert all(hit["score"] >= 0 for hit in result["hits"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x" * 2001, "the query has 2,001 characters; expected at most 2,000."),
+        ("sun - sun", "the terms of the query cancel each other out; expected a sum that is not zero."),
+        ("a\0b.jpg", "'a\0b.jpg' in the query ends as a picture does, but embedded null byte; double quotes"),
+    ],
+)
+def test_the_line_of_a_query_that_is_wrong_is_named(ask, tmp_path, line, message):
+    path = tmp_path / "q.txt"
+    path.write_text(f"sun\n\n{line}\nmoon\n", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        ask(queries=path, out=tmp_path / "h.csv")
+    assert str(caught.value).startswith(f"--queries {path}, line 3: {message}")
+    assert not (tmp_path / "h.csv").exists()
+
+
+def test_only_line_breaks_part_queries(ask, tmp_path):
+    (tmp_path / "q.txt").write_bytes("a\u2028cat\x0cdog\x85sun\r\nmoon\rstar\n".encode())
+    result = ask(queries=tmp_path / "q.txt", out=tmp_path / "h.parquet", k=1)
+    table = pyarrow.parquet.read_table(tmp_path / "h.parquet")
+    assert table.column("text").to_pylist() == ["a\u2028cat\x0cdog\x85sun", "moon", "star"]
+    assert result["queries"] == 3

@@ -3,8 +3,11 @@ import { card, column, element, imageAddress, options } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const PAGE = 30;
+const PLACEHOLDER = at("text").placeholder;
 let info = null;
 let picture = null;
+// Which picture it is, of those that were taken.
+let taken = 0;
 let asked = null;
 let columns = [];
 let newest = 0;
@@ -51,6 +54,10 @@ function say(text) {
   at("status").textContent = text;
 }
 
+function fail(error) {
+  say(`That did not work: ${error.message.replace(/\.$/, "")}.`);
+}
+
 // What the address says.
 function fromAddress() {
   const query = new URLSearchParams(location.search);
@@ -79,6 +86,7 @@ function toAddress(state) {
 
 function fill(state) {
   at("text").value = state.text;
+  at("text").placeholder = PLACEHOLDER;
   options(at("left"), info.heads.map((name) => [name, name]), state.left);
   options(at("right"), [["", "nothing"], ...info.heads.map((name) => [name, name])], state.right);
   at("find").value = state.find;
@@ -91,8 +99,14 @@ function settings() {
   return { left: at("left").value, right: at("right").value, find: at("find").value, split: at("split").value };
 }
 
+// What was asked for, with the words that were typed since.
+function current() {
+  const [state, text] = [fromAddress(), at("text").value.trim()];
+  return text === state.text ? state : { ...state, text, row: null, caption: null };
+}
+
 function go(state) {
-  history.pushState(null, "", toAddress(state));
+  history.pushState({ taken: picture && taken }, "", toAddress(state));
   return search(state);
 }
 
@@ -136,7 +150,7 @@ async function search(state) {
   } catch (error) {
     if (number === newest) {
       at("results").replaceChildren();
-      say(`That did not work: ${error.message}.`);
+      fail(error);
     }
   }
   return undefined;
@@ -164,7 +178,7 @@ function add(answers) {
         other: columns.length > 1 && place === 1 ? ranks[0] : null,
         isExpected: expected.has(hit.row),
         markable: markText(asked) !== null,
-        actions: { open, mark, caption: (row) => go({ ...settings(), text: "", row: null, caption: row, find: "images" }) },
+        actions: { open: (row) => open(row).catch(fail), mark, caption: (row) => go({ ...settings(), text: "", row: null, caption: row, find: "images" }) },
       }),
     );
     // What was drawn before keeps its focus and its marks.
@@ -188,7 +202,7 @@ async function more() {
     const answers = await Promise.all(columns.map((one) => post("v1/search", bodyOf(asked, one.answer.head, offset))));
     if (number === newest) add(answers);
   } catch (error) {
-    say(`That did not work: ${error.message}.`);
+    fail(error);
   }
   loading = false;
 }
@@ -199,7 +213,7 @@ async function mark(row, right) {
     say(`${counts.right} marked as right, ${counts.wrong} as wrong.`);
     return true;
   } catch (error) {
-    say(`That did not work: ${error.message}.`);
+    fail(error);
     return false;
   }
 }
@@ -238,6 +252,7 @@ async function take(file) {
   let text = "";
   for (let place = 0; place < bytes.length; place += 32768) text += String.fromCharCode(...bytes.subarray(place, place + 32768));
   picture = btoa(text);
+  taken += 1;
   at("picture").hidden = false;
   return go({ ...settings(), text: at("text").value.trim(), row: null, caption: null });
 }
@@ -259,13 +274,12 @@ function listen() {
     go({ ...settings(), text: at("text").value.trim(), row: null, caption: null });
   });
   for (const id of ["left", "right", "find", "split"]) {
-    at(id).addEventListener("change", () => go({ ...(asked ?? fromAddress()), ...settings() }));
+    at(id).addEventListener("change", () => go({ ...current(), ...settings() }));
   }
-  at("random").addEventListener("click", async () => {
+  at("random").addEventListener("click", () => {
     const split = info.splits.test || info.split === "test" ? "test" : at("split").value;
-    const drawn = await call(`v1/captions/random?split=${split}`);
-    take(null);
-    go({ ...settings(), text: "", row: null, caption: drawn.row, find: "images" });
+    const drawn = call(`v1/captions/random?split=${split}`);
+    drawn.then(({ row }) => leave({ row: null, caption: row, find: "images" })).catch(fail);
   });
   at("file").addEventListener("change", () => take(at("file").files[0]));
   at("drop").addEventListener("click", () => {
@@ -293,7 +307,11 @@ function listen() {
       at("text").focus();
     } else if (!typing) moveFocus(event);
   });
-  addEventListener("popstate", () => search(fromAddress()));
+  addEventListener("popstate", (event) => {
+    // An address has no picture; only those that were left while it was there have it.
+    if (picture && event.state?.taken !== taken) take(null);
+    search(fromAddress());
+  });
 }
 
 info = await call("v1/info");

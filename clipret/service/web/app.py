@@ -199,7 +199,8 @@ class _Routes:
         if self.token is not None and not same_token(asked["token"], self.token):
             raise RefusalError(401, "the token is wrong")
         response = OneLine({"status": "ok"})
-        response.set_cookie(COOKIE, asked["token"], httponly=True, samesite="strict")
+        if self.token is not None:
+            response.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
         return response
 
     def _head(self, name: str | None) -> str:

@@ -110,6 +110,9 @@ async def read_json(request: Request, form: Mapping[str, Any]) -> dict:
 
 
 def _parsed(body: bytes, form: Mapping[str, Any]) -> dict:
+    # A picture has none of these. Millions of values would keep everybody waiting.
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_JSON:
+        raise RefusalError(400, f"the body has more than {MOST_JSON:,} values")
     try:
         values = parse_record(body, dict(form))
     except RecordError as error:

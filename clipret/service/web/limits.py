@@ -18,10 +18,11 @@ MOST_TEXTS = 64
 # Requests that are worked on; more are told to come again.
 MOST_AT_ONCE = 64
 MOST_CONNECTIONS = 600
-# Seconds for a request's head, for its body, and for its answer.
+# Seconds for a request's head, for its body, for its answer, and in which a client has to read something of it.
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 15.0
 ANSWER_SECONDS = 30.0
+READ_SECONDS = 15.0
 LIMITS: Mapping[str, int] = {"k": MOST_HITS, "offset": MOST_OFFSET, "picture_bytes": MOST_PICTURE, "texts": MOST_TEXTS}
 
 

@@ -152,13 +152,18 @@ def raw(served, content: bytes, *, wait: float = 20.0) -> bytes:
     """What comes back for bytes as they are, until the connection ends."""
     with socket.create_connection((served.host, served.port), timeout=wait) as connection:
         connection.sendall(content)
-        parts = []
-        try:
-            while part := connection.recv(65536):
-                parts.append(part)
-        except (TimeoutError, ConnectionResetError):
-            pass
-        return b"".join(parts)
+        return drained(connection)
+
+
+def drained(connection: socket.socket) -> bytes:
+    """What there is to read, until the connection ends or nothing comes."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except (TimeoutError, ConnectionResetError):
+        pass
+    return b"".join(parts)
 
 
 def head_of(served, *lines: str, path: str = SEARCH) -> bytes:
@@ -371,3 +376,34 @@ def test_images_that_are_gone_or_no_images_are_not_shown(searchable, tmp_path):
         assert elsewhere.error("GET", "/v1/images/2") == (404, "the file of this image cannot be shown")
         assert elsewhere.error("GET", "/v1/images/2?original=1")[0] == 400
         assert elsewhere.client().search("sun")["hits"]
+
+
+def test_a_body_of_millions_of_values_is_not_parsed(served):
+    body = b'{"text": "x", "a": [' + b",".join([b"{}"] * 1_000_000) + b"]}"
+    assert served.error("POST", SEARCH, body) == (400, "the body has more than 65,536 values")
+
+
+def test_without_a_token_nothing_is_kept_of_one(served):
+    for token in ("\u6f22", "\ud800", "a\r\nb"):
+        status, headers, _ = served.ask("POST", "/v1/session", {"token": token})
+        assert status == 200
+        assert "set-cookie" not in headers
+
+
+@pytest.mark.ci
+def test_connections_of_who_reads_no_answer_are_cut(searchable, tmp_path, monkeypatch):
+    from clipret.service.web import connections
+
+    monkeypatch.setattr(connections, "READ_SECONDS", 1.0)
+    with serving(searchable, tmp_path, heads=False) as running, socket.socket() as silent, socket.socket() as slow:
+        for client in (silent, slow):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            client.settimeout(30)
+            client.connect((running.host, running.port))
+            client.sendall(f"GET /page.js HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n".encode() * 600)
+        # Who reads on, however slowly, is kept.
+        for _ in range(16):
+            time.sleep(0.25)
+            assert slow.recv(200_000)
+        assert drained(silent).count(b"HTTP/1.1 200") < 600
+        assert drained(slow)

@@ -270,3 +270,55 @@ def test_the_pictures_of_the_manual(opened, name, width, address, tmp_path):
     page.screenshot(path=folder / f"{name}.png")
     assert (folder / f"{name}.png").stat().st_size > 10_000
     assert Path(REPOSITORY / f"docs/pictures/{name}.png").exists()
+
+
+def test_what_was_typed_is_asked_for_when_a_setting_changes(opened):
+    page = opened("?q=a+cat")
+    settle(page)
+    page.fill("#text", "a dog")
+    page.select_option("#find", "captions")
+    settle(page, "captions ranked for “a dog”")
+    page.fill("#text", "")
+    page.press("#text", "Enter")
+    page.wait_for_function("() => document.getElementById('status').textContent === ''")
+    page.select_option("#find", "images")
+    page.wait_for_load_state("networkidle")
+    assert page.locator(".hit").count() == 0
+
+
+def test_the_words_of_a_caption_do_not_stay_in_the_empty_field(opened):
+    page = opened()
+    plain = page.get_attribute("#text", "placeholder")
+    page.click("#random")
+    settle(page)
+    assert page.get_attribute("#text", "placeholder").startswith("caption: ")
+    page.fill("#text", "a cat")
+    page.press("#text", "Enter")
+    settle(page, "“a cat”")
+    assert page.get_attribute("#text", "placeholder") == plain
+
+
+def test_back_from_a_picture_leaves_it_behind(opened, searchable):
+    page = opened("?q=a+cat")
+    settle(page)
+    found = rows(page)
+    page.set_input_files("#file", searchable.root / "2764.png")
+    page.wait_for_selector("#picture:visible")
+    page.wait_for_function("found => document.querySelector('.hit').dataset.row !== found", arg=str(found[0]))
+    page.go_back()
+    page.wait_for_function("found => document.querySelector('.hit').dataset.row === found", arg=str(found[0]))
+    assert page.locator("#picture").is_hidden()
+
+
+def test_a_service_that_is_gone_is_told_of(browser, searchable, tmp_path):
+    page, faults = browser.new_page(), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    with serving(searchable, tmp_path, heads=False) as running:
+        page.goto(f"{running.url}?q=a+cat")
+        settle(page)
+    for button in ("#random", ".hit .picture"):
+        page.evaluate("document.getElementById('status').textContent = ''")
+        page.click(button)
+        page.wait_for_function("() => document.getElementById('status').textContent.startsWith('That did not work')")
+    page.close()
+    assert faults == []
