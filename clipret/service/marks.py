@@ -14,13 +14,18 @@ from clipret.cache import FeatureCache
 from clipret.config import SPLITS
 from clipret.errors import UsageError
 from clipret.machine.escaping import csv_cell
-from clipret.machine.files import read_file, replaced
+from clipret.machine.files import locked, read_file, replaced
 from clipret.runs import reason
 
 COLUMNS = ("image", "caption", "split")
 MOST_MARKS = 100_000
 MOST_LETTERS = 500
 _MOST_BYTES = 1 << 28
+_LOCK_SECONDS = 5.0
+
+
+class MarksError(UsageError):
+    """The files of marks cannot be used."""
 
 
 class Marks:
@@ -39,13 +44,16 @@ class Marks:
         return self.path.with_name(f"{self.path.stem}.wrong{self.path.suffix}")
 
     def mark(self, image: int, caption: str, right: bool | None) -> dict[str, int]:
-        """Keep whether a caption is right for the image of a row; None: neither, as before any mark.
+        """Keep whether a caption is right for the image of a row; None: neither, as before any mark. The files are read
+        again first, for other services may write them too.
 
         Returns right and wrong: how many are marked so. Raises UsageError for a caption that no table can have, and
         OSError when the files cannot be written; the marks are then as before.
         """
         row = self._row(image, caption)
-        with self._lock:
+        # Another service may keep its marks there too, or somebody have edited them.
+        with self._lock, locked(self.path.with_name(f"{self.path.name}.lock"), seconds=_LOCK_SECONDS):
+            self._rows = {True: _read(self.path), False: _read(self.wrong_path)}
             if sum(map(len, self._rows.values())) >= MOST_MARKS and right is not None:
                 raise UsageError(f"there are {MOST_MARKS:,} marks already; move the files elsewhere.")
             after = {kind: {key: None for key in rows if key != row} for kind, rows in self._rows.items()}
@@ -86,9 +94,9 @@ def _read(path: Path) -> dict[tuple[str, ...], None]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"--marks: {path} cannot be read as marks ({reason(error)}); give another file.") from None
+        raise MarksError(f"--marks: {path} cannot be read as marks ({reason(error)}); give another file.") from None
     if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
-        raise UsageError(f"--marks: {path} is there, and has no marks of clipret; give another file.")
+        raise MarksError(f"--marks: {path} is there, and has no marks of clipret; give another file.")
     return {tuple(row): None for row in rows}
 
 

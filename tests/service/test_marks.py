@@ -71,6 +71,15 @@ def test_marks_go_on_where_they_were(cache, tmp_path):
     assert again.mark(2, "two", True) == {"right": 2, "wrong": 0}
 
 
+def test_two_services_keep_their_marks_in_one_file(cache, tmp_path):
+    one, other = (Marks(tmp_path / "marks.csv", cache) for _ in range(2))
+    one.mark(0, "first", True)
+    assert other.mark(1, "second", True) == {"right": 2, "wrong": 0}
+    assert one.mark(0, "first", None) == {"right": 1, "wrong": 0}
+    assert [row["caption"] for row in rows_of(tmp_path / "marks.csv")] == ["second"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["marks.csv"]
+
+
 @pytest.mark.parametrize("caption", ["", "  ", "=1+1", "+x", "-x", "@x", "\x1b[31m", "x" * 501])
 def test_words_that_no_table_should_have_are_refused(cache, tmp_path, caption):
     with pytest.raises(UsageError, match="these words cannot be kept as a caption"):

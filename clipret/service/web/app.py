@@ -17,6 +17,7 @@ from clipret import __version__
 from clipret.config import SPLITS
 from clipret.errors import DatasetError, UsageError
 from clipret.machine.records import AtLeast
+from clipret.service.marks import MarksError
 from clipret.service.web import pictures
 from clipret.service.web.access import COOKIE, FAULT, Access, OneLine, Rules, refused, same_token
 from clipret.service.web.asking import read_json, read_search, read_texts
@@ -189,6 +190,9 @@ class _Routes:
         asked = await read_json(request, _MARK)
         try:
             counts = await to_thread.run_sync(self.state.marks.mark, *(asked[name] for name in _MARK))
+        except MarksError:
+            # What is wrong with the files has their paths, and is for the terminal.
+            raise
         except UsageError as error:
             raise RefusalError(400, str(error)) from None
         return OneLine(counts)
