@@ -132,6 +132,7 @@ def verify_or_refuse(path) -> bool:
         return False
 
 
+@pytest.mark.ci
 def test_no_byte_of_a_shard_changes_a_figure_without_a_word(tmp_path):
     path = tmp_path / "made.h5"
     write_shards(path, cut(2))

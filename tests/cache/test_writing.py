@@ -231,6 +231,7 @@ def test_problems_are_forgotten_also_when_killed_at_any_step(tmp_path, monkeypat
         np.testing.assert_array_equal(FeatureCache(path, allow_incomplete=True).image_features[3], features[3])
 
 
+@pytest.mark.ci
 def test_after_a_power_loss_problems_are_kept_or_forgotten_but_not_halved(tmp_path, monkeypatch):
     path = tmp_path / "made.h5"
     with open_writer(path, MADE) as writer:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipret import cli, extract
 from clipret.config import ExtractConfig
+from tests.helpers.exported import open_here
 from tests.helpers.hub import image, images, write_parquet
 from tests.helpers.pages import DOCS, PAGES, README, blocks, commands, name_of, outputs
 from tests.helpers.ready_made import embeddings, write_clip_retrieval
@@ -117,7 +118,9 @@ def unshared(shown: str, printed: str) -> list[str]:
 @pytest.mark.ci
 @pytest.mark.usefixtures("own_data")
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
-def test_the_commands_of_the_page_run_and_print_what_it_shows(page, capsys):
+def test_the_commands_of_the_page_run_and_print_what_it_shows(page, capsys, monkeypatch):
+    """Exported folders are opened here, and not in processes of their own."""
+    open_here(monkeypatch)
     printed = {}
     for words in runnable(page):
         assert cli.main(prepare(words)) == 0, (words, capsys.readouterr().err)
