@@ -90,7 +90,9 @@ def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(secon
         write(path)
     total = disk.steps
     assert total > 100
-    for moment in range(0, total, 5 if seconds else 9):
+    # Torn writes at the moments between those of whole ones.
+    step = 5 if seconds else 9
+    for moment in range(step * torn, total, 2 * step):
         shutil.copy(tmp_path / "empty.h5", path)
         with monkeypatch.context() as patch:
             Disk(patch, stop_at=moment, torn=torn)

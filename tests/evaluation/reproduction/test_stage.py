@@ -122,6 +122,7 @@ def test_all_of_karpathys_captions_are_measured_exactly(tmp_path, publish):
     assert (described["images"], described["captions"], described["remarks"]) == (5000, 25_010, [])
 
 
+@pytest.mark.ci
 def test_exactly_the_tolerance_passes_and_more_does_not(flickr, publish):
     publish(changed(ROWS[FLICKR], off(MEASURED, {("t2i", "R@1"): 0.5})))
     assert reproduce(ReproduceConfig(cache=flickr))["passed"]
