@@ -257,6 +257,7 @@ def registered(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.ci
 def test_preprocessing_and_activation_come_with_the_tag(registered):
     quick, plain = (load_backbone(f"open_clip:Small-B-8/{tag}") for tag in ("quick", "plain"))
     assert quick.preprocessing == "32 px, squash, bicubic, mean 0.1/0.2/0.3, std 0.5/0.5/0.5"

@@ -67,6 +67,7 @@ def damage(path, *, flips: int, seed: int) -> Counter:
     return counts
 
 
+@pytest.mark.ci
 def test_no_byte_of_a_cache_changes_a_figure_without_a_word(whole):
     counts = damage(whole, flips=60, seed=0)
     assert set(counts) == {"opening", "reading"}

@@ -104,6 +104,7 @@ def test_a_full_standard_output_is_one_line():
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "closed", [*(pytest.param(one, marks=pytest.mark.ci) for one in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"]
 )

@@ -76,6 +76,7 @@ def test_a_signal_lets_the_batch_end_and_says_how_to_go_on(
     assert arrays(settings.out) == whole
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not ON_LINUX, reason="workers are forked on Linux")
 def test_a_read_that_never_ends_is_named_and_the_same_command_goes_on(config, whole, monkeypatch, coco_root):
     victim = sorted((coco_root / "train2017").iterdir())[25]
