@@ -73,7 +73,7 @@ clean: ## Remove what was built; .venv, caches and runs stay
 
 .venv/demo: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[demo]'
+	$(BIN)/python -m pip install --quiet -e '.[demo,serve]'
 	@touch $@
 
 .venv/test: setup.cfg pyproject.toml

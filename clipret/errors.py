@@ -86,6 +86,10 @@ class ExportError(ClipretError):
     """Embeddings cannot be written for other programs."""
 
 
+class ServiceError(ClipretError):
+    """A web service refused a request, or does not answer."""
+
+
 class LeakageError(ClipretError):
     """A head is to be measured on images that it was trained on."""
 

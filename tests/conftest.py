@@ -238,6 +238,14 @@ def keep_keys(head: Path, keys: np.ndarray | None) -> None:
     write_tensors(head, tensors, metadata={name: text for name, text in file.metadata.items() if name != "sha256"})
 
 
+@pytest.fixture(scope="session")
+def searchable(tmp_path_factory):
+    """A cache of drawings with a run: tests.helpers.searchable.Searchable."""
+    from tests.helpers.searchable import make_searchable
+
+    return make_searchable(tmp_path_factory.mktemp("searchable"))
+
+
 @pytest.fixture
 def cache_path(tmp_path) -> Path:
     return write_cache(tmp_path / "made.h5")

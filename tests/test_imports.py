@@ -24,20 +24,35 @@ STAGES = (
     "datasets/downloads/stage.py",
     "evaluation/comparison/*",
     "evaluation/failures.py",
+    "evaluation/findings/*",
+    "evaluation/looking/*",
     "evaluation/reproduction/*",
     "evaluation/stage.py",
     "exports/checkpoints/*",
     "exports/embeddings/*",
     "extraction/*",
+    "reporting/pages/*",
     "service/*",
     "sweeps/*",
     "training/*",
 )
 # Stages that are made of others.
-MADE_OF = {"service/*": ("exports/embeddings/*",), "sweeps/*": ("training/*", "evaluation/stage.py")}
+MADE_OF = {
+    "evaluation/findings/*": ("evaluation/stage.py", "evaluation/failures.py"),
+    "reporting/pages/*": ("evaluation/findings/*", "evaluation/looking/*"),
+    "service/*": ("exports/embeddings/*",),
+    "sweeps/*": ("training/*", "evaluation/stage.py"),
+}
 STAGE_ONE = ("backbones/*", "datasets/*", "extraction/*", "images/*")
 # Stage 3 encodes what is new: with the encoders of stage 1, and other libraries', which open what was exported.
-ENCODERS = ("exports/encoder.py", "exports/model.py", "exports/checkpoints/*", "exports/targets/*")
+ENCODERS = (
+    "exports/encoder.py",
+    "exports/model.py",
+    "exports/checkpoints/*",
+    "exports/targets/*",
+    "reporting/pages/pictures.py",
+    "service/web/pictures.py",
+)
 STAGE_ONE_LIBRARIES = {"clip", "open_clip", "PIL", "sentence_transformers", "timm", "torchvision", "transformers"}
 ONLY_IMPORTER = {
     "clip": ("backbones/clip_package.py",),
@@ -47,12 +62,15 @@ ONLY_IMPORTER = {
     "onnx": ("exports/targets/onnx*",),
     "onnxruntime": ("exports/targets/onnx*",),
     "open_clip": ("backbones/open_clip*", "exports/targets/open_clip*"),
+    "prometheus_client": ("service/web/*",),
     "pycocotools": ("datasets/coco_json.py",),
     "requests": ("datasets/downloads/transfer.py",),
     "sentence_transformers": ("backbones/sentences.py", "exports/targets/*"),
+    "starlette": ("service/web/*",),
     "timm": ("backbones/unimodal_timm.py",),
     "tokenizers": ("exports/targets/*",),
     "usearch": ("exports/indexes/usearch.py",),
+    "uvicorn": ("service/server.py", "service/web/*"),
 }
 # The ground: what these may import of the package.
 GROUND = {
@@ -243,6 +261,7 @@ def test_embeddings_are_made_without_loading_the_compiler():
 def test_the_public_names_are_these():
     assert clipret.__all__ == [
         "CheckConfig",
+        "Client",
         "ClipretError",
         "CompareConfig",
         "DatasetConfig",
@@ -255,8 +274,12 @@ def test_the_public_names_are_these():
         "FeatureCache",
         "FeaturesConfig",
         "ImportConfig",
+        "LookConfig",
         "MergeConfig",
+        "ReportConfig",
         "ReproduceConfig",
+        "SearchConfig",
+        "ServeConfig",
         "SweepConfig",
         "TrainConfig",
         "VerifyConfig",
@@ -270,11 +293,15 @@ def test_the_public_names_are_these():
         "find_failures",
         "import_features",
         "load_head",
+        "look",
         "merge",
         "open_run",
         "recipe_settings",
+        "report",
         "reproduce",
         "resume",
+        "search",
+        "serve",
         "sweep",
         "train",
         "verify",

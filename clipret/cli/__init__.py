@@ -15,6 +15,7 @@ from clipret.cli import (
     failures,
     faults,
     models,
+    reports,
     reproduction,
     service,
     sweeps,
@@ -34,6 +35,7 @@ app.command("import")(caches.import_features)
 for command in (
     caches.info,
     caches.verify,
+    reports.look,
     caches.merge,
     training.train,
     sweeps.sweep,
@@ -43,8 +45,10 @@ app.command("eval")(evaluation.evaluate)
 for command in (
     comparison.compare,
     failures.failures,
+    reports.report,
     reproduction.reproduce,
     service.search,
+    service.serve,
     exports.embed,
     exports.export,
     trust.trust,

@@ -24,6 +24,7 @@ from clipret.config.failures import FailuresConfig
 from clipret.config.imports import FEATURE_KINDS, FeaturesConfig, ImportConfig
 from clipret.config.margins import Margin
 from clipret.config.metric_names import DIRECTIONS, METRICS
+from clipret.config.reports import LookConfig, ReportConfig
 from clipret.config.reproduction import ReproduceConfig
 from clipret.config.service import SearchConfig, ServeConfig
 from clipret.config.sweeps import SweepConfig
@@ -52,8 +53,10 @@ __all__ = [
     "FailuresConfig",
     "FeaturesConfig",
     "ImportConfig",
+    "LookConfig",
     "Margin",
     "MergeConfig",
+    "ReportConfig",
     "ReproduceConfig",
     "SearchConfig",
     "ServeConfig",

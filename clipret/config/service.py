@@ -13,7 +13,7 @@ FINDS = ("images", "captions")
 AUTO = "auto"
 MOST_HITS = 1000
 _MOST_PORT = 65_535
-_NAME = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]")
+_NAME = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]|[0-9A-Fa-f:]+")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
 
 

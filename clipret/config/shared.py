@@ -103,3 +103,14 @@ def encoder_place():
     return setting(
         None, "Where the encoder is now: the same weights under another name.", shown="as the cache names it"
     )
+
+
+def page_bytes():
+    """The size of a page with pictures."""
+    return setting(
+        5_000_000,
+        "Pictures are left out beyond this size of the page.",
+        at_least=100_000,
+        at_most=200_000_000,
+        swept=False,
+    )

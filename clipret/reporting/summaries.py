@@ -111,7 +111,29 @@ def use_of_run(report: dict) -> list[str]:
         return []
     run, cache = shlex.quote(report["run"]), shlex.quote(report["cache"]["path"])
     return [
-        f"Next: clipret export {run} --to FORM --out FOLDER  (for another library; --help lists the forms)",
+        f"Next: clipret serve {cache} --head {run}  (type words, see pictures, in a browser)",
+        f"      clipret report {run}  (what was gained and lost, with pictures, in one page)",
+        f'      clipret search {cache} "two dogs" --head {run}  (the same in the terminal)',
+        f"      clipret export {run} --to FORM --out FOLDER  (for another library; --help lists the forms)",
         f"      clipret embed {cache} --head {run} --out emb.npy  (for a vector database)",
         f"      clipret.open_run({report['run']!r})  (in Python)",
     ]
+
+
+def report_summary(result: dict) -> str:
+    """What report returned, in words."""
+    size = f"{result['bytes'] / 1e6:.1f} MB"
+    pictures = f"{result['pictures']:,} pictures"
+    if result["pictures_left_out"]:
+        pictures += f", of {result['pictures_left_out']:,} more the file's name (--root says where images are)"
+    return f"{result['out']}: {size}, {pictures}, in {result['seconds']:.1f} s. Open it in a browser."
+
+
+def look_summary(result: dict) -> str:
+    """What look returned, in words."""
+    counts = result["leak_counts"]
+    found = ", ".join(f"{count:,} by {kind}" for kind, count in counts.items())
+    return (
+        f"{result['out']}: {result['bytes'] / 1e6:.1f} MB, in {result['seconds']:.1f} s. Open it in a browser.\n"
+        f"Pairs of different splits that are the same, or nearly: {found}."
+    )

@@ -59,14 +59,13 @@ class Approximate:
             write_about(out, record | {"recall": record.get("recall", {}) | {path.name: measured}})
         return cls(kept, find, {"kind": kind, "path": str(path), **measured})
 
-    def search(self, queries: np.ndarray, *, k: int, least: float | None = None) -> list[Hits]:
+    def search(self, queries: np.ndarray, *, k: int) -> list[Hits]:
         """As Searcher.search, of what the index finds; scores are exact."""
         hits = []
         for query, places in zip(queries, self.find(queries, min(k, len(self.kept.rows))), strict=True):
             places = places[places >= 0]
             scores = exact_scores(self.kept.values, places, query)
             order = np.lexsort((places, -scores))
-            order = order if least is None else order[scores[order] >= least]
             self.kept.require_whole(places)
             hits.append(Hits(self.kept.rows[places[order]], scores[order]))
         return hits

@@ -53,6 +53,11 @@ class Hits:
     rows: np.ndarray
     scores: np.ndarray
 
+    def first(self, count: int, *, least: float | None = None) -> "Hits":
+        """The first of them, without those below a score."""
+        kept = slice(0, count if least is None else min(count, int(np.sum(self.scores >= least))))
+        return Hits(self.rows[kept], self.scores[kept])
+
 
 class Searcher:
     """A cache with its heads. Safe to use from one thread at a time, as torch's threads are shared."""
@@ -149,13 +154,10 @@ class Searcher:
     def _by_split(self) -> dict[tuple[str, str], dict[str, np.ndarray]]:
         return {}
 
-    def search(
-        self, queries: np.ndarray, *, head: str, side: str, k: int, split: str = ALL_SPLITS, least: float | None = None
-    ) -> list[Hits]:
+    def search(self, queries: np.ndarray, *, head: str, side: str, k: int, split: str = ALL_SPLITS) -> list[Hits]:
         """The k best of each query (Q, E), images or captions.
 
-        side   image or text, of what is looked for
-        least  cosine below which nothing is a hit
+        side  image or text, of what is looked for
 
         Raises ExportError when the kept embeddings are damaged.
         """
@@ -163,10 +165,12 @@ class Searcher:
         scores, places = nearest(queries, kept.values, k=k, rows=self.places(head, side, split))
         if places.size:
             kept.require_whole(np.unique(places))
-        return [
-            Hits(kept.rows[at[of >= least]], of[of >= least]) if least is not None else Hits(kept.rows[at], of)
-            for of, at in zip(scores, places, strict=True)
-        ]
+        return [Hits(kept.rows[at], of) for of, at in zip(scores, places, strict=True)]
+
+    def gallery_size(self, head: str, side: str, split: str = ALL_SPLITS) -> int:
+        """How many images or captions are searched."""
+        places = self.places(head, side, split)
+        return len(self.heads[head].kept[side].rows if places is None else places)
 
     def rank(self, query: np.ndarray, *, head: str, side: str, row: int, split: str = ALL_SPLITS) -> int | None:
         """The rank of one row for a query (E,); None: it is not searched."""

@@ -65,8 +65,10 @@ def search(config: SearchConfig, *, on_progress: ProgressCallback = silent) -> d
     def find(asked: list[Query]) -> list[Hits]:
         embeddings = searcher.embed(asked, name)
         if approximate:
-            return approximate.search(embeddings, k=config.k, least=least)
-        return searcher.search(embeddings, head=name, side=side, k=config.k, least=least)
+            found = approximate.search(embeddings, k=config.k)
+        else:
+            found = searcher.search(embeddings, head=name, side=side, k=config.k)
+        return [hits.first(config.k, least=least) for hits in found]
 
     descriptions = Descriptions(searcher.cache, root=config.root)
     result = {

@@ -99,6 +99,8 @@ def prepare(words: list[str]) -> list[str]:
         rows = [f"{number}.png,a thing,train" for number in range(3)]
         Path("shop.csv").write_text("\n".join([f"{names},split", *rows]) + "\n")
         Path("data/shop.h5").unlink(missing_ok=True)
+    if "--queries" in words:
+        Path("queries.txt").write_text("a cat\na house\n")
     if words[0] == "import":
         ready_made()
     if words[0] == "merge":
@@ -135,6 +137,8 @@ def unshared(shown: str, printed: str) -> list[str]:
 def test_the_commands_of_the_page_run_and_print_what_it_shows(page, capsys, monkeypatch):
     """Exported folders are opened here, and not in processes of their own."""
     open_here(monkeypatch)
+    # Services are started, and answer nobody.
+    monkeypatch.setattr("clipret.service.server.Service.run", lambda self, log, on_ready: (on_ready(), self.close()))
     printed = {}
     for words in runnable(page):
         assert cli.main(prepare(words)) == 0, (words, capsys.readouterr().err)

@@ -91,7 +91,10 @@ def test_what_a_user_should_know_is_a_line_each(changes, line):
 def test_a_measured_run_says_what_it_is_good_for():
     report = {"run": "runs/my run", "cache": {"path": "data/emoji.h5"}}
     assert use_of_run(report) == [
-        "Next: clipret export 'runs/my run' --to FORM --out FOLDER  (for another library; --help lists the forms)",
+        "Next: clipret serve data/emoji.h5 --head 'runs/my run'  (type words, see pictures, in a browser)",
+        "      clipret report 'runs/my run'  (what was gained and lost, with pictures, in one page)",
+        "      clipret search data/emoji.h5 \"two dogs\" --head 'runs/my run'  (the same in the terminal)",
+        "      clipret export 'runs/my run' --to FORM --out FOLDER  (for another library; --help lists the forms)",
         "      clipret embed data/emoji.h5 --head 'runs/my run' --out emb.npy  (for a vector database)",
         "      clipret.open_run('runs/my run')  (in Python)",
     ]

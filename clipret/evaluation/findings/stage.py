@@ -1,0 +1,66 @@
+"""Stage 2: runs -> everything that a report on them says, as a dict."""
+
+from pathlib import Path
+
+from clipret import runs
+from clipret.config import EvalConfig, FailuresConfig, ReportConfig
+from clipret.evaluation.failures import find_failures
+from clipret.evaluation.findings.galleries import find_galleries, first_words
+from clipret.evaluation.findings.ranked import Ranked
+from clipret.evaluation.findings.recall import rank_changes, recall_curves
+from clipret.evaluation.findings.similarities import describe_similarities
+from clipret.evaluation.inputs import choose_protocols, open_inputs
+from clipret.evaluation.stage import evaluate
+from clipret.machine.progress import Progress, ProgressCallback, silent
+from clipret.runs import is_sweep
+
+# More than are shown, for matching items may be among the best.
+_LISTED = 50
+
+
+def collect(config: ReportConfig, *, on_progress: ProgressCallback = silent) -> list[dict]:
+    """Measure runs and look at what they find, one after the other.
+
+    on_progress  called after each step, with phase "runs"
+
+    Each run is measured by one protocol, as eval and failures do it, which writes its metrics.json and failures.json.
+
+    Returns for each run: run; metrics, failures, history, config and result, as in the run's files; recall, as
+    recall_curves returns it; changes, direction -> as rank_changes; galleries, direction -> as find_galleries;
+    first_words, direction -> as first_words; similarities, as describe_similarities; root, where the images were. What
+    is about single queries is about the first gallery of the protocol.
+
+    Raises RunError for what is no run, and as evaluate and find_failures do.
+    """
+    found = []
+    for place, run in enumerate(config.runs):
+        if is_sweep(run):
+            raise runs.RunError(f"{run} is a sweep; name one of its runs, or several.")
+        found.append(_of_run(config, run))
+        on_progress(Progress("runs", place + 1, len(config.runs)))
+    return found
+
+
+def _of_run(config: ReportConfig, run: Path) -> dict:
+    shared = {"head": run, "split": config.split, "allow_leak": config.allow_leak, "device": config.device}
+    asked = () if config.protocol is None else (config.protocol,)
+    metrics = evaluate(EvalConfig(protocol=asked, **shared))
+    failures = find_failures(FailuresConfig(protocol=config.protocol, queries=_LISTED, **shared))
+    inputs = open_inputs(FailuresConfig(protocol=config.protocol, **shared))
+    (protocol,) = choose_protocols(inputs.cache, names=asked, split=config.split)
+    ranked = Ranked.of(inputs.cache, protocol, heads=inputs.heads, device=inputs.device)
+    directions = ("t2i", "i2t")
+    return {
+        "run": str(run),
+        "metrics": metrics,
+        "failures": failures,
+        "history": runs.read_history(run),
+        "config": runs.read_config(run),
+        "result": runs.read_result(run),
+        "root": inputs.cache.about["root"],
+        "recall": recall_curves(ranked.of_folds),
+        "changes": {direction: rank_changes(ranked, direction) for direction in directions},
+        "galleries": {direction: find_galleries(ranked, direction, most=config.queries) for direction in directions},
+        "first_words": {direction: first_words(ranked, direction) for direction in directions},
+        "similarities": describe_similarities(ranked),
+    }

@@ -1,0 +1,162 @@
+"""Drawings in SVG: lines with bands, and circles. Colours are classes, so that a page can be dark, and differ in
+lightness and in dashes, so that they survive grey printing."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from clipret.reporting.pages.markup import text
+
+_WIDTH, _HEIGHT = 460, 280
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 44
+_TICKS = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a drawing.
+
+    x, y       as long as each other
+    low, high  a band around it; None: there is none
+    kind       number of its colour, from 0
+    stepped    drawn in steps: of histograms
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    kind: int = 0
+    stepped: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis.
+
+    form  how a number at a tick is written, as by format()
+    log   whether it is logarithmic
+    low, high  its ends; None: those of the data
+    """
+
+    name: str
+    form: str = "g"
+    log: bool = False
+    low: float | None = None
+    high: float | None = None
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x: Axis,
+    y: Axis,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """Lines over each other, with their names; marks: (x, name) of upright lines."""
+    values = [value for line in lines for values in (line.y, line.low or (), line.high or ()) for value in values]
+    across, up = _Scale(x, [at for line in lines for at in line.x], _LEFT, _WIDTH - _RIGHT), None
+    up = _Scale(y, values, _HEIGHT - _BOTTOM, _TOP)
+    drawn = [_grid(across, up)]
+    for line in lines:
+        if line.low is not None and line.high is not None:
+            there = [f"{across(at):.1f},{up(value):.1f}" for at, value in zip(line.x, line.high, strict=True)]
+            back = [f"{across(at):.1f},{up(value):.1f}" for at, value in zip(line.x, line.low, strict=True)]
+            drawn.append(f'<polygon class="band c{line.kind}" points="{" ".join([*there, *reversed(back)])}"/>')
+        drawn.append(f'<path class="line c{line.kind}" d="{_path(line, across, up)}"/>')
+    for at, name in marks:
+        place = across(at)
+        drawn.append(f'<line class="mark" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
+        anchor = "end" if place > _WIDTH * 0.7 else "start"
+        shift = -4 if anchor == "end" else 4
+        drawn.append(_words(name, place + shift, _TOP + 10, anchor=anchor, kind="name"))
+    return _svg(title, drawn) + _legend([(line.name, line.kind) for line in lines])
+
+
+def circles_chart(title: str, cells: Sequence[Sequence[float]], *, x: Axis, y: Axis) -> str:
+    """Circles at (x, y) whose areas are as their counts: cells of (x, y, count); with the diagonal."""
+    across = _Scale(x, [cell[0] for cell in cells], _LEFT, _WIDTH - _RIGHT)
+    up = _Scale(y, [cell[1] for cell in cells], _HEIGHT - _BOTTOM, _TOP)
+    most = max((cell[2] for cell in cells), default=1)
+    drawn = [_grid(across, up)]
+    low, high = max(across.low, up.low), min(across.high, up.high)
+    drawn.append(
+        f'<line class="mark" x1="{across(low):.1f}" y1="{up(low):.1f}" x2="{across(high):.1f}" y2="{up(high):.1f}"/>'
+    )
+    for at, value, count in cells:
+        kind = 0 if value == at else 1 if value < at else 2
+        radius = max(1.2, 12 * math.sqrt(count / most))
+        drawn.append(
+            f'<circle class="dot c{kind}" cx="{across(at):.1f}" cy="{up(value):.1f}" r="{radius:.1f}">'
+            f"<title>{at:.0f} to {value:.0f}: {count:,}</title></circle>"
+        )
+    return _svg(title, drawn) + _legend([("same", 0), ("better", 1), ("worse", 2)])
+
+
+class _Scale:
+    """Values of an axis -> places of the drawing."""
+
+    def __init__(self, axis: Axis, values: Sequence[float], first: float, last: float):
+        known = [value for value in values if value is not None and math.isfinite(value)] or [0.0, 1.0]
+        low = min(known) if axis.low is None else axis.low
+        high = max(known) if axis.high is None else axis.high
+        if high <= low:
+            low, high = (low / 2, low * 2) if axis.log and low > 0 else (low - 0.5, low + 0.5)
+        self.axis, self.low, self.high, self._first, self._last = axis, low, high, first, last
+        self._of: Callable[[float], float] = math.log if axis.log else float
+
+    def __call__(self, value: float) -> float:
+        value = min(max(value, self.low), self.high)
+        share = (self._of(value) - self._of(self.low)) / (self._of(self.high) - self._of(self.low))
+        return self._first + share * (self._last - self._first)
+
+    def ticks(self) -> list[float]:
+        """Round numbers along the axis."""
+        if self.axis.log:
+            powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
+            return [10.0**power for power in powers]
+        step = 10 ** math.floor(math.log10((self.high - self.low) / _TICKS))
+        step *= next((factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= _TICKS), 10)
+        first = math.ceil(self.low / step - 1e-9)
+        return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def _path(line: Line, across: _Scale, up: _Scale) -> str:
+    points = [(across(at), up(value)) for at, value in zip(line.x, line.y, strict=True)]
+    if not line.stepped:
+        return "M" + "L".join(f"{at:.1f},{value:.1f}" for at, value in points)
+    parts = [f"M{points[0][0]:.1f},{points[0][1]:.1f}"]
+    parts += [f"H{at:.1f}V{value:.1f}" for at, value in points[1:]]
+    return "".join(parts)
+
+
+def _grid(across: _Scale, up: _Scale) -> str:
+    drawn, bottom = [], _HEIGHT - _BOTTOM
+    for value in up.ticks():
+        place = up(value)
+        drawn.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        drawn.append(_words(format(value, up.axis.form), _LEFT - 6, place + 4, anchor="end"))
+    for value in across.ticks():
+        drawn.append(_words(format(value, across.axis.form), across(value), bottom + 18))
+    drawn.append(_words(across.axis.name, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, kind="name"))
+    turned = f"translate(13,{(_TOP + bottom) / 2}) rotate(-90)"
+    drawn.append(f'<text class="name" transform="{turned}" text-anchor="middle">{text(up.axis.name)}</text>')
+    return "".join(drawn)
+
+
+def _words(words: str, x: float, y: float, *, anchor: str = "middle", kind: str = "") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text(words)}</text>'
+
+
+def _svg(title: str, drawn: list[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(title)}"><title>{text(title)}</title>'
+        f"{''.join(drawn)}</svg>"
+    )
+
+
+def _legend(names: list[tuple[str, int]]) -> str:
+    entries = [f'<span class="key c{kind}">{text(name)}</span>' for name, kind in names]
+    return f'<p class="legend">{" ".join(entries)}</p>'
