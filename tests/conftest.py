@@ -19,8 +19,9 @@ from clipret.machine import torch_private
 from clipret.machine.tensors import open_tensors, write_tensors
 from tests.helpers import REPOSITORY
 
-# The models are tiny, and two threads on a busy machine only wait for each other.
+# The models are tiny, and two threads on a busy machine only wait for each other; nor in processes that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TOWERS = {"resnet": (1, 1, 1, 1), "transformer": 2}
 

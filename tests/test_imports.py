@@ -241,6 +241,7 @@ def test_the_rule_of_circles_catches_an_arrow_that_turns(path, source):
     assert circle(rooms(package_sources() | {path: source})) is not None
 
 
+@pytest.mark.ci
 def test_stage_two_runs_without_loading_clip_or_an_image_library():
     check = (
         "import sys, clipret\n"
@@ -251,6 +252,7 @@ def test_stage_two_runs_without_loading_clip_or_an_image_library():
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
 
 
+@pytest.mark.ci
 def test_embeddings_are_made_without_loading_the_compiler():
     check = "import sys, clipret.exports.embeddings.stage\nassert 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)

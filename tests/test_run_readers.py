@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,28 @@ import pytest
 from clipret import EvalConfig, FailuresConfig, TrainConfig, evaluate, find_failures, train
 from clipret.errors import RunError
 from clipret.runs import read_config, read_failures, read_history, read_metrics, read_result
+from tests.conftest import write_cache
 from tests.helpers import system
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run that was trained and measured, of which all files are there. Not to be written to."""
+    folder = tmp_path_factory.mktemp("trained")
+    cache = write_cache(folder / "made.h5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(TrainConfig(cache=cache, epochs=2, batch_size=8, name="t"))
+        evaluate(EvalConfig(head="runs/t", resamples=0))
+        find_failures(FailuresConfig(head="runs/t", queries=2))
+    return folder
+
+
 @pytest.fixture
-def run(cache_path, tmp_path, monkeypatch):
-    """A run that was trained and measured, of which all files are there."""
+def run(trained, tmp_path, monkeypatch):
+    """A copy of the run."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    train(TrainConfig(cache=cache_path, epochs=2, batch_size=8, name="t"))
-    evaluate(EvalConfig(head="runs/t", resamples=0))
-    find_failures(FailuresConfig(head="runs/t", queries=2))
     return Path("runs/t")
 
 

@@ -49,6 +49,7 @@ def test_safetensors_hold_the_same_model(forms, family):
     assert same(load(forms[family, "safetensors"]), load(forms[family, "state dict"]))
 
 
+@pytest.mark.ci
 def test_weights_that_are_deflated_or_without_checksums_load(forms, state, tmp_path):
     deflated = tmp_path / "deflated.pt"
     with (

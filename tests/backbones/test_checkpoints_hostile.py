@@ -71,6 +71,7 @@ def test_a_pickle_runs_nothing(place, protocol, zipped, state, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.ci
 def test_no_other_pickle_of_an_archive_is_read(forms, tmp_path):
     marker = tmp_path / "MARKER"
     hostile = pickle.dumps(Call(os.system, f"touch {marker}"), protocol=2)
@@ -240,6 +241,7 @@ def require_lines_or_weights(forms, tmp_path, *, count):
             assert message or form in ("legacy", "safetensors") or same(model, expected)
 
 
+@pytest.mark.ci
 def test_a_damaged_file_is_one_line_or_the_same_weights(forms, tmp_path):
     require_lines_or_weights(forms, tmp_path, count=8)
 

@@ -67,6 +67,7 @@ def damage(path, *, flips: int, seed: int) -> Counter:
     return counts
 
 
+@pytest.mark.ci
 def test_no_byte_of_a_cache_changes_a_figure_without_a_word(whole):
     counts = damage(whole, flips=60, seed=0)
     assert set(counts) == {"opening", "reading"}
@@ -132,6 +133,7 @@ def verify_or_refuse(path) -> bool:
         return False
 
 
+@pytest.mark.ci
 def test_no_byte_of_a_shard_changes_a_figure_without_a_word(tmp_path):
     path = tmp_path / "made.h5"
     write_shards(path, cut(2))

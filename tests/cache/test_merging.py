@@ -202,6 +202,7 @@ def test_a_cache_is_not_merged_into_itself(caches, tmp_path, monkeypatch):
         merge(MergeConfig(tuple(caches), "monday.h5"))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("error", [Killed, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
 def test_a_merge_that_is_killed_or_finds_no_room_leaves_no_half_cache(error, caches, tmp_path, monkeypatch):
     out = tmp_path / "week.h5"

@@ -62,6 +62,7 @@ def test_an_unfinished_cache_has_no_fault(tmp_path):
     assert structure(tmp_path / "made.h5") == []
 
 
+@pytest.mark.ci
 def test_a_hundred_random_changes_of_a_byte_in_the_features_are_each_found_with_their_row(path, monkeypatch):
     monkeypatch.setattr(assembling, "CHUNK", 17)
     moment = random.Random(0)

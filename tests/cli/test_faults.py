@@ -90,6 +90,7 @@ def test_a_bug_whose_details_cannot_be_written_is_one_line_all_the_same(failing,
     )
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_standard_output_is_one_line():
     with Path("/dev/full").open("w") as full:
@@ -103,7 +104,10 @@ def test_a_full_standard_output_is_one_line():
     )
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(one, marks=pytest.mark.ci) for one in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"]
+)
 def test_a_command_works_with_its_standard_streams_closed(closed, cache_path):
     written = cache_path.read_bytes()
     command = f'"{sys.executable}" -m clipret info "{cache_path}" {closed}'
@@ -113,6 +117,7 @@ def test_a_command_works_with_its_standard_streams_closed(closed, cache_path):
     assert cache_path.read_bytes() == written
 
 
+@pytest.mark.ci
 def test_with_standard_error_closed_an_error_is_an_exit_status():
     command = f'"{sys.executable}" -m clipret info gone.h5 2>&-'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

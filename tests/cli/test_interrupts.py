@@ -84,7 +84,7 @@ def child():
 
 
 @pytest.mark.parametrize("number", list(STATUS))
-@pytest.mark.parametrize("options", [(), ("--quiet",)])
+@pytest.mark.parametrize("options", [(), pytest.param(("--quiet",), marks=pytest.mark.ci)])
 def test_the_first_signal_lets_the_batch_be_finished_and_reported(number, options, child):
     process = child("steps", *options)
     process.until("begin 3")
@@ -120,6 +120,7 @@ def test_before_anything_is_reported_the_first_signal_stops_at_once(number, chil
     assert output == [f"error: {WORD[number]}; go on with: again"]
 
 
+@pytest.mark.ci
 def test_a_stage_that_finishes_all_the_same_is_done(child):
     process = child("last")
     process.until("begin 2")
@@ -129,6 +130,7 @@ def test_a_stage_that_finishes_all_the_same_is_done(child):
     assert "".join(process.lines).endswith('{  "finished": true}')
 
 
+@pytest.mark.ci
 def test_a_stage_that_does_not_end_is_ended_from_outside(child):
     process = child("stubborn")
     process.until("begin 2")
@@ -153,6 +155,7 @@ def test_errors_of_a_stage_that_is_stopped_at_once_are_not_the_users(child):
     assert process.finish() == (130, [FINISHING, "error: interrupted; go on with: again"])
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are forked on Linux only")
 def test_a_second_ctrl_c_ends_workers_in_a_long_computation_too(child):
     """From a terminal, where the signal goes to all processes; and none of them writes a traceback."""

@@ -88,6 +88,7 @@ def test_progress_is_told_on_standard_error(run, flickr, monkeypatch):
     assert run("--cache", flickr)[2] == "protocols 1/1\n"
 
 
+@pytest.mark.ci
 def test_the_list_needs_no_cache(run):
     status, out, err = run("--list")
     assert (status, err) == (0, "")

@@ -26,11 +26,11 @@ SLOW = "torch,numba,torchvision,clip,scipy"
     [
         (("--version",), f"{SLOW},h5py"),
         (("--help",), f"{SLOW},h5py"),
-        (("eval", "--help"), f"{SLOW},h5py"),
-        (("reproduce", "--list"), f"{SLOW},h5py"),
+        pytest.param(("eval", "--help"), f"{SLOW},h5py", marks=pytest.mark.ci),
+        pytest.param(("reproduce", "--list"), f"{SLOW},h5py", marks=pytest.mark.ci),
         (("models", "siglip"), f"{SLOW},h5py,open_clip,transformers,huggingface_hub"),
         (("info", "a.h5"), SLOW),
-        (("merge", "a.h5", "b.h5", "--out", "both.h5"), SLOW),
+        pytest.param(("merge", "a.h5", "b.h5", "--out", "both.h5"), SLOW, marks=pytest.mark.ci),
         (("compare", "runs/a", "runs/b", "zero-shot"), "torch,numba,h5py,torchvision,clip"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -67,7 +67,7 @@ run()
 """
 
 
-@pytest.mark.parametrize("library", ["none", "torch"])
+@pytest.mark.parametrize("library", ["none", pytest.param("torch", marks=pytest.mark.ci)])
 @pytest.mark.parametrize(
     ("words", "status", "said"), [(("--version",), 0, "."), (("info", "absent.h5"), 1, ""), (("no-command",), 2, "")]
 )
@@ -84,6 +84,7 @@ def test_the_process_ends_with_the_status_and_what_was_registered_for_its_end(li
     assert bool(status) == bool(done.stderr)
 
 
+@pytest.mark.ci
 def test_the_end_of_the_process_waits_for_its_threads():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ENDING, "torch", "thread", "--version"],

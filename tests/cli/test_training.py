@@ -83,6 +83,7 @@ def test_epochs_and_remarks_are_shown(run, tmp_path):
     assert "epochs 3/3" in err
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_tells_the_command_that_goes_on_and_that_does(run, tmp_path, number):

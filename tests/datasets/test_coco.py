@@ -140,6 +140,7 @@ def write_official(root, *, year: str, leave_out: int = 0):
     return others
 
 
+@pytest.mark.ci
 @pytest.mark.filterwarnings("ignore:failed to import")
 @pytest.mark.parametrize("year", ["2014", "2017"])
 def test_without_karpathys_file_the_real_test_ids_come_in_the_order_of_the_package(tmp_path, year):

@@ -198,6 +198,7 @@ def test_a_split_by_hash_of_karpathys_file_is_never_called_his(root):
     assert dataset.caption_ids == ["0", "1", "2", "3", "4", "5"]
 
 
+@pytest.mark.ci
 def test_the_split_by_hash_is_about_as_large_as_it_says_and_moves_no_image(root):
     lines = [f"{number}.jpg#0\tx" for number in range(31_783)]
     write(root, "results_20130124.token", "\n".join(lines))

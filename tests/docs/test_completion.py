@@ -21,6 +21,7 @@ def bash(script: str, *, home: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.ci
 def test_show_completion_prints_a_script(tmp_path):
     assert "complete -o default -F _clipret_completion clipret" in bash("clipret --show-completion bash", home=tmp_path)
 

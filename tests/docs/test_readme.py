@@ -69,8 +69,9 @@ def test_every_make_target_of_the_pages_is_in_the_help_and_parses():
 
 @needs_make
 @pytest.mark.ci
-def test_coco_goes_from_its_official_files_to_results_with_no_further_option(tmp_path):
+def test_coco_goes_from_its_official_files_to_results_with_no_further_option(tmp_path, monkeypatch, capsys):
     """`make extract DATASET=coco`, `clipret train --cache data/coco.h5`, `clipret eval`; only the weights are ours."""
+    monkeypatch.chdir(tmp_path)
     write_coco(tmp_path / "data" / "coco", train=60, test=20)
     for name in ("Makefile", "setup.cfg", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, tmp_path)
@@ -88,8 +89,9 @@ def test_coco_goes_from_its_official_files_to_results_with_no_further_option(tmp
     out = call("make", "extract", "DATASET=coco", *model)
     assert "80; all are there" in out
     assert "data/coco.h5: 80 images" in out
-    call(program / "clipret", "train", "--cache", "data/coco.h5")
-    out = call(program / "clipret", "eval")
+    assert cli.main(["train", "--cache", "data/coco.h5"]) == 0
+    assert cli.main(["eval"]) == 0
+    out = capsys.readouterr().out
     assert "coco test, tiny-emoji, protocol coco-val2017" in out
     assert "100 captions" in out
     metrics = json.loads((tmp_path / "runs/0001-margin-linear/metrics.json").read_text())

@@ -205,6 +205,7 @@ def test_the_encoder_is_loaded_when_something_is_first_embedded(cached, monkeypa
         model.embed_texts(["a"])
 
 
+@pytest.mark.ci
 def test_opening_a_model_loads_no_encoder_library(cached):
     check = (
         "import sys, clipret\n"

@@ -59,6 +59,7 @@ def test_what_the_fingerprint_holds_tells_encoders_apart(config, tmp_path):
         extract(config(batch_size=16, model=f"open_clip:local-dir:{folder}"))
 
 
+@pytest.mark.ci
 def test_padded_images_are_another_fingerprint_and_verify_pads_them_too(config, tmp_path):
     plain, padded = (extract(config(out=tmp_path / f"{pad}.h5", pad_images=pad)) for pad in (False, True))
     assert plain["fingerprint"] != padded["fingerprint"]

@@ -49,7 +49,7 @@ def whole(config, tmp_path):
 
 @pytest.mark.skipif(not ON_LINUX, reason="signals as Linux has them")
 @pytest.mark.parametrize(("number", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.ci), 2])
 def test_a_signal_lets_the_batch_end_and_says_how_to_go_on(
     config, children, whole, tmp_path, number, status, word, workers
 ):
@@ -76,6 +76,7 @@ def test_a_signal_lets_the_batch_end_and_says_how_to_go_on(
     assert arrays(settings.out) == whole
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not ON_LINUX, reason="workers are forked on Linux")
 def test_a_read_that_never_ends_is_named_and_the_same_command_goes_on(config, whole, monkeypatch, coco_root):
     victim = sorted((coco_root / "train2017").iterdir())[25]

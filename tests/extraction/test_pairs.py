@@ -62,6 +62,7 @@ def test_info_names_both_encoders(config):
     )
 
 
+@pytest.mark.ci
 def test_a_resumed_cache_has_the_bytes_of_an_uninterrupted_one(config, tmp_path):
     extract(config(out=tmp_path / "whole.h5"))
     with pytest.raises(KeyboardInterrupt):

@@ -68,7 +68,7 @@ def torchrun(processes, *words, restarts=0):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.ci
 def test_several_processes_make_the_cache_that_one_makes_byte_for_byte(options, whole, tmp_path, processes):
     done = torchrun(processes, "-m", "clipret", "extract", *options("several.h5"))

@@ -94,7 +94,7 @@ def test_an_interrupted_extraction_goes_on_and_equals_an_uninterrupted_one(confi
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize(("kills", "workers"), [(8, 0), (12, 2), pytest.param(50, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "workers"), [(4, 0), (6, 2), pytest.param(50, 2, marks=pytest.mark.slow)])
 @pytest.mark.ci
 def test_kills_leave_caches_that_open_and_resume_to_the_same_bytes(config, children, tmp_path, kills, workers):
     """Each at a random moment of a new extraction, of one process or of one with two workers."""

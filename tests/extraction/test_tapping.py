@@ -82,7 +82,8 @@ def test_everything_else_is_as_without_tokens(config, family, tap, tmp_path):
     assert tapped.keys() - plain.keys() == added | ({"text/tap_starts"} if "text" in sides else set())
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("int8", marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_an_interrupted_extraction_ends_with_the_same_bytes(config, dtype, tmp_path):
     extract(config("transformer", tap_dtype=dtype, out=tmp_path / "whole.h5"))
     for batches in (3, 30, 60):
@@ -196,6 +197,7 @@ def model_of(tmp_path_factory, pair_models):
     return write
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [

@@ -65,6 +65,7 @@ def test_a_whole_cache_is_sound(cache):
     assert {report.phase for report in reports} == {"image rows", "text rows"}
 
 
+@pytest.mark.ci
 def test_every_one_of_a_hundred_flipped_bytes_is_found_with_its_row(cache, tmp_path):
     generator = np.random.default_rng(0)
     whole = cache.read_bytes()

@@ -133,6 +133,7 @@ def test_the_plain_adamw_takes_a_rate_in_a_tensor():
     assert torch.equal(*results)
 
 
+@pytest.mark.ci
 def test_no_other_module_uses_private_operations():
     """`torch._foreach_*` are in torch's manual."""
     package = Path(clipret.__file__).parent

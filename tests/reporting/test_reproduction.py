@@ -138,6 +138,7 @@ def test_the_error_names_the_figure_that_is_furthest_away():
     )
 
 
+@pytest.mark.ci
 def test_all_that_was_published_is_listed_within_100_columns():
     lines = drawn(published_sheets(list_published()))
     text = "\n".join(lines)
@@ -151,6 +152,7 @@ def test_all_that_was_published_is_listed_within_100_columns():
             assert "/".join(f"{value:.{published.source.digits}f}" for value in recalls) in text
 
 
+@pytest.mark.ci
 def test_the_list_groups_rows_by_source_protocol_and_method():
     rows = [entry for entry in list_published()["rows"] if entry["source"] in ("CLIP paper", "ECCV Caption")]
     paper, eccv = published_sheets({"rows": rows, "remarks": {"CLIP paper": "what to know"}})
@@ -189,6 +191,7 @@ def test_no_figure_is_cut_in_a_narrow_terminal(width):
     assert all(word in text for word in ("published", "difference", "50.12", "-2.00", "outside"))
 
 
+@pytest.mark.ci
 def test_a_remark_of_several_groups_stands_once():
     (reference,) = [sheet for sheet in published_sheets(list_published()) if sheet.title == "reference"]
     text = " ".join(drawn([reference]))
@@ -200,6 +203,7 @@ def test_a_remark_of_several_groups_stands_once():
     assert "flickr30k at random, zero-shot; flickr30k at random, cross-entropy; flickr30k at random, margin:" in text
 
 
+@pytest.mark.ci
 def test_a_remark_of_some_models_names_them_and_of_most_of_a_group_the_group():
     (sheet,) = [sheet for sheet in published_sheets(list_published()) if sheet.title == "open_clip"]
     assert (
@@ -211,6 +215,7 @@ def test_a_remark_of_some_models_names_them_and_of_most_of_a_group_the_group():
     assert len(sheet.notes) == 6
 
 
+@pytest.mark.ci
 def test_what_rows_need_is_told_once_a_command():
     assert published_summary(list_published()).splitlines() == [
         "Sources:",

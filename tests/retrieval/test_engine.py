@@ -118,6 +118,7 @@ def test_a_single_image_and_a_single_caption():
     assert ranked["t2i"].ranks == ranked["i2t"].ranks == [1]
 
 
+@pytest.mark.ci
 def test_a_whole_tile_and_more_equals_the_same_by_torch(monkeypatch):
     """At the real size of tiles, with several of them each way, and a last one that is not full."""
     generator = np.random.default_rng(0)
@@ -334,6 +335,7 @@ def test_progress_counts_images_up_to_all_of_them():
     assert (reports[-1].done, reports[-1].total) == (20, 20)
 
 
+@pytest.mark.ci
 def test_an_interruption_ends_the_threads_and_leaves_torch_its_own(monkeypatch):
     monkeypatch.setattr(cpu, "CAPTIONS_AT_ONCE", 2)
     counted, stopped = [], threading.Event()

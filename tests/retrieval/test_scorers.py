@@ -81,7 +81,10 @@ def chosen(cache, name, **settings):
     return choose(LinearHead(cache.projections), "zero-shot", scoring=name, bank=bank, val=val, **common)
 
 
-@pytest.mark.parametrize("name", SCORINGS)
+# csls has two parameters, and so the most combinations to try by loops.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.ci if name == "csls" else ()) for name in SCORINGS]
+)
 def test_parameters_are_the_best_on_val_and_ranks_are_those_of_plain_loops(cache, name, monkeypatch):
     monkeypatch.setattr(banks, "_SCORES_AT_ONCE", 1000)
     scorer = chosen(cache, name)
@@ -115,6 +118,7 @@ def test_parameters_are_the_best_on_val_and_ranks_are_those_of_plain_loops(cache
             np.testing.assert_allclose(there, best_scores, rtol=0, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_some_queries_are_corrected_by_the_dynamic_softmax_and_some_are_not(tmp_path):
     """So that the test above is one of both kinds of queries."""
     cache = FeatureCache(write_cache(tmp_path / "made.h5", contents(images=200)))

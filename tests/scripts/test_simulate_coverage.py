@@ -53,6 +53,7 @@ def test_percentiles_of_draws_would_fail_where_few_queries_are_right_or_wrong(co
     assert percentiles_hold(coverage.Simulation(images=30, rate=0.01), sets=60)[1] < 0.6
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("seeds", "luck"), [(2, 0.0), (2, 0.15), (3, 0.05), (5, 0.15)])
 def test_a_mean_over_seeds_holds_the_truth_of_its_settings_and_equal_settings_are_rarely_different(
     coverage, seeds, luck

@@ -188,6 +188,7 @@ def differences_found(*, gain, datasets, clustered=True):
     return shown / datasets
 
 
+@pytest.mark.ci
 def test_the_type_one_error_rate_is_the_nominal_one():
     shares = differences_found(gain=0.0, datasets=1000)
     assert ((shares >= 0.03) & (shares <= 0.07)).all(), shares

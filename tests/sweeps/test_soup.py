@@ -99,6 +99,7 @@ def noisy(monkeypatch):
     monkeypatch.setattr(stage, "train_many", fake)
 
 
+@pytest.mark.ci
 def test_heads_whose_noise_averages_out_are_accepted_and_noise_is_not(settings, noisy):
     axes = {"init": "ridge", "epochs": 0, "loss": "margin", "lr": "1e-3,2e-3,3e-3,4e-3"}
     result = sweep(settings(axes=axes, seeds=3))
@@ -210,7 +211,7 @@ def strip(result):
 
 
 @pytest.mark.parametrize("phase", ["soup", "test"])
-@pytest.mark.parametrize("done", [1, 2])
+@pytest.mark.parametrize("done", [1, pytest.param(2, marks=pytest.mark.ci)])
 def test_a_sweep_that_was_stopped_at_its_soup_resumes_to_the_same_one(settings, phase, done, monkeypatch):
     whole = sweep(settings(keep_heads=1))
 

@@ -204,6 +204,7 @@ def test_a_scoring_reads_the_tokens_of_its_bank(settings, cache):
     assert report["scoring"]["bank"]["images"] == len(FeatureCache(cache).rows("image", split="train"))
 
 
+@pytest.mark.ci
 def test_a_gallery_read_a_few_rows_at_a_time_has_the_same_ranks(settings, cache, monkeypatch):
     run = train(settings(tune="lora"))["run"]
     whole = evaluate(EvalConfig(head=run, resamples=0, scoring="dis"))

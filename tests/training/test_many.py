@@ -17,6 +17,7 @@ def settings(cache_path, tmp_path):
     return make
 
 
+@pytest.mark.ci
 def test_many_runs_are_trained_as_each_would_be_alone(settings):
     """Final heads within 1e-5, of 24 runs that differ in loss's numbers, learning rate, seed, epochs and patience."""
     grid = [

@@ -88,6 +88,7 @@ def test_the_untrained_head_alone_is_the_closed_form(call):
     assert "closed-form, cache pair.h5" in call("failures", "--zero-shot", "--cache", "pair.h5")
 
 
+@pytest.mark.ci
 def test_comparisons_are_with_the_closed_form(call, run):
     for name, settings in {"a": {}, "b": {"seed": 1}, "c": {"lr": 1e-2}}.items():
         trained(name=name, **settings)
@@ -127,6 +128,7 @@ def test_failures_are_set_beside_the_closed_form(call):
     assert json.loads(call("failures", "--json"))["heads"] == ["closed-form", "trained"]
 
 
+@pytest.mark.ci
 def test_sweeps_are_ranked_beside_the_closed_form(call):
     words = ["--cache", "pair.h5", "--lr", "1e-4,1e-3", "--seeds", "2", "--epochs", "2", "--test-all"]
     shown = call("sweep", *words)

@@ -40,6 +40,7 @@ def events(run):
     return scalars, text
 
 
+@pytest.mark.ci
 def test_tensorboards_event_file_holds_the_figures_and_the_config(run):
     tracker = open_trackers(("tensorboard",), run=run, config=CONFIG)
     tracker.log(0, {"val_rsum": 4.5})

@@ -1,6 +1,7 @@
 """Splits by hash in a compiled loop are those of hashlib."""
 
 import numpy as np
+import pytest
 
 from clipret.annotations.splits import OWN_FRACTIONS, split_by_hash
 from clipret.cache.importing.hashing import split_packed
@@ -13,6 +14,7 @@ def packed(texts: list[str]) -> PackedTexts:
     return PackedTexts(data, np.cumsum([len(text) for text in encoded], dtype=np.int64))
 
 
+@pytest.mark.ci
 def test_splits_of_packed_texts_of_any_length_are_those_of_strings():
     texts = ["a" * length for length in range(300)] + ["ü" * length for length in range(90)]
     texts += [f"00012/{row:09d}.jpg" for row in range(3000)]

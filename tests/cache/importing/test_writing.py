@@ -105,6 +105,7 @@ def test_the_fingerprint_is_of_every_row(tmp_path):
     assert write_cache(tmp_path / "b.h5", **arguments, dataset="x")["fingerprint"] != first
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("torn", [False, True])
 def test_killed_at_any_step_it_opens_and_goes_on_to_the_same_bytes(tmp_path, monkeypatch, torn):
     path, whole = tmp_path / "a.h5", tmp_path / "whole.h5"

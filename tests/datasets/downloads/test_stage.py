@@ -396,6 +396,7 @@ def test_a_killed_transfer_goes_on_in_a_new_process(site, root, archives):
     assert below(root) == ALL
 
 
+@pytest.mark.ci
 def test_a_killed_unpacking_goes_on_in_a_new_process_and_no_name_is_ever_given_to_half_a_file(site, root):
     images = {f"val2017/{number:012d}.jpg": random.Random(number).randbytes(15_000) for number in range(2000)}
     archives = [publish(site, "zips/val2017.zip", make_zip(images), members="val2017/*.jpg")]

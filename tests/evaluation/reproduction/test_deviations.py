@@ -46,6 +46,7 @@ def test_without_a_known_reason_it_says_how_to_look_further(flickr, publish):
     ]
 
 
+@pytest.mark.ci
 def test_signs_spread_and_another_row_are_hints(flickr, publish):
     below = {(direction, name): -0.7 for direction in MEASURED for name in MEASURED[direction]}
     row = changed(ROWS[FLICKR], off(MEASURED, below))

@@ -180,6 +180,7 @@ def test_without_a_head_fine_tuned_rows_are_not_compared(small):
     assert reasons["reference ViT-B/32 margin, coco-val2017"] == "it needs a trained head; give one with --head"
 
 
+@pytest.mark.ci
 def test_a_head_that_saw_the_images_is_not_compared(small):
     path = small("coco")
     run = trained(path)

@@ -196,6 +196,7 @@ def test_every_protocol_can_be_asked_for_and_rows_without_one_say_why():
             assert row.protocol in PROTOCOLS
 
 
+@pytest.mark.ci
 def test_a_row_that_contradicts_itself_says_so():
     contradictions = {row.name: row.contradiction for row in published_rows() if row.contradiction}
     assert contradictions == {

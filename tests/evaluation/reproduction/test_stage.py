@@ -52,6 +52,7 @@ def measured_by_evaluate(path, protocol, *, head=None, metrics=("R@1", "R@5", "R
     return {direction: {name: 100 * results[direction][name] for name in metrics} for direction in ("i2t", "t2i")}
 
 
+@pytest.mark.ci
 def test_figures_that_are_published_pass(flickr, publish):
     publish(changed(ROWS[FLICKR], MEASURED))
     report = reproduce(ReproduceConfig(cache=flickr))
@@ -88,6 +89,7 @@ def test_figures_that_are_published_pass(flickr, publish):
     assert (report["run"], report["tolerance"]) == (None, 0.5)
 
 
+@pytest.mark.ci
 def test_all_of_karpathys_captions_are_measured_exactly(tmp_path, publish):
     """5,000 images and 25,010 captions, against ranks by a plain product in float64."""
     generator = np.random.default_rng(0)
@@ -122,6 +124,7 @@ def test_all_of_karpathys_captions_are_measured_exactly(tmp_path, publish):
     assert (described["images"], described["captions"], described["remarks"]) == (5000, 25_010, [])
 
 
+@pytest.mark.ci
 def test_exactly_the_tolerance_passes_and_more_does_not(flickr, publish):
     publish(changed(ROWS[FLICKR], off(MEASURED, {("t2i", "R@1"): 0.5})))
     assert reproduce(ReproduceConfig(cache=flickr))["passed"]

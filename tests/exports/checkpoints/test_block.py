@@ -32,6 +32,9 @@ from tests.helpers.exported import extracted
 from tests.helpers.hf_models import write_model
 from tests.helpers.open_clip_models import ARCHITECTURES, write_open_clip
 
+# Folders are opened here; tests/exports/targets/test_target.py opens them in processes of their own.
+pytestmark = pytest.mark.usefixtures("here")
+
 
 @pytest.fixture(scope="module")
 def runs(coco_root, checkpoints, tmp_path_factory):

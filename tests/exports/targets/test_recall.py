@@ -11,6 +11,7 @@ from clipret.exports.checkpoints.stage import export
 from clipret.exports.checkpoints.verification import ask
 from clipret.images import on_white
 from tests.helpers.backbone_models import lively_clip
+from tests.helpers.exported import open_here
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,8 @@ def recalls(captions, images, own):
         pytest.param("transformer", "hf", "sentence-transformers", 2, marks=pytest.mark.slow),
     ],
 )
-def test_recall_by_the_library_is_that_of_eval(run_of, tmp_path, kind, target, way, turned_at_most):
+def test_recall_by_the_library_is_that_of_eval(run_of, tmp_path, monkeypatch, kind, target, way, turned_at_most):
+    open_here(monkeypatch)
     cache, run = run_of(kind)
     folder = tmp_path / "exported"
     export(ExportConfig(run=str(run), to=target, out=folder))

@@ -14,6 +14,7 @@ from clipret.exports.checkpoints.stage import load_target
 from clipret.heads.files import load_scalars
 from tests.helpers import tensors_target
 from tests.helpers.export_sources import linear_head, source_of, verified
+from tests.helpers.exported import open_here
 from tests.helpers.exported_runs import extracted_run
 
 
@@ -48,6 +49,8 @@ def test_a_row_is_all_that_a_target_in_a_file_needs(run, tmp_path):
 @pytest.mark.ci
 @pytest.mark.usefixtures("tensors")
 def test_what_it_writes_wrong_is_found(run, tmp_path, monkeypatch):
+    open_here(monkeypatch)
+
     def write(source, folder):
         from safetensors.torch import load_file, save_file
 
