@@ -144,3 +144,14 @@ def test_the_client_says_what_is_wrong(client, served):
 
     with pytest.raises(ServiceError, match=r"does not answer .*is clipret serve running there\?"):
         Client("http://127.0.0.1:9").info()
+
+
+def test_marks_that_somebody_broke_are_told_in_the_terminal(searchable, tmp_path):
+    from tests.service.conftest import serving
+
+    with serving(searchable, tmp_path, heads=False) as running:
+        (tmp_path / "marks.csv").write_bytes(b"mine\n")
+        status, message = running.error("POST", "/v1/marks", {"image": 1, "caption": "x", "right": True})
+        assert (status, message) == (500, "the service could not answer; its terminal says why")
+        assert "has no marks of clipret" in running.logged[0]
+        assert (tmp_path / "marks.csv").read_bytes() == b"mine\n"
