@@ -16,7 +16,7 @@ _MOST_RUNS = 20
 class ReportConfig:
     """Settings of a report on one run or several."""
 
-    runs: tuple[Path, ...] = setting(help="Runs' folders.", positional=True)
+    runs: tuple[Path, ...] = setting(help="Runs' folders, or a sweep's.", positional=True)
     out: Path = setting(Path("report.html"), "Page to write.", option=("--out", "-o"))
     protocol: str | None = shared.one_protocol("the data set's")
     split: str | None = shared.measured_split()

@@ -12,7 +12,6 @@ from clipret.evaluation.findings.similarities import describe_similarities
 from clipret.evaluation.inputs import choose_protocols, open_inputs
 from clipret.evaluation.stage import evaluate
 from clipret.machine.progress import Progress, ProgressCallback, silent
-from clipret.runs import is_sweep
 
 # More than are shown, for matching items may be among the best.
 _LISTED = 50
@@ -34,8 +33,6 @@ def collect(config: ReportConfig, *, on_progress: ProgressCallback = silent) -> 
     """
     found = []
     for place, run in enumerate(config.runs):
-        if is_sweep(run):
-            raise runs.RunError(f"{run} is a sweep; name one of its runs, or several.")
         found.append(_of_run(config, run))
         on_progress(Progress("runs", place + 1, len(config.runs)))
     return found

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from clipret.reporting.pages.markup import text
 
 _WIDTH, _HEIGHT = 460, 280
+# Of drawings with several axes.
+_WIDE = 920
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 44
 _TICKS = 5
 
@@ -95,6 +97,60 @@ def circles_chart(title: str, cells: Sequence[Sequence[float]], *, x: Axis, y: A
     return _svg(title, drawn) + _legend([("same", 0), ("better", 1), ("worse", 2)])
 
 
+def points_chart(
+    title: str,
+    points: Sequence[tuple[float, float, str, int]],
+    *,
+    legend: list[tuple[str, int]],
+    x: Axis,
+    y: Axis,
+) -> str:
+    """Points of (x, y, name, number of their colour)."""
+    across = _Scale(x, [point[0] for point in points], _LEFT, _WIDTH - _RIGHT)
+    up = _Scale(y, [point[1] for point in points], _HEIGHT - _BOTTOM, _TOP)
+    drawn = [_grid(across, up)]
+    for at, value, name, kind in points:
+        said = text(f"{name}: {at:{x.form}}, {value:{y.form}}")
+        place = f'cx="{across(at):.1f}" cy="{up(value):.1f}" r="5"'
+        drawn.append(f'<circle class="dot c{kind}" {place}><title>{said}</title></circle>')
+    return _svg(title, drawn) + _legend(legend)
+
+
+def parallel_chart(
+    title: str, axes: Sequence[tuple[str, list[str]]], lines: Sequence[tuple[list[str], float]], *, value: str
+) -> str:
+    """A line for each of `lines` through its text on each axis, to its value on a last one; the best third stands out.
+
+    axes   (name, its texts from bottom to top)
+    lines  (a text for each axis, value)
+    """
+    values = sorted(number for _, number in lines)
+    good = values[-max(1, len(values) // 3)]
+    step = (_WIDE - _LEFT - 60) / len(axes)
+    places = [_LEFT + step * number for number in range(len(axes) + 1)]
+    last = _Scale(Axis(value, form=".3f"), values, _HEIGHT - _BOTTOM, _TOP)
+    heights = [{word: _height(number, len(words)) for number, word in enumerate(words)} for _, words in axes]
+    drawn = []
+    for words, number in sorted(lines, key=lambda line: line[1]):
+        points = [f"{x:.1f},{height[word]:.1f}" for x, height, word in zip(places, heights, words, strict=False)]
+        points.append(f"{places[-1]:.1f},{last(number):.1f}")
+        said = text(f"{', '.join(words)}: {number:.3f}")
+        kind = 1 if number >= good else 0
+        drawn.append(f'<polyline class="thin c{kind}" points="{" ".join(points)}"><title>{said}</title></polyline>')
+    ends = [*((name, heights[number]) for number, (name, _) in enumerate(axes)), (value, None)]
+    for x, (name, height) in zip(places, ends, strict=True):
+        drawn.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
+        drawn.append(_words(name, x, _HEIGHT - 12, kind="name"))
+        ticks = height.items() if height else ((f"{tick:.3f}", last(tick)) for tick in last.ticks())
+        drawn += [_words(word, x + 5, y - 4, anchor="start") for word, y in ticks]
+    return _svg(title, drawn, width=_WIDE) + _legend([("the best third", 1), ("others", 0)])
+
+
+def _height(number: int, count: int) -> float:
+    bottom, top = _HEIGHT - _BOTTOM, _TOP + 12
+    return (bottom + top) / 2 if count == 1 else bottom - (bottom - top) * number / (count - 1)
+
+
 class _Scale:
     """Values of an axis -> places of the drawing."""
 
@@ -150,9 +206,9 @@ def _words(words: str, x: float, y: float, *, anchor: str = "middle", kind: str 
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text(words)}</text>'
 
 
-def _svg(title: str, drawn: list[str]) -> str:
+def _svg(title: str, drawn: list[str], *, width: int = _WIDTH) -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(title)}"><title>{text(title)}</title>'
+        f'<svg viewBox="0 0 {width} {_HEIGHT}" role="img" aria-label="{text(title)}"><title>{text(title)}</title>'
         f"{''.join(drawn)}</svg>"
     )
 

@@ -1,15 +1,19 @@
 """What a report says beyond the figures, against plain computations."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from clipret import EvalConfig, evaluate
+from clipret import EvalConfig, ReportConfig, SweepConfig, evaluate, report, sweep
 from clipret.evaluation.findings.galleries import find_galleries, find_unlabelled, first_words
 from clipret.evaluation.findings.ranked import Ranked
 from clipret.evaluation.findings.recall import CUTS, rank_changes, recall_curves
 from clipret.evaluation.findings.similarities import describe_similarities
+from clipret.evaluation.findings.sweep import find_effects, find_front
 from clipret.evaluation.inputs import open_inputs
 from clipret.protocols.protocol import split_protocol
+from clipret.runs import read_result
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,46 @@ def test_first_words_are_groups_of_queries(ranked):
         ]
         assert group["queries"] == len(rows)
         assert group["after"] == pytest.approx(np.mean(ranked.ranks("trained", "t2i").first[rows] == 1))
+
+
+@pytest.fixture(scope="module")
+def swept(searchable, tmp_path_factory):
+    """What a sweep of two settings with three seeds returned."""
+    asked = {"axes": {"margin": "0,0.2", "lr": "1e-4,1e-3", "epochs": "2"}, "seeds": (0, 1, 2)}
+    return sweep(SweepConfig(cache=searchable.cache, runs_dir=tmp_path_factory.mktemp("swept"), **asked))
+
+
+def test_effects_of_settings_are_means_over_seeds(swept):
+    values = {}
+    for entry in swept["configurations"]:
+        for run, seed in zip(entry["runs"], entry["seeds"], strict=True):
+            values[str(entry["settings"]["lr"]), seed, run] = read_result(run)["val_rsum"]
+    effects = {(one["setting"], one["value"]): one for one in find_effects(swept)}
+    assert {setting for setting, _ in effects} == {"margin", "lr"}
+    for lr in ("0.0001", "0.001"):
+        of_seeds = [
+            np.mean([value for (of, seed, _), value in values.items() if of == lr and seed == number])
+            - np.mean([value for (_, seed, _), value in values.items() if seed == number])
+            for number in range(3)
+        ]
+        effect = effects["lr", lr]
+        assert effect["effect"] == pytest.approx(np.mean(of_seeds))
+        reach = 4.302652729911275 * np.std(of_seeds, ddof=1) / np.sqrt(3)
+        assert effect["high"] - effect["effect"] == pytest.approx(reach)
+    points = find_front(swept)
+    assert len(points) == 12
+    best = [(point["t2i"], point["i2t"]) for point in points if point["best"]]
+    for point in points:
+        own = (point["t2i"], point["i2t"])
+        beaten = any(t2i >= own[0] and i2t >= own[1] and (t2i, i2t) != own for t2i, i2t in best)
+        assert point["best"] != beaten
+
+
+def test_a_report_on_a_sweep_has_its_leaderboard_and_its_best_run(swept, tmp_path):
+    folder = Path(swept["sweep"])
+    result = report(ReportConfig(runs=(folder,), out=tmp_path / "r.html"))
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert len(result["runs"]) == 1
+    assert Path(result["runs"][0]).parent == folder
+    for heading in ("Leaderboard", "What the settings do", "Both directions", "Figures of the best run"):
+        assert heading in text
