@@ -20,6 +20,9 @@ class ReportConfig:
     out: Path = setting(Path("report.html"), "Page to write.", option=("--out", "-o"))
     protocol: str | None = shared.one_protocol("the data set's")
     split: str | None = shared.measured_split()
+    figures: Path | None = setting(
+        None, "Also write each drawing as SVG and PDF, and the tables as LaTeX, to this folder.", metavar="FOLDER"
+    )
     queries: int = setting(8, "Queries that each gallery shows.", at_least=1, at_most=50, swept=False)
     most_bytes: int = shared.page_bytes()
     root: Path | None = shared.images_root("Folder that holds the images; without it, file names stand for them.")

@@ -126,7 +126,12 @@ def report_summary(result: dict) -> str:
     pictures = f"{result['pictures']:,} pictures"
     if result["pictures_left_out"]:
         pictures += f", of {result['pictures_left_out']:,} more the file's name (--root says where images are)"
-    return f"{result['out']}: {size}, {pictures}, in {result['seconds']:.1f} s. Open it in a browser."
+    figures = f"\n{len(result['figures']):,} files for papers are in {_folder(result)}." if result["figures"] else ""
+    return f"{result['out']}: {size}, {pictures}, in {result['seconds']:.1f} s. Open it in a browser.{figures}"
+
+
+def _folder(result: dict) -> str:
+    return result["figures"][0].rpartition("/")[0]
 
 
 def look_summary(result: dict) -> str:

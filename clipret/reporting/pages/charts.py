@@ -3,8 +3,8 @@ lightness and in dashes, so that they survive grey printing."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from clipret.reporting.pages.chart import MOVES, Axis, Chart, Line, move_of
 from clipret.reporting.pages.markup import text
 
 _WIDTH, _HEIGHT = 460, 280
@@ -14,53 +14,16 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 14, 44
 _TICKS = 5
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a drawing.
-
-    x, y       as long as each other
-    low, high  a band around it; None: there is none
-    kind       number of its colour, from 0
-    stepped    drawn in steps: of histograms
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-    kind: int = 0
-    stepped: bool = False
+def draw(chart: Chart) -> str:
+    """A drawing and its legend."""
+    return _circles(chart) if chart.cells else _lines(chart)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """An axis.
-
-    form  how a number at a tick is written, as by format()
-    log   whether it is logarithmic
-    low, high  its ends; None: those of the data
-    """
-
-    name: str
-    form: str = "g"
-    log: bool = False
-    low: float | None = None
-    high: float | None = None
-
-
-def line_chart(
-    title: str,
-    lines: Sequence[Line],
-    *,
-    x: Axis,
-    y: Axis,
-    marks: Sequence[tuple[float, str]] = (),
-) -> str:
-    """Lines over each other, with their names; marks: (x, name) of upright lines."""
+def _lines(chart: Chart) -> str:
+    lines, marks = chart.lines, chart.marks
     values = [value for line in lines for values in (line.y, line.low or (), line.high or ()) for value in values]
-    across, up = _Scale(x, [at for line in lines for at in line.x], _LEFT, _WIDTH - _RIGHT), None
-    up = _Scale(y, values, _HEIGHT - _BOTTOM, _TOP)
+    across = _Scale(chart.x, [at for line in lines for at in line.x], _LEFT, _WIDTH - _RIGHT)
+    up = _Scale(chart.y, values, _HEIGHT - _BOTTOM, _TOP)
     drawn = [_grid(across, up)]
     for line in lines:
         if line.low is not None and line.high is not None:
@@ -74,27 +37,23 @@ def line_chart(
         anchor = "end" if place > _WIDTH * 0.7 else "start"
         shift = -4 if anchor == "end" else 4
         drawn.append(_words(name, place + shift, _TOP + 10, anchor=anchor, kind="name"))
-    return _svg(title, drawn) + _legend([(line.name, line.kind) for line in lines])
+    return _svg(chart.title, drawn) + _legend([(line.name, line.kind) for line in lines])
 
 
-def circles_chart(title: str, cells: Sequence[Sequence[float]], *, x: Axis, y: Axis) -> str:
-    """Circles at (x, y) whose areas are as their counts: cells of (x, y, count); with the diagonal."""
-    across = _Scale(x, [cell[0] for cell in cells], _LEFT, _WIDTH - _RIGHT)
-    up = _Scale(y, [cell[1] for cell in cells], _HEIGHT - _BOTTOM, _TOP)
-    most = max((cell[2] for cell in cells), default=1)
-    drawn = [_grid(across, up)]
+def _circles(chart: Chart) -> str:
+    cells = chart.cells
+    across = _Scale(chart.x, [cell[0] for cell in cells], _LEFT, _WIDTH - _RIGHT)
+    up = _Scale(chart.y, [cell[1] for cell in cells], _HEIGHT - _BOTTOM, _TOP)
+    most = max(cell[2] for cell in cells)
     low, high = max(across.low, up.low), min(across.high, up.high)
-    drawn.append(
-        f'<line class="mark" x1="{across(low):.1f}" y1="{up(low):.1f}" x2="{across(high):.1f}" y2="{up(high):.1f}"/>'
-    )
-    for at, value, count in cells:
-        kind = 0 if value == at else 1 if value < at else 2
-        radius = max(1.2, 12 * math.sqrt(count / most))
-        drawn.append(
-            f'<circle class="dot c{kind}" cx="{across(at):.1f}" cy="{up(value):.1f}" r="{radius:.1f}">'
-            f"<title>{at:.0f} to {value:.0f}: {count:,}</title></circle>"
-        )
-    return _svg(title, drawn) + _legend([("same", 0), ("better", 1), ("worse", 2)])
+    ends = f'x1="{across(low):.1f}" y1="{up(low):.1f}" x2="{across(high):.1f}" y2="{up(high):.1f}"'
+    drawn = [_grid(across, up), f'<line class="mark" {ends}/>']
+    for cell in cells:
+        at, value, count = cell
+        place = f'cx="{across(at):.1f}" cy="{up(value):.1f}" r="{max(1.2, 12 * math.sqrt(count / most)):.1f}"'
+        said = f"<title>{at:.0f} to {value:.0f}: {count:,}</title>"
+        drawn.append(f'<circle class="dot c{move_of(cell)}" {place}>{said}</circle>')
+    return _svg(chart.title, drawn) + _legend(list(MOVES))
 
 
 def points_chart(

@@ -10,7 +10,8 @@ from clipret.machine.files import replaced
 from clipret.machine.progress import ProgressCallback, silent
 from clipret.reporting import SECTIONS
 from clipret.reporting.forms.html import html_table
-from clipret.reporting.pages.charts import Axis, Line, line_chart
+from clipret.reporting.pages.chart import Axis, Chart, Line
+from clipret.reporting.pages.charts import draw
 from clipret.reporting.pages.markup import element, figure, scrolling, text
 from clipret.reporting.pages.page import page
 from clipret.reporting.pages.pictures import Pictures
@@ -67,8 +68,8 @@ def _counts(found: dict) -> str:
     tables = [html_table(sheet) for sheet in SECTIONS["info"](about)]
     title = "Captions by their length in words (60: that many, or more)"
     line = Line("captions", list(range(len(lengths))), lengths, kind=1, stepped=True)
-    chart = line_chart(title, [line], x=Axis("words"), y=Axis("captions", form=",.0f", low=0))
-    return scrolling(*tables) + element("div", figure(chart, title), kind="charts")
+    chart = Chart("lengths", title, lines=[line], x=Axis("words"), y=Axis("captions", form=",.0f", low=0))
+    return scrolling(*tables) + element("div", figure(draw(chart), title), kind="charts")
 
 
 def _leaks(found: dict, pictures: Pictures, *, most: int) -> str:

@@ -10,10 +10,12 @@ from clipret import __version__
 from clipret.config import ReportConfig
 from clipret.errors import RunError
 from clipret.evaluation.findings.stage import collect
+from clipret.exports.packages import require_package
 from clipret.machine.files import replaced
 from clipret.machine.progress import ProgressCallback, silent
 from clipret.reporting.pages import PARTS
 from clipret.reporting.pages.page import page
+from clipret.reporting.pages.papers import write_figures
 from clipret.reporting.pages.pictures import Pictures
 from clipret.reporting.pages.sweeps import sweep_parts
 from clipret.runs import check_place, is_sweep, written
@@ -32,25 +34,33 @@ def report(config: ReportConfig, *, on_progress: ProgressCallback = silent) -> d
     failures do it, which writes their files. Pictures are those of the data set, where they are at hand; without them
     the report has the files' names.
 
-    Returns out, bytes, runs, pictures, pictures_left_out and seconds. Raises as findings.stage.collect does, UsageError
-    when the file cannot be there, and RunError when it cannot be written.
+    Returns out, bytes, runs, pictures, pictures_left_out, figures (files) and seconds. Raises as findings.stage.collect
+    does, UsageError when the file cannot be there or a package is missing, and RunError when it cannot be written.
     """
     started = time.monotonic()
     check_place("out", config.out, suffixes=(".html",))
+    if config.figures:
+        require_package("matplotlib", extra="figures", option="--figures")
     sweeps, config = _with_best_runs(config)
     parts = [part for result in sweeps for part in sweep_parts(result)]
     found = collect(config, on_progress=on_progress)
     room = int(config.most_bytes * (1 - _TEXT_SHARE)) // len(found)
-    shown, left_out = 0, 0
+    shown, left_out, figures = 0, 0, []
     for of_run in found:
         pictures = Pictures(config.root or Path(of_run["root"]), most_bytes=room)
         name = f" of {Path(of_run['run']).name}" if len(found) > 1 else " of the best run" if sweeps else ""
+        drawings = []
         for module in PARTS.values():
             part = importlib.import_module(module).PART
+            drawings += part.charts(of_run)
             content = part.render(of_run, pictures)
             if content:
                 parts.append((f"{part.title}{name}", content))
         shown, left_out = shown + pictures.shown, left_out + pictures.left_out
+        if config.figures:
+            folder = config.figures / Path(of_run["run"]).name if len(found) > 1 else config.figures
+            with written(folder, option="figures"):
+                figures += [str(folder / name) for name in write_figures(folder, of_run, drawings)]
     first = found[0]["metrics"]
     names = ", ".join(Path(name).name for name in [*(result["sweep"] for result in sweeps), *config.runs])
     said = (
@@ -66,6 +76,7 @@ def report(config: ReportConfig, *, on_progress: ProgressCallback = silent) -> d
         "runs": [of_run["run"] for of_run in found],
         "pictures": shown,
         "pictures_left_out": left_out,
+        "figures": figures,
         "seconds": time.monotonic() - started,
     }
 

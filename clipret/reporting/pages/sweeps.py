@@ -3,7 +3,8 @@
 from clipret.evaluation.findings.sweep import find_effects, find_front
 from clipret.reporting import SECTIONS
 from clipret.reporting.forms.html import html_table
-from clipret.reporting.pages.charts import Axis, parallel_chart, points_chart
+from clipret.reporting.pages.chart import Axis
+from clipret.reporting.pages.charts import parallel_chart, points_chart
 from clipret.reporting.pages.markup import element, figure, scrolling, text
 from clipret.reporting.sheets import LABEL, Cell, Column, Sheet
 

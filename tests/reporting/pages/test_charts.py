@@ -5,8 +5,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from clipret.reporting.pages.charts import Axis, Line, circles_chart, line_chart
+from clipret.reporting.pages.chart import Axis, Chart, Line
+from clipret.reporting.pages.charts import draw
 from clipret.reporting.pages.markup import text
+
+
+def draw_lines(title, lines, **settings):
+    return draw(Chart("file", title, lines=lines, **settings))
+
+
+def draw_circles(title, cells, **settings):
+    return draw(Chart("file", title, cells=cells, **settings))
 
 
 def svg(drawing):
@@ -14,7 +23,7 @@ def svg(drawing):
 
 
 def test_lines_are_linear_in_their_values():
-    drawing = line_chart(
+    drawing = draw_lines(
         "t", [Line("a", [0, 1, 2], [0, 5, 10], low=[0, 4, 9], high=[1, 6, 10])], x=Axis("x"), y=Axis("y")
     )
     root = svg(drawing)
@@ -29,14 +38,14 @@ def test_lines_are_linear_in_their_values():
 
 @pytest.mark.parametrize(("x", "y"), [([1], [0.5]), ([3, 3], [1, 1]), ([], []), ([1, 2], [float("nan"), 1.0])])
 def test_single_equal_and_missing_values_are_drawn(x, y):
-    svg(line_chart("t", [Line("a", x, y)] if x else [], x=Axis("x"), y=Axis("y")))
+    svg(draw_lines("t", [Line("a", x, y)] if x else [], x=Axis("x"), y=Axis("y")))
 
 
 def test_ticks_are_round_numbers_within_the_axis():
-    drawing = line_chart("t", [Line("a", [0, 30], [0.611, 0.687])], x=Axis("x"), y=Axis("y", form=".2f"))
+    drawing = draw_lines("t", [Line("a", [0, 30], [0.611, 0.687])], x=Axis("x"), y=Axis("y", form=".2f"))
     shown = [element.text for element in svg(drawing) if element.tag == "text" and element.get("text-anchor") == "end"]
     assert shown == ["0.62", "0.64", "0.66", "0.68"]
-    drawing = line_chart("t", [Line("a", [1, 100], [0, 1])], x=Axis("x", log=True), y=Axis("y"))
+    drawing = draw_lines("t", [Line("a", [1, 100], [0, 1])], x=Axis("x", log=True), y=Axis("y"))
     assert [element.text for element in svg(drawing) if element.get("text-anchor") == "middle"][:3] == [
         "1",
         "10",
@@ -46,7 +55,7 @@ def test_ticks_are_round_numbers_within_the_axis():
 
 def test_circles_grow_with_their_counts_and_tell_better_from_worse():
     axes = {"x": Axis("x", log=True, low=0.8, high=100), "y": Axis("y", log=True, low=0.8, high=100)}
-    root = svg(circles_chart("t", [(1, 1, 100), (10, 2, 25), (2, 10, 1)], **axes))
+    root = svg(draw_circles("t", [(1, 1, 100), (10, 2, 25), (2, 10, 1)], **axes))
     dots = [element for element in root if element.tag == "circle"]
     assert [dot.get("class") for dot in dots] == ["dot c0", "dot c1", "dot c2"]
     radii = [float(dot.get("r")) for dot in dots]
@@ -55,7 +64,7 @@ def test_circles_grow_with_their_counts_and_tell_better_from_worse():
 
 
 def test_names_are_text():
-    drawing = line_chart("<b>", [Line("<i>", [0, 1], [0, 1])], x=Axis("<u>"), y=Axis("&"), marks=[(0.5, "<s>")])
+    drawing = draw_lines("<b>", [Line("<i>", [0, 1], [0, 1])], x=Axis("<u>"), y=Axis("&"), marks=[(0.5, "<s>")])
     assert not re.search(r"<(b|i|u|s)>", drawing)
     assert text("a\x00\u202e\x1b\n b") == "a\\x00\\u202e\\x1b b"
     assert text('"<') == "&quot;&lt;"

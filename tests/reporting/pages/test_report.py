@@ -191,3 +191,34 @@ def test_what_is_no_run_is_refused(searchable, tmp_path):
 
 def test_the_default_metrics_are_those_of_eval():
     assert EvalConfig().columns[-1] == "rsum"
+
+
+def test_figures_for_papers_are_those_of_the_page(searchable, tmp_path):
+    pytest.importorskip("matplotlib")
+    run = shutil.copytree(searchable.run, tmp_path / "run")
+    config = ReportConfig(runs=(run,), out=tmp_path / "r.html", figures=tmp_path / "figures")
+    result = report(config)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {path.rpartition("/")[2] for path in result["figures"]} == names
+    assert {"recall-t2i.svg", "recall-t2i.pdf", "ranks-i2t.pdf", "loss.svg", "figures.tex", "failures.tex"} <= names
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == len([name for name in names if name.endswith(".svg")])
+    drawing = (tmp_path / "figures/recall-t2i.svg").read_text()
+    # Letters are outlines, so that no font is needed; a page of a paper has columns of 3.3 inches.
+    assert "<text" not in drawing
+    assert 'width="237.6pt"' in drawing
+    content = (tmp_path / "figures/recall-t2i.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/FontFile2" in content
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert f"{100 * metrics['results']['trained']['t2i']['R@1']:.1f}" in (tmp_path / "figures/figures.tex").read_text()
+    before = {name: (tmp_path / "figures" / name).read_bytes() for name in names}
+    report(config)
+    assert {name: (tmp_path / "figures" / name).read_bytes() for name in names} == before
+
+
+def test_figures_need_their_package(searchable, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipret.exports.packages.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError) as caught:
+        report(ReportConfig(runs=(searchable.run,), out=tmp_path / "r.html", figures=tmp_path / "figures"))
+    assert str(caught.value) == "--figures needs the package matplotlib; run: pip install 'clipret[figures]'"
