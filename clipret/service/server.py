@@ -52,7 +52,10 @@ class Service:
 
         Raises UsageError when another process listens on the port by now.
         """
-        asyncio.run(self._run(log, on_ready))
+        try:
+            asyncio.run(self._run(log, on_ready))
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Give the port back, of a service that was never run."""
@@ -104,7 +107,10 @@ class Service:
         # Another process may have bound it as well, and listened first.
         except OSError as error:
             raise _not_listening(config, error) from None
-        await server.serve(sockets=[self._port])
+        try:
+            await server.serve(sockets=[self._port])
+        finally:
+            app.close()
 
 
 def _quiet_server(settings, on_ready: Callable[[], None]):

@@ -3,6 +3,7 @@
 import http.client
 import json
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +26,14 @@ class Served:
 
     def client(self, **settings) -> Client:
         return Client(self.url, **settings)
+
+    def complaints(self) -> list[str]:
+        """Lines about errors of ours, once there are any: a client has its answer before the terminal has its line."""
+        for _ in range(500):
+            if self.logged:
+                break
+            time.sleep(0.01)
+        return self.logged
 
     def ask(self, method: str, path: str, body=None, *, headers=None, kind="application/json"):
         """Status, headers and content of a request."""

@@ -23,9 +23,10 @@ def test_the_recall_is_that_of_the_captions_and_is_kept(searchable, tmp_path, ki
     assert result["index"]["kind"] == kind
     assert result["index"]["queries"] == len(np.load(next(tmp_path.glob("*.texts.npy"))))
     assert 0.9 <= result["index"]["recall@10"] <= 1
-    exact = search(SearchConfig(cache=searchable.cache, query="sun", embeddings=tmp_path, k=5))
-    assert [hit["row"] for hit in result["hits"]] == [hit["row"] for hit in exact["hits"]]
-    assert [hit["score"] for hit in result["hits"]] == [hit["score"] for hit in exact["hits"]]
+    exact = search(SearchConfig(cache=searchable.cache, query="sun", embeddings=tmp_path, k=1000))
+    scores = {hit["row"]: hit["score"] for hit in exact["hits"]}
+    assert all(hit["score"] == scores[hit["row"]] for hit in result["hits"])
+    assert sum(hit["row"] in list(scores)[:5] for hit in result["hits"]) >= 4
     monkeypatch.setattr("clipret.service.approximate._measured", None)
     assert search(config)["index"] == result["index"]
 
@@ -52,8 +53,8 @@ def test_recall_counts_what_is_missed(searchable, tmp_path, monkeypatch):
 
 def test_captions_are_found_by_an_index_of_their_own(searchable, tmp_path, kind):
     config = {"cache": searchable.cache, "query": "sun", "embeddings": tmp_path, "find": "captions"}
-    indexed = search(SearchConfig(**config, index=kind))
-    assert [hit["row"] for hit in indexed["hits"]] == [hit["row"] for hit in search(SearchConfig(**config))["hits"]]
+    indexed, exact = search(SearchConfig(**config, index=kind)), search(SearchConfig(**config))
+    assert len({hit["row"] for hit in indexed["hits"]} & {hit["row"] for hit in exact["hits"]}) >= 8
 
 
 def test_a_damaged_index_is_named(searchable, tmp_path, kind):

@@ -133,7 +133,7 @@ def test_a_fault_of_ours_is_told_in_the_terminal_and_not_to_the_client(searchabl
     with serving(searchable, tmp_path, heads=False) as running:
         status, message = running.error("POST", "/v1/search", {"text": "sun"})
         assert (status, message) == (500, "the service could not answer; its terminal says why")
-        assert running.logged == [f"POST /v1/search: RuntimeError: cannot read {searchable.cache}"]
+        assert running.complaints() == [f"POST /v1/search: RuntimeError: cannot read {searchable.cache}"]
         assert running.ask("GET", "/health")[0] == 200
 
 

@@ -67,9 +67,18 @@ def refused(error: RefusalError) -> Response:
 class Access:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, rules: Rules, log: Callable[[str], None], count: Callable[[str, int], None]):
-        """log: called with a line for every error of ours. count: called with path and status of every answer."""
-        self._app, self._rules, self._log, self._count = app, rules, log, count
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        rules: Rules,
+        log: Callable[[str], None],
+        count: Callable[[str, int], None],
+        close: Callable[[], None],
+    ):
+        """log: called with a line for every error of ours. count: called with path and status of every answer. close:
+        ends what works for the application, once it answers no more."""
+        self._app, self._rules, self._log, self._count, self.close = app, rules, log, count, close
         self._working = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

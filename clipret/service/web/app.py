@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from importlib import resources
 
+import torch
 from anyio import CapacityLimiter, to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -57,7 +58,7 @@ def make_app(state: State, *, rules: Rules, log: Callable[[str], None]) -> Acces
             HTTPException: lambda request, error: refused(RefusalError(error.status_code, str(error.detail).lower())),
         },
     )
-    return Access(app, rules=rules, log=log, count=routes.counts.count)
+    return Access(app, rules=rules, log=log, count=routes.counts.count, close=routes.close)
 
 
 class _Routes:
@@ -65,8 +66,14 @@ class _Routes:
 
     def __init__(self, state: State, *, token: str | None):
         self.state, self.token, self.counts = state, token, Counts()
-        self._ask = Batcher(self.counts.timed(Worker(state.searcher, state.descriptions)))
+        work = self.counts.timed(Worker(state.searcher, state.descriptions))
+        # A new thread does not know how many threads torch was told to use.
+        self._ask = Batcher(work, prepare=functools.partial(torch.set_num_threads, state.threads))
         self._decoding = CapacityLimiter(_DECODERS)
+
+    def close(self) -> None:
+        """End the thread that computes."""
+        self._ask.close()
 
     def table(self) -> list[Route]:
         """Path and method of each."""

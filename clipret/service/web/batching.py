@@ -16,10 +16,11 @@ _MOST = 32
 class Batcher(Generic[Job, Result]):
     """Jobs of an event loop -> one thread that works on several at a time."""
 
-    def __init__(self, work: Callable[[Sequence[Job]], Sequence[Result | Exception]]):
-        """work: called in one thread with 1 to 32 jobs; an exception among its results is that job's."""
+    def __init__(self, work: Callable[[Sequence[Job]], Sequence[Result | Exception]], *, prepare: Callable[[], None]):
+        """work: called in one thread with 1 to 32 jobs; an exception among its results is that job's. prepare: called
+        in that thread before any work."""
         self._work = work
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipret-search")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipret-search", initializer=prepare)
         self._waiting: list[tuple[Job, asyncio.Future]] = []
         self._task: asyncio.Task | None = None
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from clipret.config import SPLITS, ServeConfig
 from clipret.errors import DatasetError
@@ -16,11 +17,14 @@ from clipret.service.web.pictures import Thumbnails, require_picture
 
 
 class State:
-    """The searcher with what it shows."""
+    """The searcher with what it shows.
+
+    threads  that torch used where the service was opened
+    """
 
     def __init__(self, searcher: Searcher, config: ServeConfig):
         """Raises UsageError when the marks cannot be read."""
-        self.searcher, self.originals = searcher, config.originals
+        self.searcher, self.originals, self.threads = searcher, config.originals, torch.get_num_threads()
         self.descriptions = Descriptions(searcher.cache, root=config.root)
         self.thumbnails = Thumbnails(searcher.cache, root=self.descriptions.root)
         self.marks = Marks(config.marks, searcher.cache)

@@ -15,7 +15,7 @@ from clipret.exports.embeddings import stage
 
 def nearest(kind: str, path, queries: np.ndarray) -> np.ndarray:
     """The row of an index that each query is closest to."""
-    if kind == "faiss":
+    if kind.startswith("faiss"):
         faiss = pytest.importorskip("faiss")
         return faiss.read_index(str(path)).search(queries.astype(np.float32), 1)[1][:, 0]
     index = pytest.importorskip("usearch.index")
@@ -25,7 +25,7 @@ def nearest(kind: str, path, queries: np.ndarray) -> np.ndarray:
 def test_another_name_is_refused(tmp_path, cache_path):
     with pytest.raises(UsageError) as caught:
         embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index="annoy"))
-    assert str(caught.value) == "--index is 'annoy'; expected one of: usearch, faiss."
+    assert str(caught.value) == "--index is 'annoy'; expected one of: usearch, faiss, faiss-hnsw."
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -37,7 +37,10 @@ def test_an_embedding_is_its_own_nearest(tmp_path, cache_path, kind, dtype):
     assert set(result["indexes"]) == {f"emb.images.{kind}", f"emb.texts.{kind}"}
     for side in ("images", "texts"):
         values = np.load(tmp_path / f"emb.{side}.npy")
-        assert (nearest(kind, tmp_path / f"emb.{side}.{kind}", values) == np.arange(len(values))).all()
+        found = nearest(kind, tmp_path / f"emb.{side}.{kind}", values)
+        # Graphs miss some, and equal embeddings stand for each other.
+        same = (values[found.astype(np.int64)] == values).all(axis=1)
+        assert same.all() if kind == "faiss" else same.mean() >= 0.9
     assert not embed(config)["written"]
     assert not list(tmp_path.glob("*.part"))
 
@@ -60,7 +63,8 @@ def test_a_library_that_is_missing_is_named_before_any_work(tmp_path, cache_path
     monkeypatch.setattr(stage.importlib.util, "find_spec", lambda name: None if name == hidden else find(name))
     with pytest.raises(UsageError) as caught:
         embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npy", index=kind))
-    assert str(caught.value) == f"--index {kind} needs the package {kind}; run: pip install 'clipret[{kind}]'"
+    extra = INDEXES[kind].extra
+    assert str(caught.value) == f"--index {kind} needs the package {hidden}; run: pip install 'clipret[{extra}]'"
     assert not list(tmp_path.glob("emb*"))
 
 

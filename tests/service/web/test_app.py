@@ -153,5 +153,5 @@ def test_marks_that_somebody_broke_are_told_in_the_terminal(searchable, tmp_path
         (tmp_path / "marks.csv").write_bytes(b"mine\n")
         status, message = running.error("POST", "/v1/marks", {"image": 1, "caption": "x", "right": True})
         assert (status, message) == (500, "the service could not answer; its terminal says why")
-        assert "has no marks of clipret" in running.logged[0]
+        assert "has no marks of clipret" in running.complaints()[0]
         assert (tmp_path / "marks.csv").read_bytes() == b"mine\n"
