@@ -38,7 +38,7 @@ STAGES = (
 )
 # Stages that are made of others.
 MADE_OF = {
-    "evaluation/findings/*": ("evaluation/stage.py", "evaluation/failures.py"),
+    "evaluation/findings/*": ("evaluation/stage.py", "evaluation/failures.py", "evaluation/reproduction/*"),
     "reporting/pages/*": ("evaluation/findings/*", "evaluation/looking/*", "sweeps/*"),
     "service/*": ("exports/embeddings/*",),
     "sweeps/*": ("training/*", "evaluation/stage.py"),

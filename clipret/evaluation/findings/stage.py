@@ -6,6 +6,7 @@ from clipret import runs
 from clipret.config import EvalConfig, FailuresConfig, ReportConfig
 from clipret.evaluation.failures import find_failures
 from clipret.evaluation.findings.galleries import find_galleries, first_words
+from clipret.evaluation.findings.published import published_beside
 from clipret.evaluation.findings.ranked import Ranked
 from clipret.evaluation.findings.recall import rank_changes, recall_curves
 from clipret.evaluation.findings.similarities import describe_similarities
@@ -26,7 +27,8 @@ def collect(config: ReportConfig, *, on_progress: ProgressCallback = silent) -> 
 
     Returns for each run: run; metrics, failures, history, config and result, as in the run's files; recall, as
     recall_curves returns it; changes, direction -> as rank_changes; galleries, direction -> as find_galleries;
-    first_words, direction -> as first_words; similarities, as describe_similarities; root, where the images were. What
+    first_words, direction -> as first_words; similarities, as describe_similarities; published, as published_beside;
+    root, where the images were. What
     is about single queries is about the first gallery of the protocol.
 
     Raises RunError for what is no run, and as evaluate and find_failures do.
@@ -54,6 +56,7 @@ def _of_run(config: ReportConfig, run: Path) -> dict:
         "history": runs.read_history(run),
         "config": runs.read_config(run),
         "result": runs.read_result(run),
+        "published": published_beside(inputs.cache, protocol=protocol.name),
         "root": inputs.cache.about["root"],
         "recall": recall_curves(ranked.of_folds),
         "changes": {direction: rank_changes(ranked, direction) for direction in directions},

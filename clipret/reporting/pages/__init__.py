@@ -7,6 +7,7 @@ PARTS is the table of what a report on a run has, in its order: a new part is a 
 # Part -> the module that binds it.
 PARTS: dict[str, str] = {
     "figures": "clipret.reporting.pages.parts.figures",
+    "published": "clipret.reporting.pages.parts.published",
     "curves": "clipret.reporting.pages.parts.curves",
     "recall": "clipret.reporting.pages.parts.recall",
     "galleries": "clipret.reporting.pages.parts.galleries",

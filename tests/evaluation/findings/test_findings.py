@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 from clipret import EvalConfig, ReportConfig, SweepConfig, evaluate, report, sweep
+from clipret.cache import FeatureCache
 from clipret.evaluation.findings.galleries import find_galleries, find_unlabelled, first_words
+from clipret.evaluation.findings.published import published_beside
 from clipret.evaluation.findings.ranked import Ranked
 from clipret.evaluation.findings.recall import CUTS, rank_changes, recall_curves
 from clipret.evaluation.findings.similarities import describe_similarities
 from clipret.evaluation.findings.sweep import find_effects, find_front
 from clipret.evaluation.inputs import open_inputs
 from clipret.protocols.protocol import split_protocol
+from clipret.reporting.pages.parts.published import PART
 from clipret.runs import read_result
+from tests.helpers.published_caches import FLICKR, write_flickr
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +164,17 @@ def test_a_report_on_a_sweep_has_its_leaderboard_and_its_best_run(swept, tmp_pat
     assert Path(result["runs"][0]).parent == folder
     for heading in ("Leaderboard", "What the settings do", "Both directions", "Figures of the best run"):
         assert heading in text
+
+
+def test_published_rows_are_those_of_the_model_by_the_protocol(searchable, tmp_path):
+    cache = FeatureCache(write_flickr(tmp_path / "flickr.h5", images=1000))
+    rows = published_beside(cache, protocol="flickr30k-karpathy-1k")
+    assert FLICKR in {row["name"] for row in rows}
+    assert {row["model"] for row in rows} == {"ViT-B/32"}
+    assert published_beside(cache, protocol="split") == []
+    assert published_beside(FeatureCache(searchable.cache), protocol="split") == []
+    found = {"published": rows, "metrics": {"results": {"zero-shot": {"t2i": {"R@1": 0.123}, "i2t": {"R@1": 0.456}}}}}
+    content = PART.render(found, None)
+    assert '<td class="right">12.3</td>' in content
+    (row,) = [row for row in rows if row["name"] == FLICKR]
+    assert f'<td class="right">{row["figures"]["t2i"]["R@1"]:.1f}</td>' in content
