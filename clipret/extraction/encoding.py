@@ -20,7 +20,7 @@ from clipret.errors import BackboneError, ClipretError, DatasetError
 from clipret.extraction.loader import from_workers
 from clipret.extraction.planning import ImageBatch, TextBatch
 from clipret.images import ImageReader, decode_on_device, of_single_colour
-from clipret.machine.rows import FEWEST, among_others
+from clipret.machine.rows import TOGETHER, among_others
 from clipret.machine.workers import ReadWatch
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -248,7 +248,7 @@ class _MemoryAware:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (B, D). Raises BackboneError when not even one row fits."""
         while True:
-            size = self.micro_batch or max(len(inputs), FEWEST)
+            size = self.micro_batch or max(len(inputs), TOGETHER)
             try:
                 if not self.micro_batch:
                     return among_others(self._encode, inputs)

@@ -1,8 +1,9 @@
 """Which rows are computed together, so that a row has the same bits whatever it is computed with.
 
 The kernels that multiply matrices have another order of additions for a few rows than for many: a row computed alone
-differs in its last bits from the same row among others. Of eight rows and more, each has the same bits. Attention over
-padding has another order too, so texts of other lengths are not computed together.
+differs in its last bits from the same row among others. So do the rows that are left over where a few are shared out
+among threads in fours or eights. Attention over padding has another order too, so texts of other lengths are not
+computed together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +13,20 @@ import torch
 
 from clipret.machine.token_rows import TokenRows
 
-FEWEST = 8
+# Few rows are computed in multiples of this.
+TOGETHER = 8
 
 
 def among_others(function: Callable, rows: torch.Tensor | TokenRows) -> torch.Tensor:
-    """function(rows), (B, ...) -> (B, E), with the bits that each row has among FEWEST or more.
+    """function(rows), (B, ...) -> (B, E), with the bits that each row has among any others, on any number of threads.
 
     function  of rows by themselves: none changes the result of another
     """
-    if len(rows) >= FEWEST or not len(rows):
+    missing = -len(rows) % TOGETHER
+    if not missing or len(rows) >= TOGETHER * torch.get_num_threads():
         return function(rows)
     # The first row again, until there are enough.
-    places = torch.arange(FEWEST, device=rows.device)
+    places = torch.arange(len(rows) + missing, device=rows.device)
     return function(rows[places.where(places < len(rows), 0)])[: len(rows)]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clipret.machine.rows import FEWEST, among_others
+from clipret.machine.rows import TOGETHER, among_others
 from clipret.machine.token_rows import TokenRows
 
 LENGTHS = [3, 1, 4, 1, 5]
@@ -55,4 +55,4 @@ def test_a_few_rows_are_computed_among_others():
 
     some, listed = rows()
     assert torch.equal(among_others(function, some), torch.stack([part.sum(dim=0) for part in listed]))
-    assert seen == [FEWEST]
+    assert seen == [TOGETHER]

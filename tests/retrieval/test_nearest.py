@@ -30,6 +30,8 @@ def test_the_best_are_those_of_a_sort_in_float64(dtype, queries, threads, monkey
     monkeypatch.setattr(module, "_SPAN", 100)
     monkeypatch.setattr(module, "_BLOCK", 70)
     monkeypatch.setattr(module.torch, "get_num_threads", lambda: threads)
+    # Which would be given back as the number that it was.
+    monkeypatch.setattr(module.torch, "set_num_threads", lambda count: None)
 
     scores, rows = nearest(asked, items, k=7)
 
