@@ -77,7 +77,7 @@ GROUND = {
     "errors.py": (),
     # The tables of what can be named, which are light.
     "config/*": ("config/*", "errors.py", "heads/__init__.py", "losses/__init__.py", "metrics/*"),
-    "losses/*": ("losses/*", "errors.py"),
+    "losses/*": ("losses/*", "machine/*", "errors.py"),
     "metrics/*": ("metrics/*", "errors.py"),
     "machine/*": ("machine/*", "errors.py"),
     "runs.py": ("machine/*", "errors.py"),

@@ -87,4 +87,4 @@ def _scalars(clip_log_scale: float) -> dict[str, float]:
     return {"log_scale": min(clip_log_scale, LARGEST_LOG_SCALE)}
 
 
-LOSS = Loss(infonce_loss, passes=(survey_infonce,), scalars=_scalars)
+LOSS = Loss(infonce_loss, passes=(survey_infonce,), scalars=_scalars, compiled="clipret.losses.compiled.infonce")

@@ -40,7 +40,7 @@ def margin_loss(
     mask = numbers(positives, similarities)
     if survey is None:
         survey = _count(mask, similarities)
-    positive_weight, negative_weight = _weights(survey, reduction)
+    positive_weight, negative_weight = weights_of(survey, reduction)
     margin = spread(margin, similarities)
     # s - m at negatives and s - 1 at positives: the value is its inner product with the gradient.
     costs = (similarities - margin).addcmul_(mask, margin - 1)
@@ -70,7 +70,7 @@ def _count(mask: torch.Tensor, similarities: torch.Tensor) -> MarginSurvey:
     return MarginSurvey(count, count.neg().add_(similarities.shape[-2] * similarities.shape[-1]))
 
 
-def _weights(survey: MarginSurvey, reduction: str) -> tuple[torch.Tensor, torch.Tensor]:
+def weights_of(survey: MarginSurvey, reduction: str) -> tuple[torch.Tensor, torch.Tensor]:
     """What a positive and a negative weigh, (..., 1, 1), with the cost's 1/2."""
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, expected one of {_REDUCTIONS}")
@@ -82,4 +82,4 @@ def _weights(survey: MarginSurvey, reduction: str) -> tuple[torch.Tensor, torch.
     return weights[0][..., None, None], weights[1][..., None, None]
 
 
-LOSS = Loss(margin_loss, passes=(survey_margin,), survey_of_mask=True)
+LOSS = Loss(margin_loss, passes=(survey_margin,), survey_of_mask=True, compiled="clipret.losses.compiled.margin")

@@ -1,15 +1,10 @@
 """The pairwise loss of SigLIP. Shapes are those of clipret.losses."""
 
 import math
-from typing import NamedTuple
 
 import torch
 
 from clipret.losses.values import Loss, LossValue, numbers, spread, total
-
-
-class SigmoidSurvey(NamedTuple):
-    """Empty: a block of rows shows all that this loss has to know of the matrix, its number of columns."""
 
 
 def sigmoid_loss(
@@ -18,7 +13,7 @@ def sigmoid_loss(
     *,
     scale: float | torch.Tensor,
     bias: float | torch.Tensor,
-    survey: SigmoidSurvey | None = None,
+    survey: None = None,
 ) -> LossValue:
     """Sigmoid loss (Zhai et al. 2023, algorithm 1): every pair is a decision of its own.
 
@@ -26,7 +21,7 @@ def sigmoid_loss(
 
     scale   above 0; the inverse of the temperature
     bias    the paper's is learned from -10, as negatives are many
-    survey  is not needed for blocks of rows either
+    survey  blocks of rows need none: their number of columns is all that they have to know of the matrix
 
     The value is at least 0. Learned: scale and bias.
     """
@@ -38,18 +33,6 @@ def sigmoid_loss(
     gradient = wrongness.sigmoid_().mul_(sign).div_(images)
     learned = {"scale": total(gradient * similarities), "bias": total(gradient)}
     return LossValue(value, gradient.mul_(scale), learned)
-
-
-def survey_sigmoid(
-    similarities: torch.Tensor,
-    positives: torch.Tensor,
-    *,
-    previous: SigmoidSurvey | None = None,
-    scale: float | torch.Tensor,
-    bias: float | torch.Tensor,
-) -> SigmoidSurvey:
-    """The survey of a block of rows and of those before it."""
-    return SigmoidSurvey()
 
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
@@ -68,4 +51,4 @@ def _scalars(clip_log_scale: float) -> dict[str, float]:
     return {"log_scale": math.log(10.0), "bias": -10.0}
 
 
-LOSS = Loss(sigmoid_loss, passes=(survey_sigmoid,), scalars=_scalars)
+LOSS = Loss(sigmoid_loss, passes=(), scalars=_scalars)

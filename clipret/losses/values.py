@@ -48,6 +48,8 @@ class Loss:
     scalars         CLIP's own logit scale, a logarithm -> the scalars that are learned, and where they start. log_X
                     stands for parameter X, of which the logarithm is learned
     capturable      settings -> whether a step asks the device for no value, so that it can be a CUDA graph
+    compiled        module with the one pass and the function for blocks of float32 on a CPU, as `survey` and `function`
+                    (losses.compiled.blocks.BlockValue); empty: blocks are computed by torch
     """
 
     function: Callable[..., LossValue]
@@ -55,6 +57,7 @@ class Loss:
     survey_of_mask: bool = False
     scalars: Callable[[float], dict[str, float]] = _no_scalars
     capturable: Callable[[Mapping[str, Any]], bool] = _always
+    compiled: str = ""
 
 
 def numbers(positives: torch.Tensor, similarities: torch.Tensor) -> torch.Tensor:

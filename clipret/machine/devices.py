@@ -1,6 +1,7 @@
 """Choice of device and precision, and torch's threads."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -58,4 +59,17 @@ def torch_threads(count: int | None) -> Iterator[None]:
     try:
         yield
     finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool in whose threads torch uses one thread each; on an error, tasks that have not started are cancelled."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # Some libraries of torch have one setting for all threads.
         torch.set_num_threads(before)

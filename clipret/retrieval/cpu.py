@@ -1,13 +1,13 @@
 """Counting on the CPU: tiles are distributed over threads, each with its own counts."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from clipret.machine.devices import one_thread_each
 from clipret.machine.products import Products, keep_freed_memory
 from clipret.machine.progress import Progress, ProgressCallback
 from clipret.retrieval.ranks import Positives
@@ -121,19 +121,6 @@ def _share(tiles: list[tuple[slice, slice]], work: _Work, *, on_done: Callable[[
             future.result()
             on_done(done)
     return counted
-
-
-@contextmanager
-def one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool in whose threads torch uses one thread each; on an error, tasks that have not started are cancelled."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # Some libraries of torch have one setting for all threads.
-        torch.set_num_threads(before)
 
 
 def _count(tile: tuple[slice, slice], work: _Work, counts: _Counts) -> None:

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from clipret.machine.devices import one_thread_each
 from clipret.machine.instructions import HALVES
 from clipret.machine.products import Products
 from clipret.retrieval import scan_kernels
-from clipret.retrieval.cpu import one_thread_each
 from clipret.retrieval.ties import TIE_TOLERANCE, slack
 
 # More queries than these are multiplied, not scanned.

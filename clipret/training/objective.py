@@ -1,11 +1,10 @@
-"""The loss of a batch and its gradient with respect to the embeddings, for all runs of a stack, in blocks if large.
+"""The loss of a batch and its gradient with respect to the embeddings, for all runs of a stack.
 
 Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding width.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,42 +14,13 @@ from clipret.losses import LOSSES, load_loss
 from clipret.losses.quantiles import negative_quantile
 from clipret.losses.values import LARGEST_LOG_SCALE, LossValue
 from clipret.machine.products import Products
+from clipret.training.blocks import Blocks, Matching, captions_at_once
+from clipret.training.pull import Pull
 
-# Similarities of a batch that take more than this are computed in blocks of rows, ...
-_BLOCK_BYTES = 256 << 20
-# ... each of as many captions as fit in this: a block that stays in the processor's cache goes through the loss's dozen
-# operations several times as fast. About four matrices of that size exist at a time.
-_PIECE_BYTES = 24 << 20
 # Settings of a loss that are not just passed on to it; LossRow describes them.
 _MARGIN, _TEMPERATURE = "margin", "temperature"
 # Prefix of a scalar that is the logarithm of a parameter.
 _LOG = "log_"
-
-Matching = Callable[[slice], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Pull:
-    """The loss of a batch and its gradients.
-
-    value            (S,) the loss
-    texts, images    (S, E, B_t), (S, E, B_i): gradients with respect to the embeddings
-    along_texts, along_images  (S, 1, B_t), (S, 1, B_i): inner products of those gradients with the embeddings
-    learned          gradients (S,) with respect to the loss's learned scalars
-    """
-
-    value: torch.Tensor
-    texts: torch.Tensor
-    images: torch.Tensor
-    along_texts: torch.Tensor
-    along_images: torch.Tensor
-    learned: dict[str, torch.Tensor]
-
-    def with_side(self, side: str, *, value: torch.Tensor, gradient: torch.Tensor, along: torch.Tensor) -> "Pull":
-        """With another term, of the embeddings of one side, added to it."""
-        name = "images" if side == "image" else "texts"
-        sums = {name: getattr(self, name) + gradient, f"along_{name}": getattr(self, f"along_{name}") + along}
-        return replace(self, value=self.value + value, **sums)
 
 
 def learned_scalars(config: TrainConfig, *, logit_scale: float) -> dict[str, float]:
@@ -108,63 +78,33 @@ class Objective:
         margins   of this step, as returned by margins()
         learned   the scalars' values (S,)
         """
-        rows, count = texts.transpose(1, 2).contiguous(), texts.shape[2]
-        row_bytes = 4 * len(texts) * images.shape[2]
-        most = max(1, _BLOCK_BYTES // row_bytes)
-        whole = most >= count
-        block = count if whole else max(1, min(most, _PIECE_BYTES // row_bytes))
-        spans = [slice(start, min(start + block, count)) for start in range(0, count, block)]
-        survey = None
+        most, count = captions_at_once(texts, images), texts.shape[2]
         if self._margins is not None and margins is None:
-            margins = self._quantiles(self._products(rows[:, :most], images), matching(slice(0, min(most, count))))
+            few = slice(0, min(most, count))
+            margins = self._quantiles(self._products(texts.transpose(1, 2).contiguous()[:, few], images), matching(few))
         parameters = self._parameters(margins, learned)
-        for take in () if whole else self._loss.passes:
-            for span in spans:
-                if self._loss.survey_of_mask:
-                    # Only the shape counts: the product is not worth its time.
-                    shape = len(texts), span.stop - span.start, images.shape[2]
-                    similarities = images.new_zeros(1).expand(shape)
-                else:
-                    similarities = self._products(rows[:, span], images)
-                survey = take(similarities, matching(span), previous=survey, **parameters)
-        parts = (
-            self._part(
-                self._products(rows[:, span], images),
-                matching(span),
-                survey=survey,
-                parameters=parameters,
-                whole=whole,
-                embeddings=(texts[:, :, span].contiguous(), images),
-                learned=learned,
-            )
-            for span in spans
-        )
-        return next(parts) if whole else _joined(parts)
+        if most < count:
+            settings = {"matching": matching, "loss": self._loss, "parameters": parameters, "products": self._products}
+            pulled = Blocks(texts, images, **settings).pull()
+        else:
+            pulled = self._whole(texts, images, mask=matching(slice(0, count)), parameters=parameters)
+        return replace(pulled, learned=_by_scalar(pulled.learned, learned))
 
-    def _part(
-        self,
-        similarities: torch.Tensor,
-        mask: torch.Tensor,
-        *,
-        survey: Any,
-        parameters: dict[str, Any],
-        whole: bool,
-        embeddings: tuple[torch.Tensor, torch.Tensor],
-        learned: dict[str, torch.Tensor],
+    def _whole(
+        self, texts: torch.Tensor, images: torch.Tensor, *, mask: torch.Tensor, parameters: dict[str, Any]
     ) -> Pull:
-        """The share of a block of rows, or of the whole matrix, in the loss; similarities are overwritten."""
-        texts, images = embeddings
-        if whole:
-            survey = self._kept(mask, similarities)
-        value, gradient, by_parameter = self._loss.function(similarities, mask, survey=survey, **parameters)
+        """Of all similarities at once; gradients of the loss's parameters are in `learned`."""
+        similarities = self._products(texts.transpose(1, 2).contiguous(), images)
+        survey = self._kept(mask, similarities)
+        value, gradient, learned = self._loss.function(similarities, mask, survey=survey, **parameters)
         weighted = similarities.mul_(gradient)
-        return Pull(
-            value,
-            self._products(images, gradient.transpose(1, 2)),
-            self._products(texts, gradient),
-            weighted.sum(2)[:, None],
-            weighted.sum(1)[:, None],
-            _by_scalar(by_parameter, learned),
+        return Pull.of(
+            gradient,
+            value=value,
+            along=(weighted.sum(2), weighted.sum(1)),
+            embeddings=(texts.contiguous(), images),
+            learned=learned,
+            products=self._products,
         )
 
     def value(
@@ -218,18 +158,3 @@ def bound_scalars(learned: dict[str, torch.Tensor]) -> None:
     """Clamp the scale to CLIP's bound, in place, after a step."""
     if "log_scale" in learned:
         learned["log_scale"].clamp_(max=LARGEST_LOG_SCALE)
-
-
-def _joined(parts: Iterator[Pull]) -> Pull:
-    """Of blocks of rows, one after the other: no two blocks' gradients of the images exist for long."""
-    first = next(parts)
-    value, images, along_images, learned = first.value, first.images, first.along_images, dict(first.learned)
-    texts, along_texts = [first.texts], [first.along_texts]
-    for part in parts:
-        value = value + part.value
-        images += part.images
-        along_images += part.along_images
-        learned = {name: values + part.learned[name] for name, values in learned.items()}
-        texts.append(part.texts)
-        along_texts.append(part.along_texts)
-    return Pull(value, torch.cat(texts, dim=2), images, torch.cat(along_texts, dim=2), along_images, learned)

@@ -5,7 +5,7 @@ import torch
 
 from clipret import TrainConfig
 from clipret.machine.products import Products
-from clipret.training import objective
+from clipret.training import blocks
 from clipret.training.objective import Objective, bound_scalars, learned_scalars
 
 RUNS, TEXTS, IMAGES, WIDTH = 2, 9, 7, 5
@@ -52,14 +52,44 @@ KINDS = [
 @pytest.mark.parametrize(("rows", "piece"), [(1, 1), (2, 2), (4, 4), (8, 3)])
 def test_a_loss_in_blocks_is_the_loss(config, rows, piece, monkeypatch):
     whole = pull(config)
-    monkeypatch.setattr(objective, "_BLOCK_BYTES", rows * 4 * RUNS * IMAGES)
-    monkeypatch.setattr(objective, "_PIECE_BYTES", piece * 4 * RUNS * IMAGES)
-    blocks = pull(config)
+    monkeypatch.setattr(blocks, "_MOST_BYTES", rows * 4 * RUNS * IMAGES)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", piece * 4 * RUNS * IMAGES)
+    parts = pull(config)
     for name in ("value", "texts", "images", "along_texts", "along_images"):
-        torch.testing.assert_close(getattr(blocks, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
-    assert blocks.learned.keys() == whole.learned.keys()
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+    assert parts.learned.keys() == whole.learned.keys()
     for name in whole.learned:
-        torch.testing.assert_close(blocks.learned[name], whole.learned[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(parts.learned[name], whole.learned[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["margin", "infonce"])
+def test_blocks_do_not_depend_on_the_number_of_threads(loss, monkeypatch):
+    monkeypatch.setattr(blocks, "_MOST_BYTES", 4 * RUNS * IMAGES)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 4 * RUNS * IMAGES)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(pull({"loss": loss}))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for name in ("value", "texts", "images", "along_texts", "along_images"):
+            assert torch.equal(getattr(found[0], name), getattr(other, name))
+
+
+@pytest.mark.parametrize("kept", [0, 3, 100])
+@pytest.mark.parametrize("config", [{"loss": "infonce"}, {"loss": "triplet"}])
+def test_similarities_that_are_kept_are_those_computed_again(config, kept, monkeypatch):
+    monkeypatch.setattr(blocks, "_MOST_BYTES", 4 * RUNS * IMAGES)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 4 * RUNS * IMAGES)
+    monkeypatch.setattr(blocks, "_KEPT_BYTES", kept * 4 * RUNS * IMAGES)
+    ours = pull(config)
+    monkeypatch.setattr(blocks, "_KEPT_BYTES", 0)
+    again = pull(config)
+    assert torch.equal(ours.images, again.images)
+    assert torch.equal(ours.texts, again.texts)
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: " ".join(map(str, config.values())))
