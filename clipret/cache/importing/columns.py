@@ -65,7 +65,7 @@ def choose_splits(
     keys, of = ids, "ids"
     if isinstance(ids, ImpliedTexts):
         keys, of = (ids, "row numbers") if isinstance(files, ImpliedTexts) else (files, "paths")
-    if isinstance(keys, PackedTexts):
+    if isinstance(keys, (PackedTexts, ImpliedTexts)):
         return split_packed(keys, fractions=OWN_FRACTIONS), hash_rule(of)
     return map_blocks(keys, lambda texts: split_by_hash(texts, fractions=OWN_FRACTIONS)), hash_rule(of)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clipret.cache.importing.spools import in_threads, packed_blocks
-from clipret.cache.texts import PackedTexts
+from clipret.cache.texts import ImpliedTexts, PackedTexts
 from clipret.config import SPLITS
 from clipret.machine.compiling import compiled
 
@@ -34,7 +34,7 @@ def _fractions_of_roots(power: float, count: int) -> np.ndarray:
 _START, _ROUNDS = _fractions_of_roots(0.5, 8), _fractions_of_roots(1 / 3, 64)
 
 
-def split_packed(texts: PackedTexts, *, fractions: Mapping[str, float]) -> np.ndarray:
+def split_packed(texts: PackedTexts | ImpliedTexts, *, fractions: Mapping[str, float]) -> np.ndarray:
     """What split_by_hash gives of texts: (n,) uint8, with split name -> share as it takes them."""
     edges = np.cumsum(list(fractions.values()))
     codes = np.array([SPLITS.index(name) for name in fractions], dtype=np.uint8)

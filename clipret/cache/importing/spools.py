@@ -128,9 +128,14 @@ def spool_texts(texts: Iterable[str], folder: Path, *, unique: bool = False) -> 
     return spool.texts
 
 
-def packed_blocks(texts: PackedTexts) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def packed_blocks(texts: PackedTexts | ImpliedTexts) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """First row, bytes and ends (counted from the first of these bytes) of some hundred thousand texts at a time."""
     for start in range(0, len(texts), _ROWS_AT_ONCE):
+        if isinstance(texts, ImpliedTexts):
+            stop = min(start + _ROWS_AT_ONCE, len(texts))
+            none = np.empty(0, dtype=np.uint8), np.zeros(stop - start, dtype=np.int64)
+            yield start, *(_written(start, stop) if texts.numbered else none)
+            continue
         first = int(texts.ends[start - 1]) if start else 0
         ends = texts.ends[start : start + _ROWS_AT_ONCE]
         yield start, texts.data[first : int(ends[-1])], ends - first
@@ -183,6 +188,25 @@ def map_blocks(texts: Sequence[str], function: Callable[[Sequence[str]], np.ndar
     """What a function makes of all texts, of some at a time, put together."""
     blocks = [function(texts[start : start + _ROWS_AT_ONCE]) for start in range(0, len(texts), _ROWS_AT_ONCE)]
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.uint8)
+
+
+@compiled
+def _written(start, stop):
+    """Numbers from start to stop in digits, one behind the other: (L,) uint8, and (n,) int64 where each ends."""
+    # No int64 has more digits.
+    data, ends = np.empty(19 * (stop - start), dtype=np.uint8), np.empty(stop - start, dtype=np.int64)
+    end = 0
+    for number in range(start, stop):
+        digits, rest = 1, number // 10
+        while rest:
+            digits, rest = digits + 1, rest // 10
+        rest = number
+        for place in range(end + digits - 1, end - 1, -1):
+            data[place] = 48 + rest % 10
+            rest //= 10
+        end += digits
+        ends[number - start] = end
+    return data[:end].copy(), ends
 
 
 @compiled

@@ -5,7 +5,7 @@ import pytest
 
 from clipret.annotations.splits import OWN_FRACTIONS, split_by_hash
 from clipret.cache.importing.hashing import split_packed
-from clipret.cache.texts import PackedTexts
+from clipret.cache.texts import ImpliedTexts, PackedTexts
 
 
 def packed(texts: list[str]) -> PackedTexts:
@@ -20,6 +20,14 @@ def test_splits_of_packed_texts_of_any_length_are_those_of_strings():
     texts += [f"00012/{row:09d}.jpg" for row in range(3000)]
     expected = split_by_hash(texts, fractions=OWN_FRACTIONS)
     np.testing.assert_array_equal(split_packed(packed(texts), fractions=OWN_FRACTIONS), expected)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_splits_of_implied_texts_are_those_of_strings(numbered):
+    """More than are taken at once."""
+    texts = ImpliedTexts(66_000, numbered=numbered)
+    expected = split_by_hash(texts[:], fractions=OWN_FRACTIONS)
+    np.testing.assert_array_equal(split_packed(texts, fractions=OWN_FRACTIONS), expected)
 
 
 def test_no_texts_have_no_splits():
