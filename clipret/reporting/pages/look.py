@@ -24,12 +24,14 @@ _KINDS = {
     "same caption": "The same caption in two splits, but for case and punctuation",
 }
 _SHARE = 0.8
+# Of a caption in a table, in letters.
+_LONGEST = 200
 
 
 def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Write a page about the data of a cache: one HTML file that needs nothing else.
 
-    on_progress  called while near copies are looked for, with phase "images"
+    on_progress  as of examine
 
     Returns what evaluation.looking.stage.examine does, and out, bytes and seconds. Raises as it does, UsageError when
     the file cannot be there, and RunError when it cannot be written.
@@ -43,6 +45,7 @@ def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
     parts = [
         ("What there is", _counts(found)),
         ("Leaks between splits", _leaks(found, pictures, most=config.listed)),
+        ("Captions of two splits that are nearly alike", _near_captions(found, most=config.listed)),
         ("Captions of several images", _shared(found)),
         ("Images whose captions fit others better", _images(found["unlikely"], pictures, "surplus", form="+.2f")),
         ("Images unlike all others", _images(found["far"], pictures, "cosine", form=".3f")),
@@ -87,6 +90,31 @@ def _leaks(found: dict, pictures: Pictures, *, most: int) -> str:
     return "".join(parts)
 
 
+def _near_captions(found: dict, *, most: int) -> str:
+    pairs = found["near_captions"]
+    if not pairs:
+        return ""
+    said = (
+        f"{len(pairs):,} pairs by the features of the captions, which differ in a word at least, the surest first; "
+        f"{min(most, len(pairs))} shown. They are no leaks by that: captions made by a rule are alike, and a word may "
+        f"be all the difference."
+    )
+    rows = [
+        (
+            pair["split"],
+            pair["caption"][:_LONGEST],
+            pair["other_split"],
+            pair["other_caption"][:_LONGEST],
+            Cell(pair["cosine"], ".4f"),
+            Cell(pair["ratio"], ".2f"),
+        )
+        for pair in pairs[:most]
+    ]
+    names = ("split", "caption", "other split", "its caption")
+    columns = (*(Column(name, align="left") for name in names), Column("cosine"), Column("ratio"))
+    return element("p", text(said), kind="soft") + scrolling(html_table(Sheet("", columns, (tuple(rows),))))
+
+
 def _leak(leak: dict, pictures: Pictures) -> str:
     sides = []
     for prefix in ("", "other_"):
@@ -99,7 +127,7 @@ def _leak(leak: dict, pictures: Pictures) -> str:
 
 
 def _shared(found: dict) -> str:
-    rows = [(entry["caption"][:200], Cell(entry["images"], ",")) for entry in found["shared"]]
+    rows = [(entry["caption"][:_LONGEST], Cell(entry["images"], ",")) for entry in found["shared"]]
     if not rows:
         return ""
     return scrolling(html_table(Sheet("", (Column("caption", align="left"), Column("images")), (tuple(rows),))))
