@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clipret.config import shared
 from clipret.config.checks import check_count
+from clipret.config.choices import MAPS
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
@@ -55,6 +56,9 @@ class LookConfig:
     )
     least_caption: float = setting(
         0.95, "Cosine of two captions' features from which on they may be nearly alike.", between=(0, 1), swept=False
+    )
+    map: str = setting(
+        "pca", "Map of the images: pca, or umap, which puts together what is alike.", choices=MAPS, swept=False
     )
     listed: int = setting(12, "Examples that each list has.", at_least=1, at_most=1000, swept=False)
     most_bytes: int = shared.page_bytes()

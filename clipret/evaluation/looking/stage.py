@@ -55,7 +55,7 @@ def examine(config: LookConfig, *, on_progress: ProgressCallback = silent) -> di
         "unlikely": describe.all(unlikely_captions(cache, sides, most=config.listed)),
         "far": describe.all(far_images(cache, sides, most=config.listed)),
         "shared": shared_captions(cache, most=config.listed),
-        "map": describe.all(draw_map(cache, sides, seed=config.seed, most=_MOST_MAPPED)),
+        "map": describe.all(draw_map(cache, sides, kind=config.map, seed=config.seed, most=_MOST_MAPPED)),
     }
     if config.leaks:
         with written(config.leaks, option="leaks"), replaced(config.leaks) as unfinished:

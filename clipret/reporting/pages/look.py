@@ -6,6 +6,7 @@ from pathlib import Path
 from clipret import __version__
 from clipret.config import LookConfig
 from clipret.evaluation.looking.stage import examine
+from clipret.exports.packages import require_package
 from clipret.machine.files import replaced
 from clipret.machine.progress import ProgressCallback, silent
 from clipret.reporting import SECTIONS
@@ -34,10 +35,12 @@ def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
     on_progress  as of examine
 
     Returns what evaluation.looking.stage.examine does, and out, bytes and seconds. Raises as it does, UsageError when
-    the file cannot be there, and RunError when it cannot be written.
+    the file cannot be there or a package is missing, and RunError when it cannot be written.
     """
     started = time.monotonic()
     check_place("out", config.out, suffixes=(".html",))
+    if config.map == "umap":
+        require_package("umap", extra="umap", option="--map umap")
     found = examine(config, on_progress=on_progress)
     about = found["cache"]
     root = config.root or Path(_root_of(config))
@@ -50,7 +53,7 @@ def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
         ("Images whose captions fit others better", _images(found["unlikely"], pictures, "surplus", form="+.2f")),
         ("Images unlike all others", _images(found["far"], pictures, "cosine", form=".3f")),
         ("Images that could not be read", _problems(about)),
-        ("A map of the images", _map(found["map"], pictures)),
+        ("A map of the images", _map(found["map"], pictures, kind=config.map)),
     ]
     said = f"{about['dataset']}, {about['model']}; clipret {__version__}"
     content = page(f"The data of {config.cache.name}", said, [part for part in parts if part[1]])
@@ -155,18 +158,21 @@ def _problems(about: dict) -> str:
     return scrolling(html_table(Sheet("", columns, (tuple(rows),))))
 
 
-def _map(entries: list[dict], pictures: Pictures) -> str:
+def _map(entries: list[dict], pictures: Pictures, *, kind: str) -> str:
     drawn = []
     for entry in entries:
         caption = entry["captions"][0] if entry["captions"] else entry["id"]
         address = pictures.address(entry["file"])
-        x, y = 10 + 940 * entry["x"], 10 + 590 * (1 - entry["y"])
+        x, y = 15 + 930 * entry["x"], 15 + 580 * (1 - entry["y"])
         title = element("title", text(f"{caption} ({entry['split']})"))
         if address is None:
             drawn.append(f'<circle class="dot c1" cx="{x:.0f}" cy="{y:.0f}" r="4">{title}</circle>')
         else:
             place = f'x="{x - 14:.0f}" y="{y - 14:.0f}" width="28" height="28"'
             drawn.append(f'<g class="pin"><image href="{address}" {place}/>{title}</g>')
-    said = "The two directions in which the images differ most (PCA of the embeddings)."
+    said = {
+        "pca": "The two directions in which the images differ most (PCA of the embeddings).",
+        "umap": "Images that are alike are together (UMAP of the embeddings); how far groups are apart says nothing.",
+    }[kind]
     chart = f'<svg viewBox="0 0 960 610" role="img" aria-label="{text(said)}">{"".join(drawn)}</svg>'
     return figure(chart, f"{said} {len(entries):,} images, drawn at random.")
