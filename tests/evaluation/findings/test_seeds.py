@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,7 @@ from clipret.reporting.pages.seeds import TITLE
 
 @pytest.fixture(scope="module")
 def seeds(searchable, tmp_path_factory):
-    """Folders of three runs of the same settings with seeds 0, 1 and 2, the last one an epoch longer by its file."""
-    from pathlib import Path
-
+    """Folders of three runs of the same settings with seeds 0, 1 and 2."""
     folder = tmp_path_factory.mktemp("seeds")
     config = TrainConfig(cache=searchable.cache, epochs=2, lr=1e-3, runs_dir=folder)
     return [Path(train(replace(config, seed=seed, name=f"seed{seed}"))["run"]) for seed in range(3)]
