@@ -63,7 +63,12 @@ __all__ = sorted(_WHERE)
 
 def __getattr__(name: str):
     if name in _WHERE:
-        return getattr(importlib.import_module(f"clipret.{_WHERE[name]}"), name)
+        value = getattr(importlib.import_module(f"clipret.{_WHERE[name]}"), name)
+        results = importlib.import_module("clipret.reporting.results")
+        if name in results.SHOWN:
+            # Kept, so that it is one function: other processes find it by its name.
+            value = globals()[name] = results.showing(value, name=name)
+        return value
     raise AttributeError(f"module 'clipret' has no attribute '{name}'")
 
 

@@ -82,7 +82,8 @@ def api_page() -> str:
     part of their text is only put together when clipret.config is imported."""
     groups: dict[str, list[str]] = {"Functions": [], "Settings": [], "Files": [], "Errors": []}
     for name in clipret.__all__:
-        thing = getattr(clipret, name)
+        # Of a function whose result shows itself in notebooks, the one that it calls is what has a source.
+        thing = inspect.unwrap(getattr(clipret, name))
         place = f"::: {thing.__module__}.{thing.__name__}"
         if dataclasses.is_dataclass(thing) and name.endswith("Config"):
             groups["Settings"].append(_settings(thing))

@@ -4,7 +4,6 @@ from clipret.cli import options
 from clipret.cli.running import run, show
 from clipret.config import EvalConfig
 from clipret.reporting import SECTIONS
-from clipret.reporting.curve import without_curve
 from clipret.reporting.summaries import use_of_run
 from clipret.retrieval.scorings import SCORINGS
 
@@ -35,6 +34,5 @@ def evaluate(values: dict, *, quiet: options.Quiet = False, as_json: options.Jso
     lines += [f"Note: {remark}." for remark in report.get("remarks", ())]
     lines += ["Note: failures, reproduce, embed and export are by cosine."] if "scoring" in report else []
     lines += use_of_run(report)
-    sheets = SECTIONS["eval"](without_curve(report), names=config.columns) + SECTIONS["wise-ft"](report)
-    sheets += SECTIONS["scoring"](report, names=config.columns)
+    sheets = SECTIONS["evaluate"](report, names=config.columns)
     show(report, as_json=as_json, sheets=sheets, text=None if quiet else "\n".join(lines))

@@ -34,6 +34,7 @@ DECODINGS = ("exact", "fast")
 FAST_DECODERS = {"cpu": "fast, JPEGs at a smaller scale", "cuda": "fast, by nvJPEG"}
 # How queries are compared with gallery items unless a scoring of retrieval.scorings is asked for.
 COSINE = "cosine"
+MAPS = ("pca", "umap")
 SIDES = ("both", "image", "text")
 INITS = ("clip", "random", "procrustes", "ridge", "cca")
 REDUCTIONS = ("balanced", "mean")

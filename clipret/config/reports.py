@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clipret.config import shared
 from clipret.config.checks import check_count
+from clipret.config.choices import MAPS
 from clipret.config.settings import check, documented, setting
 from clipret.errors import UsageError
 
@@ -48,7 +49,16 @@ class LookConfig:
         0.9, "Cosine of two images' features from which on they may be near copies.", between=(0, 1), swept=False
     )
     ratio: float = setting(
-        0.5, "How far the nearest may be of how far the next one is, for a near copy.", between=(0, 1), swept=False
+        0.5,
+        "How far the nearest may be of how far the next one is, for a near copy or caption.",
+        between=(0, 1),
+        swept=False,
+    )
+    least_caption: float = setting(
+        0.95, "Cosine of two captions' features from which on they may be nearly alike.", between=(0, 1), swept=False
+    )
+    map: str = setting(
+        "pca", "Map of the images: pca, or umap, which puts together what is alike.", choices=MAPS, swept=False
     )
     listed: int = setting(12, "Examples that each list has.", at_least=1, at_most=1000, swept=False)
     most_bytes: int = shared.page_bytes()

@@ -327,6 +327,8 @@ class TrainConfig:
             require_use(self, ("temperature",))
 
 
+# Settings that say where it was done, and nothing of what came of it.
+PLACES = ("cache", "name", "runs_dir", "log", "features", "memory_limit", "device")
 # Setting -> the setting that decides whether it is used, and with which values it is.
 USED_WITH = {name: rule.used_with for name, rule in settings_of(TrainConfig).items() if rule.used_with}
 

@@ -26,6 +26,8 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "models": later("models:models_sheets"),
     "models-records": later("models:models_records"),
     "verify": later("caches:verification_sheets"),
+    "train": later("training:training_sheets"),
+    "evaluate": later("evaluation:evaluation_sheets"),
     "eval": later("metrics:metrics_sheets"),
     "wise-ft": later("curve:curve_sheets"),
     "scoring": later("scoring:scoring_sheets"),

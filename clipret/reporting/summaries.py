@@ -140,5 +140,6 @@ def look_summary(result: dict) -> str:
     found = ", ".join(f"{count:,} by {kind}" for kind, count in counts.items())
     return (
         f"{result['out']}: {result['bytes'] / 1e6:.1f} MB, in {result['seconds']:.1f} s. Open it in a browser.\n"
-        f"Pairs of different splits that are the same, or nearly: {found}."
+        f"Pairs of different splits that are the same, or nearly: {found}.\n"
+        f"Pairs of captions of different splits that are nearly alike: {len(result['near_captions']):,}."
     )

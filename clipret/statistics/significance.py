@@ -106,6 +106,19 @@ def contrast(evidence: Evidence, first: Heads, second: Heads, *, level: float) -
     return Estimate(value, *within(value - reach, value + reach, evidence.limits), p=p)
 
 
+def paired(evidence: Evidence, first: int, second: int, *, level: float) -> Estimate:
+    """The difference of two single heads, first less second, with Student's interval over images.
+
+    For many small groups of queries, where flip_tests take too long; without a p-value.
+    """
+    mixture = np.zeros(len(evidence.points))
+    mixture[first], mixture[second] = 1, -1
+    value, shares = mixture @ evidence.points, evidence.shares(mixture)
+    images = evidence.variance(mixture) + 2 * usual_change(shares, evidence.limits) ** 2
+    reach = _reach([(images, evidence.images - 1)], outside=1 - level)
+    return Estimate(value, *within(value - reach, value + reach, evidence.limits))
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Holm-adjusted p-values of a family of tests (F,). Rejecting those up to alpha keeps the family-wise error rate at
     most alpha under any dependence (Holm, Scandinavian Journal of Statistics 1979)."""

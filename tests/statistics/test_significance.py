@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import t as student
 
 from clipret.statistics.intervals import Evidence, tabulate
-from clipret.statistics.significance import Heads, contrast, estimate, holm, intervals_of, student_quantile
+from clipret.statistics.significance import Heads, contrast, estimate, holm, intervals_of, paired, student_quantile
 from tests.helpers.ranked import best_ranks
 
 COLUMNS = ((0, "R@1"), (1, "MRR"), (0, "median_rank"), (0, "mean_rank"), (None, "rsum"))
@@ -105,6 +105,16 @@ def test_a_difference_has_the_pooled_spread_of_the_seeds_on_either_side(second, 
     assert estimated.high[0] - estimated.low[0] == pytest.approx(2 * reach(parts, 0.1))
     assert reach(parts, estimated.p[0]) == pytest.approx(value)
     assert estimated.spread is None
+
+
+def test_two_single_heads_have_the_interval_of_student_over_images():
+    evidence = heads_of(0.5, 0.7)
+    estimated = paired(evidence, 1, 0, level=0.9)
+    assert estimated.value[0] == pytest.approx(evidence.points[1, 0] - evidence.points[0, 0])
+    half = reach([(images_variance(evidence, np.array([-1.0, 1.0])), IMAGES - 1)], 0.1)
+    assert estimated.high[0] - estimated.value[0] == pytest.approx(half)
+    assert estimated.value[0] - estimated.low[0] == pytest.approx(half)
+    assert estimated.p is None
 
 
 @pytest.mark.parametrize("seed", range(4))

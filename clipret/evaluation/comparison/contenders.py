@@ -11,14 +11,14 @@ from clipret.config import TrainConfig
 from clipret.config.choices import COSINE
 from clipret.config.comparison import BASELINES, ZERO_SHOT
 from clipret.config.evaluation import WISE_FT, wise_ft_name
-from clipret.config.training import in_use
+from clipret.config.training import PLACES, in_use
 from clipret.errors import RunError, UsageError
 from clipret.retrieval.ranks import Ranks
 from clipret.retrieval.ranks_file import ProtocolRankings, Rankings, Trained, head_digest, rankings_path, read_rankings
 from clipret.retrieval.scorings import SCORINGS, scored_name
 
-# Settings that affect neither the head nor its results.
-_APART = {"cache", "name", "runs_dir", "seed", "device", "log", "features", "memory_limit"}
+# Settings that are no part of what is compared: a seed is one of several of the same settings.
+_APART = {*PLACES, "seed"}
 # A run, and the WiSE-FT alpha from the baseline (0) to the run's (1).
 _BETWEEN = re.compile(r"(?P<run>.+)@(?P<alpha>[0-9.]+)")
 

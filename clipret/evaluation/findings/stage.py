@@ -5,7 +5,9 @@ from pathlib import Path
 from clipret import runs
 from clipret.config import EvalConfig, FailuresConfig, ReportConfig
 from clipret.evaluation.failures import find_failures
+from clipret.evaluation.findings.categories import object_categories
 from clipret.evaluation.findings.galleries import find_galleries, first_words
+from clipret.evaluation.findings.mixing import mixing_curve
 from clipret.evaluation.findings.published import published_beside
 from clipret.evaluation.findings.ranked import Ranked
 from clipret.evaluation.findings.recall import rank_changes, recall_curves
@@ -27,9 +29,9 @@ def collect(config: ReportConfig, *, on_progress: ProgressCallback = silent) -> 
 
     Returns for each run: run; metrics, failures, history, config and result, as in the run's files; recall, as
     recall_curves returns it; changes, direction -> as rank_changes; galleries, direction -> as find_galleries;
-    first_words, direction -> as first_words; similarities, as describe_similarities; published, as published_beside;
-    root, where the images were. What
-    is about single queries is about the first gallery of the protocol.
+    first_words, direction -> as first_words; objects, as object_categories; similarities, as describe_similarities;
+    published, as published_beside; mixing, as mixing_curve; root, where the images were. What is about single queries
+    is about the first gallery of the protocol.
 
     Raises RunError for what is no run, and as evaluate and find_failures do.
     """
@@ -57,10 +59,12 @@ def _of_run(config: ReportConfig, run: Path) -> dict:
         "config": runs.read_config(run),
         "result": runs.read_result(run),
         "published": published_beside(inputs.cache, protocol=protocol.name),
+        "mixing": mixing_curve(inputs, split=protocol.split),
         "root": inputs.cache.about["root"],
         "recall": recall_curves(ranked.of_folds),
         "changes": {direction: rank_changes(ranked, direction) for direction in directions},
         "galleries": {direction: find_galleries(ranked, direction, most=config.queries) for direction in directions},
         "first_words": {direction: first_words(ranked, direction) for direction in directions},
+        "objects": object_categories(ranked, root=config.root or Path(inputs.cache.about["root"])),
         "similarities": describe_similarities(ranked),
     }

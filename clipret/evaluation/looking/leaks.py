@@ -1,9 +1,9 @@
 """Pairs of images or captions in different splits that are the same, or nearly.
 
 Equal bytes and captions that differ in case and punctuation alone are found as they are. Near copies of images,
-resized, recompressed, cropped or mirrored, are found by their features: the nearest image of the other split is a copy
-when it is near, and much nearer than the next one. The second is what tells a copy from another picture of the same
-thing (the ratio test of Lowe, IJCV 2004, 7.1).
+resized, recompressed, cropped or mirrored, are found by their features (near.py). Captions that are nearly alike by
+their features are no leaks by that: where captions are made by a rule, or are short, the features of "down left arrow"
+and "down right arrow" are closer than those of a copy. They are told apart.
 """
 
 import re
@@ -16,12 +16,8 @@ import numpy as np
 from clipret.cache import FeatureCache
 from clipret.cache.image_keys import UNKNOWN, content_keys
 from clipret.config import SPLITS
-from clipret.machine.progress import Progress, ProgressCallback
-from clipret.retrieval.nearest import nearest
-
-# Which comes first in a pair: what results are measured on.
-_ORDER = ("test", "val", "restval", "train")
-_QUERIES = 2048
+from clipret.evaluation.looking.near import ORDER, near_pairs, rows_by_split
+from clipret.machine.progress import ProgressCallback
 
 
 def find_leaks(cache: FeatureCache, *, least: float, ratio: float, on_progress: ProgressCallback) -> list[dict]:
@@ -34,20 +30,37 @@ def find_leaks(cache: FeatureCache, *, least: float, ratio: float, on_progress: 
     other_row, other_id, other_file and other_caption; cosine and ratio of near copies. Rows are those of images, and of
     captions where kind is same caption.
     """
-    rows = {split: cache.rows("image", split=split) for split in _ORDER}
+    rows = rows_by_split(cache, "image")
     contents = content_keys(cache)
     leaks, known = [], set()
-    for split, other in combinations(_ORDER, 2):
+    for split, other in combinations(ORDER, 2):
         for row, copy in _equal(contents, rows[split], rows[other]):
             known.add((row, copy))
             leaks.append({"kind": "equal bytes", **_images(cache, row, copy)})
     near = [
         {"kind": "near copy", "cosine": cosine, "ratio": share, **_images(cache, row, copy)}
-        for row, copy, cosine, share in _near_copies(cache, rows, least=least, ratio=ratio, on_progress=on_progress)
+        for row, copy, cosine, share in near_pairs(cache, "image", least=least, ratio=ratio, on_progress=on_progress)
         if (row, copy) not in known
     ]
     leaks += sorted(near, key=lambda leak: leak["ratio"])
     return leaks + list(_same_captions(cache))
+
+
+def find_near_captions(cache: FeatureCache, *, least: float, ratio: float, on_progress: ProgressCallback) -> list[dict]:
+    """Pairs of captions of different splits that are nearly alike by their features and differ in a word, the surest
+    first; those of the same words once. Fields are those of find_leaks, and kind is near caption.
+
+    least, ratio  as of near copies
+    """
+    found, known, captions = [], set(), cache.captions
+    for row, other, cosine, share in near_pairs(cache, "text", least=least, ratio=ratio, on_progress=on_progress):
+        pair = {"kind": "near caption", "cosine": cosine, "ratio": share, **_captions(cache, row, other)}
+        words = plain_words(captions[row]), plain_words(captions[other])
+        key = (*words, pair["split"], pair["other_split"])
+        if words[0] != words[1] and key not in known:
+            known.add(key)
+            found.append(pair)
+    return sorted(found, key=lambda pair: pair["ratio"])
 
 
 def _equal(contents: np.ndarray, rows: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -56,37 +69,6 @@ def _equal(contents: np.ndarray, rows: np.ndarray, others: np.ndarray) -> Iterat
     for row, key in zip(rows.tolist(), contents[rows].tolist(), strict=True):
         if key in places:
             yield row, places[key]
-
-
-def _near_copies(
-    cache: FeatureCache, rows: dict[str, np.ndarray], *, least: float, ratio: float, on_progress: ProgressCallback
-) -> Iterator[tuple[int, int, float, float]]:
-    pairs = [(split, other) for split, other in combinations(_ORDER, 2) if len(rows[split]) and len(rows[other])]
-    total, done = sum(len(rows[split]) for split, _ in pairs), 0
-    units: dict[str, np.ndarray] = {}
-    for split, other in pairs:
-        # One split of the larger ones is in memory at a time, in half precision.
-        units = {other: units[other] if other in units else _units(cache, rows[other])}
-        for start in range(0, len(rows[split]), _QUERIES):
-            asking = rows[split][start : start + _QUERIES]
-            scores, places = nearest(_units(cache, asking).astype(np.float32), units[other], k=2)
-            for row, cosines, best in zip(asking.tolist(), scores, places, strict=True):
-                nearness = 1 - cosines[0]
-                further = 1 - cosines[1] if len(cosines) > 1 else 2.0
-                share = max(nearness, 0.0) / max(further, 1e-9)
-                if cosines[0] >= least and share <= ratio:
-                    yield row, int(rows[other][best[0]]), float(cosines[0]), float(share)
-            done += len(asking)
-            on_progress(Progress("images", done, total))
-
-
-def _units(cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
-    """(n, D) float16 features of norm 1."""
-    units = np.empty((len(rows), cache.width("image")), dtype=np.float16)
-    for start in range(0, len(rows), _QUERIES):
-        values = cache.read("image", rows[start : start + _QUERIES]).astype(np.float32)
-        units[start : start + len(values)] = values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12)
-    return units
 
 
 def _same_captions(cache: FeatureCache) -> Iterator[dict]:
@@ -100,7 +82,7 @@ def _same_captions(cache: FeatureCache) -> Iterator[dict]:
         if words:
             first[words].setdefault(SPLITS[code], row)
     for of_splits in first.values():
-        for split, other in combinations([name for name in _ORDER if name in of_splits], 2):
+        for split, other in combinations([name for name in ORDER if name in of_splits], 2):
             row, copy = of_splits[split], of_splits[other]
             yield {"kind": "same caption", **_captions(cache, row, copy)}
 

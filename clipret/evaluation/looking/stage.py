@@ -7,7 +7,7 @@ import numpy as np
 from clipret.cache import FeatureCache
 from clipret.cache.inspection import inspect_cache
 from clipret.config import SPLITS, LookConfig
-from clipret.evaluation.looking.leaks import find_leaks
+from clipret.evaluation.looking.leaks import find_leaks, find_near_captions
 from clipret.evaluation.looking.suspects import draw_map, embeddings, far_images, shared_captions, unlikely_captions
 from clipret.machine.devices import choose_device
 from clipret.machine.escaping import csv_cell
@@ -26,11 +26,12 @@ LEAK_COLUMNS = (
 def examine(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Look at the data of a cache.
 
-    on_progress  called while near copies are looked for, with phase "images"
+    on_progress  called while near copies are looked for, with phase "images", and nearly alike captions, "captions"
 
     Returns cache, as inspect_cache describes it; lengths: of captions in words, counts of 0 to 59 and more; leaks, as
-    find_leaks; leak_counts: kind -> number; unlikely, far, shared and map, as the functions of suspects.py, with id,
-    file, split and captions of images. The leaks are written to config.leaks, if that is given.
+    find_leaks; leak_counts: kind -> number; near_captions, as find_near_captions; unlikely, far, shared and map, as the
+    functions of suspects.py, with id, file, split and captions of images. The leaks, and after them the near captions,
+    are written to config.leaks, if that is given.
 
     Raises CacheError, and UsageError when a cache has images or captions alone.
     """
@@ -38,7 +39,9 @@ def examine(config: LookConfig, *, on_progress: ProgressCallback = silent) -> di
         check_place("leaks", config.leaks, suffixes=(".csv",))
     cache = FeatureCache(config.cache)
     cache.require_pairs()
-    leaks = find_leaks(cache, least=config.least, ratio=config.ratio, on_progress=on_progress)
+    settings = {"ratio": config.ratio, "on_progress": on_progress}
+    leaks = find_leaks(cache, least=config.least, **settings)
+    near = find_near_captions(cache, least=config.least_caption, **settings)
     sides = embeddings(cache, device=choose_device(config.device))
     describe = _Described(cache)
     found = {
@@ -48,14 +51,15 @@ def examine(config: LookConfig, *, on_progress: ProgressCallback = silent) -> di
         "leak_counts": {
             kind: sum(leak["kind"] == kind for leak in leaks) for kind in ("equal bytes", "near copy", "same caption")
         },
+        "near_captions": near,
         "unlikely": describe.all(unlikely_captions(cache, sides, most=config.listed)),
         "far": describe.all(far_images(cache, sides, most=config.listed)),
         "shared": shared_captions(cache, most=config.listed),
-        "map": describe.all(draw_map(cache, sides, seed=config.seed, most=_MOST_MAPPED)),
+        "map": describe.all(draw_map(cache, sides, kind=config.map, seed=config.seed, most=_MOST_MAPPED)),
     }
     if config.leaks:
         with written(config.leaks, option="leaks"), replaced(config.leaks) as unfinished:
-            _write(unfinished, leaks)
+            _write(unfinished, leaks + near)
     return found
 
 

@@ -13,6 +13,7 @@ from clipret.retrieval.gallery import StoredRows, embed
 
 _BLOCK = 8192
 _MAP = 20_000
+_UMAP, _NEIGHBOURS = 5000, 15
 
 
 def embeddings(cache: FeatureCache, *, device: str) -> dict[str, np.ndarray]:
@@ -62,22 +63,44 @@ def far_images(cache: FeatureCache, sides: dict[str, np.ndarray], *, most: int) 
 def shared_captions(cache: FeatureCache, *, most: int) -> list[dict]:
     """Captions that several images have, but for case and punctuation, the most frequent first: caption and images."""
     rows, captions = cache.rows("text"), cache.captions
-    pairs = {(plain_words(captions[row]), int(cache.caption_images[row])) for row in rows.tolist()}
+    # In their order, so that of equally frequent ones the same are named each time.
+    pairs = dict.fromkeys((plain_words(captions[row]), int(cache.caption_images[row])) for row in rows.tolist())
     counts = Counter(words for words, _ in pairs if words)
     return [{"caption": words, "images": count} for words, count in counts.most_common(most) if count > 1]
 
 
-def draw_map(cache: FeatureCache, sides: dict[str, np.ndarray], *, seed: int, most: int) -> list[dict]:
-    """Images on the two directions in which images differ most (PCA of up to 20,000): row, x and y from 0 to 1.
+def draw_map(cache: FeatureCache, sides: dict[str, np.ndarray], *, kind: str, seed: int, most: int) -> list[dict]:
+    """Images in two dimensions: row, x and y from 0 to 1.
 
+    kind  pca: the two directions in which up to 20,000 images differ most. umap: UMAP of up to 5,000 (McInnes, Healy
+          and Melville 2018), with the cosine, 15 neighbours and a distance of 0.1 at least; package umap-learn
     most  images that are returned, drawn at random
     """
     rows, generator = cache.rows("image"), np.random.default_rng(seed)
     drawn = generator.permutation(len(rows))
-    basis = torch.from_numpy(sides["image"][np.sort(drawn[:_MAP])]).double()
-    basis = basis - basis.mean(dim=0)
-    _, _, directions = torch.linalg.svd(basis, full_matrices=False)
     places = np.sort(drawn[:most])
-    points = sides["image"][places].astype(np.float64) @ directions[:2].numpy().T
+    points = _MAPPED[kind](sides["image"], drawn, places=places, seed=seed)
     points = (points - points.min(axis=0)) / np.ptp(points, axis=0).clip(1e-12)
     return [{"row": int(row), "x": float(x), "y": float(y)} for row, (x, y) in zip(rows[places], points, strict=True)]
+
+
+def _pca(images: np.ndarray, drawn: np.ndarray, *, places: np.ndarray, seed: int) -> np.ndarray:
+    basis = torch.from_numpy(images[np.sort(drawn[:_MAP])]).double()
+    basis = basis - basis.mean(dim=0)
+    _, _, directions = torch.linalg.svd(basis, full_matrices=False)
+    return images[places].astype(np.float64) @ directions[:2].numpy().T
+
+
+def _umap(images: np.ndarray, drawn: np.ndarray, *, places: np.ndarray, seed: int) -> np.ndarray:
+    fitted = np.sort(drawn[: max(_UMAP, len(places))])
+    # So few have no neighbourhoods.
+    if len(fitted) <= _NEIGHBOURS:
+        return _pca(images, drawn, places=places, seed=seed)
+    import umap
+
+    # One thread, which umap-learn would warn of otherwise: only so the seed decides.
+    made = umap.UMAP(n_neighbors=_NEIGHBOURS, min_dist=0.1, metric="cosine", random_state=seed, n_jobs=1)
+    return made.fit_transform(images[fitted])[np.searchsorted(fitted, places)].astype(np.float64)
+
+
+_MAPPED = {"pca": _pca, "umap": _umap}

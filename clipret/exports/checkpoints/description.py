@@ -14,13 +14,12 @@ from clipret.annotations.counting import count_splits
 from clipret.cache import FeatureCache
 from clipret.config import ExportConfig, TrainConfig, to_command
 from clipret.config.commands import command_of
+from clipret.config.training import PLACES
 from clipret.exports.checkpoints.source import Opened
 from clipret.machine.escaping import without_folders
 from clipret.retrieval.ranks_file import head_digest
 
 FORMAT = 1
-# Settings of a training that say where it was done, and nothing of what came of it.
-_PLACES = ("cache", "name", "runs_dir", "log", "features", "memory_limit", "device")
 _RESULTS = ("kept_epoch", "epochs", "steps", "train_images", "val_rsum")
 _RESULTS_OF_SOUP = ("train_images", "val_rsum")
 
@@ -95,7 +94,7 @@ def _training(opened: Opened) -> dict | None:
         settings = {name: value for name, value in settings.items() if name not in (*soup["differing"], "seed")}
         settings["soup"] = f"average of {len(soup['runs'])} heads of a sweep: {', '.join(soup['runs'])}"
     return {
-        "settings": {name: _shown(value) for name, value in settings.items() if name not in _PLACES},
+        "settings": {name: _shown(value) for name, value in settings.items() if name not in PLACES},
         "finished": bool(result),
         **{name: result[name] for name in (_RESULTS_OF_SOUP if soup else _RESULTS) if name in result},
     }

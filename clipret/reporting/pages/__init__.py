@@ -9,6 +9,7 @@ PARTS: dict[str, str] = {
     "figures": "clipret.reporting.pages.parts.figures",
     "published": "clipret.reporting.pages.parts.published",
     "curves": "clipret.reporting.pages.parts.curves",
+    "mixing": "clipret.reporting.pages.parts.mixing",
     "recall": "clipret.reporting.pages.parts.recall",
     "galleries": "clipret.reporting.pages.parts.galleries",
     "similarities": "clipret.reporting.pages.parts.similarities",

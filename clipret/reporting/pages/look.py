@@ -6,6 +6,7 @@ from pathlib import Path
 from clipret import __version__
 from clipret.config import LookConfig
 from clipret.evaluation.looking.stage import examine
+from clipret.exports.packages import require_package
 from clipret.machine.files import replaced
 from clipret.machine.progress import ProgressCallback, silent
 from clipret.reporting import SECTIONS
@@ -24,18 +25,22 @@ _KINDS = {
     "same caption": "The same caption in two splits, but for case and punctuation",
 }
 _SHARE = 0.8
+# Of a caption in a table, in letters.
+_LONGEST = 200
 
 
 def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
     """Write a page about the data of a cache: one HTML file that needs nothing else.
 
-    on_progress  called while near copies are looked for, with phase "images"
+    on_progress  as of examine
 
     Returns what evaluation.looking.stage.examine does, and out, bytes and seconds. Raises as it does, UsageError when
-    the file cannot be there, and RunError when it cannot be written.
+    the file cannot be there or a package is missing, and RunError when it cannot be written.
     """
     started = time.monotonic()
     check_place("out", config.out, suffixes=(".html",))
+    if config.map == "umap":
+        require_package("umap", extra="umap", option="--map umap")
     found = examine(config, on_progress=on_progress)
     about = found["cache"]
     root = config.root or Path(_root_of(config))
@@ -43,11 +48,12 @@ def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
     parts = [
         ("What there is", _counts(found)),
         ("Leaks between splits", _leaks(found, pictures, most=config.listed)),
+        ("Captions of two splits that are nearly alike", _near_captions(found, most=config.listed)),
         ("Captions of several images", _shared(found)),
         ("Images whose captions fit others better", _images(found["unlikely"], pictures, "surplus", form="+.2f")),
         ("Images unlike all others", _images(found["far"], pictures, "cosine", form=".3f")),
         ("Images that could not be read", _problems(about)),
-        ("A map of the images", _map(found["map"], pictures)),
+        ("A map of the images", _map(found["map"], pictures, kind=config.map)),
     ]
     said = f"{about['dataset']}, {about['model']}; clipret {__version__}"
     content = page(f"The data of {config.cache.name}", said, [part for part in parts if part[1]])
@@ -87,6 +93,31 @@ def _leaks(found: dict, pictures: Pictures, *, most: int) -> str:
     return "".join(parts)
 
 
+def _near_captions(found: dict, *, most: int) -> str:
+    pairs = found["near_captions"]
+    if not pairs:
+        return ""
+    said = (
+        f"{len(pairs):,} pairs by the features of the captions, which differ in a word at least, the surest first; "
+        f"{min(most, len(pairs))} shown. They are no leaks by that: captions made by a rule are alike, and a word may "
+        f"be all the difference."
+    )
+    rows = [
+        (
+            pair["split"],
+            pair["caption"][:_LONGEST],
+            pair["other_split"],
+            pair["other_caption"][:_LONGEST],
+            Cell(pair["cosine"], ".4f"),
+            Cell(pair["ratio"], ".2f"),
+        )
+        for pair in pairs[:most]
+    ]
+    names = ("split", "caption", "other split", "its caption")
+    columns = (*(Column(name, align="left") for name in names), Column("cosine"), Column("ratio"))
+    return element("p", text(said), kind="soft") + scrolling(html_table(Sheet("", columns, (tuple(rows),))))
+
+
 def _leak(leak: dict, pictures: Pictures) -> str:
     sides = []
     for prefix in ("", "other_"):
@@ -99,7 +130,7 @@ def _leak(leak: dict, pictures: Pictures) -> str:
 
 
 def _shared(found: dict) -> str:
-    rows = [(entry["caption"][:200], Cell(entry["images"], ",")) for entry in found["shared"]]
+    rows = [(entry["caption"][:_LONGEST], Cell(entry["images"], ",")) for entry in found["shared"]]
     if not rows:
         return ""
     return scrolling(html_table(Sheet("", (Column("caption", align="left"), Column("images")), (tuple(rows),))))
@@ -127,18 +158,21 @@ def _problems(about: dict) -> str:
     return scrolling(html_table(Sheet("", columns, (tuple(rows),))))
 
 
-def _map(entries: list[dict], pictures: Pictures) -> str:
+def _map(entries: list[dict], pictures: Pictures, *, kind: str) -> str:
     drawn = []
     for entry in entries:
         caption = entry["captions"][0] if entry["captions"] else entry["id"]
         address = pictures.address(entry["file"])
-        x, y = 10 + 940 * entry["x"], 10 + 590 * (1 - entry["y"])
+        x, y = 15 + 930 * entry["x"], 15 + 580 * (1 - entry["y"])
         title = element("title", text(f"{caption} ({entry['split']})"))
         if address is None:
             drawn.append(f'<circle class="dot c1" cx="{x:.0f}" cy="{y:.0f}" r="4">{title}</circle>')
         else:
             place = f'x="{x - 14:.0f}" y="{y - 14:.0f}" width="28" height="28"'
             drawn.append(f'<g class="pin"><image href="{address}" {place}/>{title}</g>')
-    said = "The two directions in which the images differ most (PCA of the embeddings)."
+    said = {
+        "pca": "The two directions in which the images differ most (PCA of the embeddings).",
+        "umap": "Images that are alike are together (UMAP of the embeddings); how far groups are apart says nothing.",
+    }[kind]
     chart = f'<svg viewBox="0 0 960 610" role="img" aria-label="{text(said)}">{"".join(drawn)}</svg>'
     return figure(chart, f"{said} {len(entries):,} images, drawn at random.")

@@ -38,10 +38,7 @@ def write_figures(folder: Path, found: dict, charts: list[Chart]) -> list[str]:
 
     Raises OSError.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = []
-    for chart in charts:
-        names += _write(folder, chart)
+    names = write_charts(folder, charts)
     tables = {
         "figures.tex": SECTIONS["eval"](found["metrics"], names=EvalConfig().columns),
         "failures.tex": SECTIONS["failures"](found["failures"]),
@@ -51,6 +48,12 @@ def write_figures(folder: Path, found: dict, charts: list[Chart]) -> list[str]:
             unfinished.write_text(FORMS["latex"](sheets), encoding="utf-8", errors="backslashreplace")
         names.append(name)
     return names
+
+
+def write_charts(folder: Path, charts: list[Chart]) -> list[str]:
+    """Write NAME.svg and NAME.pdf of every drawing; returns the names of the files. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [name for chart in charts for name in _write(folder, chart)]
 
 
 def _write(folder: Path, chart: Chart) -> list[str]:

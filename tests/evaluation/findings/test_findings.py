@@ -162,8 +162,16 @@ def test_a_report_on_a_sweep_has_its_leaderboard_and_its_best_run(swept, tmp_pat
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert len(result["runs"]) == 1
     assert Path(result["runs"][0]).parent == folder
-    for heading in ("Leaderboard", "What the settings do", "Both directions", "Figures of the best run"):
+    for heading in (
+        "Leaderboard",
+        "What the settings do",
+        "Both directions",
+        "Training over seeds",
+        "Figures of the best run",
+    ):
         assert heading in text
+    names = ", ".join(Path(run).name for run in swept["chosen"]["runs"])
+    assert f"{names}: the same settings with other seeds" in text
 
 
 def test_published_rows_are_those_of_the_model_by_the_protocol(searchable, tmp_path):

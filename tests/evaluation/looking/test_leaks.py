@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 from clipret import ExtractConfig, FeatureCache, LookConfig, extract, look
 from clipret.evaluation.looking.leaks import find_leaks, plain_words
 from clipret.evaluation.looking.stage import LEAK_COLUMNS, examine
+from clipret.evaluation.looking.suspects import shared_captions
 from clipret.machine.progress import silent
 
 # Of each kind of copy, and of captions.
@@ -130,6 +132,14 @@ def test_wrong_labels_are_among_the_first_candidates(searchable, tmp_path):
     files = {cache.image_files[row] for row in exchanged}
     # By chance there would be two or three.
     assert len(files & {entry["file"] for entry in found["unlikely"]}) >= 8
+
+
+def test_captions_of_several_images_come_in_the_order_of_the_data():
+    made = SimpleNamespace(
+        rows=lambda side: np.arange(6), captions=["b", "c", "A!", "a", "B", "c"], caption_images=np.arange(6)
+    )
+    names = [entry["caption"] for entry in shared_captions(made, most=9)]
+    assert names == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_the_pictures_of_the_manual(opened, tmp_path):
     """With CLIPRET_PICTURES=1 they are written to docs/pictures."""
     page = opened(width=1000, scheme="light")
     folder = REPOSITORY / "docs/pictures" if os.environ.get("CLIPRET_PICTURES") else tmp_path
-    page.locator(".charts").nth(1).screenshot(path=folder / "report-recall.png")
+    page.locator("section:has(h2:text-is('Recall and ranks')) .charts").screenshot(path=folder / "report-recall.png")
     page.locator("article.query").first.screenshot(path=folder / "report-queries.png")
     page = opened("look", width=800, scheme="light")
     page.locator("article.query").first.screenshot(path=folder / "look-leaks.png")

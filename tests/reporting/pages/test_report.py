@@ -1,116 +1,17 @@
 """A report says what the run's files say, does no harm whatever the data hold, and is whole without pictures."""
 
 import csv
-import html
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from clipret import EvalConfig, ExtractConfig, FeatureCache, ReportConfig, TrainConfig, extract, report, train
 from clipret.errors import RunError, UsageError
+from tests.helpers.tables import Tables
 
 HARMFUL = '</title><script>alert(1)</script><img src=x onerror=alert(2)> "quoted" \u202egnp.exe\x00'
-
-
-class Tables(HTMLParser):
-    """The texts of all tables, row by row, and every tag with its attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.rows, self.tags, self._cell = [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self._cell = []
-
-    def handle_data(self, data):
-        if self._cell is not None:
-            self._cell.append(data)
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.rows[-1].append("".join(self._cell).strip())
-            self._cell = None
-
-    def row(self, label, *, number=0):
-        return [row for row in self.rows if row and row[0] == label][number]
-
-
-@pytest.fixture(scope="module")
-def reported(searchable, tmp_path_factory):
-    """The run, the page and what report returned."""
-    folder = tmp_path_factory.mktemp("reported")
-    run = shutil.copytree(searchable.run, folder / "run")
-    result = report(ReportConfig(runs=(run,), out=folder / "report.html"))
-    return run, (folder / "report.html").read_text(encoding="utf-8"), result
-
-
-def test_figures_are_those_of_metrics_json(reported):
-    run, text, _ = reported
-    tables, metrics = Tables(text), json.loads((run / "metrics.json").read_text())
-    for number, direction in enumerate(("t2i", "i2t")):
-        for name in ("R@1", "R@5", "R@10", "mAP@10", "MRR"):
-            cells = tables.row(name, number=number)
-            for cell, head in zip(cells[1:3], ("zero-shot", "trained"), strict=True):
-                assert cell.split()[0] == f"{100 * metrics['results'][head][direction][name]:.1f}"
-                low, high = metrics["intervals"]["heads"][head][direction][name]
-                assert cell.partition(" ")[2] == f"[{100 * low:.1f}, {100 * high:.1f}]"
-    assert [cell.split()[0] for cell in tables.row("rsum")[1:3]] == [
-        f"{metrics['rsum'][head]:.3f}" for head in ("zero-shot", "trained")
-    ]
-
-
-def test_hubs_and_groups_are_those_of_failures_json(reported):
-    run, text, _ = reported
-    tables, failures = Tables(text), json.loads((run / "failures.json").read_text())
-    for number, direction in enumerate(("t2i", "i2t")):
-        part = failures["directions"][direction]
-        assert tables.row("skewness of N_10", number=number)[1:] == [
-            f"{part['hubs'][head]['skewness']:.2f}" for head in failures["heads"]
-        ]
-        everything = tables.row("all", number=number)
-        assert everything[1] == f"{part['queries']:,}"
-        assert everything[2:4] == [f"{100 * part['overall'][head]['R@1']:.1f}" for head in failures["heads"]]
-        for group in part["breakdown"]["caption_length"]["bins"]:
-            low, high = f"{group['low']:.3g}", f"{group['high']:.3g}"
-            label = f"words of a caption: {low if low == high else f'{low} to {high}'}"
-            row = tables.row(label, number=number if direction == "t2i" else -1)
-            assert row[1] == f"{group['queries']:,}"
-        for hub in part["hubs"]["trained"]["largest"][:3]:
-            assert html.escape(", ".join(f"{head} {hub['counts'][head]:,}" for head in failures["heads"])) in text
-
-
-def test_curves_are_those_of_history_csv(reported):
-    run, text, _ = reported
-    with (run / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
-    drawn = re.search(r'aria-label="Validation rsum by epoch">.*?<path class="line c1" d="([^"]+)"', text, re.S)[1]
-    points = [tuple(map(float, point.split(","))) for point in drawn[1:].split("L")]
-    assert len(points) == len(history)
-    values = np.array([float(row["val_rsum"]) for row in history])
-    heights = np.array([-place for _, place in points])
-    # The drawing is linear in them.
-    spread = (values - values.min()) / np.ptp(values)
-    np.testing.assert_allclose((heights - heights.min()) / np.ptp(heights), spread, atol=0.01)
-    kept = json.loads((run / "result.json").read_text())["kept_epoch"]
-    assert f">kept: {kept}<" in text
-
-
-def test_changes_are_counted_over_all_queries(reported):
-    run, text, _ = reported
-    failures = json.loads((run / "failures.json").read_text())
-    for direction in ("t2i", "i2t"):
-        changed = failures["directions"][direction]["changed"]
-        counts = f"{changed['improved']:,} better, {changed['worsened']:,} worse, {changed['same']:,} the same"
-        assert f"{direction}: {counts}." in text
 
 
 def test_it_asks_nobody_and_runs_nothing(reported):

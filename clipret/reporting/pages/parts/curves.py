@@ -6,8 +6,8 @@ from clipret.reporting.pages.parts.part import Part, drawn
 from clipret.reporting.pages.pictures import Pictures
 
 _RECALLS = {"val_t2i_R@1": "t2i R@1", "val_i2t_R@1": "i2t R@1"}
-# File, title, columns of the history with their names, form of their numbers.
-_CHARTS = (
+# File, title, columns of the history with their names, form of their numbers; the learning rate comes last.
+CHARTS = (
     ("loss", "Loss by epoch", {"loss": "loss"}, ".3g"),
     ("validation-rsum", "Validation rsum by epoch", {"val_rsum": "rsum"}, ".2f"),
     ("validation-recall", "Validation R@1 by epoch", _RECALLS, ".0%"),
@@ -19,7 +19,7 @@ def _charts(found: dict) -> list[Chart]:
     history, kept = found["history"], (found["result"] or {}).get("kept_epoch")
     marks = [] if kept is None else [(kept, f"kept: {kept}")]
     charts = []
-    for file, title, names, form in _CHARTS:
+    for file, title, names, form in CHARTS:
         lines = [
             Line(name, *zip(*points, strict=True), kind=number)
             for number, (column, name) in enumerate(names.items(), start=1)

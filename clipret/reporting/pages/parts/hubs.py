@@ -16,7 +16,7 @@ def _render(found: dict, pictures: Pictures) -> str:
     for direction, of in failures["directions"].items():
         hubs = of["hubs"]
         rows = [
-            (label, *(Cell(hubs[head][name], form) for head in heads))
+            (label, *(_cell(hubs[head][name], form) for head in heads))
             for label, name, form in (
                 (f"skewness of N_{top}", "skewness", ".2f"),
                 (f"in no top {top}", "never_retrieved_share", ".1%"),
@@ -33,6 +33,12 @@ def _render(found: dict, pictures: Pictures) -> str:
             drawn.append(element("li", content, element("span", text(f"{name}: {counts}"))))
         parts.append(element("ul", *drawn, kind="items" if direction == "t2i" else "items captions"))
     return "".join(parts)
+
+
+def _cell(value: float, form: str) -> Cell:
+    shown = format(value, form)
+    # No sign where nothing but zeros is left.
+    return Cell(abs(value) if shown.startswith("-") and not shown.strip("-0.%") else value, form)
 
 
 PART = Part("Hubs", _render)
