@@ -75,7 +75,6 @@ def test_a_missing_umap_is_one_line_with_the_command(searchable, tmp_path, monke
 
 @pytest.mark.ci
 def test_umap_itself_is_decided_by_the_seed_and_keeps_neighbours(made, searchable, tmp_path):
-    pytest.importorskip("umap")
     cache, sides = made
     points = draw_map(cache, sides, kind="umap", seed=0, most=1000)
     assert draw_map(cache, sides, kind="umap", seed=0, most=1000) == points
