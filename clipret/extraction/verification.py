@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipret.cache import FeatureCache, cache_paths, check_rows, check_texts, open_features
 from clipret.config import VerifyConfig
-from clipret.errors import CacheDamagedError, CacheMismatchError
+from clipret.errors import CacheDamagedError, CacheError
 from clipret.extraction.sampling import AGAIN, check_entry, check_sample, rows_in_words
 from clipret.machine.progress import ProgressCallback, silent
 
@@ -59,7 +59,7 @@ def _together(path: Path, verified: list[dict]) -> dict:
         faults = []
         try:
             fingerprint = open_features(path, allow_incomplete=True).fingerprint
-        except CacheMismatchError as error:
+        except CacheError as error:
             faults = [str(error)]
         checks.append(check_entry("side by side", None, faults=faults))
     unfinished = [one["verdict"] for one in verified if not one["complete"]]
