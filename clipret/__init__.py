@@ -44,6 +44,7 @@ _WHERE = {
     "load_head": "exports.head",
     "look": "reporting.pages.look",
     "merge": "cache.merging",
+    "open_features": "cache",
     "open_run": "exports.model",
     "recipe_settings": "config.recipes",
     "report": "reporting.pages.stage",

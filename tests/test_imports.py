@@ -295,6 +295,7 @@ def test_the_public_names_are_these():
         "load_head",
         "look",
         "merge",
+        "open_features",
         "open_run",
         "recipe_settings",
         "report",

@@ -25,6 +25,7 @@ only fixed-size raw data changes, so the file can be opened even if its writer w
 from clipret.cache.access import file_lock, locked, require_writable
 from clipret.cache.assembling import assemble, cache_blocks, smallest
 from clipret.cache.joining import discard_shards, join_shards
+from clipret.cache.joint import cache_paths, open_features
 from clipret.cache.layout import DONE, FORMAT, PENDING, SIDES, UNUSABLE, CacheContents, require_same
 from clipret.cache.opening import found_about
 from clipret.cache.parts import Part, found_parts, shard_path
@@ -44,6 +45,7 @@ __all__ = [
     "Part",
     "assemble",
     "cache_blocks",
+    "cache_paths",
     "check_rows",
     "check_texts",
     "discard_shards",
@@ -52,6 +54,7 @@ __all__ = [
     "found_parts",
     "join_shards",
     "locked",
+    "open_features",
     "open_writer",
     "require_same",
     "require_writable",

@@ -17,6 +17,7 @@ _CAPTIONS_AT_ONCE = 65_536
 
 def read_texts(cache, name: str) -> Sequence[str]:
     """The column `name` of a FeatureCache. Raises CacheDamagedError when the texts have no end."""
+    cache = cache.members[0]
     path = cache.path
     with legible(path), h5py.File(path, "r", locking=False) as file, path.open("rb", 0) as plain:
         if cache.imported and name not in file:
@@ -40,6 +41,7 @@ def _other_texts(file: h5py.File, name: str, *, count: int) -> ImpliedTexts | Pa
 
 def digest_captions(cache, rows: np.ndarray) -> np.ndarray:
     """(len(rows),) int64 of captions of a FeatureCache, as its text_digests has them."""
+    cache = cache.members[0]
     if not cache.imported:
         return _digest_strings(cache)[rows]
     captions = cache.captions
@@ -69,6 +71,7 @@ class TextColumns(contextlib.ExitStack):
 
     def __init__(self, cache, names: tuple[str, ...]):
         super().__init__()
+        cache = cache.members[0]
         path = cache.path
         self.enter_context(legible(path))
         file = self.enter_context(h5py.File(path, "r", locking=False))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clipret.annotations.counting import count_splits
-from clipret.cache import DONE, FORMAT, PENDING, SIDES, UNUSABLE, FeatureCache
+from clipret.cache import DONE, FORMAT, PENDING, SIDES, UNUSABLE, FeatureCache, open_features
 from clipret.cache.image_keys import split_copies
 
 
@@ -29,11 +29,12 @@ def inspect_cache(path: Path | str) -> dict:
         problems  image row -> file and reason, for the images that could not be read
         single_colour  images whose pixels are all equal as the encoder sees them, and the first one's file (or None)
         cross_split_copies  as returned by split_copies
+        members   each cache of several that stand side by side, as this function describes it
         reasons   reason without its details -> number of images, the most frequent first
 
     Raises CacheError or CacheFormatError.
     """
-    cache = FeatureCache(path, allow_incomplete=True)
+    cache = open_features(path, allow_incomplete=True)
     # Of imported features they were not counted.
     tokens = cache.tokens[cache.text_states == DONE] if cache.notes["text"] else cache.tokens[:0]
     context_length = cache.about["context_length"]
@@ -45,7 +46,7 @@ def inspect_cache(path: Path | str) -> dict:
         "format": FORMAT,
         "fingerprint": cache.fingerprint,
         "complete": cache.complete,
-        "bytes": cache.path.stat().st_size,
+        "bytes": sum(member.path.stat().st_size for member in cache.members),
         "dataset": cache.inputs["dataset"],
         "model": cache.about["model"],
         "library": cache.about["library"],
@@ -76,6 +77,7 @@ def inspect_cache(path: Path | str) -> dict:
         "problems": {str(row): {"file": cache.image_files[row], "reason": why} for row, why in cache.problems.items()},
         "single_colour": count_single_colour(cache),
         "cross_split_copies": split_copies(cache),
+        "members": [inspect_cache(member.path) for member in cache.members if member is not cache],
         "reasons": dict(Counter(map(_kind, cache.problems.values())).most_common()),
     }
 

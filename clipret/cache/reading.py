@@ -143,6 +143,11 @@ class FeatureCache:
         return features_of(self, side, split=split)
 
     @property
+    def members(self) -> "tuple[FeatureCache, ...]":
+        """The caches that stand side by side in it (joint.py): of one file itself alone."""
+        return (self,)
+
+    @property
     def imported(self) -> bool:
         """Whether the features were ready-made; nothing is known of how an encoder was used then."""
         return IMPORTED in self.inputs
@@ -245,7 +250,7 @@ class FeatureCache:
         Raises CacheError at rows that are not what was written, or that cannot be computed with in float32: not finite,
         or so large or small that their squares are not.
         """
-        rows = _row_numbers(rows, total=len(self.checksums[side]))
+        rows = row_numbers(rows, total=len(self.checksums[side]))
         features = self._load(f"{side}/features", rows)
         fresh = ~self._compared[side][rows]
         if fresh.any():
@@ -270,7 +275,7 @@ class FeatureCache:
         Raises CacheError at rows that are not what was written, and when the cache has no tokens of that side.
         """
         self.require_tokens(side)
-        rows = _row_numbers(rows, total=len(self.checksums[side]))
+        rows = row_numbers(rows, total=len(self.checksums[side]))
         tokens = self.stored_tokens(side, rows)
         fresh = ~self._compared_tokens[side][rows]
         if fresh.any():
@@ -369,7 +374,7 @@ class FeatureCache:
             ) from error
 
 
-def _row_numbers(rows, *, total: int) -> np.ndarray:
+def row_numbers(rows, *, total: int) -> np.ndarray:
     """(n,) int64, from what numpy takes as an index; no array of all rows is made where that is a block of them."""
     if isinstance(rows, slice):
         return np.arange(*rows.indices(total))

@@ -65,7 +65,7 @@ class SweepConfig:
           text; it overrides the grid, and both override the recipe
     """
 
-    cache: Path = setting(help="Features to train on, by clipret extract.")
+    cache: Path = setting(help="Features to train on, by clipret extract; a.h5,b.h5: of several encoders side by side.")
     name: str | None = setting(None, "Folder of the sweep below --runs-dir.", shown="sweep-0001, ...")
     runs_dir: Path = shared.runs_dir()
     axes: Mapping[str, Any] = field(default_factory=dict)

@@ -57,7 +57,8 @@ def _is_automatic(margin: float | str) -> bool:
     return isinstance(margin, str) and margin.startswith("auto")
 
 
-def _is_of_own_width(init: str) -> bool:
+def is_of_own_width(init: str) -> bool:
+    """Whether a head that starts so has other widths, or biases, than the baseline."""
     return init == _CCA
 
 
@@ -66,7 +67,9 @@ def _is_of_own_width(init: str) -> bool:
 class TrainConfig:
     """Settings of stage 2, training."""
 
-    cache: Path = setting(help="Features to train on, by clipret extract.", swept=False)
+    cache: Path = setting(
+        help="Features to train on, by clipret extract; a.h5,b.h5: of several encoders side by side.", swept=False
+    )
     name: str | None = setting(
         None,
         "Folder of the run below --runs-dir.",
@@ -93,7 +96,7 @@ class TrainConfig:
         "it has none; the last three are solutions in closed form, for heads whose projections learn.",
         panel=_HEAD,
         choices=INITS,
-        may_differ=_is_of_own_width,
+        may_differ=is_of_own_width,
     )
     ridge: float | str = setting(
         "auto",

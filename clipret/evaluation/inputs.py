@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clipret import runs
-from clipret.cache import FeatureCache
+from clipret.cache import FeatureCache, cache_paths, open_features
 from clipret.cache.image_keys import image_keys
 from clipret.config import FailuresConfig, ReproduceConfig
 from clipret.config.choices import RUNS_DIR
@@ -141,12 +141,13 @@ def _no_head(head: Path) -> str:
 
 def open_cache(source: Source) -> FeatureCache:
     """Open the source's cache. Raises CacheError, and CacheMismatchError when the run was trained on another cache."""
-    if source.fingerprint is not None and not source.cache.exists():
+    missing = [path for path in cache_paths(source.cache) if not path.exists()]
+    if source.fingerprint is not None and missing:
         raise CacheError(
-            f"there is no cache at {source.cache}, where it was when {source.run} was trained; give its path with "
+            f"there is no cache at {missing[0]}, where it was when {source.run} was trained; give its path with "
             f"--cache FILE."
         )
-    cache = FeatureCache(source.cache)
+    cache = open_features(source.cache)
     cache.require_pairs()
     if source.fingerprint not in (None, cache.fingerprint):
         raise CacheMismatchError(

@@ -171,8 +171,18 @@ def encoder_of(
     )
 
 
+def require_one_encoder(cache: FeatureCache) -> None:
+    """Raise ExportError for caches side by side, whose head stands behind several encoders."""
+    if len(cache.members) > 1:
+        raise ExportError(
+            f"{cache.path} is {len(cache.members)} caches side by side, and a head of theirs cannot stand behind one "
+            f"encoder; write the embeddings of its images and captions with clipret embed, or take a run on one cache."
+        )
+
+
 def require_encoder(cache: FeatureCache) -> None:
-    """Raise ExportError when a cache does not say what its encoder was."""
+    """Raise ExportError when a cache does not say what its encoder was, or has several side by side."""
+    require_one_encoder(cache)
     if cache.imported:
         raise ExportError(
             f"the features of {cache.path} were imported, and nothing says how an encoder made them; expected a cache "

@@ -1,11 +1,12 @@
 """Rereading a cache and encoding a sample of it again: `clipret verify`."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from clipret.cache import FeatureCache, check_rows, check_texts
+from clipret.cache import FeatureCache, cache_paths, check_rows, check_texts, open_features
 from clipret.config import VerifyConfig
-from clipret.errors import CacheDamagedError
+from clipret.errors import CacheDamagedError, CacheError
 from clipret.extraction.sampling import AGAIN, check_entry, check_sample, rows_in_words
 from clipret.machine.progress import ProgressCallback, silent
 
@@ -26,6 +27,10 @@ def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> d
     UsageError when it is not the model of the cache.
     """
     started = time.perf_counter()
+    paths = cache_paths(config.cache)
+    if len(paths) > 1:
+        verified = [verify(replace(config, cache=path), on_progress=on_progress) for path in paths]
+        return _together(config.cache, verified) | {"seconds": _seconds_since(started)}
     try:
         cache = FeatureCache(config.cache, allow_incomplete=True)
         checks = [check_entry("structure", None, faults=check_texts(cache))]
@@ -44,6 +49,31 @@ def verify(config: VerifyConfig, *, on_progress: ProgressCallback = silent) -> d
         checks += check_sample(cache, config, bad_rows=damaged, on_progress=on_progress)
     result = _result(cache.path, checks=checks, command=cache.about["command"], cache=cache)
     return result | {"seconds": _seconds_since(started)}
+
+
+def _together(path: Path, verified: list[dict]) -> dict:
+    """The result of caches side by side, from that of each: whether all are sound, and whether they belong together."""
+    checks = [{**check, "name": f"{one['cache']}: {check['name']}"} for one in verified for check in one["checks"]]
+    bad, fingerprint = [one for one in verified if not one["sound"]], None
+    if not bad:
+        faults = []
+        try:
+            fingerprint = open_features(path, allow_incomplete=True).fingerprint
+        except CacheError as error:
+            faults = [str(error)]
+        checks.append(check_entry("side by side", None, faults=faults))
+    unfinished = [one["verdict"] for one in verified if not one["complete"]]
+    verdict = " ".join(one["verdict"] for one in bad) or " ".join(unfinished) or f"{path} is sound."
+    if not bad and checks[-1]["faults"]:
+        verdict = checks[-1]["faults"][0]
+    return {
+        "cache": str(path),
+        "fingerprint": fingerprint,
+        "complete": not unfinished,
+        "sound": not any(check["faults"] for check in checks),
+        "verdict": verdict,
+        "checks": checks,
+    }
 
 
 def _seconds_since(started: float) -> float:

@@ -13,6 +13,9 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
     problems   with each image that could not be read
     truncated  with each caption that was too long for the model
     """
+    if info["members"]:
+        lists = {"problems": problems, "truncated": truncated}
+        return _joint_sheet(info), *(sheet for member in info["members"] for sheet in info_sheets(member, **lists))
     images, captions, inputs = info["images"], info["captions"], info["inputs"]
     state = "complete" if info["complete"] else f"INCOMPLETE; resume with: {info['command']}"
     rows = {
@@ -37,6 +40,24 @@ def info_sheets(info: dict, *, problems: bool = False, truncated: bool = False) 
     }
     lists = _truncated(info, whole=truncated) + _problems(info, whole=problems)
     return (property_sheet([*rows.items(), *lists]),)
+
+
+def _joint_sheet(info: dict) -> Sheet:
+    """What caches have together that stand side by side."""
+    images, captions = info["images"], info["captions"]
+    rows = {
+        "caches side by side": info["path"],
+        "state": "complete" if info["complete"] else "INCOMPLETE",
+        "data set": info["dataset"],
+        "model": info["model"],
+        "images": f"{images['all']:,}: {images['done']:,} done in all of them",
+        "captions": f"{captions['all']:,}: {captions['done']:,} done in all of them",
+        "features": f"image {images['width']}, text {captions['width']}; each cache's of norm 1 behind its projection",
+        "projections": _projections(info["projections"]),
+        **({"remarks": "\n".join(info["remarks"])} if info["remarks"] else {}),
+        "fingerprint": info["fingerprint"],
+    }
+    return property_sheet([*rows.items()])
 
 
 def _origin(info: dict) -> dict[str, str]:

@@ -4,6 +4,8 @@ That is the encoder's own head, zero-shot; two encoders that were never aligned 
 closed form over the training pairs.
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from clipret.cache import FeatureCache
@@ -52,9 +54,10 @@ def baseline_projections(cache: FeatureCache) -> dict[str, np.ndarray]:
 
 
 def _key(cache: FeatureCache) -> tuple:
-    """Of the file as it is now."""
-    state = cache.path.stat()
-    return cache.path.resolve(), cache.fingerprint, state.st_ino, state.st_mtime_ns, state.st_size
+    """Of the files as they are now."""
+    paths = [member.path for member in cache.members]
+    states = [(state.st_ino, state.st_mtime_ns, state.st_size) for state in map(Path.stat, paths)]
+    return cache.fingerprint, *(path.resolve() for path in paths), *states
 
 
 def _closed_form(cache: FeatureCache) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipret.cache import FeatureCache
+from clipret.cache import FeatureCache, open_features
 from clipret.config import SearchConfig, ServeConfig
 from clipret.errors import UsageError
 from clipret.evaluation.inputs import Source, find_head
@@ -33,7 +33,7 @@ def open_searcher(
     two heads of one name.
     """
     device = choose_device(config.device)
-    cache = FeatureCache(config.cache)
+    cache = open_features(config.cache)
     cache.require_pairs()
     require_encoder(cache)
     sources = [_source(config.cache, head) for head in heads]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipret import runs
-from clipret.cache import FeatureCache
+from clipret.cache import FeatureCache, open_features
 from clipret.cache.image_keys import image_keys
 from clipret.config import EvalConfig, TrainConfig, to_command
 from clipret.config.sweeps import SWEPT, SweepConfig
@@ -54,7 +54,7 @@ def sweep(
     Raises UsageError, CacheError, RunError, LeakageError when test images are also in train, or TrainingError when no
     run could be trained.
     """
-    cache = FeatureCache(config.cache)
+    cache = open_features(config.cache)
     cache.require_pairs()
     _require_validation(cache)
     configs = configurations(config)
@@ -76,7 +76,7 @@ def resume_sweep(path: Path | str, *, on_progress: ProgressCallback = silent) ->
     Raises RunError when it is no sweep, and CacheMismatchError when its cache is not the one that it was started with.
     """
     begun = read_sweep(Path(path))
-    cache = FeatureCache(begun.config.cache)
+    cache = open_features(begun.config.cache)
     if cache.fingerprint != begun.fingerprint:
         raise CacheMismatchError(
             f"{cache.path} is not the cache that {begun.path} was begun with: its fingerprint is "

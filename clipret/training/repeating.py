@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from clipret import runs
-from clipret.cache import FeatureCache
+from clipret.cache import open_features
 from clipret.config import TrainConfig
 from clipret.config.checks import is_in_file, unknown_settings
 from clipret.errors import CacheMismatchError, RunError, UsageError
@@ -89,7 +89,7 @@ def _read_config(path: Path, settings: dict) -> TrainConfig:
 
 
 def _require_cache(cache: Path, record: dict, *, path: Path) -> None:
-    actual, expected = FeatureCache(cache).fingerprint, record["cache"]["fingerprint"]
+    actual, expected = open_features(cache).fingerprint, record["cache"]["fingerprint"]
     if actual != expected:
         raise CacheMismatchError(
             f"{cache} is not the cache that {path} was made with: its fingerprint is {actual[:12]}, the run's "

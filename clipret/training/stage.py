@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clipret import runs
-from clipret.cache import FeatureCache
+from clipret.cache import open_features
 from clipret.config import TrainConfig
+from clipret.config.training import is_of_own_width
 from clipret.config.unused import unused_settings
 from clipret.errors import TrainingError, UsageError
 from clipret.heads import HEADS
@@ -76,7 +77,7 @@ def train_many(
         _require_precision(config, device=device)
         require_trackers(config.log)
     keep_freed_memory()
-    cache = FeatureCache(configs[0].cache)
+    cache = open_features(configs[0].cache)
     cache.require_pairs()
     for config in configs:
         require_inputs(cache, inputs_of(config))
@@ -179,8 +180,9 @@ class _Job:
         try:
             record = Record(config, folder=folder, cache=self._cache, trained_on=keys, codes=self._codes[place])
             record.remarks += dict.fromkeys(code.remark for code in self._codes[place].values() if code.remark)
-            # A state with init="clip" is quick to make, and has the names and shapes of any other.
-            state = record.restore(lambda: self._first(place, init="clip"))
+            # A state with init="clip" is quick to make, and has the names and shapes of nearly any other.
+            quick = {} if is_of_own_width(config.init) else {"init": "clip"}
+            state = record.restore(lambda: self._first(place, **quick))
             if state is not None:
                 self._report(record.epoch, {})
             else:

@@ -6,6 +6,7 @@ from clipret.cache.inspection import inspect_cache
 from clipret.errors import CacheError
 from clipret.reporting.caches import info_sheets
 from tests.conftest import contents, write_cache
+from tests.helpers.joint_caches import write_members
 
 
 def test_a_complete_cache_is_described(tmp_path):
@@ -84,3 +85,13 @@ def test_a_cache_without_any_caption_done_is_described(tmp_path):
 def test_no_cache_is_an_error(tmp_path):
     with pytest.raises(CacheError, match="there is no cache"):
         inspect_cache(tmp_path / "gone.h5")
+
+
+def test_caches_side_by_side_are_described_together_and_each(tmp_path):
+    paths = write_members(tmp_path)
+    info = inspect_cache(",".join(map(str, paths)))
+    assert info["members"] == [inspect_cache(path) for path in paths]
+    assert info["bytes"] == sum(path.stat().st_size for path in paths)
+    joint, *members = info_sheets(info)
+    assert cells((joint,))["projections"] == "image 35 to 18; text 31 to 18"
+    assert [cells((sheet,)) for sheet in members] == [cells(info_sheets(one)) for one in info["members"]]

@@ -14,6 +14,7 @@ from clipret.errors import CacheError, CacheFormatError, UsageError
 from clipret.extraction import sampling
 from tests.conftest import contents, write_cache, write_coco
 from tests.helpers.hf_models import edit_json
+from tests.helpers.joint_caches import member, write_member, write_members
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +244,28 @@ def test_a_model_whose_config_was_changed_is_not_taken_for_a_damaged_cache(pair_
         r" \w{12}', and is 'BertModel, config\.json \w{12}'\); name the model's unchanged files with --model\.$",
     ):
         verify(VerifyConfig(out, sample=1, device="cpu"))
+
+
+def test_caches_side_by_side_are_each_reread(tmp_path):
+    one, two = write_members(tmp_path)
+    both = f"{one},{two}"
+    result = verify(VerifyConfig(cache=both))
+    names = [f"{path}: {check}" for path in (one, two) for check in ("structure", "image rows", "text rows")]
+    assert [check["name"] for check in result["checks"]] == [*names, "side by side"]
+    assert result["sound"]
+    assert result["complete"]
+    assert result["verdict"] == f"{both} is sound."
+    flip(two, "image/features", 33)
+    result = verify(VerifyConfig(cache=both))
+    assert list(faults(result)) == [f"{two}: image rows"]
+    assert not result["sound"]
+    assert result["verdict"].startswith(f"{two} is damaged: image rows; delete it")
+
+
+def test_sound_caches_that_do_not_belong_together_are_a_fault(tmp_path):
+    one, _ = write_members(tmp_path)
+    splits = np.zeros(60, dtype=np.uint8)
+    other = write_member(tmp_path / "c.h5", member(seed=3, dims=(9, 8, 4), image_splits=splits))
+    result = verify(VerifyConfig(cache=f"{one},{other}"))
+    assert list(faults(result)) == ["side by side"]
+    assert "are of another split in" in result["verdict"]

@@ -49,6 +49,7 @@ KINDS = [
     {"margin": "0.5:0.1", "steps": 33, "clip_norm": 0.1},
     {"loss": "infonce", "keep_neighbours": 0.3},
     {"head": "mlp", "hidden": 8, "bias": True, "train": "text"},
+    {"init": "cca"},
 ]
 
 

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 
-from clipret.cache import FeatureCache
+from clipret.cache import FeatureCache, open_features
 from clipret.cache.inspection import inspect_cache
 from clipret.config import SPLITS, LookConfig
 from clipret.evaluation.looking.leaks import find_leaks, find_near_captions
@@ -37,7 +37,7 @@ def examine(config: LookConfig, *, on_progress: ProgressCallback = silent) -> di
     """
     if config.leaks:
         check_place("leaks", config.leaks, suffixes=(".csv",))
-    cache = FeatureCache(config.cache)
+    cache = open_features(config.cache)
     cache.require_pairs()
     settings = {"ratio": config.ratio, "on_progress": on_progress}
     leaks = find_leaks(cache, least=config.least, **settings)

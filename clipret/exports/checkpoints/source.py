@@ -7,7 +7,7 @@ from clipret.cache import FeatureCache
 from clipret.config import ExportConfig
 from clipret.evaluation.inputs import Source as Places
 from clipret.evaluation.inputs import find_source, open_cache
-from clipret.exports.encoder import CacheEncoder, encoder_of
+from clipret.exports.encoder import CacheEncoder, encoder_of, require_one_encoder
 from clipret.exports.targets.target import Source
 from clipret.heads.base import Head
 from clipret.heads.files import load_head, load_scalars
@@ -39,6 +39,7 @@ def open_source(config: ExportConfig, *, encoder: bool) -> Opened:
     """
     places = find_source(cache=config.cache, head=config.run, zero_shot=False, runs_dir=Path())
     cache = open_cache(places)
+    require_one_encoder(cache)
     projections = baseline_projections(cache)
     head = load_head(places.head, projections=projections, weights_sha256=cache.inputs["weights_sha256"])
     require_inputs(cache, head.inputs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from clipret.cache import FeatureCache
+from clipret.cache import FeatureCache, open_features
 from clipret.config import EmbedConfig
 from clipret.config.checks import one_of
 from clipret.errors import ExportError, UsageError
@@ -122,7 +122,7 @@ def _check_out(out: Path) -> None:
 
 
 def _open_job(config: EmbedConfig, *, kind: type[Writer]) -> Job:
-    device, cache = choose_device(config.device), FeatureCache(config.cache)
+    device, cache = choose_device(config.device), open_features(config.cache)
     selection, path = Selection(cache, split=config.split), None
     if config.head:
         path = find_source(cache=config.cache, head=config.head, zero_shot=False, runs_dir=Path()).head

@@ -64,9 +64,9 @@ def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
 
 
 def _root_of(config: LookConfig) -> str:
-    from clipret.cache import FeatureCache
+    from clipret.cache import open_features
 
-    return FeatureCache(config.cache).about["root"]
+    return open_features(config.cache).about["root"]
 
 
 def _counts(found: dict) -> str:
