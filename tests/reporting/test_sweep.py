@@ -244,7 +244,7 @@ def test_an_interruption_before_anything_was_made_says_so(run, cache_path, monke
     def stop(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clipret.sweeps.stage.FeatureCache", stop)
+    monkeypatch.setattr("clipret.sweeps.stage.open_features", stop)
     status, _, err = run("sweep", "--cache", cache_path, *WORDS)
     assert (status, err) == (
         130,

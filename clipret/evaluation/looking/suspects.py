@@ -8,6 +8,7 @@ import torch
 from clipret.cache import FeatureCache
 from clipret.evaluation.looking.leaks import plain_words
 from clipret.heads.linear import LinearHead
+from clipret.machine.devices import torch_threads
 from clipret.retrieval.baseline import baseline_projections
 from clipret.retrieval.gallery import StoredRows, embed
 
@@ -100,7 +101,10 @@ def _umap(images: np.ndarray, drawn: np.ndarray, *, places: np.ndarray, seed: in
 
     # One thread, which umap-learn would warn of otherwise: only so the seed decides.
     made = umap.UMAP(n_neighbors=_NEIGHBOURS, min_dist=0.1, metric="cosine", random_state=seed, n_jobs=1)
-    return made.fit_transform(images[fitted])[np.searchsorted(fitted, places)].astype(np.float64)
+    # Libraries below it set the number of threads for the whole process.
+    with torch_threads(None):
+        points = made.fit_transform(images[fitted])
+    return points[np.searchsorted(fitted, places)].astype(np.float64)
 
 
 _MAPPED = {"pca": _pca, "umap": _umap}
