@@ -67,7 +67,9 @@ class FeatureCache:
         """
         self.path = Path(path)
         with opened_file(self.path) as source:
-            self.inputs, self.about, self.fingerprint, _ = source.attributes
+            self.inputs, about, self.fingerprint, _ = source.attributes
+            # Where nothing says in which folder the images were, they are looked for where their names say.
+            self.about = {"root": "."} | about
             self.image_splits = source.file["image/split"][:]
             self.caption_images = source.file["text/image"][:]
             self.projections = _projections(source.file["projection"])

@@ -40,7 +40,8 @@ def test_what_is_written_is_read(tmp_path):
     assert cache.image_features.shape == (60, 24)
     assert cache.image_features.dtype == np.float16
     assert cache.fingerprint == stored.fingerprint
-    assert (cache.inputs, cache.about) == (stored.inputs, stored.about)
+    assert "root" not in stored.about
+    assert (cache.inputs, cache.about) == (stored.inputs, {"root": "."} | stored.about)
     assert set(cache.projections) == {"image/weight", "image/bias", "text/weight", "text/bias", "logit_scale"}
     for name, values in stored.projections.items():
         np.testing.assert_array_equal(cache.projections[name], values)
