@@ -36,7 +36,7 @@ def read_about(out: Path) -> dict | None:
         return None
     except (OSError, RecordError) as error:
         raise ExportError(
-            f"{path} is not a record of embeddings ({reason(error)}); delete it, or give another --out."
+            f"{path} is not a record of embeddings ({reason(error)}); delete it, or write elsewhere."
         ) from None
 
 
@@ -75,8 +75,8 @@ def require_place(out: Path, paths: tuple[Path, ...], *, identity: Mapping[str, 
         changed = _changed(about["identity"], identity)
         if changed:
             raise ExportError(
-                f"{out} has the embeddings of another {changed} (by {head_in_words(about['head'])}); give another "
-                f"--out, or delete {record_path(out)} and the files that it lists."
+                f"{out} has the embeddings of another {changed} (by {head_in_words(about['head'])}); write "
+                f"elsewhere, or delete {record_path(out)} and the files that it lists."
             )
         if all(_size(out.parent / name) == size for name, size in about["files"].items()):
             return about
@@ -87,12 +87,12 @@ def require_place(out: Path, paths: tuple[Path, ...], *, identity: Mapping[str, 
     progress = read_progress(out)
     if progress is not None and (changed := _changed(progress["identity"], identity)):
         raise ExportError(
-            f"{progress_path(out)} is of interrupted embeddings of another {changed}; give another --out, or delete it "
+            f"{progress_path(out)} is of interrupted embeddings of another {changed}; write elsewhere, or delete it "
             f"to start again."
         )
     present = [path for path in paths if path.exists()]
     if present and not (progress is not None and progress["whole"]):
-        raise ExportError(f"{present[0]} is there, and not from clipret embed; give another --out, or delete it.")
+        raise ExportError(f"{present[0]} is there, and not from clipret embed; delete it, or write elsewhere.")
     return None
 
 

@@ -101,7 +101,7 @@ def embed(config: EmbedConfig, *, on_progress: ProgressCallback = silent) -> dic
             if config.index:
                 written = _write_indexes(job, about, on_progress) or written
     except Timeout:
-        raise ExportError(f"another process is writing {config.out}; wait for it, or give another --out.") from None
+        raise ExportError(f"another process is writing {config.out}; wait for it, or write elsewhere.") from None
     except OSError as error:
         kept = "written blocks are kept" if job.writer.resumable else "nothing of it is kept"
         raise ExportError(
@@ -211,7 +211,7 @@ def _write_indexes(job: Job, about: dict, on_progress: ProgressCallback) -> bool
         if path.exists() and about["indexes"].get(path.name) == path.stat().st_size:
             continue
         if path.exists():
-            raise ExportError(f"{path} is there, and not from clipret embed; give another --out, or delete it.")
+            raise ExportError(f"{path} is there, and not from clipret embed; delete it, or write elsewhere.")
         if count:
             _write_index(job, path, side=side, write=write_index, on_progress=on_progress)
             about["indexes"][path.name] = unfinished(path).stat().st_size

@@ -96,8 +96,7 @@ def test_the_interrupted_embeddings_of_other_rows_are_not_gone_on_with(tmp_path,
     with pytest.raises(ExportError) as caught:
         embed(EmbedConfig(cache=cache_path, out=out, split="train"))
     assert str(caught.value) == (
-        f"{out}.progress is of interrupted embeddings of another --split; give another --out, or delete it to start "
-        f"again."
+        f"{out}.progress is of interrupted embeddings of another --split; write elsewhere, or delete it to start again."
     )
 
 
@@ -118,4 +117,4 @@ def test_another_process_is_waited_for(tmp_path, cache_path):
     out = tmp_path / "emb.npy"
     with locked(tmp_path / "emb.npy.lock"), pytest.raises(ExportError) as caught:
         embed(EmbedConfig(cache=cache_path, out=out))
-    assert str(caught.value) == f"another process is writing {out}; wait for it, or give another --out."
+    assert str(caught.value) == f"another process is writing {out}; wait for it, or write elsewhere."

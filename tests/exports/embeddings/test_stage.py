@@ -161,7 +161,7 @@ def test_the_embeddings_of_another_head_are_not_written_over(tmp_path, cache_pat
     with pytest.raises(ExportError) as caught:
         embed(EmbedConfig(cache=cache_path, head=run_path, out=out))
     assert str(caught.value) == (
-        f"{out} has the embeddings of another head (by the zero-shot head); give another --out, or delete "
+        f"{out} has the embeddings of another head (by the zero-shot head); write elsewhere, or delete "
         f"{out}.json and the files that it lists."
     )
     with pytest.raises(ExportError, match="another --split and --dtype"):
@@ -173,7 +173,7 @@ def test_a_file_of_somebody_else_is_not_written_over(tmp_path, cache_path):
     with pytest.raises(ExportError) as caught:
         embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npz"))
     path = tmp_path / "emb.npz"
-    assert str(caught.value) == f"{path} is there, and not from clipret embed; give another --out, or delete it."
+    assert str(caught.value) == f"{path} is there, and not from clipret embed; delete it, or write elsewhere."
     assert path.read_bytes() == b"mine"
 
 
@@ -191,7 +191,7 @@ def test_files_that_were_cut_since_are_named(tmp_path, cache_path):
 
 def test_a_record_that_is_none_is_named(tmp_path, cache_path):
     (tmp_path / "emb.npz.json").write_text("[]")
-    with pytest.raises(ExportError, match=r"emb\.npz\.json is not a record of embeddings \(.*\); delete it, or give"):
+    with pytest.raises(ExportError, match=r"emb\.npz\.json is not a record of embeddings \(.*\); delete it, or write"):
         embed(EmbedConfig(cache=cache_path, out=tmp_path / "emb.npz"))
 
 
