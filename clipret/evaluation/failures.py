@@ -8,6 +8,8 @@ import numpy as np
 from clipret import runs
 from clipret.config import DIRECTIONS, FailuresConfig
 from clipret.evaluation.inputs import (
+    Inputs,
+    Ranking,
     check_leakage,
     choose_protocols,
     describe_protocol,
@@ -58,20 +60,40 @@ def find_failures(config: FailuresConfig, *, on_progress: ProgressCallback = sil
     """
     if config.out:
         check_place("out", config.out, suffixes=(".json",), own=runs.FAILURES)
-    inputs = open_inputs(config)
+    return analyse(config, open_inputs(config), on_progress=on_progress)
+
+
+def analyse(
+    config: FailuresConfig,
+    inputs: Inputs,
+    *,
+    ranking: Ranking | None = None,
+    described: dict | None = None,
+    on_progress: ProgressCallback = silent,
+) -> dict:
+    """As find_failures, of inputs that are open already.
+
+    ranking    ranks by a protocol, as rank_folds returns them, with the best items; None: they are made here
+    described  the protocol as describe_protocol describes it; None: it is described here
+    """
     source, cache, heads = inputs.source, inputs.cache, inputs.heads
     names = () if config.protocol is None else (config.protocol,)
     (protocol,) = choose_protocols(cache, names=names, split=config.split)
     leakage = check_leakage(cache, protocol, source=source, allowed=config.allow_leak)
-    settings = {"block": config.block, "precision": config.precision, "top": max(config.top, _LEAST_TOP)}
-    ranks = rank_folds(cache, protocol.folds, heads=heads, device=inputs.device, on_progress=on_progress, **settings)
+    if ranking:
+        ranks = ranking(protocol)
+    else:
+        settings = {"block": config.block, "precision": config.precision, "top": max(config.top, _LEAST_TOP)}
+        ranks = rank_folds(
+            cache, protocol.folds, heads=heads, device=inputs.device, on_progress=on_progress, **settings
+        )
     by_direction = {
         direction: {head: directions[direction] for head, directions in ranks.items()} for direction in DIRECTIONS
     }
     report = {
         "format": runs.FORMAT,
         **describe_source(source, cache),
-        "protocol": describe_protocol(cache, protocol, precision=config.precision),
+        "protocol": described or describe_protocol(cache, protocol, precision=config.precision),
         "leakage": leakage,
         "copies": copies_of_training(cache, protocol),
         "heads": list(heads),

@@ -1,5 +1,6 @@
 """Inputs of evaluation commands: resolves settings to a cache, a head and its run, protocols; checks leakage."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from clipret.protocols.leakage import check_images, is_in_train
 from clipret.protocols.protocol import Protocol, default_protocol, make_protocol, protocol_digest, split_protocol
 from clipret.retrieval.baseline import baseline_name, baseline_projections
 from clipret.retrieval.inputs import require_inputs
+from clipret.retrieval.ranks import Ranks
 from clipret.retrieval.ranks_file import Trained, head_digest
 
 
@@ -40,6 +42,10 @@ class Source:
     head: Path | None = None
     run: Path | None = None
     fingerprint: str | None = None
+
+
+# Ranks by a protocol: name of head -> direction -> those of each gallery.
+Ranking = Callable[[Protocol], dict[str, dict[str, tuple[Ranks, ...]]]]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from clipret.config.checks import one_of
 from clipret.config.choices import COSINE
 from clipret.evaluation.inputs import (
     Inputs,
+    Ranking,
     check_leakage,
     choose_protocols,
     describe_protocol,
@@ -70,7 +71,16 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
         check_place("out", config.out, suffixes=(".json",), own=runs.METRICS)
     if config.per_query:
         check_per_query_path(config.per_query)
-    inputs = open_inputs(config)
+    return measure(config, open_inputs(config), on_progress=on_progress)
+
+
+def measure(
+    config: EvalConfig, inputs: Inputs, *, ranking: Ranking | None = None, on_progress: ProgressCallback = silent
+) -> dict:
+    """As evaluate, of inputs that are open already.
+
+    ranking  ranks by a protocol, as rank_folds returns them; None: they are made here
+    """
     source, cache, heads = inputs.source, inputs.cache, inputs.heads
     trained = describe_trained(source)
     protocols = choose_protocols(cache, names=config.protocol, split=config.split, languages=config.language)
@@ -79,7 +89,10 @@ def evaluate(config: EvalConfig, *, on_progress: ProgressCallback = silent) -> d
     scorers = make_scorers(inputs, protocols, config=config, on_progress=on_progress)
     measured, ranked = [], []
     for protocol, leakage in zip(protocols, leaks, strict=True):
-        ranks = _rank(inputs, protocol, scorers=scorers, config=config, on_progress=on_progress)
+        if ranking:
+            ranks = ranking(protocol)
+        else:
+            ranks = _rank(inputs, protocol, scorers=scorers, config=config, on_progress=on_progress)
         description = describe_protocol(cache, protocol, precision=config.precision, k=config.cuts)
         ranked.append(ProtocolRankings(description, ranks, leakage))
         about = {"leakage": leakage, "copies": copies_of_training(cache, protocol)}

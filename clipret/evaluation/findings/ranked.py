@@ -9,12 +9,14 @@ import numpy as np
 from torch import nn
 
 from clipret.cache import FeatureCache
+from clipret.evaluation.inputs import Ranking
 from clipret.evaluation.queries import matching_items
 from clipret.protocols.protocol import Fold, Protocol
 from clipret.retrieval.gallery import Gallery, rank_folds
 from clipret.retrieval.ranks import Ranks
 
-_TOP = 10
+# The best items of a query that are looked at.
+TOP = 10
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,17 @@ class Ranked:
     embeddings: dict[str, dict[str, np.ndarray]]
 
     @classmethod
-    def of(cls, cache: FeatureCache, protocol: Protocol, *, heads: Mapping[str, nn.Module], device: str) -> "Ranked":
-        """Rank with all heads."""
-        ranks = rank_folds(cache, protocol.folds, heads=heads, device=device, top=_TOP)
+    def of(
+        cls,
+        cache: FeatureCache,
+        protocol: Protocol,
+        *,
+        heads: Mapping[str, nn.Module],
+        device: str,
+        ranking: Ranking | None = None,
+    ) -> "Ranked":
+        """Rank with all heads; ranking: what has done so, with the ten best items of each query."""
+        ranks = ranking(protocol) if ranking else rank_folds(cache, protocol.folds, heads=heads, device=device, top=TOP)
         gallery = Gallery.read(cache, protocol.folds[0])
         embeddings = {}
         for name, head in heads.items():

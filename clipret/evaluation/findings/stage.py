@@ -1,20 +1,23 @@
 """Stage 2: runs -> everything that a report on them says, as a dict."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from clipret import runs
 from clipret.config import EvalConfig, FailuresConfig, ReportConfig
-from clipret.evaluation.failures import find_failures
+from clipret.evaluation.failures import analyse
 from clipret.evaluation.findings.categories import object_categories
 from clipret.evaluation.findings.galleries import find_galleries, first_words
 from clipret.evaluation.findings.mixing import mixing_curve
 from clipret.evaluation.findings.published import published_beside
-from clipret.evaluation.findings.ranked import Ranked
+from clipret.evaluation.findings.ranked import TOP, Ranked
 from clipret.evaluation.findings.recall import rank_changes, recall_curves
 from clipret.evaluation.findings.similarities import describe_similarities
-from clipret.evaluation.inputs import choose_protocols, open_inputs
-from clipret.evaluation.stage import evaluate
+from clipret.evaluation.inputs import Inputs, Ranking, choose_protocols, open_inputs
+from clipret.evaluation.stage import measure
 from clipret.machine.progress import Progress, ProgressCallback, silent
+from clipret.protocols.protocol import Protocol
+from clipret.retrieval.gallery import rank_folds
 
 # More than are shown, for matching items may be among the best.
 _LISTED = 50
@@ -45,11 +48,14 @@ def collect(config: ReportConfig, *, on_progress: ProgressCallback = silent) -> 
 def _of_run(config: ReportConfig, run: Path) -> dict:
     shared = {"head": run, "split": config.split, "allow_leak": config.allow_leak, "device": config.device}
     asked = () if config.protocol is None else (config.protocol,)
-    metrics = evaluate(EvalConfig(protocol=asked, **shared))
-    failures = find_failures(FailuresConfig(protocol=config.protocol, queries=_LISTED, **shared))
-    inputs = open_inputs(FailuresConfig(protocol=config.protocol, **shared))
+    measuring = EvalConfig(protocol=asked, **shared)
+    inputs = open_inputs(measuring)
+    ranking = _once(inputs)
+    metrics = measure(measuring, inputs, ranking=lambda protocol: _without_best(ranking(protocol)))
+    failing = FailuresConfig(protocol=config.protocol, queries=_LISTED, **shared)
+    failures = analyse(failing, inputs, ranking=ranking, described=metrics["protocol"])
     (protocol,) = choose_protocols(inputs.cache, names=asked, split=config.split)
-    ranked = Ranked.of(inputs.cache, protocol, heads=inputs.heads, device=inputs.device)
+    ranked = Ranked.of(inputs.cache, protocol, heads=inputs.heads, device=inputs.device, ranking=ranking)
     directions = ("t2i", "i2t")
     return {
         "run": str(run),
@@ -67,4 +73,25 @@ def _of_run(config: ReportConfig, run: Path) -> dict:
         "first_words": {direction: first_words(ranked, direction) for direction in directions},
         "objects": object_categories(ranked, root=config.root or Path(inputs.cache.about["root"])),
         "similarities": describe_similarities(ranked),
+    }
+
+
+def _once(inputs: Inputs) -> Ranking:
+    """Ranks by one protocol, made the first time that they are asked for."""
+    made = {}
+
+    def ranking(protocol: Protocol) -> dict:
+        if protocol.name not in made:
+            settings = {"heads": inputs.heads, "device": inputs.device, "top": TOP}
+            made[protocol.name] = rank_folds(inputs.cache, protocol.folds, **settings)
+        return made[protocol.name]
+
+    return ranking
+
+
+def _without_best(ranks: dict) -> dict:
+    """Without the best items, which the ranks beside metrics.json have no place for."""
+    return {
+        head: {direction: tuple(replace(part, top=None) for part in folds) for direction, folds in directions.items()}
+        for head, directions in ranks.items()
     }
