@@ -1,5 +1,7 @@
 """The score from which on hits are mostly right."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -43,13 +45,14 @@ def test_hits_on_val_are_right_as_often_as_was_asked(searchable, tmp_path, find)
     cache = FeatureCache(searchable.cache)
     if find == "captions":
         return
-    right = total = 0
-    for row in cache.rows("text", split="val"):
-        hits = search(
-            SearchConfig(**asked, query=f'"{cache.captions[row]}"', split="val", min_score=repr(least["value"]))
-        )
-        total += len(hits["hits"])
-        right += sum(hit["row"] == cache.caption_images[row] for hit in hits["hits"])
+    rows = cache.rows("text", split="val")
+    (tmp_path / "q.txt").write_text("".join(f'"{cache.captions[row]}"\n' for row in rows), encoding="utf-8")
+    settings = asked | {"queries": tmp_path / "q.txt", "out": tmp_path / "h.csv", "split": "val"}
+    search(SearchConfig(**settings, min_score=repr(least["value"])))
+    with (tmp_path / "h.csv").open(newline="", encoding="utf-8") as file:
+        hits = list(csv.DictReader(file))
+    total = len(hits)
+    right = sum(int(hit["row"]) == cache.caption_images[rows[int(hit["query"]) - 1]] for hit in hits)
     assert total == pytest.approx(least["val_hits"], abs=1)
     assert right / total == pytest.approx(least["precision"], abs=0.03)
 

@@ -94,6 +94,7 @@ def test_the_default_metrics_are_those_of_eval():
     assert EvalConfig().columns[-1] == "rsum"
 
 
+@pytest.mark.ci
 def test_figures_for_papers_are_those_of_the_page(searchable, tmp_path):
     pytest.importorskip("matplotlib")
     run = shutil.copytree(searchable.run, tmp_path / "run")
