@@ -1,5 +1,7 @@
 """What there is to look at in a cache."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from clipret import LookConfig, look
 from clipret.cache import open_writer
 from clipret.errors import CacheError
 from tests.conftest import contents, digests_of
+from tests.helpers.joint_caches import write_members
 
 
 def test_a_cache_without_a_readable_image_is_one_line(tmp_path):
@@ -23,3 +26,10 @@ def test_a_cache_without_a_readable_image_is_one_line(tmp_path):
         f"{path} has no images with a feature, and so nothing to look at; which images could not be read is said by: "
         f"clipret info {path} --problems"
     )
+
+
+def test_a_page_on_caches_side_by_side_is_called_after_all_of_them(tmp_path):
+    one, two = write_members(tmp_path)
+    look(LookConfig(cache=f"{one},{two}", out=tmp_path / "look.html", device="cpu"))
+    heading = re.search("<h1>(.*?)</h1>", (tmp_path / "look.html").read_text(encoding="utf-8"))[1]
+    assert heading == "The data of a.h5, b.h5"
