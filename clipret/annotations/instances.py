@@ -52,5 +52,5 @@ def _names(content: mmap.mmap) -> dict[int, str]:
     try:
         listed, _ = json.JSONDecoder().raw_decode(text)
         return {int(entry["id"]): str(entry["name"]) for entry in listed}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise ValueError("its categories are no list of ids and names") from None

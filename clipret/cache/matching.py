@@ -30,15 +30,23 @@ def matched_rows(first: "FeatureCache", other: "FeatureCache") -> dict[str, np.n
 
 
 def _matched_images(first: "FeatureCache", other: "FeatureCache") -> np.ndarray:
-    for name in ("image_files", "image_ids"):
+    by_file = all(_are_names(cache.image_files) for cache in (first, other))
+    columns = ("image_files", "image_ids") if by_file else ("image_ids",)
+    for name in columns:
         rows = _places(getattr(first, name), getattr(other, name))
         if rows is not None:
             return rows
-    ours, theirs = first.image_files, set(other.image_files)
-    missing = [file for file in ours if file not in theirs]
+    ours, theirs = getattr(first, columns[0]), set(getattr(other, columns[0]))
+    missing = [name for name in ours if name not in theirs]
     which = f"{len(missing):,} of its {len(ours):,} are not in {other.path}, such as {missing[0]}" if missing else ""
-    which = which or f"it has {len(ours):,}, {other.path} {len(other.image_files):,}"
+    which = which or f"it has {len(ours):,}, {other.path} {len(theirs):,}"
     raise CacheMismatchError(f"{first.path} is of other images than {other.path}: {which}; {_REMEDY}.")
+
+
+def _are_names(files: Sequence[str]) -> bool:
+    """Whether each image has a file of its own; imported ones may have none, or be parts of one."""
+    distinct = set(files)
+    return len(distinct) == len(files) and "" not in distinct
 
 
 def _places(ours: Sequence[str], theirs: Sequence[str]) -> np.ndarray | None:

@@ -6,6 +6,7 @@ Shape suffixes: S runs, B_t captions and B_i images of a batch, E embedding widt
 import importlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -66,7 +67,9 @@ class Blocks:
     def pull(self) -> Pull:
         """The loss and its gradients; those of the loss's parameters are in `learned`."""
         survey = self._compiled_survey() if self._compiled else self._survey()
-        return _joined(self._each(lambda number: self._part(number, survey)))
+        # Else the threads would stay for as long as an interruption is kept, as a notebook keeps the last one.
+        with closing(self._each(lambda number: self._part(number, survey))) as parts:
+            return _joined(parts)
 
     def _each(self, work: Callable[[int], Result]) -> Iterator[Result]:
         """work(number) of each block, in their order."""

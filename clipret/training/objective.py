@@ -74,7 +74,7 @@ class Objective:
     ) -> Pull:
         """The loss of embeddings texts (S, E, B_t) and images (S, E, B_i).
 
-        matching  rows of captions -> (S or 1, rows, B_i) bool
+        matching  rows of captions -> (S or 1, rows, B_i) bool, or float32 of 1 and 0
         margins   of this step, as returned by margins()
         learned   the scalars' values (S,)
         """

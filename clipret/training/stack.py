@@ -143,7 +143,7 @@ class Stack:
         """Update every run with one batch; returns the losses (S,) before the update.
 
         features  image (S, B, D_i) and text (S, B_t, D_t) float32
-        matching  rows of captions -> which images they match, (S or 1, rows, B) bool
+        matching  rows of captions -> which images they match, (S or 1, rows, B) bool, or float32 of 1 and 0
         rates     learning rate of each run
         margins   as returned by margins()
         """

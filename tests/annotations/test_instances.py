@@ -44,6 +44,7 @@ def test_images_by_category(tmp_path, indent):
         ({"annotations": [annotation(1, 18), {"image_id": 1}]}, "not an image_id and a category_id each"),
         ({"categories": None}, "it has no categories"),
         ({"categories": [{"id": 18}]}, "no list of ids and names"),
+        ({"categories": [{"id": float("inf"), "name": "dog"}]}, "no list of ids and names"),
         ({"categories": CATEGORIES[:1]}, "category 3, which its categories do not name"),
     ],
 )

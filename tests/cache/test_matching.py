@@ -71,6 +71,20 @@ def test_other_images_are_refused(pair):
     )
 
 
+@pytest.mark.parametrize("file", ["crops.jpg", ""])
+def test_images_without_a_file_of_their_own_are_told_apart_by_their_ids(pair, file):
+    files, ids = [file] * 60, [f"x{row}" for row in range(60)]
+    first, other = pair(image_files=files, image_ids=ids)
+    assert refusal(first, other) == (
+        f"{first.path} is of other images than {other.path}: 60 of its 60 are not in {other.path}, such as "
+        f"{first.image_ids[0]}; {_REMEDY}."
+    )
+    assert refusal(other, first) == (
+        f"{other.path} is of other images than {first.path}: 60 of its 60 are not in {first.path}, such as x0; "
+        f"{_REMEDY}."
+    )
+
+
 def test_more_images_are_refused(pair):
     first, other = pair()
     images, texts = len(first.image_files) - 1, int(np.flatnonzero(first.caption_images == 59)[0])

@@ -73,6 +73,16 @@ def test_a_compiled_loss_is_that_of_the_whole_matrix(name, parameters, positives
 
 
 @every_case
+def test_a_mask_may_be_of_numbers(name, parameters):
+    """As that of batches of one caption an image is, which come to blocks where many runs are trained together."""
+    similarities = random_similarities(2, *EYE.shape).float()
+    *expected, learned = in_blocks(name, similarities, EYE[None], rows=3, **parameters)
+    *found, learned_too = in_blocks(name, similarities, EYE.float()[None], rows=3, **parameters)
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+    assert all(torch.equal(learned_too[key], learned[key]) for key in learned)
+
+
+@every_case
 @pytest.mark.parametrize(("texts", "images"), [(150, 37), (33, 130), (64, 64)])
 def test_more_rows_than_one_piece_and_odd_widths(name, parameters, texts, images):
     similarities = random_similarities(1, texts, images).float()

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipret import TrainConfig, train
-from clipret.training import train_many
+from clipret.training import blocks, train_many
 
 
 @pytest.fixture
@@ -61,6 +61,18 @@ def test_runs_of_every_kind_are_stacked(settings, changes):
         pair = [load_file(result["run"] + "/head.safetensors") for result in (train(config), other)]
         for name in pair[0]:
             torch.testing.assert_close(pair[0][name], pair[1][name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["margin", "infonce", "triplet", "sigmoid"])
+def test_runs_whose_similarities_together_need_blocks_are_what_they_are_alone(settings, loss, monkeypatch):
+    configs = [settings(keep="last", loss=loss, seed=seed) for seed in range(3)]
+    alone = [train(config) for config in configs]
+    # Those of two captions of the three runs.
+    monkeypatch.setattr(blocks, "_MOST_BYTES", 4 * 3 * 8 * 2)
+    for one, other in zip(alone, train_many(configs, stack=3), strict=True):
+        pair = [load_file(result["run"] + "/head.safetensors") for result in (one, other)]
+        for name in pair[0]:
+            torch.testing.assert_close(pair[0][name], pair[1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_has_to_stop_does_not_affect_the_others(settings):

@@ -1,9 +1,11 @@
 import math
+import threading
 
 import pytest
 import torch
 
 from clipret import TrainConfig
+from clipret.machine.devices import torch_threads
 from clipret.machine.products import Products
 from clipret.training import blocks
 from clipret.training.objective import Objective, bound_scalars, learned_scalars
@@ -77,6 +79,22 @@ def test_blocks_do_not_depend_on_the_number_of_threads(loss, monkeypatch):
     for other in found[1:]:
         for name in ("value", "texts", "images", "along_texts", "along_images"):
             assert torch.equal(getattr(found[0], name), getattr(other, name))
+
+
+def test_an_interruption_while_blocks_are_joined_ends_the_threads(monkeypatch):
+    monkeypatch.setattr(blocks, "_MOST_BYTES", 4 * RUNS * IMAGES)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 4 * RUNS * IMAGES)
+
+    def interrupt(parts):
+        next(parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(blocks, "_joined", interrupt)
+    before = threading.active_count()
+    with torch_threads(2), pytest.raises(KeyboardInterrupt) as kept:
+        pull({"loss": "infonce"})
+    assert threading.active_count() == before
+    assert kept.tb is not None
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100])

@@ -1,5 +1,6 @@
 """R@1 by the objects in an image, where COCO's annotations of objects are at hand."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ _FEWEST = 30
 _LEVEL = 0.95
 _METRIC = "R@1"
 _DATASETS = ("coco", "coco-karpathy")
+# Whoever imports features of COCO may name its images as they like.
+_ID = re.compile("[0-9]{1,18}")
 
 
 def object_categories(ranked: Ranked, *, root: Path) -> dict:
@@ -28,12 +31,14 @@ def object_categories(ranked: Ranked, *, root: Path) -> dict:
 
     Returns unread, file -> why it could not be read; and categories, direction -> a list, the largest gain first, of
     name, images, queries, before, after (None without a trained head), low and high: the 95 % interval of the gain over
-    images. Both are empty where there are no such files, and for other data than COCO's.
+    images. Both are empty where there are no such files, and for other data than COCO's. An image whose id is no
+    number has no objects.
     """
     found: dict = {"unread": {}, "categories": {direction: [] for direction in DIRECTIONS}}
-    if ranked.cache.inputs["dataset"] not in _DATASETS:
+    ids = [ranked.cache.image_ids[row] for row in ranked.fold.image_rows.tolist()]
+    positions = {int(text): place for place, text in enumerate(ids) if _ID.fullmatch(text)}
+    if ranked.cache.inputs["dataset"] not in _DATASETS or not positions:
         return found
-    positions = {int(ranked.cache.image_ids[row]): place for place, row in enumerate(ranked.fold.image_rows.tolist())}
     members: dict[str, set[int]] = {}
     for path in _files(ranked.cache, ranked.fold.image_rows, root=root):
         try:

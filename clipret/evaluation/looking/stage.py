@@ -1,12 +1,14 @@
 """A cache -> what is in its data, and what may be wrong with them, as a dict: the function behind `clipret look`."""
 
 import csv
+import shlex
 
 import numpy as np
 
 from clipret.cache import FeatureCache, open_features
 from clipret.cache.inspection import inspect_cache
 from clipret.config import SPLITS, LookConfig
+from clipret.errors import CacheError
 from clipret.evaluation.looking.leaks import find_leaks, find_near_captions
 from clipret.evaluation.looking.suspects import draw_map, embeddings, far_images, shared_captions, unlikely_captions
 from clipret.machine.devices import choose_device
@@ -33,12 +35,13 @@ def examine(config: LookConfig, *, on_progress: ProgressCallback = silent) -> di
     functions of suspects.py, with id, file, split and captions of images. The leaks, and after them the near captions,
     are written to config.leaks, if that is given.
 
-    Raises CacheError, and UsageError when a cache has images or captions alone.
+    Raises CacheError, also when a cache has images or captions alone, or none that have a feature.
     """
     if config.leaks:
         check_place("leaks", config.leaks, suffixes=(".csv",))
     cache = open_features(config.cache)
     cache.require_pairs()
+    _require_features(cache)
     settings = {"ratio": config.ratio, "on_progress": on_progress}
     leaks = find_leaks(cache, least=config.least, **settings)
     near = find_near_captions(cache, least=config.least_caption, **settings)
@@ -61,6 +64,15 @@ def examine(config: LookConfig, *, on_progress: ProgressCallback = silent) -> di
         with written(config.leaks, option="leaks"), replaced(config.leaks) as unfinished:
             _write(unfinished, leaks + near)
     return found
+
+
+def _require_features(cache: FeatureCache) -> None:
+    for side, what in (("image", "images"), ("text", "captions")):
+        if not len(cache.rows(side)):
+            raise CacheError(
+                f"{cache.path} has no {what} with a feature, and so nothing to look at; which images could not be read "
+                f"is said by: clipret info {shlex.quote(str(cache.path))} --problems"
+            )
 
 
 class _Described:

@@ -89,7 +89,9 @@ def _pca(images: np.ndarray, drawn: np.ndarray, *, places: np.ndarray, seed: int
     basis = torch.from_numpy(images[np.sort(drawn[:_MAP])]).double()
     basis = basis - basis.mean(dim=0)
     _, _, directions = torch.linalg.svd(basis, full_matrices=False)
-    return images[places].astype(np.float64) @ directions[:2].numpy().T
+    points = images[places].astype(np.float64) @ directions[:2].numpy().T
+    # One image, or embeddings of one number, differ in fewer than two.
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
 
 
 def _umap(images: np.ndarray, drawn: np.ndarray, *, places: np.ndarray, seed: int) -> np.ndarray:

@@ -32,8 +32,8 @@ def parameter_of(parameter: float | torch.Tensor, run: int) -> np.float32:
 
 
 def mask_of(positives: torch.Tensor, run: int) -> np.ndarray:
-    """(B_t, B_i) uint8: a run's mask, (S or 1, B_t, B_i) bool, contiguous."""
-    return positives[run if len(positives) > 1 else 0].contiguous().view(torch.uint8).numpy()
+    """(B_t, B_i) uint8, contiguous: a run's mask of (S or 1, B_t, B_i) bool, or of numbers, 1 and 0."""
+    return positives[run if len(positives) > 1 else 0].bool().contiguous().view(torch.uint8).numpy()
 
 
 @compiled

@@ -118,7 +118,9 @@ class _Scale:
         low = min(known) if axis.low is None else axis.low
         high = max(known) if axis.high is None else axis.high
         if high <= low:
-            low, high = (low / 2, low * 2) if axis.log and low > 0 else (low - 0.5, low + 0.5)
+            # A half is lost beside a number of 1e17.
+            margin = max(0.5, abs(low) * 1e-9)
+            low, high = (low / 2, low * 2) if axis.log and low > 0 else (low - margin, low + margin)
         self.axis, self.low, self.high, self._first, self._last = axis, low, high, first, last
         self._of: Callable[[float], float] = math.log if axis.log else float
 

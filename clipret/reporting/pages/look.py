@@ -56,7 +56,8 @@ def look(config: LookConfig, *, on_progress: ProgressCallback = silent) -> dict:
         ("A map of the images", _map(found["map"], pictures, kind=config.map)),
     ]
     said = f"{about['dataset']}, {about['model']}; clipret {__version__}"
-    content = page(f"The data of {config.cache.name}", said, [part for part in parts if part[1]])
+    names = ", ".join(Path(one["path"]).name for one in about["members"] or [about])
+    content = page(f"The data of {names}", said, [part for part in parts if part[1]])
     with written(config.out), replaced(config.out) as unfinished:
         unfinished.write_bytes(content.encode("utf-8", "backslashreplace"))
     size = config.out.stat().st_size

@@ -67,6 +67,19 @@ def test_figures_are_those_of_the_images_with_such_an_object(ranked, root):
             assert entry["high"] - entry["low"] < 1.6 * (plain.high - plain.low)
 
 
+def test_images_that_were_imported_under_other_ids_have_no_objects(root, tmp_path):
+    inputs = contents().inputs | {"dataset": "coco"}
+    ids = [f"COCO_val2017_{number:012d}" for number in range(150, 210)]
+    splits = np.full(len(ids), 2, dtype=np.uint8)
+    path = write_cache(
+        tmp_path / "named.h5", contents(images=len(ids), image_ids=ids, image_splits=splits, inputs=inputs)
+    )
+    named = open_inputs(EvalConfig(cache=path, zero_shot=True))
+    protocol = split_protocol(named.cache, split="test")
+    ranked = Ranked.of(named.cache, protocol, heads=named.heads, device="cpu")
+    assert object_categories(ranked, root=root) == {"unread": {}, "categories": {"t2i": [], "i2t": []}}
+
+
 def test_they_are_in_the_report_with_what_could_not_be_read(ranked, root):
     found = object_categories(ranked, root=root)
     shown = {"failures": {"heads": ["zero-shot", "trained"], "directions": {}}, "objects": found, "first_words": {}}

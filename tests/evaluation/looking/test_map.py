@@ -94,3 +94,14 @@ def test_so_few_images_that_they_have_no_neighbourhoods_are_on_the_other_map(mad
     few = SimpleNamespace(rows=lambda side: np.arange(10))
     part = {"image": sides["image"][:10]}
     assert draw_map(few, part, kind="umap", seed=0, most=10) == draw_map(few, part, kind="pca", seed=0, most=10)
+
+
+@pytest.mark.parametrize(("images", "width"), [(1, 4), (1, 1), (5, 1)])
+def test_one_image_and_embeddings_of_one_number_are_on_a_map_too(images, width):
+    few = SimpleNamespace(rows=lambda side: np.arange(images))
+    values = np.random.default_rng(0).normal(size=(images, width)).astype(np.float32)
+    points = draw_map(few, {"image": values}, kind="pca", seed=0, most=10)
+    assert [point["row"] for point in points] == list(range(images))
+    assert {point["y"] for point in points} == {0.0}
+    order = np.argsort([point["x"] for point in points]).tolist()
+    assert order in (np.argsort(values[:, 0]).tolist(), np.argsort(-values[:, 0]).tolist())

@@ -36,7 +36,9 @@ def test_lines_are_linear_in_their_values():
     assert any(element.get("class") == "band c0" for element in root)
 
 
-@pytest.mark.parametrize(("x", "y"), [([1], [0.5]), ([3, 3], [1, 1]), ([], []), ([1, 2], [float("nan"), 1.0])])
+@pytest.mark.parametrize(
+    ("x", "y"), [([1], [0.5]), ([3, 3], [1, 1]), ([], []), ([1, 2], [float("nan"), 1.0]), ([1, 2], [3e38, 3e38])]
+)
 def test_single_equal_and_missing_values_are_drawn(x, y):
     svg(draw_lines("t", [Line("a", x, y)] if x else [], x=Axis("x"), y=Axis("y")))
 
