@@ -18,7 +18,7 @@ TOGETHER = 8
 
 
 def among_others(function: Callable, rows: torch.Tensor | TokenRows) -> torch.Tensor:
-    """function(rows), (B, ...) -> (B, E), with the bits that each row has among any others, on any number of threads.
+    """function(rows), (B, ...) -> (B, E), with the bits that each row has among any others on as many threads.
 
     function  of rows by themselves: none changes the result of another
     """
