@@ -172,6 +172,7 @@ class _Member:
             self._scales[side] = np.where(states == DONE, np.float32("nan"), np.float32(0))
 
     def width(self, side: str) -> int:
+        """Of its part of a feature of that side."""
         return self.cache.width(side) + (self._bias(side) is not None)
 
     def by_row(self, side: str, values: np.ndarray) -> np.ndarray:

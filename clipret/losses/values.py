@@ -63,8 +63,8 @@ class Loss:
 def numbers(positives: torch.Tensor, similarities: torch.Tensor) -> torch.Tensor:
     """The mask as numbers of the similarities' type: 1 where it is True, else 0. Its shape stays. One that is of these
     numbers already is taken as it is."""
-    if positives.dtype == similarities.dtype:
-        return positives
+    if positives.dtype != torch.bool:
+        return positives.to(similarities.dtype)
     return positives.view(torch.uint8).to(similarities.dtype)
 
 

@@ -253,3 +253,10 @@ def test_a_gpus_way_to_select_gives_what_the_cpus_does():
     values, ranks = random_similarities(4, 3, 50).float(), torch.arange(12).reshape(4, 3) * 4
     assert torch.equal(_select(values, ranks), _select_on_cpu(values, ranks))
     assert torch.equal(_select(values, ranks), values.sort(-1).values.gather(-1, ranks[..., None])[..., 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64])
+def test_a_mask_counts_the_same_in_whatever_type_it_comes(dtype):
+    similarities = random_similarities(6, 6)
+    expected = margin_loss(similarities, EYE, margin=0.1)
+    torch.testing.assert_close(margin_loss(similarities, EYE.to(dtype), margin=0.1).gradient, expected.gradient)
