@@ -57,8 +57,12 @@ class Seconds(float):
 
 
 def run_process(arguments: list[str]) -> PeakMebibytes:
-    """Run Python with these arguments to its end. Raises CalledProcessError when it fails."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    """Run Python with these arguments to its end. Raises CalledProcessError when it fails.
+
+    Modules are loaded compiled, as they are where a package was installed.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

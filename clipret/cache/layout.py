@@ -100,12 +100,19 @@ def fingerprint_of(inputs: dict) -> str:
     return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
 
-def imported_fingerprint(inputs: dict, checksums: Mapping[str, np.ndarray]) -> str:
-    """sha256 over the format, the inputs and every row's checksum: nothing but the rows decides imported features."""
-    digest = hashlib.sha256()
-    for side in SIDES:
-        digest.update(np.ascontiguousarray(checksums[side], dtype="<u4"))
-    return fingerprint_of({**inputs, "rows_sha256": digest.hexdigest()})
+class ImportedRows:
+    """What tells imported features from others, as nothing but the rows decides them: every row's checksum."""
+
+    def __init__(self):
+        self._digest = hashlib.sha256()
+
+    def add(self, checksums: np.ndarray) -> None:
+        """Add the checksums (n,) uint32 of the next rows; images come before captions."""
+        self._digest.update(np.ascontiguousarray(checksums, dtype="<u4"))
+
+    def fingerprint(self, inputs: dict) -> str:
+        """sha256 over the format, the inputs and all checksums."""
+        return fingerprint_of({**inputs, "rows_sha256": self._digest.hexdigest()})
 
 
 @contextmanager

@@ -11,12 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 # Linux takes memory for what a call writes in pieces up to its size. Where it has just been given back, to a virtual
 # machine's host for one, large pieces of it are written to half as fast as these.
 _WRITTEN_AT_ONCE = 128 << 10
+# Where a system has no call for both, no other thread may seek between seeking and reading or writing.
+_SEEKING = Lock()
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,9 @@ def write_at(descriptor: int, data: memoryview, *, offset: int) -> None:
         if hasattr(os, "pwrite"):
             written = os.pwrite(descriptor, some, offset)
         else:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            written = os.write(descriptor, some)
+            with _SEEKING:
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                written = os.write(descriptor, some)
         data, offset = data[written:], offset + written
 
 
@@ -176,8 +180,9 @@ def read_at(descriptor: int, into: memoryview, *, offset: int) -> None:
 def _read_some(descriptor: int, count: int, *, offset: int) -> bytes:
     if hasattr(os, "pread"):
         return os.pread(descriptor, count, offset)
-    os.lseek(descriptor, offset, os.SEEK_SET)
-    return os.read(descriptor, count)
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, count)
 
 
 def _bytes_of(values: np.ndarray) -> memoryview:

@@ -22,7 +22,7 @@ from clipret.cache.layout import (
     SIDES,
     UNUSABLE,
     CacheContents,
-    imported_fingerprint,
+    ImportedRows,
 )
 from clipret.cache.mapping import SegmentedArray, map_array
 from clipret.cache.opening import opened_file
@@ -101,7 +101,10 @@ class FeatureCache:
         if faults:
             raise CacheDamagedError(self.path, faults, command=self.about["command"])
         if self.imported and self.complete:
-            self.fingerprint = imported_fingerprint(self.inputs, self.checksums)
+            rows = ImportedRows()
+            for side in SIDES:
+                rows.add(self.checksums[side])
+            self.fingerprint = rows.fingerprint(self.inputs)
         if not allow_incomplete and not self.complete:
             image_todo, text_todo = (int(np.sum(states == PENDING)) for states in (self.image_states, self.text_states))
             raise CacheIncompleteError(

@@ -146,21 +146,52 @@ class CacheWriter:
         places, stored = places[order], stored.take(order)
         self._put(side, places, stored=stored, tap=tap and tap.take(order))
 
-    def put_block(self, side: str, rows: range, *, stored: Rows) -> None:
-        """Write whole consecutive rows, as put does; without a copy where all are still to do."""
-        places = range(rows.start - self.rows[side].start, rows.stop - self.rows[side].start)
-        if (self.states[side][places.start : places.stop] == PENDING).all():
-            self._put(side, places, stored=stored)
+    def write_ahead(self, side: str, rows: range, *, features: np.ndarray) -> bool:
+        """Write the features of consecutive rows ahead of put_block, without which they are still to do.
+
+        May be called from several threads at once, of different rows. Returns False, with nothing written, where not
+        all rows are to do.
+        """
+        places = self._places(side, rows)
+        if (self.states[side][places.start : places.stop] != PENDING).any():
+            return False
+        with explained(self.path):
+            self._raw.write(f"{side}/features", places, values=features)
+        return True
+
+    def put_block(self, side: str, rows: range, *, stored: Rows, ahead: bool) -> None:
+        """Write whole consecutive rows, as put does.
+
+        ahead  what write_ahead returned of these rows: whether their features are written
+        """
+        if ahead:
+            self._put(side, self._places(side, rows), stored=stored, ahead=True)
         else:
             self.put(side, np.arange(rows.start, rows.stop), stored=stored)
 
-    def _put(self, side: str, places: np.ndarray | range, *, stored: Rows, tap: StoredTokens | None = None) -> None:
-        """Write rows that are to do, at ascending places counted from this writer's first row."""
+    def _places(self, side: str, rows: range) -> range:
+        first = self.rows[side].start
+        return range(rows.start - first, rows.stop - first)
+
+    def _put(
+        self,
+        side: str,
+        places: np.ndarray | range,
+        *,
+        stored: Rows,
+        tap: StoredTokens | None = None,
+        ahead: bool = False,
+    ) -> None:
+        """Write rows that are to do, at ascending places counted from this writer's first row.
+
+        ahead  whether their features are written
+        """
         assert (tap is None) == (side not in self.taps), "tokens are written where there is a place for them"
         with explained(self.path):
             if tap is not None:
                 write_tokens(self._raw, side, tap=self.taps[side], rows=places, tokens=tap)
-            self._raw.write(f"{side}/features", places, values=stored.features)
+            if not ahead:
+                self._raw.write(f"{side}/features", places, values=stored.features)
             # For every row: an extraction killed here may have left a reason for an image that was repaired since.
             for name, values in stored.notes.items():
                 self._raw.write(f"{side}/{name}", places, values=values)
@@ -197,8 +228,7 @@ class CacheWriter:
 
     def start_sync(self, side: str, rows: range) -> None:
         """Have the system begin to write features to the disk. May be called while another thread writes."""
-        first = self.rows[side].start
-        self._raw.start_sync(f"{side}/features", range(rows.start - first, rows.stop - first))
+        self._raw.start_sync(f"{side}/features", self._places(side, rows))
 
     def sync(self) -> None:
         """Sync rows to disk, then write and sync their states.

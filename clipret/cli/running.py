@@ -1,6 +1,7 @@
 """What every command does with a stage: run it with progress, show its result, say what went wrong."""
 
 import contextlib
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
             interrupts.handled(display) as on_progress,
             results_only(),
         ):
+            gc.enable()
             return stage(config, on_progress=on_progress)
     except KeyboardInterrupt:
         pass

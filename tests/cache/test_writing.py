@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from zlib import crc32
 
 import h5py
@@ -23,6 +24,8 @@ from clipret.cache import (
     raw,
     writing,
 )
+from clipret.cache.checksums import Rows, row_checksums
+from clipret.cache.layout import IMPORTED, NO_NOTES
 from clipret.errors import CacheError, CacheLockedError
 from tests.helpers.caches import (
     IMAGE_COPIES,
@@ -385,3 +388,27 @@ def test_a_thread_may_write_what_another_one_syncs(whole, tmp_path):
     with open_writer(path, MADE) as writer, ThreadPoolExecutor(1) as pool:
         pool.submit(fill, writer).result()
     assert arrays(path) == whole
+
+
+def test_rows_written_ahead_are_still_to_do_until_they_are_put(tmp_path):
+    path, rows = tmp_path / "made.h5", np.arange(8)
+    contents = replace(MADE, inputs={**MADE.inputs, IMPORTED: "made"}, notes=NO_NOTES)
+    features = features_of(rows, width=24)
+    stored = Rows(features, {}, states=np.full(8, DONE, np.uint8), checksums=row_checksums(features, {}))
+
+    def part(start, stop):
+        return stored.take(rows[start:stop])
+
+    with open_writer(path, contents) as writer:
+        assert writer.write_ahead("image", range(4), features=features[:4])
+        assert len(writer.pending("image")) == 60
+    with open_writer(path, contents) as writer:
+        assert len(writer.pending("image")) == 60
+        assert writer.write_ahead("image", range(4), features=features[:4])
+        writer.put_block("image", range(4), stored=part(0, 4), ahead=True)
+        # Rows that are done are not written again, whatever is given.
+        assert not writer.write_ahead("image", range(2, 6), features=features[2:6] + 1)
+        writer.put_block("image", range(2, 6), stored=part(2, 6), ahead=False)
+    cache = FeatureCache(path, allow_incomplete=True)
+    assert cache.image_states.tolist() == [DONE] * 6 + [0] * 54
+    np.testing.assert_array_equal(cache.image_features[:6], features[:6])

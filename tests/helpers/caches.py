@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import h5py
 import numpy as np
@@ -37,18 +38,20 @@ class Disk:
 
     def __init__(self, monkeypatch, *, stop_at=None, torn=False, error=Killed):
         self.steps, self._stop_at, self._torn, self._error = 0, stop_at, torn, error
-        self.log = []
+        self.log, self._lock = [], Lock()
         self._write, self._sync = raw.write_at, raw.RawFile.sync
         monkeypatch.setattr(raw, "write_at", self.write_at)
         monkeypatch.setattr(raw.RawFile, "sync", lambda file: self.sync(file))
 
     def write_at(self, descriptor, data, *, offset):
-        if self.stopped and self.steps == self._stop_at and self._torn:
-            data = data[: len(data) // 2]
+        # Threads may write at once.
+        with self._lock:
+            if self.stopped and self.steps == self._stop_at and self._torn:
+                data = data[: len(data) // 2]
+                self._write(descriptor, data, offset=offset)
+            self._step()
             self._write(descriptor, data, offset=offset)
-        self._step()
-        self._write(descriptor, data, offset=offset)
-        self.log.append((offset, bytes(data)))
+            self.log.append((offset, bytes(data)))
 
     def sync(self, file):
         self._step()

@@ -12,7 +12,7 @@ from clipret import __version__
 from clipret.cache.importing.columns import Columns, require_different
 from clipret.cache.importing.rows import RowChecks, write_rows
 from clipret.cache.importing.sources import Source, selected
-from clipret.cache.layout import IMPORTED, NO_NOTES, SIDES, CacheContents, imported_fingerprint
+from clipret.cache.layout import IMPORTED, NO_NOTES, SIDES, CacheContents, ImportedRows
 from clipret.cache.texts import PackedTexts
 from clipret.cache.writing import open_writer
 from clipret.config import FeaturesConfig
@@ -66,16 +66,13 @@ def write_features(
         notes=NO_NOTES,
     )
     new = not path.exists()
-    fingerprint = ""
+    rows = ImportedRows()
     try:
         with open_writer(path, contents) as writer:
             for side in SIDES:
                 if sources[side] is not None:
-                    write_rows(
-                        writer, side, RowChecks(sources[side], kind, dtype, bool(projections)), on_progress=on_progress
-                    )
-            sums = {side: writer.checksums(side) for side in SIDES}
-            fingerprint = imported_fingerprint(contents.inputs, sums)
+                    checks = RowChecks(sources[side], kind, dtype, bool(projections))
+                    write_rows(writer, side, checks, seen=rows, on_progress=on_progress)
     except DatasetError:
         if new:
             # The features contradict the settings: the next call, with others, makes another cache.
@@ -83,7 +80,7 @@ def write_features(
         raise
     return {
         "cache": str(path),
-        "fingerprint": fingerprint,
+        "fingerprint": rows.fingerprint(contents.inputs),
         "images": contents.counts["image"],
         "captions": contents.counts["text"],
         "features": contents.inputs[IMPORTED],

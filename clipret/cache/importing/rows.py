@@ -1,15 +1,15 @@
 """Checks of rows of ready-made features, and writing them to the cache."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from clipret.cache.checksums import Rows, row_checksums, unfit
-from clipret.cache.importing.sources import Read, Source
+from clipret.cache.importing.sources import Memory, Read, Source
 from clipret.cache.importing.spools import in_threads
-from clipret.cache.layout import DONE, PENDING
+from clipret.cache.layout import DONE, PENDING, ImportedRows
 from clipret.cache.row_sums import square_sums
 from clipret.cache.writing import CacheWriter
 from clipret.errors import CacheMismatchError, DatasetError
@@ -19,8 +19,6 @@ from clipret.machine.progress import Progress, ProgressCallback
 _TOLERANCE = 0.02
 # Sums of squares whose rows are looked at closely.
 _LOW, _HIGH = 1e-20, 1e20
-# Less than 32 MiB, up to which glibc learns from what is freed.
-_KEPT_BYTES = 31 << 20
 # Enough at once for the disk to be busy meanwhile.
 _BYTES_TO_SYNC = 64 << 20
 
@@ -40,10 +38,16 @@ class RowChecks:
     dtype: np.dtype
     projected: bool
 
-    def prepare(self, start: int, values: np.ndarray) -> Rows:
-        """Rows from `start` on as they are stored. Raises DatasetError at a row that contradicts the settings."""
-        with np.errstate(over="ignore"):
-            features = np.ascontiguousarray(values, dtype=self.dtype)
+    def prepare(self, start: int, values: np.ndarray, memory: Memory) -> Rows:
+        """Rows from `start` on as they are stored. Raises DatasetError at a row that contradicts the settings.
+
+        memory  for the features, where they are not stored as they come
+        """
+        features = values
+        if values.dtype != self.dtype or not values.flags.c_contiguous:
+            features = memory.array(values.shape, self.dtype)
+            with np.errstate(over="ignore"):
+                features[...] = values
         squares = square_sums(features)
         self._require_numbers(start, values, features=features, squares=squares)
         if self.kind != "raw":
@@ -85,38 +89,41 @@ class RowChecks:
         )
 
 
-def write_rows(writer: CacheWriter, side: str, checks: RowChecks, *, on_progress: ProgressCallback) -> None:
+def write_rows(
+    writer: CacheWriter, side: str, checks: RowChecks, *, seen: ImportedRows, on_progress: ProgressCallback
+) -> None:
     """Write the rows that are to do, and compare the others with what is there.
 
+    seen         gets all of them
     on_progress  called with phase "image rows" or "text rows"
 
     Raises DatasetError at a row that contradicts the settings, CacheMismatchError at one that has other values by now.
     """
-    source = checks.source
-    # glibc keeps what is freed from now on: pieces are of the same size, and fresh pages cost more than what is done.
-    np.empty(_KEPT_BYTES, dtype=np.uint8)
-    unsynced = 0
-    with ThreadPoolExecutor(1) as disk:
-        for start, stored in _prepared(checks):
-            rows = range(start, start + len(stored.checksums))
+    source, unsynced = checks.source, 0
+    as_read, as_stored = Memory(), Memory()
+
+    def store(piece: tuple[int, int, Read]) -> tuple[range, Rows, bool]:
+        start, stop, read = piece
+        stored = checks.prepare(start, read(as_read), as_stored)
+        ahead = writer.write_ahead(side, range(start, stop), features=stored.features)
+        # The thread's memory is for its next rows.
+        return range(start, stop), stored if ahead else stored.take(np.arange(stop - start)), ahead
+
+    pieces = in_threads(store, (piece for piece in source.pieces() if piece[1] > piece[0]))
+    # Closed in any case: no thread writes to a file that its writer has closed.
+    with ThreadPoolExecutor(1) as disk, closing(pieces):
+        for rows, stored, ahead in pieces:
             before = writer.states[side][rows.start : rows.stop] != PENDING
             if before.any():
-                _require_same(writer, side, start + np.flatnonzero(before), stored=stored.take(before), source=source)
-            writer.put_block(side, rows, stored=stored)
+                _require_same(
+                    writer, side, rows.start + np.flatnonzero(before), stored=stored.take(before), source=source
+                )
+            writer.put_block(side, rows, stored=stored, ahead=ahead)
+            seen.add(stored.checksums)
             if (rows.stop - unsynced) * source.width * checks.dtype.itemsize >= _BYTES_TO_SYNC:
                 disk.submit(writer.start_sync, side, range(unsynced, rows.stop))
                 unsynced = rows.stop
             on_progress(Progress(f"{side} rows", rows.stop, source.rows))
-
-
-def _prepared(checks: RowChecks) -> Iterator[tuple[int, Rows]]:
-    """First row and rows of every piece, in order."""
-
-    def prepare(piece: tuple[int, int, Read]) -> tuple[int, Rows]:
-        start, _, read = piece
-        return start, checks.prepare(start, read())
-
-    return in_threads(prepare, (piece for piece in checks.source.pieces() if piece[1] > piece[0]))
 
 
 def _require_same(writer: CacheWriter, side: str, rows: np.ndarray, *, stored: Rows, source: Source) -> None:
@@ -131,13 +138,13 @@ def _require_same(writer: CacheWriter, side: str, rows: np.ndarray, *, stored: R
 
 def require_equal_copies(source: Source, keep: np.ndarray) -> None:
     """Raise DatasetError unless every row that is not kept equals the row before it."""
-    last = None
+    last, memory = None, Memory()
     for start, stop, read in source.pieces():
         copies = np.flatnonzero(~keep[start:stop])
         # The last row is asked for where the next piece begins with a copy of it.
         if not len(copies) and (stop >= len(keep) or keep[stop]):
             continue
-        values = read()
+        values = read(memory)
         before = values[copies - 1]
         if len(copies) and copies[0] == 0:
             before[0] = last
@@ -148,4 +155,4 @@ def require_equal_copies(source: Source, keep: np.ndarray) -> None:
                 f"{source.where(row)} differs from the row before, though the table names the same image for both; one "
                 f"of them belongs to another image, or keep every row as an image of its own with --no-fold."
             )
-        last = values[-1]
+        last = values[-1].copy()

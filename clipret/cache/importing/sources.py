@@ -1,7 +1,10 @@
 """Ready-made features of one side, read in pieces: nothing of them stays in memory."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,26 @@ from clipret.cache.raw import read_at
 from clipret.errors import DatasetError
 
 # Of a piece: some for each core, and one that is written, are in memory.
-_BYTES_AT_ONCE = 1 << 22
+_BYTES_AT_ONCE = 1 << 24
 _FLOATS = ("float16", "float32", "float64")
-# What it takes to read rows of the source: done by another thread, where they lie in files.
-Read = Callable[[], np.ndarray]
+
+
+class Memory(threading.local):
+    """Memory that each thread has for itself and uses again: fresh pages take longer than what is done with them."""
+
+    def __init__(self):
+        self._bytes = np.empty(0, dtype=np.uint8)
+
+    def array(self, shape: tuple[int, int], dtype) -> np.ndarray:
+        """An array whose values are anything; it is overwritten when the thread asks for the next one."""
+        size = prod(shape) * np.dtype(dtype).itemsize
+        if self._bytes.size < size:
+            self._bytes = np.empty(size, dtype=np.uint8)
+        return self._bytes[:size].view(dtype).reshape(shape)
+
+
+# What it takes to read rows of the source, into memory where they are not there yet: done by another thread.
+Read = Callable[[Memory], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -47,9 +66,9 @@ class Block:
     dtype: np.dtype
     bfloat16: bool = False
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows of it, in memory. Raises DatasetError when the file ends before."""
-        values = np.empty((stop - start, self.width), dtype=self.dtype)
+    def read(self, start: int, stop: int, memory: Memory) -> np.ndarray:
+        """Rows of it. Raises DatasetError when the file ends before."""
+        values = memory.array((stop - start, self.width), self.dtype)
         try:
             with self.path.open("rb", buffering=0) as file:
                 offset = self.offset + start * self.width * self.dtype.itemsize
@@ -74,7 +93,7 @@ def file_source(blocks: Sequence[Block]) -> Source:
             size = rows_at_once(block.width * block.dtype.itemsize)
             for start in range(0, block.rows, size):
                 stop = min(start + size, block.rows)
-                yield begin + start, begin + stop, lambda block=block, start=start, stop=stop: block.read(start, stop)
+                yield begin + start, begin + stop, partial(block.read, start, stop)
 
     def where(row: int) -> str:
         place = int(np.searchsorted(starts, row, side="right")) - 1
@@ -99,7 +118,7 @@ def array_source(values, name: str) -> Source:
     def pieces() -> Iterator[tuple[int, int, Read]]:
         for start in range(0, shape[0], size):
             stop = min(start + size, shape[0])
-            yield start, stop, lambda start=start, stop=stop: np.asarray(values[start:stop])
+            yield start, stop, lambda _, start=start, stop=stop: np.asarray(values[start:stop])
 
     return Source(shape[0], shape[1], dtype, pieces, lambda row: f"{name}, row {row}")
 
@@ -140,7 +159,7 @@ def stream_source(blocks: Iterable, name: str, *, rows: int, again: Callable[[],
                 )
             for low in range(0, len(block), size):
                 high = min(low + size, len(block))
-                yield start + low, start + high, lambda values=block[low:high]: values
+                yield start + low, start + high, lambda _, values=block[low:high]: values
             start, block = start + len(block), next(others, None)
         if start != rows:
             raise DatasetError(f"{name} ended after {start:,} rows; expected {rows:,}.")
@@ -158,7 +177,7 @@ def selected(source: Source, keep: np.ndarray) -> Source:
             inside = keep[start:stop]
             count = int(np.count_nonzero(inside))
             if count:
-                yield done, done + count, lambda read=read, inside=inside: read()[inside]
+                yield done, done + count, lambda memory, read=read, inside=inside: read(memory)[inside]
             done += count
 
     def where(row: int) -> str:

@@ -1,5 +1,8 @@
 """clipret.write_cache: arrays, memory maps and blocks; killed at any moment and gone on with."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 
@@ -15,6 +18,7 @@ from clipret import (
     verify,
     write_cache,
 )
+from clipret.cache import raw
 from clipret.cache.importing import rows, sources, spools
 from clipret.errors import CacheMismatchError, ClipretError, DatasetError, UsageError
 from tests.helpers.caches import Disk, Killed, arrays
@@ -96,6 +100,48 @@ def test_what_the_disk_is_sent_early_changes_no_byte(tmp_path, monkeypatch):
     spans = [(side, span.start, span.stop) for side, span in sent]
     assert spans[:3] == [("image", 0, 21), ("image", 21, 40), ("text", 0, 21)]
     assert arrays(tmp_path / "early/cache.h5") == arrays(tmp_path / "late/cache.h5")
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="there is only the other way")
+def test_threads_that_must_seek_in_the_file_make_the_same_cache(tmp_path, monkeypatch):
+    write_cache(tmp_path / "at.h5", **made(), dataset="x")
+    for name in ("pwrite", "pread", "preadv"):
+        monkeypatch.delattr(os, name)
+    seek = os.lseek
+
+    def slow_seek(*arguments):
+        seek(*arguments)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(os, "lseek", slow_seek)
+    write_cache(tmp_path / "by_seeking.h5", **made(), dataset="x")
+    assert arrays(tmp_path / "by_seeking.h5") == arrays(tmp_path / "at.h5")
+
+
+def test_no_thread_writes_once_the_file_is_closed(tmp_path, monkeypatch):
+    closed, late = [], []
+    real_close, real_write = raw.RawFile.close, raw.RawFile.write
+
+    def write(file, name, *arguments, **named):
+        time.sleep(0.2 * name.endswith("features"))
+        late.extend([name] if closed else [])
+        real_write(file, name, *arguments, **named)
+
+    def close(file):
+        closed.append(True)
+        real_close(file)
+
+    monkeypatch.setattr(raw.RawFile, "write", write)
+    monkeypatch.setattr(raw.RawFile, "close", close)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_cache(tmp_path / "a.h5", **made(), on_progress=stop)
+    assert closed
+    time.sleep(0.3)
+    assert not late
 
 
 def test_the_fingerprint_is_of_every_row(tmp_path):
