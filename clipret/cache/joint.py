@@ -17,8 +17,9 @@ import numpy as np
 from clipret.cache.attributes import INPUTS
 from clipret.cache.layout import DONE, NO_NOTES, PENDING, SIDES, UNUSABLE, fingerprint_of
 from clipret.cache.matching import matched_rows
-from clipret.cache.reading import FeatureCache, row_numbers
+from clipret.cache.reading import FeatureCache
 from clipret.cache.selecting import FeatureArray, rows_of
+from clipret.cache.stored import row_numbers
 from clipret.errors import CacheError, CacheMismatchError
 
 _BETWEEN = ","

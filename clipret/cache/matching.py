@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipret.cache.texts import ImpliedTexts
 from clipret.config import SPLITS
 from clipret.errors import CacheMismatchError
 
@@ -21,8 +22,13 @@ def matched_rows(first: "FeatureCache", other: "FeatureCache") -> dict[str, np.n
     by their image and text. Captions of one image with the same text follow each other in both.
 
     Raises CacheMismatchError unless both have the same images, with the same bytes where those are known, the same
-    captions of each and the same splits.
+    captions of each and the same splits, and when both were imported with nothing but their rows' numbers.
     """
+    if all(_are_numbers_alone(cache) for cache in (first, other)):
+        raise CacheMismatchError(
+            f"nothing tells which rows of {first.path} and {other.path} are of the same images and captions: both were "
+            f"imported without paths, ids and captions; import them again with a --table that has some of these."
+        )
     images = _matched_images(first, other)
     _require_same_images(first, other, images=images)
     texts = _matched_captions(first, other, images=images)
@@ -41,6 +47,10 @@ def _matched_images(first: "FeatureCache", other: "FeatureCache") -> np.ndarray:
     which = f"{len(missing):,} of its {len(ours):,} are not in {other.path}, such as {missing[0]}" if missing else ""
     which = which or f"it has {len(ours):,}, {other.path} {len(theirs):,}"
     raise CacheMismatchError(f"{first.path} is of other images than {other.path}: {which}; {_REMEDY}.")
+
+
+def _are_numbers_alone(cache: "FeatureCache") -> bool:
+    return all(isinstance(texts, ImpliedTexts) for texts in (cache.image_ids, cache.image_files, cache.captions))
 
 
 def _are_names(files: Sequence[str]) -> bool:

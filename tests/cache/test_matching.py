@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
+from clipret import write_cache
 from clipret.cache import FeatureCache
 from clipret.cache.matching import matched_rows
 from clipret.errors import CacheMismatchError
 from tests.conftest import digests_of
 from tests.helpers.joint_caches import member, write_member
+from tests.helpers.ready_made import embeddings
 
 _REMEDY = "caches side by side are of the same images and captions: extract both from the same data set"
 
@@ -151,3 +153,24 @@ def test_fewer_captions_are_refused(pair):
     assert refusal(other, first) == (
         f"{other.path} has other captions than {first.path}: it has {count - 1}, {first.path} {count}; {_REMEDY}."
     )
+
+
+def import_rows(path, **more):
+    images, texts = (embeddings(12, seed=seed)[1] for seed in (1, 2))
+    write_cache(path, images=images, texts=texts, caption_images=np.arange(12), splits=["train"] * 12, **more)
+    return FeatureCache(path)
+
+
+def test_imported_rows_of_which_nothing_is_known_are_refused(tmp_path):
+    message = refusal(import_rows(tmp_path / "a.h5"), import_rows(tmp_path / "b.h5"))
+    assert message == (
+        f"nothing tells which rows of {tmp_path / 'a.h5'} and {tmp_path / 'b.h5'} are of the same images and captions: "
+        f"both were imported without paths, ids and captions; import them again with a --table that has some of these."
+    )
+
+
+@pytest.mark.parametrize("known", ["captions", "image_ids", "image_files"])
+def test_imported_rows_are_found_by_what_is_known_of_them(tmp_path, known):
+    texts = [f"text {row}" for row in range(12)]
+    first, other = (import_rows(tmp_path / name, **{known: texts}) for name in ("a.h5", "b.h5"))
+    assert matched_rows(first, other) == {}
