@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipret import FeatureCache
-from clipret.cache import DONE, open_writer, taps, writing
+from clipret.cache import DONE, open_writer, row_writing, taps
 from clipret.cache.taps import Tap, store_tokens
 from clipret.errors import CacheDamagedError, CacheError
 from clipret.machine.last_blocks import FORMS, pack, shapes_of, unpack
@@ -92,7 +92,7 @@ def test_a_row_whose_tokens_are_torn_is_to_do_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("torn", [False, True])
 def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(tmp_path, monkeypatch, torn, dtype):
-    monkeypatch.setattr(writing, "_SYNC_SECONDS", 0)
+    monkeypatch.setattr(row_writing, "_SYNC_SECONDS", 0)
     made = tapped_contents(dtype=dtype)
     whole, path, empty = (tmp_path / f"{name}.h5" for name in ("whole", "made", "empty"))
     with open_writer(whole, made) as writer:

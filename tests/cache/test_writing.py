@@ -22,7 +22,7 @@ from clipret.cache import (
     check_texts,
     open_writer,
     raw,
-    writing,
+    row_writing,
 )
 from clipret.cache.checksums import Rows, row_checksums
 from clipret.cache.layout import IMPORTED, NO_NOTES
@@ -84,7 +84,7 @@ def require_true(path):
 @pytest.mark.ci
 def test_killed_between_any_two_steps_the_next_writer_makes_the_same_bytes(seconds, torn, whole, tmp_path, monkeypatch):
     """With rows marked done at every batch, and only at the end."""
-    monkeypatch.setattr(writing, "_SYNC_SECONDS", seconds)
+    monkeypatch.setattr(row_writing, "_SYNC_SECONDS", seconds)
     with open_writer(tmp_path / "empty.h5", MADE):
         pass
     path = tmp_path / "made.h5"
@@ -144,7 +144,7 @@ def after_power_loss(before, log, *, moment):
 @pytest.mark.ci
 def test_after_a_power_loss_every_row_that_is_called_done_has_its_feature(whole, tmp_path, monkeypatch):
     path = tmp_path / "made.h5"
-    monkeypatch.setattr(writing, "_SYNC_SECONDS", 0)
+    monkeypatch.setattr(row_writing, "_SYNC_SECONDS", 0)
     with monkeypatch.context() as patch:
         disk = Disk(patch)
         write(path)
@@ -189,7 +189,7 @@ def test_the_disk_is_waited_for_before_rows_are_called_done_and_after(tmp_path, 
 
 def test_the_disk_is_waited_for_every_few_seconds_only(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(writing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(row_writing.time, "monotonic", lambda: now[0])
     with open_writer(tmp_path / "made.h5", MADE) as writer:
         disk = Disk(monkeypatch)
         for start in range(0, 60, 4):
