@@ -1,7 +1,7 @@
 """Items of different splits whose features are nearly the same: an exact search, block by block.
 
-The nearest item of the other split is a copy when it is near, and much nearer than the next one. The second is what
-tells a copy from another item of the same kind (the ratio test of Lowe, IJCV 2004, 7.1).
+The nearest item of the other split is a copy when it is near, and much nearer than the next one that is not the same
+again. The second is what tells a copy from another item of the same kind (the ratio test of Lowe, IJCV 2004, 7.1).
 
 Against many items most queries are first shown to be near none. With p the part of a unit vector in a few directions
 and r the length of the rest, x . y <= p_x . p_y + r_x r_y (Cauchy and Schwarz), which is the cosine of two much shorter
@@ -28,6 +28,8 @@ _MANY, _DIRECTIONS = 100_000, 128
 _SAMPLE = 20_000
 # Of cosines in half precision.
 _ROUNDING = 0.01
+# The nearest may be in the other split several times. Less than this below 1 is the cosine of what is the same.
+_LOOKED_AT, _SAME = 8, 1e-3
 
 
 def near_pairs(
@@ -36,7 +38,7 @@ def near_pairs(
     """(row, row of the other split, cosine, ratio), for every pair of splits and every item of the first.
 
     least  cosine of two features from which on they may be copies
-    ratio  how far the nearest may be, of how far the next one is
+    ratio  how far the nearest may be, of how far the next one is that is not the same as the nearest
     """
     rows = rows_by_split(cache, side)
     pairs = [(split, other) for split, other in combinations(ORDER, 2) if len(rows[split]) and len(rows[other])]
@@ -47,13 +49,11 @@ def near_pairs(
         held = {other: held[other] if other in held else _Items(units(cache, side, rows[other]))}
         for start in range(0, len(rows[split]), _QUERIES):
             asking = rows[split][start : start + _QUERIES]
-            places, scores, best = held[other].two_nearest(units(cache, side, asking).astype(np.float32), least=least)
-            for row, cosines, two in zip(asking[places].tolist(), scores, best, strict=True):
-                nearness = 1 - cosines[0]
-                further = 1 - cosines[1] if len(cosines) > 1 else 2.0
-                share = max(nearness, 0.0) / max(further, 1e-9)
-                if cosines[0] >= least and share <= ratio:
-                    yield row, int(rows[other][two[0]]), float(cosines[0]), float(share)
+            found = held[other].nearest(units(cache, side, asking).astype(np.float32), least=least)
+            for place, copy, cosine, following in zip(*found, strict=True):
+                share = max(1 - cosine, 0.0) / max(1 - following, 1e-9)
+                if share <= ratio:
+                    yield int(asking[place]), int(rows[other][copy]), float(cosine), float(share)
             done += len(asking)
             on_progress(Progress("images" if side == "image" else "captions", done, total))
 
@@ -89,13 +89,22 @@ class _Items:
                 part = values[start : start + _QUERIES].astype(np.float32)
                 self._short[start : start + len(part)] = self._shortened(part)
 
-    def two_nearest(self, queries: np.ndarray, *, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Places of queries, at least of all with an item of that cosine, and of these what nearest(k=2) returns."""
+    def nearest(self, queries: np.ndarray, *, least: float) -> tuple[np.ndarray, ...]:
+        """Places of the queries that have an item of at least that cosine, the nearest of each, its cosine, and that of
+        the next one that is not the same; -1 where there is none."""
         places = np.arange(len(queries))
         if self._short is not None:
             bounds, _ = nearest(self._shortened(queries), self._short, k=1)
             places = np.flatnonzero(bounds[:, 0] >= least - _ROUNDING)
-        return places, *nearest(queries[places], self._values, k=2)
+        cosines, best = nearest(queries[places], self._values, k=_LOOKED_AT)
+        near = np.flatnonzero(cosines[:, 0] >= least) if len(places) else places
+        cosines, best = cosines[near], best[near]
+        items = self._values[best].astype(np.float32)
+        same = np.einsum("qkd,qd->qk", items, items[:, 0]) >= 1 - _SAME
+        # Of more than are looked at, the last stands for those behind it.
+        end = -1.0 if best.shape[1] == len(self._values) else cosines[:, -1:]
+        candidates = np.where(same, np.broadcast_to(end, same.shape), cosines)
+        return places[near], best[:, 0], cosines[:, 0], candidates.max(axis=1, initial=-1.0)
 
     def _shortened(self, values: np.ndarray) -> np.ndarray:
         inside = values @ self._directions

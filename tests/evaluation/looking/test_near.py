@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from clipret import ExtractConfig, FeatureCache, LookConfig, extract
+from clipret import ExtractConfig, FeatureCache, LookConfig, extract, write_cache
 from clipret.evaluation.looking import near
 from clipret.evaluation.looking.leaks import find_leaks, find_near_captions
 from clipret.evaluation.looking.near import near_pairs
@@ -82,7 +82,7 @@ def test_short_vectors_leave_nothing_out(alike, monkeypatch, side, least):
     monkeypatch.setattr(near, "nearest", counted)
     assert list(near_pairs(cache, side, **settings)) == plain
     assert plain
-    searched, bounded = (sum(count for k, count in asked if k == wanted) for wanted in (2, 1))
+    searched, bounded = (sum(count for k, count in asked if (k == 1) == bounds) for bounds in (False, True))
     assert searched < bounded
 
 
@@ -91,3 +91,36 @@ def test_progress_counts_the_items_of_the_first_split(alike):
     list(near_pairs(cache, "text", least=0.9, ratio=0.5, on_progress=seen.append))
     splits = cache.image_splits[cache.caption_images]
     assert (seen[-1].phase, seen[-1].done, seen[-1].total) == ("captions", np.sum(splits == 2), np.sum(splits == 2))
+
+
+@pytest.mark.parametrize("times", [1, 2, 7, 8])
+def test_a_copy_is_found_however_often_the_other_split_has_what_it_is_of(tmp_path, times):
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((20, 64)).astype(np.float32)
+    copy = values[3] + 0.02 * generator.standard_normal(64).astype(np.float32)
+    train = np.concatenate([values, np.repeat(values[3:4], times - 1, axis=0)])
+    images = np.concatenate([train, [copy]])
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    splits = ["train"] * len(train) + ["test"]
+    count = len(images)
+    write_cache(
+        tmp_path / "a.h5", images=images, texts=images, caption_images=np.arange(count), splits=splits,
+        image_ids=[f"{row}" for row in range(count)],
+    )  # fmt: skip
+    settings = {"least": 0.95, "ratio": 0.5, "on_progress": silent}
+    found = [pair[:2] for pair in near_pairs(FeatureCache(tmp_path / "a.h5"), "image", **settings)]
+    # Of an item that is there more often than is looked at, nothing tells how far the next one is.
+    assert found == ([(count - 1, 3)] if times < 8 else [])
+
+
+def test_an_item_of_a_kind_that_the_other_split_has_twice_is_no_copy(tmp_path):
+    generator = np.random.default_rng(0)
+    kind, noise = generator.standard_normal(64), generator.standard_normal((3, 64))
+    images = (kind + 0.1 * noise).astype(np.float32)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    write_cache(
+        tmp_path / "a.h5", images=images, texts=images, caption_images=np.arange(3), splits=["train", "train", "test"]
+    )
+    cache = FeatureCache(tmp_path / "a.h5")
+    assert not list(near_pairs(cache, "image", least=0.95, ratio=0.5, on_progress=silent))
+    assert list(near_pairs(cache, "image", least=0.95, ratio=1.0, on_progress=silent))
