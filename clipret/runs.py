@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import math
 import re
 import shlex
 import shutil
@@ -304,10 +305,12 @@ def history_lines(path: Path) -> list[dict[str, str]]:
 
 
 def _number(name: str, text: str, *, epoch: int) -> float | int | None:
-    try:
-        return epoch if name == "epoch" else float(text) if text else None
-    except ValueError:
-        raise RecordError(f"{name} of epoch {epoch} is '{text}'; expected a number") from None
+    if name == "epoch" or not text:
+        return epoch if name == "epoch" else None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise RecordError(f"{name} of epoch {epoch} is '{text}'; expected a number")
 
 
 def reason(error: Exception) -> str:

@@ -149,6 +149,7 @@ def test_a_field_of_another_type_is_named(run, name, keys, value, reason):
     ("change", "reason"),
     [
         (lambda text: re.sub(r"^1,[^,]*", "1,low", text, flags=re.M), "loss of epoch 1 is 'low'; expected a number"),
+        (lambda text: re.sub(r"^1,[^,]*", "1,nan", text, flags=re.M), "loss of epoch 1 is 'nan'; expected a number"),
         (lambda text: text.replace("\n1,", "\n7,"), "it has not one line for each of its epochs"),
         (lambda text: text.rstrip("\n") + ",7\n", "it has not one line for each of its epochs"),
         (lambda text: text.replace("\n", '\n"', 1), "it is no CSV file (unexpected end of data)"),
