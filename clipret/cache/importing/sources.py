@@ -12,7 +12,7 @@ import numpy as np
 from clipret.cache.raw import read_at
 from clipret.errors import DatasetError
 
-# Of a piece: some for each core, and one that is written, are in memory.
+# Of a piece: each thread has memory for one as it is read, and for one as it is stored where that is another type.
 _BYTES_AT_ONCE = 1 << 24
 _FLOATS = ("float16", "float32", "float64")
 
