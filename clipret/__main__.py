@@ -14,8 +14,9 @@ def run() -> NoReturn:
     # Loading modules makes hundreds of thousands of objects that stay. To look through them for garbage again and again
     # takes a tenth of the time; the command has it on again when its work begins.
     gc.disable()
-    from clipret.cli import main
+    from clipret.cli import main, running
 
+    running.before_work.append(gc.enable)
     status = main()
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
         sys.exit(status)
