@@ -93,6 +93,25 @@ def test_arrays_maps_and_blocks_make_the_same_cache(tmp_path):
     assert cache.fingerprint == FeatureCache(tmp_path / "arrays.h5").fingerprint
 
 
+@pytest.mark.parametrize("size", [3, 20])
+def test_blocks_may_be_the_same_array_filled_again(tmp_path, size):
+    arguments = made(kind="final")
+
+    def filled(values):
+        block = np.empty((size, values.shape[1]), dtype=values.dtype)
+        for start in range(0, len(values), size):
+            count = min(size, len(values) - start)
+            block[:count] = values[start : start + count]
+            yield block[:count]
+            block[:] = 1
+
+    blocks_of = {name: filled(arguments[name]) for name in ("images", "texts")}
+    write_cache(tmp_path / "a.h5", **arguments | blocks_of)
+    cache = FeatureCache(tmp_path / "a.h5")
+    np.testing.assert_array_equal(cache.image_features, arguments["images"])
+    np.testing.assert_array_equal(cache.text_features, arguments["texts"])
+
+
 def test_what_the_disk_is_sent_early_changes_no_byte(tmp_path, monkeypatch):
     write_cache(tmp_path / "late/cache.h5", **made())
     sent = []
