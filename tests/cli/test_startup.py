@@ -1,6 +1,7 @@
 """What commands import: those that need no torch start without it."""
 
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,7 @@ def test_who_calls_main_has_garbage_collected_as_before(tmp_path, collecting, ca
 
 STAGE = """
 import gc
+import os
 from clipret.errors import ClipretError
 from clipret.extraction import verification
 def verify(config, on_progress):
@@ -130,3 +132,25 @@ def test_the_command_collects_garbage_when_its_work_begins():
         [sys.executable, "-W", "ignore", "-c", STAGE, "verify", "a.h5"], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (1, "error: collected: True\n")
+
+
+OWN = """
+from clipret.machine.own_code import open_code
+open_code("mine.py:loss", named=True).load()
+from clipret.__main__ import run
+run()
+"""
+
+
+def test_files_that_own_code_left_open_have_their_last_lines(tmp_path):
+    (tmp_path / "mine.py").write_text('log = open("log.txt", "w")\nlog.write("last line")\ndef loss(): ...\n')
+    places = {"PYTHONPATH": str(Path(cli.__file__).parents[2]), "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OWN, "no-command"],
+        cwd=tmp_path,
+        env=os.environ | places,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert (tmp_path / "log.txt").read_text() == "last line"
