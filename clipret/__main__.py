@@ -14,10 +14,15 @@ def run() -> NoReturn:
     # Loading modules makes hundreds of thousands of objects that stay. To look through them for garbage again and again
     # takes a tenth of the time; the command has it on again when its work begins.
     gc.disable()
-    from clipret.cli import main
+    from clipret.cli import main, running
+    from clipret.machine.own_code import OWN_MODULE
 
+    running.before_work.append(gc.enable)
     status = main()
-    if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
+    threads = any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate())
+    # Code of the user's own may have files open, whose last lines are written when its module is taken apart.
+    if threads or any(name.startswith(OWN_MODULE) for name in sys.modules):
+        gc.enable()
         sys.exit(status)
     # As sys.exit does, but without taking modules apart and unloading libraries, used or not: a third of a second with
     # numba, and half a second and 130 MiB with torch and CUDA.

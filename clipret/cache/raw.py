@@ -6,6 +6,7 @@ included. A plain write just raises OSError.
 
 import errno
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,15 +92,9 @@ class RawFile:
 
     def __init__(self, path: Path, places: dict[str, Place], *, writable: bool = True):
         self.places, self.changed = places, False
-        self._path, self._descriptors = path, {}
         paths = {path, *(segment.path for place in places.values() for segment in place.segments)}
         flags = (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_BINARY", 0)
-        try:
-            for other in paths:
-                self._descriptors[other] = os.open(other, flags)
-        except OSError:
-            self.close()
-            raise
+        self._path, self._files = path, {other: _Open(other, flags) for other in paths}
 
     def read(self, name: str, rows: np.ndarray | range) -> np.ndarray:
         """The given rows of an array, (len(rows), ...), in memory; consecutive ones in one go."""
@@ -107,7 +102,8 @@ class RawFile:
         values = np.empty((len(rows), *place.shape[1:]), dtype=place.dtype)
         data = _bytes_of(values)
         for path, offset, span in place.pieces(rows):
-            read_at(self._descriptors[path], data[span], offset=offset)
+            file = self._files[path]
+            read_at(file.descriptor, data[span], offset=offset)
         return values
 
     def write(self, name: str, rows: np.ndarray | range, *, values: np.ndarray) -> None:
@@ -116,7 +112,8 @@ class RawFile:
         data = _bytes_of(np.ascontiguousarray(values, dtype=place.dtype))
         self.changed = True
         for path, offset, span in place.pieces(rows):
-            write_at(self._descriptors[path], data[span], offset=offset)
+            file = self._files[path]
+            write_at(file.descriptor, data[span], offset=offset)
 
     def start_sync(self, name: str, rows: range) -> None:
         """Have the system begin to write rows to the disk, where it can, without waiting: a later sync waits less.
@@ -127,27 +124,38 @@ class RawFile:
             return
         for path, offset, span in self.places[name].pieces(rows):
             # What is not on the disk yet is not let go of, but written.
-            advice = (offset, span.stop - span.start, os.POSIX_FADV_DONTNEED)
+            advice, file = (offset, span.stop - span.start, os.POSIX_FADV_DONTNEED), self._files[path]
             with suppress(OSError):
-                os.posix_fadvise(self._descriptors[path], *advice)
+                os.posix_fadvise(file.descriptor, *advice)
 
     def sync(self) -> None:
         """Sync all writes to disk."""
-        for descriptor in self._descriptors.values():
-            os.fsync(descriptor)
+        for file in self._files.values():
+            os.fsync(file.descriptor)
         self.changed = False
 
     def is_there(self) -> bool:
         """Whether the path still is this file; it may have been removed or replaced."""
         try:
-            return os.path.samestat(os.fstat(self._descriptors[self._path]), self._path.stat())
+            return os.path.samestat(os.fstat(self._files[self._path].descriptor), self._path.stat())
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
-        """Close the file."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
+        """Close the file, or, where another thread is in the middle of a call, have that thread close it after it."""
+        self._files = {}
+
+
+class _Open:
+    """A file that is open until nobody uses it any more.
+
+    Whoever calls the system with its number keeps the object meanwhile. Of a number that is closed the system makes the
+    number of the next file that anybody opens, and the rest of a write would go there.
+    """
+
+    def __init__(self, path: Path, flags: int):
+        self.descriptor = os.open(path, flags)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 def write_at(descriptor: int, data: memoryview, *, offset: int) -> None:

@@ -1,7 +1,6 @@
 """What every command does with a stage: run it with progress, show its result, say what went wrong."""
 
 import contextlib
-import gc
 import json
 import sys
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from clipret.machine.escaping import visible, visible_json
 from clipret.reporting import FORMS
 from clipret.reporting.sheets import Sheet
 
+# Called when all is loaded and the work begins; the process of the command sets them, not that of who calls main.
+before_work: list[Callable[[], None]] = []
 # Of an error, in letters.
 _LONGEST = 1600
 
@@ -39,7 +40,8 @@ def run(stage: Callable, config, *, quiet: bool, on_interrupt: str | Callable[[]
             interrupts.handled(display) as on_progress,
             results_only(),
         ):
-            gc.enable()
+            for prepare in before_work:
+                prepare()
             return stage(config, on_progress=on_progress)
     except KeyboardInterrupt:
         pass

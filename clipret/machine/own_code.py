@@ -25,6 +25,8 @@ from typing import Any
 from clipret.errors import ClipretError, UsageError
 from clipret.machine.files import read_file, require_file
 
+# What the names of modules begin with that are such a file.
+OWN_MODULE = "clipret_own_"
 # Size limit of a file; a loss or a head has about a thousandth of that.
 _MOST_BYTES = 1 << 20
 _MOST_LIST_BYTES = 1 << 24
@@ -66,7 +68,7 @@ class OwnCode:
                 f"{self.path} came with the run and was never named by you on this machine, so it is not run; read it "
                 f"and, if you trust it, allow it with: clipret trust {shlex.quote(str(self.path))}"
             )
-        module_name = f"clipret_own_{self.sha256[:16]}"
+        module_name = f"{OWN_MODULE}{self.sha256[:16]}"
         values = vars(sys.modules.get(module_name) or self._run(module_name))
         if self.name in values:
             return values[self.name]

@@ -1,5 +1,7 @@
 """What commands import: those that need no torch start without it."""
 
+import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipret import cli
 from tests.conftest import contents, write_cache
 from tests.helpers.ranked import random_head, write_run
 
@@ -94,3 +97,60 @@ def test_the_end_of_the_process_waits_for_its_threads():
     )
     assert done.returncode == 0
     assert sorted(done.stdout.splitlines()[1:]) == ["at exit", "thread"]
+
+
+@pytest.fixture(params=[True, False], ids=["on", "off"])
+def collecting(request):
+    """Whether garbage is collected; afterwards it is as it was."""
+    before = gc.isenabled()
+    (gc.enable if request.param else gc.disable)()
+    yield request.param
+    (gc.enable if before else gc.disable)()
+
+
+def test_who_calls_main_has_garbage_collected_as_before(tmp_path, collecting, capsys):
+    write_cache(tmp_path / "a.h5")
+    assert cli.main(["verify", str(tmp_path / "a.h5"), "--quiet"]) == 0
+    assert gc.isenabled() == collecting
+
+
+STAGE = """
+import gc
+import os
+from clipret.errors import ClipretError
+from clipret.extraction import verification
+def verify(config, on_progress):
+    raise ClipretError(f"collected: {gc.isenabled()}")
+verification.verify = verify
+from clipret.__main__ import run
+run()
+"""
+
+
+def test_the_command_collects_garbage_when_its_work_begins():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STAGE, "verify", "a.h5"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (1, "error: collected: True\n")
+
+
+OWN = """
+from clipret.machine.own_code import open_code
+open_code("mine.py:loss", named=True).load()
+from clipret.__main__ import run
+run()
+"""
+
+
+def test_files_that_own_code_left_open_have_their_last_lines(tmp_path):
+    (tmp_path / "mine.py").write_text('log = open("log.txt", "w")\nlog.write("last line")\ndef loss(): ...\n')
+    places = {"PYTHONPATH": str(Path(cli.__file__).parents[2]), "XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OWN, "no-command"],
+        cwd=tmp_path,
+        env=os.environ | places,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert (tmp_path / "log.txt").read_text() == "last line"

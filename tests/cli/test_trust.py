@@ -2,6 +2,7 @@ import hashlib
 import json
 import sys
 
+from clipret.machine import own_code
 from tests.helpers import own
 
 
@@ -34,7 +35,7 @@ def test_what_own_code_prints_is_not_among_the_results(run, tmp_path, monkeypatc
         ("train", "--config", "runs/r", "--json"),
         ("eval", "--head", "runs/r", "--resamples", 0, "--json"),
     ):
-        for name in [name for name in sys.modules if name.startswith("clipret_own_")]:
+        for name in [name for name in sys.modules if name.startswith(own_code.OWN_MODULE)]:
             del sys.modules[name]
         status, out, err = run(*command)
         assert (status, "said" in err) == (0, True)

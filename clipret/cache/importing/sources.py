@@ -159,7 +159,9 @@ def stream_source(blocks: Iterable, name: str, *, rows: int, again: Callable[[],
                 )
             for low in range(0, len(block), size):
                 high = min(low + size, len(block))
-                yield start + low, start + high, lambda _, values=block[low:high]: values
+                # A user's iterator may fill the same array for every block.
+                values = block[low:high].copy() if again is None else block[low:high]
+                yield start + low, start + high, lambda _, values=values: values
             start, block = start + len(block), next(others, None)
         if start != rows:
             raise DatasetError(f"{name} ended after {start:,} rows; expected {rows:,}.")

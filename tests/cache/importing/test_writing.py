@@ -2,6 +2,8 @@
 
 import os
 import time
+from contextlib import ExitStack
+from threading import Event, current_thread
 
 import numpy as np
 import pytest
@@ -91,6 +93,25 @@ def test_arrays_maps_and_blocks_make_the_same_cache(tmp_path):
     assert cache.fingerprint == FeatureCache(tmp_path / "arrays.h5").fingerprint
 
 
+@pytest.mark.parametrize("size", [3, 20])
+def test_blocks_may_be_the_same_array_filled_again(tmp_path, size):
+    arguments = made(kind="final")
+
+    def filled(values):
+        block = np.empty((size, values.shape[1]), dtype=values.dtype)
+        for start in range(0, len(values), size):
+            count = min(size, len(values) - start)
+            block[:count] = values[start : start + count]
+            yield block[:count]
+            block[:] = 1
+
+    blocks_of = {name: filled(arguments[name]) for name in ("images", "texts")}
+    write_cache(tmp_path / "a.h5", **arguments | blocks_of)
+    cache = FeatureCache(tmp_path / "a.h5")
+    np.testing.assert_array_equal(cache.image_features, arguments["images"])
+    np.testing.assert_array_equal(cache.text_features, arguments["texts"])
+
+
 def test_what_the_disk_is_sent_early_changes_no_byte(tmp_path, monkeypatch):
     write_cache(tmp_path / "late/cache.h5", **made())
     sent = []
@@ -142,6 +163,43 @@ def test_no_thread_writes_once_the_file_is_closed(tmp_path, monkeypatch):
     assert closed
     time.sleep(0.3)
     assert not late
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="there is only the other way")
+def test_stopped_twice_no_thread_writes_to_the_next_file_that_is_opened(tmp_path, monkeypatch):
+    """As of a user who presses Ctrl-C again while the first one waits for the threads."""
+    writing, opened, done = Event(), Event(), Event()
+    real_write, main = os.pwrite, current_thread()
+
+    def write(descriptor, data, offset):
+        if current_thread() is main:
+            return real_write(descriptor, data, offset)
+        writing.set()
+        assert opened.wait(60)
+        try:
+            return real_write(descriptor, data, offset)
+        finally:
+            done.set()
+
+    def stopped_twice(pool, wait=True):
+        assert writing.wait(60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(spools.ThreadPoolExecutor, "shutdown", stopped_twice)
+    with pytest.raises(KeyboardInterrupt):
+        write_cache(tmp_path / "a.h5", **made(images=stopped_blocks()))
+    with ExitStack() as files:
+        for number in range(8):
+            files.enter_context((tmp_path / f"own{number}").open("wb"))
+        opened.set()
+        assert done.wait(60)
+    assert [(tmp_path / f"own{number}").stat().st_size for number in range(8)] == [0] * 8
+
+
+def stopped_blocks():
+    yield made()["images"][:11]
+    raise KeyboardInterrupt
 
 
 def test_the_fingerprint_is_of_every_row(tmp_path):
