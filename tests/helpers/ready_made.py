@@ -6,6 +6,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 
+IMAGES, TEXTS = 40, 70
+OWNERS = np.sort(np.arange(TEXTS) % IMAGES)
+
 
 def embeddings(rows: int, *, width: int = 16, seed: int = 0, noise: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
     """Normalised embeddings of images and of a caption each, which resemble them: (rows, width) float32 twice."""
@@ -46,3 +49,22 @@ def recall_by_hand(images: np.ndarray, texts: np.ndarray, *, owners: np.ndarray,
         if len(own):
             hits.append((scores[owners != image, image] > own.max()).sum() < k)
     return float(t2i), float(np.mean(hits))
+
+
+def made(**changes):
+    """What write_cache is called with: 40 images and 70 captions of them."""
+    images, _ = embeddings(IMAGES)
+    _, texts = embeddings(TEXTS, seed=1)
+    return {
+        "images": images,
+        "texts": texts,
+        "captions": [f"caption ü{row}" for row in range(TEXTS)],
+        "caption_images": OWNERS,
+        "splits": ["train", "val", "test", "test"] * 10,
+        **changes,
+    }
+
+
+def blocks(values: np.ndarray, size: int):
+    """Rows of an array, some at a time."""
+    return (values[start : start + size] for start in range(0, len(values), size))

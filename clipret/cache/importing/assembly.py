@@ -71,7 +71,8 @@ def write_features(
         with open_writer(path, contents) as writer:
             for side in SIDES:
                 if sources[side] is not None:
-                    checks = RowChecks(sources[side], kind, dtype, bool(projections))
+                    chosen = settings.dtype is not None
+                    checks = RowChecks(sources[side], kind, dtype, chosen=chosen, projected=bool(projections))
                     write_rows(writer, side, checks, seen=rows, on_progress=on_progress)
     except DatasetError:
         if new:

@@ -29,6 +29,7 @@ class RowChecks:
 
     kind       one of config.FEATURE_KINDS
     dtype      of the stored features
+    chosen     whether that type was asked for; else it is the widest of what was known before the rows were read
     projected  whether there are projections: what was normalised is behind them. Features of encoders that were never
                aligned may be normalised
     """
@@ -36,6 +37,7 @@ class RowChecks:
     source: Source
     kind: str
     dtype: np.dtype
+    chosen: bool
     projected: bool
 
     def prepare(self, start: int, values: np.ndarray, memory: Memory) -> Rows:
@@ -43,6 +45,11 @@ class RowChecks:
 
         memory  for the features, where they are not stored as they come
         """
+        if values.dtype.itemsize > 2 == self.dtype.itemsize and not self.chosen:
+            raise DatasetError(
+                f"{self.source.where(start)} is {values.dtype.name}, and rows before are float16; say --dtype float32, "
+                f"or --dtype float16 to round it and those behind."
+            )
         features = values
         if values.dtype != self.dtype or not values.flags.c_contiguous:
             features = memory.array(values.shape, self.dtype)

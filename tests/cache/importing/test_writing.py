@@ -1,10 +1,5 @@
 """clipret.write_cache: arrays, memory maps and blocks; killed at any moment and gone on with."""
 
-import os
-import time
-from contextlib import ExitStack
-from threading import Event, current_thread
-
 import numpy as np
 import pytest
 
@@ -20,38 +15,16 @@ from clipret import (
     verify,
     write_cache,
 )
-from clipret.cache import raw
-from clipret.cache.importing import rows, sources, spools
+from clipret.cache.importing import sources, spools
 from clipret.errors import CacheMismatchError, ClipretError, DatasetError, UsageError
 from tests.helpers.caches import Disk, Killed, arrays
-from tests.helpers.ready_made import embeddings
-
-IMAGES, TEXTS = 40, 70
-OWNERS = np.sort(np.arange(TEXTS) % IMAGES)
+from tests.helpers.ready_made import IMAGES, OWNERS, TEXTS, blocks, embeddings, made
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(sources, "_BYTES_AT_ONCE", 7 * 16 * 4)
     monkeypatch.setattr(spools, "_ROWS_AT_ONCE", 9)
-
-
-def made(**changes):
-    """What write_cache is called with: 40 images and 70 captions of them."""
-    images, _ = embeddings(IMAGES)
-    _, texts = embeddings(TEXTS, seed=1)
-    return {
-        "images": images,
-        "texts": texts,
-        "captions": [f"caption ü{row}" for row in range(TEXTS)],
-        "caption_images": OWNERS,
-        "splits": ["train", "val", "test", "test"] * 10,
-        **changes,
-    }
-
-
-def blocks(values, size):
-    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def in_blocks():
@@ -61,14 +34,6 @@ def in_blocks():
         "texts": blocks(arguments["texts"], 13),
         "captions": iter(arguments["captions"]),
     }
-
-
-def reported(method, *, to):
-    def call(self, *arguments):
-        to.append(arguments)
-        return method(self, *arguments)
-
-    return call
 
 
 def test_arrays_maps_and_blocks_make_the_same_cache(tmp_path):
@@ -91,115 +56,6 @@ def test_arrays_maps_and_blocks_make_the_same_cache(tmp_path):
     assert cache.caption_images.tolist() == OWNERS.tolist()
     assert cache.image_splits.tolist() == [0, 1, 2, 2] * 10
     assert cache.fingerprint == FeatureCache(tmp_path / "arrays.h5").fingerprint
-
-
-@pytest.mark.parametrize("size", [3, 20])
-def test_blocks_may_be_the_same_array_filled_again(tmp_path, size):
-    arguments = made(kind="final")
-
-    def filled(values):
-        block = np.empty((size, values.shape[1]), dtype=values.dtype)
-        for start in range(0, len(values), size):
-            count = min(size, len(values) - start)
-            block[:count] = values[start : start + count]
-            yield block[:count]
-            block[:] = 1
-
-    blocks_of = {name: filled(arguments[name]) for name in ("images", "texts")}
-    write_cache(tmp_path / "a.h5", **arguments | blocks_of)
-    cache = FeatureCache(tmp_path / "a.h5")
-    np.testing.assert_array_equal(cache.image_features, arguments["images"])
-    np.testing.assert_array_equal(cache.text_features, arguments["texts"])
-
-
-def test_what_the_disk_is_sent_early_changes_no_byte(tmp_path, monkeypatch):
-    write_cache(tmp_path / "late/cache.h5", **made())
-    sent = []
-    monkeypatch.setattr(rows, "_BYTES_TO_SYNC", 16 * 16 * 4)
-    monkeypatch.setattr(rows.CacheWriter, "start_sync", reported(rows.CacheWriter.start_sync, to=sent))
-    write_cache(tmp_path / "early/cache.h5", **made())
-    spans = [(side, span.start, span.stop) for side, span in sent]
-    assert spans[:3] == [("image", 0, 21), ("image", 21, 40), ("text", 0, 21)]
-    assert arrays(tmp_path / "early/cache.h5") == arrays(tmp_path / "late/cache.h5")
-
-
-@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="there is only the other way")
-def test_threads_that_must_seek_in_the_file_make_the_same_cache(tmp_path, monkeypatch):
-    write_cache(tmp_path / "at.h5", **made(), dataset="x")
-    for name in ("pwrite", "pread", "preadv"):
-        monkeypatch.delattr(os, name)
-    seek = os.lseek
-
-    def slow_seek(*arguments):
-        seek(*arguments)
-        time.sleep(0.001)
-
-    monkeypatch.setattr(os, "lseek", slow_seek)
-    write_cache(tmp_path / "by_seeking.h5", **made(), dataset="x")
-    assert arrays(tmp_path / "by_seeking.h5") == arrays(tmp_path / "at.h5")
-
-
-def test_no_thread_writes_once_the_file_is_closed(tmp_path, monkeypatch):
-    closed, late = [], []
-    real_close, real_write = raw.RawFile.close, raw.RawFile.write
-
-    def write(file, name, *arguments, **named):
-        time.sleep(0.2 * name.endswith("features"))
-        late.extend([name] if closed else [])
-        real_write(file, name, *arguments, **named)
-
-    def close(file):
-        closed.append(True)
-        real_close(file)
-
-    monkeypatch.setattr(raw.RawFile, "write", write)
-    monkeypatch.setattr(raw.RawFile, "close", close)
-
-    def stop(_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_cache(tmp_path / "a.h5", **made(), on_progress=stop)
-    assert closed
-    time.sleep(0.3)
-    assert not late
-
-
-@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="there is only the other way")
-def test_stopped_twice_no_thread_writes_to_the_next_file_that_is_opened(tmp_path, monkeypatch):
-    """As of a user who presses Ctrl-C again while the first one waits for the threads."""
-    writing, opened, done = Event(), Event(), Event()
-    real_write, main = os.pwrite, current_thread()
-
-    def write(descriptor, data, offset):
-        if current_thread() is main:
-            return real_write(descriptor, data, offset)
-        writing.set()
-        assert opened.wait(60)
-        try:
-            return real_write(descriptor, data, offset)
-        finally:
-            done.set()
-
-    def stopped_twice(pool, wait=True):
-        assert writing.wait(60)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "pwrite", write)
-    monkeypatch.setattr(spools.ThreadPoolExecutor, "shutdown", stopped_twice)
-    with pytest.raises(KeyboardInterrupt):
-        write_cache(tmp_path / "a.h5", **made(images=stopped_blocks()))
-    with ExitStack() as files:
-        for number in range(8):
-            files.enter_context((tmp_path / f"own{number}").open("wb"))
-        opened.set()
-        assert done.wait(60)
-    assert [(tmp_path / f"own{number}").stat().st_size for number in range(8)] == [0] * 8
-
-
-def stopped_blocks():
-    yield made()["images"][:11]
-    raise KeyboardInterrupt
 
 
 def test_the_fingerprint_is_of_every_row(tmp_path):
