@@ -14,7 +14,7 @@ from clipret.machine.escaping import visible, visible_json
 from clipret.reporting import FORMS
 from clipret.reporting.sheets import Sheet
 
-# Called when all is loaded and the work begins. Only the process of a command has any: who calls main has settings of theirs.
+# Called when all is loaded and the work begins. The process of a command has some; who calls main has their own ways.
 before_work: list[Callable[[], None]] = []
 # Of an error, in letters.
 _LONGEST = 1600
