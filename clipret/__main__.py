@@ -17,11 +17,13 @@ def run() -> NoReturn:
     from clipret.cli import main, running
     from clipret.machine.own_code import OWN_MODULE
 
-    running.before_work.append(gc.enable)
+    # What is loaded by then stays, and is not looked through any more.
+    running.before_work += (gc.freeze, gc.enable)
     status = main()
     threads = any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate())
     # Code of the user's own may have files open, whose last lines are written when its module is taken apart.
     if threads or any(name.startswith(OWN_MODULE) for name in sys.modules):
+        gc.unfreeze()
         gc.enable()
         sys.exit(status)
     # As sys.exit does, but without taking modules apart and unloading libraries, used or not: a third of a second with

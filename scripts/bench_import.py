@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from bench_check import WORDS
 from benchmark import compare, run_process
 
 _SHARD = 1_000_000
+# Seconds after files of gigabytes were removed.
+_REST = 3
 
 
 def write_folder(folder: Path, *, rows: int, width: int, splits: bool) -> list[Path]:
@@ -45,7 +48,6 @@ def write_folder(folder: Path, *, rows: int, width: int, splits: bool) -> list[P
 
 def copy_files(paths: list[Path], into: Path) -> None:
     """cp, and waiting for the disk."""
-    shutil.rmtree(into, ignore_errors=True)
     into.mkdir()
     for path in paths:
         shutil.copyfile(path, into / path.name)
@@ -77,11 +79,17 @@ def main() -> None:
 
 def compare_with_copying(name: str, paths: list[Path], words: list, *, arguments, folder: Path) -> None:
     """Import these files by the command with these words, and copy them."""
-    out = folder / "out" / "bench.h5"
+    copy, out = folder / "copy", folder / "out" / "bench.h5"
 
     def run_import():
-        shutil.rmtree(out.parent, ignore_errors=True)
         return run_process(["-m", "clipret", "import", *map(str, words), "--out", str(out), "--quiet"])
+
+    def remove():
+        for made in (copy, out.parent):
+            shutil.rmtree(made, ignore_errors=True)
+        # The disk is told of the free blocks meanwhile, and the machine of the free memory.
+        os.sync()
+        time.sleep(_REST)
 
     size = sum(path.stat().st_size for path in paths)
     what = "embeddings" if len(words) > 1 else "embeddings, paths and captions"
@@ -89,8 +97,9 @@ def compare_with_copying(name: str, paths: list[Path], words: list, *, arguments
         name,
         work=f"{arguments.rows:,} rows of width {arguments.width}, {what}, {size / 1e9:.2f} GB",
         floor="cp, fsync",
-        ways={"cp, fsync": lambda: copy_files(paths, folder / "copy"), "clipret": run_import},
+        ways={"cp, fsync": lambda: copy_files(paths, copy), "clipret": run_import},
         rounds=arguments.rounds,
+        prepare=remove,
     )
 
 

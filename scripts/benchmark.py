@@ -81,6 +81,7 @@ def compare(
     units: dict[str, int] | None = None,
     warm_up: bool = True,
     peaks: dict[str, PeakMebibytes] | None = None,
+    prepare: Callable[[], object] = lambda: None,
 ) -> None:
     """Time every way of doing the same work, in turn, several rounds, and report the medians.
 
@@ -89,13 +90,16 @@ def compare(
            takes its own time returns it as Seconds
     warm_up  do everything once before it counts
     peaks  name -> memory, where it was measured apart
+    prepare  called before each run, and not measured
     units  name -> images, captions ... that the way does; rates are reported, and ways that do fewer are scaled up
     """
     for run in ways.values() if warm_up else ():
+        prepare()
         run()
     seconds, peaks = {label: [] for label in ways}, dict(peaks or {})
     for _ in range(rounds):
         for label, run in ways.items():
+            prepare()
             started = time.perf_counter()
             result = run()
             taken = result if isinstance(result, Seconds) else time.perf_counter() - started
